@@ -1,0 +1,55 @@
+// What the scheduler tells about itself while it works. The server turns it into
+// metrics; the default ignores it.
+//
+// Called on the step thread (OnRefused: on the submitting thread), so it must only bump
+// counters: no locks that a scrape holds, no I/O.
+#pragma once
+
+#include <chrono>
+#include <cstdint>
+
+#include "absl/status/status.h"
+#include "engine/engine.h"
+#include "scheduler/request.h"
+
+namespace goldfinch {
+
+// Levels after a step.
+struct SchedulerLevels {
+  std::int64_t running_requests = 0;
+  std::int64_t running_sequences = 0;
+  std::int64_t waiting_requests = 0;
+  std::int64_t waiting_tokens = 0;      // prompt tokens of waiting requests
+  std::int64_t paused_requests = 0;     // running, but their reader is slow
+  EngineUsage engine;
+};
+
+// One Forward.
+struct StepReport {
+  std::chrono::nanoseconds duration{0};
+  std::int64_t prompt_tokens = 0;
+  std::int64_t decode_tokens = 0;
+  std::int64_t sequences = 0;
+};
+
+// How one request ended; exactly one a request that was accepted.
+struct RequestReport {
+  RequestKind kind = RequestKind::kGenerate;
+  absl::Status status;
+  FinishReason finish_reason = FinishReason::kStop;  // of candidate 0, when status is OK
+  RequestUsage usage;                // generated_tokens: of all candidates
+  std::chrono::nanoseconds prefill_time{0};  // admission to first token
+};
+
+class SchedulerObserver {
+ public:
+  virtual ~SchedulerObserver() = default;
+  virtual void OnLevels(const SchedulerLevels&) {}
+  virtual void OnStep(const StepReport&) {}
+  virtual void OnFirstToken(std::chrono::nanoseconds /*since_submit*/) {}
+  virtual void OnInterToken(std::chrono::nanoseconds /*since_last_token*/) {}
+  virtual void OnFinished(const RequestReport&) {}
+  virtual void OnRefused(const absl::Status&) {}
+};
+
+}  // namespace goldfinch

@@ -1,0 +1,92 @@
+// What the scheduler is asked for and what it answers: lengths, limits and tokens, never
+// text.
+#pragma once
+
+#include <chrono>
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "engine/sampling.h"
+#include "engine/token.h"
+
+namespace goldfinch {
+
+// Decides on the step thread whether a candidate's output has reached a stop string.
+// The server implements it over text; here it is only a predicate on tokens, so the
+// place where a sequence ends is a function of its tokens and of nothing else.
+class StopCondition {
+ public:
+  virtual ~StopCondition() = default;
+
+  // Takes the next generated token; returns the index of the stop string it completed,
+  // or -1. Called once a token, in order; must take microseconds.
+  virtual int Push(TokenId token) = 0;
+};
+
+enum class RequestKind { kGenerate, kScore };
+
+// One call, already validated against the contract's bounds by the server. The
+// scheduler checks what depends on its own limits (see Scheduler::Submit).
+struct Request {
+  RequestKind kind = RequestKind::kGenerate;
+  std::vector<TokenId> prompt;  // at least one token
+  // Among waiting requests the highest goes first, equals first come first served.
+  std::int32_t priority = 0;
+  std::optional<std::chrono::steady_clock::time_point> deadline;
+
+  // kGenerate.
+  std::int64_t max_tokens = 0;      // at least 1, per candidate
+  std::int32_t num_candidates = 1;  // candidate i samples with sampling.candidate = i
+  SamplingParams sampling;
+  std::vector<TokenId> stop_token_ids;  // sorted; ends a candidate, reported as kStop
+  bool ignore_eos = false;              // else end of text ends a candidate, as kStop
+  // Makes the stop condition of one candidate; empty: none.
+  std::function<std::unique_ptr<StopCondition>()> make_stop_condition;
+
+  // kScore: the tokens whose log-probabilities are wanted, at least one.
+  std::vector<TokenId> continuation;
+};
+
+enum class FinishReason {
+  kStop,    // a stop string, a stop token or end of text
+  kLength,  // max_tokens reached
+};
+
+// Which of several things ended a candidate with kStop.
+struct StopMatch {
+  enum class Kind { kNone, kEndOfText, kStopToken, kStopString };
+  Kind kind = Kind::kNone;
+  TokenId token = 0;          // kStopToken
+  std::int32_t index = -1;    // kStopString: which one
+};
+
+// Times are durations since Submit.
+struct RequestUsage {
+  std::int64_t prompt_tokens = 0;
+  std::int64_t cached_prompt_tokens = 0;  // taken from a prefix cache instead of computed
+  std::int64_t generated_tokens = 0;      // of this candidate
+  std::chrono::nanoseconds queue_time{0};
+  std::chrono::nanoseconds first_token_time{0};
+  std::chrono::nanoseconds total_time{0};
+};
+
+// One entry of a request's stream, in the order of its candidate's tokens.
+struct StreamEvent {
+  enum class Kind { kToken, kFinished, kScores };
+  Kind kind = Kind::kToken;
+  std::int32_t candidate = 0;
+
+  SampledToken sample;  // kToken
+
+  FinishReason finish_reason = FinishReason::kStop;  // kFinished
+  StopMatch stop;
+  RequestUsage usage;  // kFinished and kScores
+
+  std::vector<ScoredToken> scores;  // kScores: one a token of the continuation
+};
+
+}  // namespace goldfinch

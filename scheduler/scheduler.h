@@ -1,0 +1,83 @@
+// Continuous batching: one thread repeats Step() over all the requests there are.
+//
+// A step: take the inbox (submissions, cancellations) and drop what is past its
+// deadline; admit waiting requests whose slots and pages fit; plan (every decoding
+// sequence first, then prompt chunks under the token budget; see plan.h); run
+// Engine::Forward once; publish the tokens. A request takes at admission every slot and
+// page it can ever need, so memory runs out only there and nothing is ever recomputed.
+//
+// Invariants: an accepted request's stream gets exactly one End. Publishing never
+// blocks: a request whose stream is full is left out of the step, and ended when its
+// reader has taken nothing for `slow_reader`. A device fault ends the requests that
+// were running and no others.
+//
+// Threads: Submit, Cancel and Shutdown by any thread. Step by one thread: either the one
+// Start() makes, or, in tests, the caller's (then Start is never called).
+#pragma once
+
+#include <chrono>
+#include <cstdint>
+#include <memory>
+
+#include "absl/status/statusor.h"
+#include "engine/engine.h"
+#include "scheduler/clock.h"
+#include "scheduler/observer.h"
+#include "scheduler/request.h"
+#include "scheduler/token_stream.h"
+
+namespace goldfinch {
+
+// Names a request to Cancel; never reused.
+enum class RequestId : std::uint64_t {};
+
+struct SchedulerOptions {
+  std::int64_t step_tokens = 512;             // token budget of one step
+  std::int64_t max_context_tokens = 1048576;  // prompt and output of one sequence
+  std::int64_t max_queued_requests = 1024;
+  std::int64_t max_queued_tokens = 16777216;  // prompt tokens of all waiting requests
+  std::int64_t stream_buffer_tokens = 1024;   // held for one reader, per request
+  std::chrono::nanoseconds slow_reader = std::chrono::seconds(30);
+};
+
+class Scheduler {
+ public:
+  // All references outlive the scheduler.
+  Scheduler(Engine& engine, const SchedulerOptions& options, const Clock& clock,
+            SchedulerObserver& observer);
+  ~Scheduler();  // as Shutdown
+  Scheduler(const Scheduler&) = delete;
+  Scheduler& operator=(const Scheduler&) = delete;
+
+  struct Submission {
+    RequestId id;
+    std::shared_ptr<TokenStream> stream;  // shared: reader and step thread end apart
+  };
+
+  // Queues the request. INVALID_ARGUMENT when it could never run (too long for
+  // max_context_tokens, or for the whole pool of pages or slots); RESOURCE_EXHAUSTED
+  // when the queue is full; DEADLINE_EXCEEDED when it is already late; UNAVAILABLE
+  // after Shutdown. Messages name the value and the limit.
+  absl::StatusOr<Submission> Submit(Request request);
+
+  // The request ends with CANCELLED on the next step, its memory is free after it. A
+  // no-op for a request that has ended.
+  void Cancel(RequestId id);
+
+  // Starts the step thread.
+  void Start();
+
+  // Ends every request with UNAVAILABLE and stops the step thread; later submissions
+  // get UNAVAILABLE. Idempotent.
+  void Shutdown();
+
+  // One step on the calling thread; false when there was nothing to run. Tests only,
+  // beside the step thread itself.
+  bool Step();
+
+ private:
+  class Impl;
+  std::unique_ptr<Impl> impl_;
+};
+
+}  // namespace goldfinch
