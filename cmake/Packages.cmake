@@ -4,6 +4,7 @@
 find_package(absl CONFIG REQUIRED)
 find_package(nlohmann_json CONFIG REQUIRED)
 find_package(spdlog CONFIG REQUIRED)
+find_package(CLI11 CONFIG REQUIRED)
 
 if(GOLDFINCH_SERVER)
   find_package(Protobuf MODULE REQUIRED)  # it ships no CMake config

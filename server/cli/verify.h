@@ -1,0 +1,23 @@
+// `goldfinch verify`: the model's arithmetic against recorded numbers, in process.
+#pragma once
+
+#include <cstdint>
+#include <string>
+
+namespace goldfinch {
+
+struct VerifyOptions {
+  std::string model_dir;
+  std::string expected_path;   // expected.safetensors
+  std::string compute_dtype;   // "", "f32" or "bf16"
+  std::string cpu_isa = "auto";
+  std::int64_t chunk = 0;      // tokens of a prompt per step; 0: the whole prompt
+  std::int32_t batch = 1;      // sequences in a step: the one checked and batch-1 others
+  std::int32_t threads = 0;    // 0: one a hardware thread
+};
+
+// Prints max_abs_error and greedy_agreement to stdout, problems to stderr. Returns the
+// exit code: 0 when everything is within tolerance (2e-3 in f32, 3e-2 in bf16), else 1.
+int RunVerify(const VerifyOptions& options);
+
+}  // namespace goldfinch
