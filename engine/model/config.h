@@ -48,7 +48,10 @@ struct ModelConfig {
   std::int32_t compressed_dim() const { return n_embd / kv_cache_compression_ratio; }
 };
 
-// Reads and checks a config.json. The error names the field, its value and its bounds.
+// Reads and checks a config.json. Every field above is required, and cmix, cmix2 (which
+// must be "x060"); rope alone may be absent, which is null. Fields with other names are
+// ignored: the authors' configs carry training settings. The error is one line that
+// names the field, its value and its bounds.
 absl::StatusOr<ModelConfig> LoadModelConfig(const std::string& path);
 absl::StatusOr<ModelConfig> ParseModelConfig(const std::string& json);
 
