@@ -19,8 +19,8 @@ struct SchedulerLevels {
   std::int64_t running_requests = 0;
   std::int64_t running_sequences = 0;
   std::int64_t waiting_requests = 0;
-  std::int64_t waiting_tokens = 0;      // prompt tokens of waiting requests
-  std::int64_t paused_requests = 0;     // running, but their reader is slow
+  std::int64_t waiting_tokens = 0;   // prompt tokens of waiting requests
+  std::int64_t paused_requests = 0;  // running, but their reader is slow
   EngineUsage engine;
 };
 
@@ -37,7 +37,7 @@ struct RequestReport {
   RequestKind kind = RequestKind::kGenerate;
   absl::Status status;
   FinishReason finish_reason = FinishReason::kStop;  // of candidate 0, when status is OK
-  RequestUsage usage;                // generated_tokens: of all candidates
+  RequestUsage usage;                        // generated_tokens: of all candidates
   std::chrono::nanoseconds prefill_time{0};  // admission to first token
 };
 
@@ -50,6 +50,8 @@ class SchedulerObserver {
   virtual void OnInterToken(std::chrono::nanoseconds /*since_last_token*/) {}
   virtual void OnFinished(const RequestReport&) {}
   virtual void OnRefused(const absl::Status&) {}
+  // Engine calls that failed, with the details that clients are not told.
+  virtual void OnEngineError(const absl::Status&) {}
 };
 
 }  // namespace goldfinch

@@ -23,7 +23,9 @@ class StopCondition {
   virtual ~StopCondition() = default;
 
   // Takes the next generated token; returns the index of the stop string it completed,
-  // or -1. Called once a token, in order; must take microseconds.
+  // or -1. Called once for every token, in order; must take microseconds. Nothing stops
+  // a candidate within its first min_tokens tokens (stop tokens are banned there), so
+  // what Push returns for those is ignored and the following tokens are pushed as usual.
   virtual int Push(TokenId token) = 0;
 };
 
@@ -58,10 +60,10 @@ enum class FinishReason {
 
 // Which of several things ended a candidate with kStop.
 struct StopMatch {
-  enum class Kind { kNone, kEndOfText, kStopToken, kStopString };
+  enum class Kind { kNone, kEos, kStopToken, kStopString };  // kEos: end of text
   Kind kind = Kind::kNone;
-  TokenId token = 0;          // kStopToken
-  std::int32_t index = -1;    // kStopString: which one
+  TokenId token = 0;        // kStopToken
+  std::int32_t index = -1;  // kStopString: which one
 };
 
 // Times are durations since Submit.
@@ -74,7 +76,9 @@ struct RequestUsage {
   std::chrono::nanoseconds total_time{0};
 };
 
-// One entry of a request's stream, in the order of its candidate's tokens.
+// One entry of a request's stream, in the order of its candidate's tokens. The token that
+// ends a candidate (a stop token, end of text) has its kToken event too, and counts in
+// generated_tokens; whether to show it is the reader's business.
 struct StreamEvent {
   enum class Kind { kToken, kFinished, kScores };
   Kind kind = Kind::kToken;

@@ -1,0 +1,88 @@
+// Where every other thread leaves what the step thread has to know: new requests,
+// cancellations, readers that made room, shutdown. The step thread takes it whole at the
+// start of a step and sleeps on it when there is nothing to run.
+//
+// It also bounds the queue, because whoever submits must be refused at once: it counts
+// the requests and prompt tokens that wait, here or with the step thread.
+//
+// Invariant: a request accepted by Add is taken by exactly one TakeAll; none is accepted
+// after Close.
+//
+// Threads: Add, Cancel, Wake and Close by any; the others by the step thread.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "engine/sync/mutex.h"
+#include "scheduler/clock.h"
+#include "scheduler/needs.h"
+#include "scheduler/request.h"
+#include "scheduler/scheduler.h"
+#include "scheduler/token_stream.h"
+
+namespace goldfinch {
+
+// A request from its acceptance to its end.
+struct AcceptedRequest {
+  RequestId id{};  // grows in the order of acceptance
+  Request request;
+  RequestNeeds needs;
+  std::shared_ptr<TokenStream> stream;
+  TimePoint submitted;
+};
+
+class Inbox {
+ public:
+  struct Limits {
+    std::int64_t requests = 0;
+    std::int64_t tokens = 0;
+  };
+  struct Contents {
+    std::vector<std::unique_ptr<AcceptedRequest>> submitted;  // in order of id
+    std::vector<RequestId> cancelled;
+  };
+
+  explicit Inbox(Limits limits) : limits_(limits) {}
+  Inbox(const Inbox&) = delete;
+  Inbox& operator=(const Inbox&) = delete;
+
+  // Gives the request its id. RESOURCE_EXHAUSTED when too many requests or tokens wait
+  // (a prompt above the token limit is taken when nothing else waits); UNAVAILABLE
+  // after Close.
+  absl::StatusOr<RequestId> Add(std::unique_ptr<AcceptedRequest> accepted);
+
+  void Cancel(RequestId id);
+
+  // Ends a Wait, or the next one.
+  void Wake();
+
+  // No further Add succeeds; ends every Wait.
+  void Close();
+  bool closed() const;
+
+  Contents TakeAll();
+
+  // A request of `prompt_tokens` waits no longer: it runs, or it ended.
+  void LeftQueue(std::int64_t prompt_tokens);
+
+  // Returns when there is something to take, after Wake or Close, or at `until`.
+  void Wait(std::optional<TimePoint> until);
+
+ private:
+  const Limits limits_;
+
+  mutable Mutex mu_;
+  CondVar changed_;
+  Contents contents_ ABSL_GUARDED_BY(mu_);
+  std::uint64_t last_id_ ABSL_GUARDED_BY(mu_) = 0;
+  std::int64_t waiting_requests_ ABSL_GUARDED_BY(mu_) = 0;
+  std::int64_t waiting_tokens_ ABSL_GUARDED_BY(mu_) = 0;
+  bool woken_ ABSL_GUARDED_BY(mu_) = false;  // something happened since the last Wait
+  bool closed_ ABSL_GUARDED_BY(mu_) = false;
+};
+
+}  // namespace goldfinch

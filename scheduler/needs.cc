@@ -1,0 +1,81 @@
+#include "scheduler/needs.h"
+
+#include <iterator>
+
+#include "absl/status/status.h"
+#include "absl/strings/str_cat.h"
+
+namespace goldfinch {
+namespace {
+
+absl::Status CheckShape(const Request& request) {
+  if (request.prompt.empty()) return absl::InvalidArgumentError("the prompt is empty");
+  if (request.kind == RequestKind::kScore) {
+    if (request.continuation.empty()) {
+      return absl::InvalidArgumentError("the continuation is empty");
+    }
+    return absl::OkStatus();
+  }
+  if (request.max_tokens < 1) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("max_tokens is ", request.max_tokens, "; it must be at least 1"));
+  }
+  if (request.num_candidates < 1) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        "number of candidates is ", request.num_candidates, "; it must be at least 1"));
+  }
+  return absl::OkStatus();
+}
+
+// Compares by subtraction: max_tokens may be anything a client can write.
+absl::Status CheckContext(const Request& request, std::int64_t limit) {
+  const std::int64_t prompt = std::ssize(request.prompt);
+  if (prompt > limit) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("prompt has ", prompt, " tokens; the limit is ", limit));
+  }
+  const bool scores = request.kind == RequestKind::kScore;
+  const std::int64_t more =
+      scores ? std::ssize(request.continuation) : request.max_tokens;
+  if (more > limit - prompt) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("prompt has ", prompt, " tokens and ",
+                     scores ? "the continuation " : "max_tokens is ", more,
+                     "; the limit for both is ", limit));
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace
+
+absl::StatusOr<RequestNeeds> NeedsOf(const Request& request, const EngineInfo& engine,
+                                     std::int64_t max_context_tokens) {
+  if (absl::Status status = CheckShape(request); !status.ok()) return status;
+  if (absl::Status status = CheckContext(request, max_context_tokens); !status.ok()) {
+    return status;
+  }
+  RequestNeeds needs;
+  const std::int64_t prompt = std::ssize(request.prompt);
+  if (request.kind == RequestKind::kScore) {
+    needs.slots = 1;
+    needs.sequence_tokens = prompt + std::ssize(request.continuation) - 1;
+  } else {
+    needs.slots = request.num_candidates;
+    needs.sequence_tokens = prompt + request.max_tokens - 1;
+  }
+  const std::int64_t pages = engine.PagesFor(needs.sequence_tokens);
+  const std::int64_t shared = pages == 0 ? 0 : (prompt - 1) / engine.page_tokens;
+  needs.pages = pages + (needs.slots - 1) * (pages - shared);
+  if (needs.slots > engine.num_slots) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        "request has ", needs.slots, " candidates; the limit is ", engine.num_slots));
+  }
+  if (needs.pages > engine.num_pages) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("request needs ", needs.pages, " cache pages of ",
+                     engine.page_tokens, " tokens; the limit is ", engine.num_pages));
+  }
+  return needs;
+}
+
+}  // namespace goldfinch

@@ -1,0 +1,31 @@
+// What a request takes of the engine's memory for its whole life, and whether that can
+// ever be had. A pure function of its lengths.
+//
+// Candidates share the full pages of the prompt's first P - 1 tokens (P: prompt length),
+// which are counted once; each candidate runs the last prompt token by itself. The last
+// generated token is never fed back, so P + max_tokens - 1 tokens are held at most; of a
+// scored continuation neither is the last one.
+//
+// Threads: pure functions.
+#pragma once
+
+#include <cstdint>
+
+#include "absl/status/statusor.h"
+#include "engine/engine.h"
+#include "scheduler/request.h"
+
+namespace goldfinch {
+
+struct RequestNeeds {
+  std::int64_t slots = 0;
+  std::int64_t pages = 0;
+  std::int64_t sequence_tokens = 0;  // SequenceSpec::max_tokens of each sequence
+};
+
+// INVALID_ARGUMENT, naming the value and the limit, when the request could not run even
+// with the whole engine to itself.
+absl::StatusOr<RequestNeeds> NeedsOf(const Request& request, const EngineInfo& engine,
+                                     std::int64_t max_context_tokens);
+
+}  // namespace goldfinch

@@ -1,0 +1,43 @@
+#include "scheduler/plan.h"
+
+#include <algorithm>
+
+namespace goldfinch {
+namespace {
+
+// Keeps the `count` entries that have waited longest, ties in order of admission.
+void KeepLongestWaiting(std::span<const PlanSequence> sequences, std::int64_t count,
+                        std::vector<std::size_t>& decoding) {
+  std::ranges::stable_sort(decoding, {},
+                           [&](std::size_t i) { return sequences[i].last_step; });
+  decoding.resize(static_cast<std::size_t>(count));
+}
+
+}  // namespace
+
+std::vector<PlannedSpan> PlanStep(std::span<const PlanSequence> sequences,
+                                  std::int64_t budget) {
+  std::vector<std::size_t> decoding;
+  std::vector<std::size_t> prompts;
+  for (std::size_t i = 0; i < sequences.size(); ++i) {
+    if (sequences[i].paused) continue;
+    (sequences[i].prompt_left == 0 ? decoding : prompts).push_back(i);
+  }
+  if (std::ssize(decoding) > budget) KeepLongestWaiting(sequences, budget, decoding);
+  std::ranges::stable_sort(prompts, std::ranges::greater(),
+                           [&](std::size_t i) { return sequences[i].priority; });
+
+  std::vector<PlannedSpan> plan;
+  plan.reserve(decoding.size() + prompts.size());
+  for (const std::size_t i : decoding) plan.push_back({.sequence = i, .tokens = 1});
+  std::int64_t left = budget - std::ssize(decoding);
+  for (const std::size_t i : prompts) {
+    if (left == 0) break;
+    const std::int64_t tokens = std::min(left, sequences[i].prompt_left);
+    plan.push_back({.sequence = i, .tokens = tokens});
+    left -= tokens;
+  }
+  return plan;
+}
+
+}  // namespace goldfinch

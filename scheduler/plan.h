@@ -1,0 +1,40 @@
+// Which sequences run in the next step, and how many tokens of each: policy as integers.
+//
+// Every decoding sequence gets its one token first; what is left of the budget goes to
+// prompt chunks, highest priority first, then in the order of admission. So a prompt of
+// any length costs the streams beside it no more than a bounded step.
+//
+// Nobody starves. When more sequences decode than the budget has tokens, those that have
+// waited longest go first, so each runs at least once in ceil(decoding / budget) steps.
+// Prompts then wait; but decoding sequences only come from finished prompts, and each of
+// them ends, so their number falls below the budget again.
+//
+// Threads: pure functions.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <span>
+#include <vector>
+
+namespace goldfinch {
+
+// One sequence that could run, as lengths.
+struct PlanSequence {
+  std::int64_t prompt_left = 0;  // tokens to feed before it decodes; 0: it decodes
+  std::int32_t priority = 0;     // among prompts: the highest goes first
+  std::uint64_t last_step = 0;   // the step it last ran in, or began to decode in
+  bool paused = false;           // left out: nobody takes what it would produce
+};
+
+struct PlannedSpan {
+  std::size_t sequence = 0;  // index into what PlanStep was given
+  std::int64_t tokens = 0;   // at least 1
+};
+
+// `sequences` are in order of admission; the tokens planned are at most `budget`. The
+// decoding ones come first.
+std::vector<PlannedSpan> PlanStep(std::span<const PlanSequence> sequences,
+                                  std::int64_t budget);
+
+}  // namespace goldfinch

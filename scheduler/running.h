@@ -1,0 +1,126 @@
+// A request that holds memory in the engine: which tokens it still has to feed, what its
+// results mean, and when its candidates end.
+//
+// Life of a generation: the prompt is fed in chunks to candidate 0's sequence, the
+// parent. Alone, it samples from the last prompt token. With other candidates it stops
+// one token short, the others branch off there, and each feeds the last prompt token by
+// itself, as it later feeds the tokens it samples. Scoring feeds context and continuation
+// as one prompt and collects scores on the way.
+//
+// Invariant: every sequence is closed exactly once, by the end of its candidate or by
+// Close(). Spans point into this object, which therefore does not move.
+//
+// Threads: the step thread.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "engine/engine.h"
+#include "scheduler/clock.h"
+#include "scheduler/inbox.h"
+#include "scheduler/observer.h"
+#include "scheduler/plan.h"
+#include "scheduler/request.h"
+
+namespace goldfinch {
+
+// Opens all sequences the request needs, the parent first; on an error none is open.
+absl::StatusOr<std::vector<SequenceId>> OpenSequences(Engine& engine,
+                                                      const AcceptedRequest& accepted);
+
+class RunningRequest {
+ public:
+  // `sequences` come from OpenSequences; `step` is the one it is admitted in.
+  RunningRequest(Engine& engine, std::unique_ptr<AcceptedRequest> accepted,
+                 const std::vector<SequenceId>& sequences, std::uint64_t step,
+                 TimePoint now);
+  RunningRequest(const RunningRequest&) = delete;
+  RunningRequest& operator=(const RunningRequest&) = delete;
+  ~RunningRequest();
+
+  const AcceptedRequest& accepted() const { return *accepted_; }
+  TokenStream& stream() const { return *accepted_->stream; }
+
+  // Whether the stream takes what one step can produce, as found by UpdatePaused().
+  bool paused() const { return paused_; }
+  void UpdatePaused();
+
+  // Which candidate of this request stands behind a PlanSequence.
+  struct Member {
+    RunningRequest* request = nullptr;
+    std::int32_t candidate = 0;
+  };
+
+  // Appends every sequence that could run, in parallel to both vectors.
+  void AppendTo(std::vector<PlanSequence>& sequences, std::vector<Member>& members);
+
+  // The next `tokens` tokens of a candidate as a span; TakeResult must follow it.
+  Span MakeSpan(std::int32_t candidate, std::int64_t tokens) const;
+
+  // What a step found out, and when and which it was.
+  struct StepContext {
+    SchedulerObserver& observer;
+    std::uint64_t step;
+    TimePoint now;
+  };
+
+  // Publishes what the span made by MakeSpan(candidate, tokens) has produced.
+  void TakeResult(std::int32_t candidate, std::int64_t tokens, SpanResult& result,
+                  const StepContext& context);
+
+  // Every candidate has finished, or everything is scored.
+  bool finished() const { return unfinished_ == 0; }
+
+  std::int64_t num_open_sequences() const;
+
+  // Closes what is still open.
+  void Close();
+
+  // The report of a request ending with `status` now.
+  RequestReport Report(absl::Status status, TimePoint now) const;
+
+ private:
+  struct Candidate {
+    SequenceId sequence = SequenceId::kNone;
+    TokenId next = 0;  // to be fed by its next step, while it decodes
+    std::int64_t generated = 0;
+    std::uint64_t last_step = 0;
+    TimePoint last_token;
+    std::unique_ptr<StopCondition> stop;
+    bool finished = false;
+  };
+  struct Finish {
+    FinishReason reason = FinishReason::kStop;
+    StopMatch match;
+  };
+
+  bool Prefilling() const { return fed_ < prefill_; }
+  Span PrefillSpan(std::int64_t tokens) const;
+  void FinishPrefill(std::uint64_t step);
+  void TakeToken(std::int32_t index, SampledToken sample, const StepContext& context);
+  void TakeScores(SpanResult& result, const StepContext& context);
+  void NoteToken(Candidate& candidate, const StepContext& context);
+  std::optional<Finish> FinishOf(Candidate& candidate, TokenId token) const;
+  void CloseSequence(Candidate& candidate);
+  RequestUsage Usage(std::int64_t generated, TimePoint now) const;
+
+  Engine& engine_;
+  const std::unique_ptr<AcceptedRequest> accepted_;
+  const std::int64_t prompt_tokens_;
+  const TimePoint admitted_;
+  std::vector<TokenId> fed_tokens_;  // prompt; when scoring, the continuation after it
+  std::int64_t prefill_ = 0;         // tokens the parent feeds before anything decodes
+  std::int64_t fed_ = 0;             // of those
+  std::vector<Candidate> candidates_;
+  std::int64_t unfinished_ = 0;
+  std::vector<ScoredToken> scores_;
+  std::optional<TimePoint> first_token_;
+  FinishReason first_reason_ = FinishReason::kStop;  // of candidate 0
+  bool paused_ = false;
+};
+
+}  // namespace goldfinch

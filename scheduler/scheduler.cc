@@ -1,0 +1,373 @@
+#include "scheduler/scheduler.h"
+
+#include <algorithm>
+#include <chrono>
+#include <iterator>
+#include <memory>
+#include <optional>
+#include <span>
+#include <thread>
+#include <utility>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/strings/str_cat.h"
+#include "engine/check.h"
+#include "engine/sync/mutex.h"
+#include "scheduler/admission.h"
+#include "scheduler/inbox.h"
+#include "scheduler/needs.h"
+#include "scheduler/plan.h"
+#include "scheduler/running.h"
+
+namespace goldfinch {
+
+class Scheduler::Impl {
+ public:
+  Impl(Engine& engine, const SchedulerOptions& options, const Clock& clock,
+       SchedulerObserver& observer);
+
+  absl::StatusOr<Submission> Submit(Request request);
+  void Cancel(RequestId id) { inbox_->Cancel(id); }
+  void Start();
+  void Shutdown();
+  bool Step();
+
+ private:
+  using Accepted = std::unique_ptr<AcceptedRequest>;
+  using Running = std::unique_ptr<RunningRequest>;
+
+  absl::StatusOr<Submission> Accept(Request request);
+  void RunUntilClosed();
+
+  // The parts of a step, in order.
+  void TakeInbox(TimePoint now);
+  void DropLate(TimePoint now);
+  void AdmitWaiting(TimePoint now);
+  bool AdmitOne(Accepted& accepted, TimePoint now);
+  bool BuildBatch();
+  void RunBatch();
+  void Publish(TimePoint now);
+
+  absl::Status LateStatus(const RunningRequest& running, TimePoint now) const;
+  void EndWaiting(Accepted accepted, absl::Status status, TimePoint now);
+  void EndRunning(Running running, absl::Status status, TimePoint now);
+  void EndAllRunning(const absl::Status& status, TimePoint now);
+  void ReportLevels();
+  std::optional<TimePoint> NextTimeout() const;
+
+  Engine& engine_;
+  const SchedulerOptions options_;
+  const Clock& clock_;
+  SchedulerObserver& observer_;
+  const std::int64_t step_tokens_;
+  // Shared: the streams wake it, and a reader may keep its stream after the scheduler.
+  const std::shared_ptr<Inbox> inbox_;
+
+  // Owned by the step thread.
+  std::vector<Accepted> waiting_;
+  std::vector<Running> running_;  // in order of admission
+  std::uint64_t step_ = 0;
+  // The step's batch; kept between steps for their storage.
+  std::vector<PlanSequence> sequences_;
+  std::vector<RunningRequest::Member> members_;  // parallel to sequences_
+  std::vector<PlannedSpan> plan_;
+  std::vector<Span> batch_;          // parallel to plan_
+  std::vector<SpanResult> results_;  // as many or more
+
+  Mutex thread_mu_;  // also: one Shutdown at a time
+  std::thread thread_ ABSL_GUARDED_BY(thread_mu_);
+};
+
+Scheduler::Impl::Impl(Engine& engine, const SchedulerOptions& options, const Clock& clock,
+                      SchedulerObserver& observer)
+    : engine_(engine),
+      options_(options),
+      clock_(clock),
+      observer_(observer),
+      step_tokens_(
+          std::min<std::int64_t>(options.step_tokens, engine.info().max_step_tokens)),
+      inbox_(
+          std::make_shared<Inbox>(Inbox::Limits{.requests = options.max_queued_requests,
+                                                .tokens = options.max_queued_tokens})) {
+  GOLDFINCH_CHECK(step_tokens_ >= 1);
+}
+
+absl::StatusOr<Scheduler::Submission> Scheduler::Impl::Submit(Request request) {
+  absl::StatusOr<Submission> submission = Accept(std::move(request));
+  if (!submission.ok()) observer_.OnRefused(submission.status());
+  return submission;
+}
+
+absl::StatusOr<Scheduler::Submission> Scheduler::Impl::Accept(Request request) {
+  const TimePoint now = clock_.Now();
+  absl::StatusOr<RequestNeeds> needs =
+      NeedsOf(request, engine_.info(), options_.max_context_tokens);
+  if (!needs.ok()) return needs.status();
+  if (request.deadline && *request.deadline <= now) {
+    return absl::DeadlineExceededError("the deadline had passed on arrival");
+  }
+  auto accepted = std::make_unique<AcceptedRequest>();
+  accepted->request = std::move(request);
+  accepted->needs = *needs;
+  accepted->submitted = now;
+  // One token of every candidate fits an empty stream, whatever the option says.
+  accepted->stream =
+      std::make_shared<TokenStream>(std::max(options_.stream_buffer_tokens, needs->slots),
+                                    [inbox = inbox_] { inbox->Wake(); });
+  Submission submission{.id = {}, .stream = accepted->stream};
+  absl::StatusOr<RequestId> id = inbox_->Add(std::move(accepted));
+  if (!id.ok()) return id.status();
+  submission.id = *id;
+  return submission;
+}
+
+void Scheduler::Impl::Start() {
+  MutexLock lock(thread_mu_);
+  GOLDFINCH_CHECK(!thread_.joinable());
+  thread_ = std::thread([this] { RunUntilClosed(); });
+}
+
+void Scheduler::Impl::RunUntilClosed() {
+  while (!inbox_->closed()) {
+    if (!Step()) inbox_->Wait(NextTimeout());
+  }
+}
+
+void Scheduler::Impl::Shutdown() {
+  inbox_->Close();
+  MutexLock lock(thread_mu_);
+  if (thread_.joinable()) thread_.join();
+  // The step thread is gone: from here this thread is the one that steps.
+  const TimePoint now = clock_.Now();
+  TakeInbox(now);
+  const absl::Status status = absl::UnavailableError("the server is shutting down");
+  EndAllRunning(status, now);
+  for (Accepted& accepted : std::exchange(waiting_, {})) {
+    EndWaiting(std::move(accepted), status, now);
+  }
+  ReportLevels();
+}
+
+bool Scheduler::Impl::Step() {
+  const TimePoint now = clock_.Now();
+  ++step_;
+  TakeInbox(now);
+  DropLate(now);
+  AdmitWaiting(now);
+  const bool runs = BuildBatch();
+  if (runs) RunBatch();
+  ReportLevels();
+  return runs;
+}
+
+void Scheduler::Impl::TakeInbox(TimePoint now) {
+  Inbox::Contents contents = inbox_->TakeAll();
+  std::ranges::move(contents.submitted, std::back_inserter(waiting_));
+  const absl::Status status = absl::CancelledError("the request was cancelled");
+  for (const RequestId id : contents.cancelled) {
+    if (const auto it = std::ranges::find(waiting_, id, [](auto& w) { return w->id; });
+        it != waiting_.end()) {
+      EndWaiting(std::move(*it), status, now);
+      waiting_.erase(it);
+    }
+    if (const auto it =
+            std::ranges::find(running_, id, [](auto& r) { return r->accepted().id; });
+        it != running_.end()) {
+      EndRunning(std::move(*it), status, now);
+      running_.erase(it);
+    }
+  }
+}
+
+// Ends what is past its deadline, and what nobody reads; before admission, so that the
+// memory serves this very step.
+void Scheduler::Impl::DropLate(TimePoint now) {
+  for (Accepted& waiting : waiting_) {
+    if (!waiting->request.deadline || *waiting->request.deadline > now) continue;
+    EndWaiting(std::move(waiting),
+               absl::DeadlineExceededError("the deadline passed in the queue"), now);
+  }
+  std::erase(waiting_, nullptr);
+  for (Running& running : running_) {
+    running->UpdatePaused();
+    absl::Status status = LateStatus(*running, now);
+    if (!status.ok()) EndRunning(std::move(running), std::move(status), now);
+  }
+  std::erase(running_, nullptr);
+}
+
+absl::Status Scheduler::Impl::LateStatus(const RunningRequest& running,
+                                         TimePoint now) const {
+  const auto& deadline = running.accepted().request.deadline;
+  if (deadline && *deadline <= now) {
+    return absl::DeadlineExceededError("the deadline passed while the request ran");
+  }
+  if (!running.paused()) return absl::OkStatus();
+  const std::optional<TimePoint> since = running.stream().waiting_since();
+  if (!since || now - *since < options_.slow_reader) return absl::OkStatus();
+  const double seconds = std::chrono::duration<double>(now - *since).count();
+  const double limit = std::chrono::duration<double>(options_.slow_reader).count();
+  return absl::AbortedError(absl::StrCat("the stream was not read for ", seconds,
+                                         " seconds; the limit is ", limit));
+}
+
+void Scheduler::Impl::AdmitWaiting(TimePoint now) {
+  if (waiting_.empty()) return;
+  const EngineInfo& info = engine_.info();
+  const EngineUsage usage = engine_.usage();
+  const FreeMemory free{.slots = info.num_slots - usage.slots_used,
+                        .pages = info.num_pages - usage.pages_used};
+  if (free.slots == 0) return;
+  std::vector<WaitingRequest> needs;
+  needs.reserve(waiting_.size());
+  for (const Accepted& waiting : waiting_) {
+    needs.push_back({.priority = waiting->request.priority,
+                     .arrival = static_cast<std::uint64_t>(waiting->id),
+                     .slots = waiting->needs.slots,
+                     .pages = waiting->needs.pages});
+  }
+  for (const std::size_t i : Admit(needs, free)) {
+    if (!AdmitOne(waiting_[i], now)) break;
+  }
+  std::erase(waiting_, nullptr);
+}
+
+// False when the engine has no memory for it now: it stays where it is. It only stays
+// while something runs whose end will free memory; else it would wait for ever.
+bool Scheduler::Impl::AdmitOne(Accepted& accepted, TimePoint now) {
+  absl::StatusOr<std::vector<SequenceId>> sequences = OpenSequences(engine_, *accepted);
+  if (!sequences.ok()) {
+    observer_.OnEngineError(sequences.status());
+    if (absl::IsResourceExhausted(sequences.status()) && !running_.empty()) return false;
+    EndWaiting(std::move(accepted),
+               absl::InternalError("the request could not be given its memory"), now);
+    return true;
+  }
+  inbox_->LeftQueue(std::ssize(accepted->request.prompt));
+  running_.push_back(std::make_unique<RunningRequest>(engine_, std::move(accepted),
+                                                      *sequences, step_, now));
+  return true;
+}
+
+bool Scheduler::Impl::BuildBatch() {
+  sequences_.clear();
+  members_.clear();
+  batch_.clear();
+  for (const Running& running : running_) running->AppendTo(sequences_, members_);
+  plan_ = PlanStep(sequences_, step_tokens_);
+  for (const PlannedSpan& span : plan_) {
+    const RunningRequest::Member& member = members_[span.sequence];
+    batch_.push_back(member.request->MakeSpan(member.candidate, span.tokens));
+  }
+  if (results_.size() < batch_.size()) results_.resize(batch_.size());
+  return !batch_.empty();
+}
+
+void Scheduler::Impl::RunBatch() {
+  const TimePoint started = clock_.Now();
+  const absl::Status status =
+      engine_.Forward(batch_, std::span(results_).first(batch_.size()));
+  const TimePoint now = clock_.Now();
+  if (!status.ok()) {
+    observer_.OnEngineError(status);
+    EndAllRunning(absl::InternalError("the device failed while the request ran"), now);
+    return;
+  }
+  StepReport report{.duration = now - started};
+  report.sequences = std::ssize(batch_);
+  for (const PlannedSpan& span : plan_) {
+    (sequences_[span.sequence].prompt_left == 0 ? report.decode_tokens
+                                                : report.prompt_tokens) += span.tokens;
+  }
+  observer_.OnStep(report);
+  Publish(now);
+}
+
+void Scheduler::Impl::Publish(TimePoint now) {
+  const RunningRequest::StepContext context{
+      .observer = observer_, .step = step_, .now = now};
+  for (std::size_t i = 0; i < plan_.size(); ++i) {
+    const RunningRequest::Member& member = members_[plan_[i].sequence];
+    member.request->TakeResult(member.candidate, plan_[i].tokens, results_[i], context);
+  }
+  for (Running& running : running_) {
+    if (running->finished()) EndRunning(std::move(running), absl::OkStatus(), now);
+  }
+  std::erase(running_, nullptr);
+}
+
+// A request is reported before its stream ends: who sees the end finds it counted.
+void Scheduler::Impl::EndWaiting(Accepted accepted, absl::Status status, TimePoint now) {
+  inbox_->LeftQueue(std::ssize(accepted->request.prompt));
+  RequestReport report;
+  report.kind = accepted->request.kind;
+  report.status = status;
+  report.usage.prompt_tokens = std::ssize(accepted->request.prompt);
+  report.usage.queue_time = now - accepted->submitted;
+  report.usage.total_time = report.usage.queue_time;
+  observer_.OnFinished(report);
+  accepted->stream->End(std::move(status));
+}
+
+void Scheduler::Impl::EndRunning(Running running, absl::Status status, TimePoint now) {
+  running->Close();
+  observer_.OnFinished(running->Report(status, now));
+  running->stream().End(std::move(status));
+}
+
+void Scheduler::Impl::EndAllRunning(const absl::Status& status, TimePoint now) {
+  for (Running& running : std::exchange(running_, {})) {
+    EndRunning(std::move(running), status, now);
+  }
+}
+
+void Scheduler::Impl::ReportLevels() {
+  SchedulerLevels levels;
+  levels.running_requests = std::ssize(running_);
+  for (const Running& running : running_) {
+    levels.running_sequences += running->num_open_sequences();
+    levels.paused_requests += running->paused() ? 1 : 0;
+  }
+  levels.waiting_requests = std::ssize(waiting_);
+  for (const Accepted& waiting : waiting_) {
+    levels.waiting_tokens += std::ssize(waiting->request.prompt);
+  }
+  levels.engine = engine_.usage();
+  observer_.OnLevels(levels);
+}
+
+// The earliest time at which DropLate would end something.
+std::optional<TimePoint> Scheduler::Impl::NextTimeout() const {
+  std::optional<TimePoint> next;
+  const auto consider = [&next](std::optional<TimePoint> time) {
+    if (time && (!next || *time < *next)) next = time;
+  };
+  for (const Accepted& waiting : waiting_) consider(waiting->request.deadline);
+  for (const Running& running : running_) {
+    consider(running->accepted().request.deadline);
+    const std::optional<TimePoint> since = running->stream().waiting_since();
+    if (running->paused() && since) consider(*since + options_.slow_reader);
+  }
+  return next;
+}
+
+Scheduler::Scheduler(Engine& engine, const SchedulerOptions& options, const Clock& clock,
+                     SchedulerObserver& observer)
+    : impl_(std::make_unique<Impl>(engine, options, clock, observer)) {}
+
+Scheduler::~Scheduler() { impl_->Shutdown(); }
+
+absl::StatusOr<Scheduler::Submission> Scheduler::Submit(Request request) {
+  return impl_->Submit(std::move(request));
+}
+
+void Scheduler::Cancel(RequestId id) { impl_->Cancel(id); }
+
+void Scheduler::Start() { impl_->Start(); }
+
+void Scheduler::Shutdown() { impl_->Shutdown(); }
+
+bool Scheduler::Step() { return impl_->Step(); }
+
+}  // namespace goldfinch
