@@ -13,6 +13,7 @@
 #include <string>
 #include <string_view>
 
+#include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "engine/model/config.h"
 #include "engine/model/safetensors.h"
@@ -46,6 +47,9 @@ class Checkpoint {
 
  private:
   Checkpoint() = default;
+
+  // One pass over all bytes: values, counts and the fingerprint.
+  absl::Status ReadTensors();
 
   ModelConfig config_;
   std::unique_ptr<SafetensorsFile> file_;

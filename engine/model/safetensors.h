@@ -3,6 +3,7 @@
 // The file is untrusted: Open refuses whatever is not exactly a header followed by
 // tensors that lie side by side and fill the rest of the file. After that, data and
 // size of every tensor are inside the mapping and agree with its type and shape.
+//
 // The file must not be truncated or rewritten while it is open: a mapping shows such
 // changes, and pages that vanish end the process with SIGBUS. Replace, never rewrite.
 //
@@ -28,7 +29,6 @@ class SafetensorsFile {
   using TensorMap = std::map<std::string, StoredTensor, std::less<>>;
 
   static constexpr std::uint64_t kMaxHeaderBytes = 100'000'000;
-  static constexpr std::size_t kMaxRank = 8;
 
   // The error is one line: `model.safetensors: what is wrong`.
   static absl::StatusOr<std::unique_ptr<SafetensorsFile>> Open(const std::string& path);

@@ -27,9 +27,9 @@ std::string ShapeToString(std::span<const std::int64_t> shape);
 // Valid while the file it was read from is open.
 struct StoredTensor {
   StoredType type = StoredType::kF32;
-  std::vector<std::int64_t> shape;  // row-major; empty: a scalar
-  const std::byte* data = nullptr;  // little-endian, not aligned
-  std::size_t size = 0;             // bytes
+  std::vector<std::int64_t> shape = {};  // row-major; empty: a scalar
+  const std::byte* data = nullptr;       // little-endian, not aligned
+  std::size_t size = 0;                  // bytes
 
   std::int64_t num_elements() const {
     return static_cast<std::int64_t>(size / StoredTypeBytes(type));

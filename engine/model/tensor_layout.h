@@ -16,7 +16,7 @@ namespace goldfinch {
 struct ExpectedTensor {
   std::string name;
   // For a vector, [n]; files may also store [1, 1, n].
-  std::vector<std::int64_t> shape;
+  std::vector<std::int64_t> shape = {};
   // False: no computation of this config reads it, and checkpoints may leave it out.
   bool required = true;
   // Low-rank pairs: shape[width_axis] is width_factor times the inner width. The width
