@@ -1,0 +1,296 @@
+#include "tests/fakes/fake_engine.h"
+
+#include <algorithm>
+#include <iterator>
+#include <utility>
+
+#include "engine/check.h"
+
+namespace goldfinch {
+namespace {
+
+std::uint64_t Mix(std::uint64_t a, std::uint64_t b) {
+  // Finaliser of splitmix64 over a combination that is not symmetric.
+  std::uint64_t x = a * 0x9e3779b97f4a7c15u + b + 1;
+  x = (x ^ (x >> 30)) * 0xbf58476d1ce4e5b9u;
+  x = (x ^ (x >> 27)) * 0x94d049bb133111ebu;
+  return x ^ (x >> 31);
+}
+
+std::uint64_t Extend(std::uint64_t hash, TokenId token) {
+  return Mix(hash, static_cast<std::uint64_t>(token));
+}
+
+SampledToken Sample(std::uint64_t hash, const SamplingParams& sampling,
+                    std::int64_t generated, std::int32_t vocab_size) {
+  std::uint64_t h = Mix(Mix(hash, sampling.seed), sampling.candidate);
+  const auto token = [&] {
+    return static_cast<TokenId>(h % static_cast<std::uint64_t>(vocab_size));
+  };
+  while (generated < sampling.min_tokens &&
+         std::ranges::find(sampling.banned_before_min_tokens, token()) !=
+             sampling.banned_before_min_tokens.end()) {
+    h = Mix(h, 0);
+  }
+  SampledToken sample;
+  sample.token = token();
+  if (sampling.num_logprobs < 0) return sample;
+  sample.logprob = -static_cast<float>(h >> 40) / static_cast<float>(1 << 24);
+  for (std::int32_t i = 0; i < sampling.num_logprobs; ++i) {
+    sample.top.push_back({.token = i, .logprob = sample.logprob});
+  }
+  return sample;
+}
+
+ScoredToken ScoreOf(std::uint64_t hash, TokenId target) {
+  const std::uint64_t h = Extend(Mix(hash, 7), target);
+  ScoredToken scored;
+  scored.logprob = -static_cast<float>(h >> 40) / static_cast<float>(1 << 24);
+  scored.is_greedy = h % 2 == 0;
+  return scored;
+}
+
+EngineInfo InfoOf(const FakeEngineOptions& options) {
+  EngineInfo info;
+  info.vocab_size = options.vocab_size;
+  info.page_tokens = options.page_tokens;
+  info.num_pages = options.num_pages;
+  info.num_slots = options.num_slots;
+  info.max_step_tokens = options.max_step_tokens;
+  info.compute_dtype = "f32";
+  info.numerics_id = "fake";
+  info.model_fingerprint = "0123456789abcdef";
+  return info;
+}
+
+}  // namespace
+
+FakeEngine::FakeEngine(const FakeEngineOptions& options)
+    : info_(InfoOf(options)),
+      page_references_(static_cast<std::size_t>(options.num_pages), 0) {
+  for (std::int32_t i = 0; i < options.num_slots; ++i) free_slots_.insert(SequenceId{i});
+  for (std::int64_t i = 0; i < options.num_pages; ++i) free_pages_.push_back(i);
+}
+
+FakeEngine::Sequence& FakeEngine::Find(SequenceId id) {
+  const auto it = sequences_.find(id);
+  GOLDFINCH_CHECK(it != sequences_.end());
+  return it->second;
+}
+
+absl::StatusOr<SequenceId> FakeEngine::Open(const SequenceSpec& spec) {
+  Sequence sequence;
+  sequence.spec = spec;
+  return Take(std::move(sequence), info_.PagesFor(spec.max_tokens));
+}
+
+absl::StatusOr<SequenceId> FakeEngine::OpenBranch(SequenceId parent_id, std::int64_t at,
+                                                  const SequenceSpec& spec) {
+  const Sequence& parent = Find(parent_id);
+  GOLDFINCH_CHECK(parent.parent == SequenceId::kNone);
+  GOLDFINCH_CHECK(parent.num_tokens <= at && at < parent.spec.max_tokens);
+  Sequence sequence;
+  sequence.spec = spec;
+  sequence.parent = parent_id;
+  sequence.branch_at = at;
+  const std::int64_t shared = info_.num_pages == 0 ? 0 : at / info_.page_tokens;
+  sequence.pages.assign(parent.pages.begin(), parent.pages.begin() + shared);
+  return Take(std::move(sequence), info_.PagesFor(spec.max_tokens) - shared);
+}
+
+absl::StatusOr<SequenceId> FakeEngine::Take(Sequence sequence, std::int64_t new_pages) {
+  GOLDFINCH_CHECK(sequence.spec.max_tokens >= 1);
+  GOLDFINCH_CHECK(sequence.spec.first_logits >= 0);
+  {
+    MutexLock lock(mu_);
+    if (absl::Status status = CountDown(fail_open_); !status.ok()) return status;
+  }
+  if (free_slots_.empty()) return absl::ResourceExhaustedError("no free slot");
+  if (new_pages > std::ssize(free_pages_)) {
+    return absl::ResourceExhaustedError("no free pages");
+  }
+  for (; new_pages > 0; --new_pages) {
+    sequence.pages.push_back(free_pages_.back());
+    free_pages_.pop_back();
+  }
+  for (const std::int64_t page : sequence.pages) {
+    ++page_references_[static_cast<std::size_t>(page)];
+  }
+  const SequenceId id = free_slots_.extract(free_slots_.begin()).value();
+  sequences_.emplace(id, std::move(sequence));
+  return id;
+}
+
+void FakeEngine::Branch(SequenceId child_id) {
+  Sequence& child = Find(child_id);
+  GOLDFINCH_CHECK(child.parent != SequenceId::kNone);
+  const Sequence& parent = Find(child.parent);
+  GOLDFINCH_CHECK(!child.lost && !parent.lost);
+  GOLDFINCH_CHECK(parent.num_tokens == child.branch_at);
+  child.num_tokens = parent.num_tokens;
+  child.hash = parent.hash;
+  child.parent = SequenceId::kNone;
+}
+
+void FakeEngine::Close(SequenceId id) {
+  for (const std::int64_t page : Find(id).pages) {
+    if (--page_references_[static_cast<std::size_t>(page)] == 0) {
+      free_pages_.push_back(page);
+    }
+  }
+  // A branch must not outlive its parent unbranched and then run: Branch would not
+  // find the parent, or worse, find another sequence of the same id.
+  for (const auto& [other_id, other] : sequences_) {
+    GOLDFINCH_CHECK(other.parent != id);
+  }
+  sequences_.erase(id);
+  free_slots_.insert(id);
+}
+
+absl::Status FakeEngine::Forward(std::span<const Span> batch,
+                                 std::span<SpanResult> results) {
+  GOLDFINCH_CHECK(!batch.empty() && batch.size() == results.size());
+  std::int64_t total = 0;
+  std::set<SequenceId> seen;
+  for (const Span& span : batch) {
+    total += std::ssize(span.tokens);
+    GOLDFINCH_CHECK(!span.tokens.empty());
+    GOLDFINCH_CHECK(seen.insert(span.sequence).second);
+    GOLDFINCH_CHECK(!Find(span.sequence).lost);
+  }
+  GOLDFINCH_CHECK(total <= info_.max_step_tokens);
+  if (absl::Status status = NoteForward(batch); !status.ok()) {
+    for (auto& [id, sequence] : sequences_) sequence.lost = true;
+    return status;
+  }
+  for (std::size_t i = 0; i < batch.size(); ++i) RunSpan(batch[i], results[i]);
+  return absl::OkStatus();
+}
+
+absl::Status FakeEngine::NoteForward(std::span<const Span> batch) {
+  std::function<void(std::span<const Span>)> hook;
+  {
+    MutexLock lock(mu_);
+    hook = hook_;
+  }
+  if (hook) hook(batch);
+  MutexLock lock(mu_);
+  ++num_forwards_;
+  blocked_ = block_;
+  changed_.NotifyAll();
+  while (block_) changed_.Wait(mu_);
+  blocked_ = false;
+  return CountDown(fail_forward_);
+}
+
+void FakeEngine::RunSpan(const Span& span, SpanResult& result) {
+  Sequence& sequence = Find(span.sequence);
+  GOLDFINCH_CHECK(sequence.parent == SequenceId::kNone);
+  GOLDFINCH_CHECK(sequence.num_tokens + std::ssize(span.tokens) <=
+                  sequence.spec.max_tokens);
+  GOLDFINCH_CHECK(span.output != SpanOutput::kLogits);
+  result = SpanResult();
+  if (span.output == SpanOutput::kScore) {
+    Score(sequence, span, result);
+    return;
+  }
+  for (const TokenId token : span.tokens) {
+    GOLDFINCH_CHECK(token >= 0 && token < info_.vocab_size);
+    sequence.hash = Extend(sequence.hash, token);
+  }
+  sequence.num_tokens += std::ssize(span.tokens);
+  if (span.output == SpanOutput::kNone) return;
+  const std::int64_t generated = sequence.num_tokens - 1 - sequence.spec.first_logits;
+  GOLDFINCH_CHECK(generated >= 0);
+  result.sample =
+      Sample(sequence.hash, sequence.spec.sampling, generated, info_.vocab_size);
+}
+
+void FakeEngine::Score(Sequence& sequence, const Span& span, SpanResult& result) {
+  const std::int64_t wanted = std::ssize(span.tokens) - span.first_output_row;
+  GOLDFINCH_CHECK(wanted >= 1 && std::ssize(span.targets) == wanted);
+  GOLDFINCH_CHECK(sequence.num_tokens + span.first_output_row >=
+                  sequence.spec.first_logits);
+  for (std::int64_t i = 0; i < std::ssize(span.tokens); ++i) {
+    sequence.hash = Extend(sequence.hash, span.tokens[static_cast<std::size_t>(i)]);
+    if (i < span.first_output_row) continue;
+    const auto row = static_cast<std::size_t>(i - span.first_output_row);
+    result.scores.push_back(ScoreOf(sequence.hash, span.targets[row]));
+  }
+  sequence.num_tokens += std::ssize(span.tokens);
+}
+
+EngineUsage FakeEngine::usage() const {
+  EngineUsage usage;
+  usage.pages_used = info_.num_pages - std::ssize(free_pages_);
+  usage.slots_used = info_.num_slots - static_cast<std::int32_t>(free_slots_.size());
+  return usage;
+}
+
+std::vector<TokenId> FakeEngine::Expected(std::span<const TokenId> prompt,
+                                          const SamplingParams& sampling,
+                                          std::int64_t count, std::int32_t vocab_size) {
+  std::uint64_t hash = 0;
+  for (const TokenId token : prompt) hash = Extend(hash, token);
+  std::vector<TokenId> tokens;
+  for (std::int64_t i = 0; i < count; ++i) {
+    tokens.push_back(Sample(hash, sampling, i, vocab_size).token);
+    hash = Extend(hash, tokens.back());
+  }
+  return tokens;
+}
+
+std::vector<ScoredToken> FakeEngine::ExpectedScores(
+    std::span<const TokenId> context, std::span<const TokenId> continuation) {
+  std::uint64_t hash = 0;
+  for (const TokenId token : context) hash = Extend(hash, token);
+  std::vector<ScoredToken> scores;
+  for (const TokenId token : continuation) {
+    scores.push_back(ScoreOf(hash, token));
+    hash = Extend(hash, token);
+  }
+  return scores;
+}
+
+absl::Status FakeEngine::CountDown(std::optional<Failure>& failure) {
+  if (!failure || --failure->countdown > 0) return absl::OkStatus();
+  return std::exchange(failure, std::nullopt)->status;
+}
+
+void FakeEngine::FailOpen(int k, absl::Status status) {
+  MutexLock lock(mu_);
+  fail_open_ = Failure{.countdown = k, .status = std::move(status)};
+}
+
+void FakeEngine::FailForward(int k, absl::Status status) {
+  MutexLock lock(mu_);
+  fail_forward_ = Failure{.countdown = k, .status = std::move(status)};
+}
+
+void FakeEngine::SetForwardHook(std::function<void(std::span<const Span>)> hook) {
+  MutexLock lock(mu_);
+  hook_ = std::move(hook);
+}
+
+void FakeEngine::BlockForward() {
+  MutexLock lock(mu_);
+  block_ = true;
+}
+
+void FakeEngine::WaitUntilBlocked() {
+  MutexLock lock(mu_);
+  while (!blocked_) changed_.Wait(mu_);
+}
+
+void FakeEngine::Release() {
+  MutexLock lock(mu_);
+  block_ = false;
+  changed_.NotifyAll();
+}
+
+std::int64_t FakeEngine::num_forwards() const {
+  MutexLock lock(mu_);
+  return num_forwards_;
+}
+
+}  // namespace goldfinch

@@ -1,0 +1,111 @@
+// An engine without a model: instant, and as strict about its contract as it can be.
+//
+// The next token is a hash of every token of the sequence so far, the seed and the
+// candidate, so a wrong, lost or repeated token changes everything after it. Pages are
+// numbered and reference counted as in the real pool. Whatever engine.h calls our bug is
+// a CHECK here: a span past max_tokens, outputs before first_logits, two spans of one
+// sequence, a branch at the wrong place, anything but Close after a fault.
+//
+// Threads: as Engine; the controls for tests may be called from any thread.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <map>
+#include <optional>
+#include <set>
+#include <span>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "engine/engine.h"
+#include "engine/sync/mutex.h"
+
+namespace goldfinch {
+
+struct FakeEngineOptions {
+  std::int32_t vocab_size = 1000;
+  std::int32_t page_tokens = 16;
+  std::int64_t num_pages = 1024;
+  std::int32_t num_slots = 64;
+  std::int32_t max_step_tokens = 512;
+};
+
+class FakeEngine final : public Engine {
+ public:
+  explicit FakeEngine(const FakeEngineOptions& options = {});
+
+  const EngineInfo& info() const override { return info_; }
+  absl::StatusOr<SequenceId> Open(const SequenceSpec& spec) override;
+  absl::StatusOr<SequenceId> OpenBranch(SequenceId parent, std::int64_t at,
+                                        const SequenceSpec& spec) override;
+  void Branch(SequenceId child) override;
+  void Close(SequenceId sequence) override;
+  absl::Status Forward(std::span<const Span> batch,
+                       std::span<SpanResult> results) override;
+  EngineUsage usage() const override;
+
+  // What a sequence of this prompt samples, worked out without the engine: the first
+  // `count` tokens.
+  static std::vector<TokenId> Expected(std::span<const TokenId> prompt,
+                                       const SamplingParams& sampling, std::int64_t count,
+                                       std::int32_t vocab_size = 1000);
+  static std::vector<ScoredToken> ExpectedScores(std::span<const TokenId> context,
+                                                 std::span<const TokenId> continuation);
+
+  // The k-th Open or OpenBranch from now (1: the next) fails with `status`.
+  void FailOpen(int k, absl::Status status);
+  // The k-th Forward from now fails with `status`.
+  void FailForward(int k, absl::Status status);
+  // Called at the start of every Forward, on the step thread.
+  void SetForwardHook(std::function<void(std::span<const Span>)> hook);
+
+  // The next Forward stops inside until Release().
+  void BlockForward();
+  void WaitUntilBlocked();
+  void Release();
+
+  std::int64_t num_forwards() const;
+
+ private:
+  struct Sequence {
+    SequenceSpec spec;
+    std::vector<std::int64_t> pages;  // names of the pages it holds, shared ones first
+    std::int64_t num_tokens = 0;
+    std::uint64_t hash = 0;                 // of its tokens
+    SequenceId parent = SequenceId::kNone;  // until Branch
+    std::int64_t branch_at = 0;
+    bool lost = false;  // open during a fault: good for Close only
+  };
+  struct Failure {
+    int countdown = 0;  // fails when it gets to 0
+    absl::Status status;
+  };
+
+  Sequence& Find(SequenceId id);
+  absl::StatusOr<SequenceId> Take(Sequence sequence, std::int64_t new_pages);
+  static absl::Status CountDown(std::optional<Failure>& failure);
+  absl::Status NoteForward(std::span<const Span> batch);
+  void RunSpan(const Span& span, SpanResult& result);
+  void Score(Sequence& sequence, const Span& span, SpanResult& result);
+
+  const EngineInfo info_;
+
+  // Owned by the step thread.
+  std::map<SequenceId, Sequence> sequences_;
+  std::set<SequenceId> free_slots_;
+  std::vector<int> page_references_;  // by page
+  std::vector<std::int64_t> free_pages_;
+
+  mutable Mutex mu_;
+  CondVar changed_;
+  std::optional<Failure> fail_open_ ABSL_GUARDED_BY(mu_);
+  std::optional<Failure> fail_forward_ ABSL_GUARDED_BY(mu_);
+  std::function<void(std::span<const Span>)> hook_ ABSL_GUARDED_BY(mu_);
+  bool block_ ABSL_GUARDED_BY(mu_) = false;
+  bool blocked_ ABSL_GUARDED_BY(mu_) = false;
+  std::int64_t num_forwards_ ABSL_GUARDED_BY(mu_) = 0;
+};
+
+}  // namespace goldfinch

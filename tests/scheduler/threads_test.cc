@@ -1,0 +1,233 @@
+// The step thread among submitting, cancelling and reading threads; for TSan above all.
+// Nothing here waits by sleeping: readers block on their streams.
+#include <gtest/gtest.h>
+
+#include <atomic>
+#include <chrono>
+#include <cstdint>
+#include <future>
+#include <thread>
+#include <vector>
+
+#include "tests/scheduler/harness.h"
+
+namespace goldfinch {
+namespace {
+
+using std::chrono::seconds;
+
+class ThreadsTest : public ::testing::Test {
+ protected:
+  FakeEngine engine;
+  SteadyClock clock;
+  SchedulerObserver observer;
+  SchedulerOptions options;
+};
+
+TEST_F(ThreadsTest, ASleepingSchedulerWakesForARequest) {
+  Scheduler scheduler(engine, options, clock, observer);
+  scheduler.Start();
+  for (std::uint64_t seed = 0; seed < 50; ++seed) {
+    const Request request = Generation(5, 3, seed);
+    auto submission = scheduler.Submit(request);
+    ASSERT_TRUE(submission.ok());
+    Reader reader(submission->stream);
+    reader.TakeUntilEnd();  // until then the scheduler has gone back to sleep, or is
+                            // about to
+    EXPECT_EQ(reader.tokens(), ExpectedTokens(request));
+  }
+}
+
+TEST_F(ThreadsTest, ASleepingSchedulerWakesForAReaderThatMadeRoom) {
+  options.stream_buffer_tokens = 1;
+  Scheduler scheduler(engine, options, clock, observer);
+  scheduler.Start();
+  const Request request = Generation(5, 200);
+  auto submission = scheduler.Submit(request);
+  ASSERT_TRUE(submission.ok());
+  Reader reader(submission->stream);
+  reader.TakeUntilEnd();
+  EXPECT_EQ(reader.tokens(), ExpectedTokens(request));
+}
+
+TEST_F(ThreadsTest, ASleepingSchedulerWakesForADeadlineAndForASlowReader) {
+  options.stream_buffer_tokens = 1;
+  options.slow_reader = std::chrono::milliseconds(20);
+  Scheduler scheduler(engine, options, clock, observer);
+  scheduler.Start();
+  std::promise<void> slow_ended;
+  std::promise<void> late_ended;
+  // Neither reader takes anything: only the end of its request stops the callback chain.
+  Request slow = Generation(5, 200, 1);
+  slow.make_stop_condition = [&] {
+    struct Watch final : StopCondition {
+      explicit Watch(std::promise<void>& p) : promise(p) {}
+      ~Watch() override { promise.set_value(); }
+      int Push(TokenId) override { return -1; }
+      std::promise<void>& promise;
+    };
+    return std::make_unique<Watch>(slow_ended);
+  };
+  auto slow_submission = scheduler.Submit(slow);
+  ASSERT_TRUE(slow_submission.ok());
+  slow_ended.get_future().wait();
+  Reader slow_reader(slow_submission->stream);
+  slow_reader.TakeUntilEnd();
+  EXPECT_TRUE(absl::IsAborted(slow_reader.status()));
+
+  // A request that waits for its only slot, behind one that is paused.
+  options.slow_reader = seconds(1000);
+  FakeEngine narrow({.num_slots = 1});
+  Scheduler waiting(narrow, options, clock, observer);
+  waiting.Start();
+  auto paused = waiting.Submit(Generation(5, 200, 1));
+  ASSERT_TRUE(paused.ok());
+  Request late = Generation(5, 200, 2);
+  late.deadline = clock.Now() + std::chrono::milliseconds(20);
+  auto late_submission = waiting.Submit(late);
+  ASSERT_TRUE(late_submission.ok());
+  Reader late_reader(late_submission->stream);
+  late_reader.TakeUntilEnd();
+  EXPECT_TRUE(absl::IsDeadlineExceeded(late_reader.status()));
+}
+
+TEST_F(ThreadsTest, CancelReachesARequestWhoseStepIsRunning) {
+  Scheduler scheduler(engine, options, clock, observer);
+  engine.BlockForward();
+  scheduler.Start();
+  auto submission = scheduler.Submit(Generation(5, 200));
+  ASSERT_TRUE(submission.ok());
+  engine.WaitUntilBlocked();
+  scheduler.Cancel(submission->id);
+  engine.Release();
+  Reader reader(submission->stream);
+  reader.TakeUntilEnd();
+  EXPECT_TRUE(absl::IsCancelled(reader.status()));
+  EXPECT_EQ(reader.tokens().size(), 1u);
+}
+
+TEST_F(ThreadsTest, ShutdownWaitsForTheStepThatRuns) {
+  Scheduler scheduler(engine, options, clock, observer);
+  engine.BlockForward();
+  scheduler.Start();
+  auto running = scheduler.Submit(Generation(5, 200));
+  ASSERT_TRUE(running.ok());
+  engine.WaitUntilBlocked();
+  std::thread first([&] { scheduler.Shutdown(); });
+  std::thread second([&] { scheduler.Shutdown(); });
+  while (!absl::IsUnavailable(scheduler.Submit(Generation(5, 1)).status())) {
+  }
+  engine.Release();
+  first.join();
+  second.join();
+  Reader reader(running->stream);
+  reader.TakeUntilEnd();
+  EXPECT_TRUE(absl::IsUnavailable(reader.status()));
+  EXPECT_EQ(engine.usage().slots_used, 0);
+  EXPECT_EQ(engine.usage().pages_used, 0);
+}
+
+TEST_F(ThreadsTest, AStreamMayBeReadAfterItsSchedulerIsGone) {
+  std::shared_ptr<TokenStream> stream;
+  {
+    options.stream_buffer_tokens = 1;
+    Scheduler scheduler(engine, options, clock, observer);
+    stream = scheduler.Submit(Generation(5, 200))->stream;
+    while (scheduler.Step()) {
+    }
+  }
+  Reader reader(stream);
+  reader.Take();
+  EXPECT_TRUE(absl::IsUnavailable(reader.status()));
+  EXPECT_EQ(reader.tokens().size(), 1u);
+}
+
+// Counts with no lock: OnRefused runs on submitting threads.
+class CountingObserver final : public SchedulerObserver {
+ public:
+  void OnFinished(const RequestReport&) override { ++finished; }
+  void OnRefused(const absl::Status&) override { ++refused; }
+  std::atomic<int> finished = 0;
+  std::atomic<int> refused = 0;
+};
+
+TEST_F(ThreadsTest, SubmittersCancellersAndReadersTogether) {
+  constexpr int kThreads = 6;
+  constexpr int kRequests = 40;
+  options.step_tokens = 64;
+  options.stream_buffer_tokens = 4;
+  FakeEngine small({.num_pages = 100, .num_slots = 16});
+  CountingObserver counts;
+  std::atomic<int> accepted = 0;
+  {
+    Scheduler scheduler(small, options, clock, counts);
+    scheduler.Start();
+    std::vector<std::thread> threads;
+    for (int t = 0; t < kThreads; ++t) {
+      threads.emplace_back([&, t] {
+        for (int i = 0; i < kRequests; ++i) {
+          const auto seed = static_cast<std::uint64_t>(t * kRequests + i);
+          Request request = Generation(1 + i, 1 + (i * 7) % 30, seed);
+          request.num_candidates = 1 + i % 3;
+          auto submission = scheduler.Submit(request);
+          ASSERT_TRUE(submission.ok()) << submission.status();
+          ++accepted;
+          Reader reader(submission->stream);
+          // One in four is cancelled by another thread while it is read.
+          std::thread canceller;
+          if (i % 4 == 0) {
+            canceller = std::thread([&] { scheduler.Cancel(submission->id); });
+          }
+          reader.TakeUntilEnd();
+          if (canceller.joinable()) canceller.join();
+          if (!reader.status().ok()) {
+            EXPECT_TRUE(i % 4 == 0 && absl::IsCancelled(reader.status()));
+            continue;
+          }
+          for (std::int32_t c = 0; c < request.num_candidates; ++c) {
+            EXPECT_EQ(reader.tokens(c), ExpectedTokens(request, c));
+          }
+        }
+      });
+    }
+    for (std::thread& thread : threads) thread.join();
+  }
+  EXPECT_EQ(counts.finished, accepted);
+  EXPECT_EQ(counts.refused, 0);
+  EXPECT_EQ(small.usage().slots_used, 0);
+  EXPECT_EQ(small.usage().pages_used, 0);
+}
+
+TEST_F(ThreadsTest, CallbackReadersGetEverythingAndTheEnd) {
+  options.stream_buffer_tokens = 2;
+  Scheduler scheduler(engine, options, clock, observer);
+  scheduler.Start();
+  struct CallbackReader {
+    std::shared_ptr<TokenStream> stream;
+    std::promise<void> ended;
+    std::atomic<std::int64_t> tokens = 0;
+  };
+  std::vector<std::unique_ptr<CallbackReader>> readers;
+  for (std::uint64_t seed = 0; seed < 32; ++seed) {
+    auto submission = scheduler.Submit(Generation(5, 50, seed));
+    ASSERT_TRUE(submission.ok());
+    readers.push_back(std::make_unique<CallbackReader>());
+    CallbackReader& reader = *readers.back();
+    reader.stream = submission->stream;
+    reader.stream->SetReadyCallback([&reader] {
+      const TokenStream::Batch batch = reader.stream->Take();
+      for (const StreamEvent& event : batch.events) {
+        if (event.kind == StreamEvent::Kind::kToken) ++reader.tokens;
+      }
+      if (batch.end) reader.ended.set_value();
+    });
+  }
+  for (auto& reader : readers) {
+    reader->ended.get_future().wait();
+    reader->stream->SetReadyCallback(nullptr);
+    EXPECT_EQ(reader->tokens, 50);
+  }
+}
+
+}  // namespace
+}  // namespace goldfinch
