@@ -9,7 +9,7 @@ namespace {
 void KeepLongestWaiting(std::span<const PlanSequence> sequences, std::int64_t count,
                         std::vector<std::size_t>& decoding) {
   std::ranges::stable_sort(decoding, {},
-                           [&](std::size_t i) { return sequences[i].last_step; });
+                           [&](std::size_t i) { return sequences[i].last_turn; });
   decoding.resize(static_cast<std::size_t>(count));
 }
 

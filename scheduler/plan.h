@@ -4,8 +4,8 @@
 // prompt chunks, highest priority first, then in the order of admission. So a prompt of
 // any length costs the streams beside it no more than a bounded step.
 //
-// Nobody starves. When more sequences decode than the budget has tokens, those that have
-// waited longest go first, so each runs at least once in ceil(decoding / budget) steps.
+// Nobody starves. When more sequences decode than the budget has tokens they take turns,
+// the one that has waited longest first: each runs once in ceil(decoding / budget) steps.
 // Prompts then wait; but decoding sequences only come from finished prompts, and each of
 // them ends, so their number falls below the budget again.
 //
@@ -23,8 +23,10 @@ namespace goldfinch {
 struct PlanSequence {
   std::int64_t prompt_left = 0;  // tokens to feed before it decodes; 0: it decodes
   std::int32_t priority = 0;     // among prompts: the highest goes first
-  std::uint64_t last_step = 0;   // the step it last ran in, or began to decode in
-  bool paused = false;           // left out: nobody takes what it would produce
+  // Decoding: when its last turn was, by a counter of all turns; those of one step are
+  // counted in the order of the plan. Before the first turn: when it began to decode.
+  std::uint64_t last_turn = 0;
+  bool paused = false;  // left out: nobody takes what it would produce
 };
 
 struct PlannedSpan {

@@ -56,7 +56,7 @@ absl::StatusOr<std::vector<SequenceId>> OpenSequences(Engine& engine,
 
 RunningRequest::RunningRequest(Engine& engine, std::unique_ptr<AcceptedRequest> accepted,
                                const std::vector<SequenceId>& sequences,
-                               std::uint64_t step, TimePoint now)
+                               std::uint64_t turn, TimePoint now)
     : engine_(engine),
       accepted_(std::move(accepted)),
       prompt_tokens_(std::ssize(accepted_->request.prompt)),
@@ -75,7 +75,7 @@ RunningRequest::RunningRequest(Engine& engine, std::unique_ptr<AcceptedRequest> 
     candidates_[i].sequence = sequences[i];
     if (request.make_stop_condition) candidates_[i].stop = request.make_stop_condition();
   }
-  if (!Prefilling()) FinishPrefill(step);
+  if (!Prefilling()) FinishPrefill(turn);
 }
 
 RunningRequest::~RunningRequest() { Close(); }
@@ -95,7 +95,7 @@ void RunningRequest::AppendTo(std::vector<PlanSequence>& sequences,
   }
   for (std::size_t i = 0; i < candidates_.size(); ++i) {
     if (candidates_[i].finished) continue;
-    sequence.last_step = candidates_[i].last_step;
+    sequence.last_turn = candidates_[i].last_turn;
     sequences.push_back(sequence);
     members.push_back({.request = this, .candidate = static_cast<std::int32_t>(i)});
   }
@@ -134,37 +134,37 @@ Span RunningRequest::PrefillSpan(std::int64_t tokens) const {
 }
 
 void RunningRequest::TakeResult(std::int32_t candidate, std::int64_t tokens,
-                                SpanResult& result, const StepContext& context) {
+                                SpanResult& result, const Turn& turn) {
   if (!Prefilling()) {
-    TakeToken(candidate, std::move(result.sample), context);
+    TakeToken(candidate, std::move(result.sample), turn);
     return;
   }
   fed_ += tokens;
   if (accepted_->request.kind == RequestKind::kScore) {
-    TakeScores(result, context);
+    TakeScores(result, turn);
   } else if (!Prefilling()) {
-    FinishPrefill(context.step);
-    if (fed_ == prompt_tokens_) TakeToken(0, std::move(result.sample), context);
+    FinishPrefill(turn.number);
+    if (fed_ == prompt_tokens_) TakeToken(0, std::move(result.sample), turn);
   }
 }
 
 // From here on candidates decode: they have their copy of the parent's state, and the
 // token they feed next.
-void RunningRequest::FinishPrefill(std::uint64_t step) {
+void RunningRequest::FinishPrefill(std::uint64_t turn) {
   for (std::size_t i = 0; i < candidates_.size(); ++i) {
     if (i > 0) engine_.Branch(candidates_[i].sequence);
     candidates_[i].next = fed_tokens_.back();
-    candidates_[i].last_step = step;
+    candidates_[i].last_turn = turn;
   }
 }
 
 void RunningRequest::TakeToken(std::int32_t index, SampledToken sample,
-                               const StepContext& context) {
+                               const Turn& turn) {
   Candidate& candidate = candidates_[static_cast<std::size_t>(index)];
   ++candidate.generated;
   candidate.next = sample.token;
-  candidate.last_step = context.step;
-  NoteToken(candidate, context);
+  candidate.last_turn = turn.number;
+  NoteToken(candidate, turn);
   const std::optional<Finish> finish = FinishOf(candidate, sample.token);
   if (finish) {
     // Before its events: who has seen the end may count on the memory.
@@ -177,41 +177,41 @@ void RunningRequest::TakeToken(std::int32_t index, SampledToken sample,
   token.kind = StreamEvent::Kind::kToken;
   token.candidate = index;
   token.sample = std::move(sample);
-  stream().Push(std::move(token), context.now);
+  stream().Push(std::move(token), turn.now);
   if (!finish) return;
   StreamEvent end;
   end.kind = StreamEvent::Kind::kFinished;
   end.candidate = index;
   end.finish_reason = finish->reason;
   end.stop = finish->match;
-  end.usage = Usage(candidate.generated, context.now);
-  stream().Push(std::move(end), context.now);
+  end.usage = Usage(candidate.generated, turn.now);
+  stream().Push(std::move(end), turn.now);
 }
 
-void RunningRequest::TakeScores(SpanResult& result, const StepContext& context) {
+void RunningRequest::TakeScores(SpanResult& result, const Turn& turn) {
   scores_.insert(scores_.end(), result.scores.begin(), result.scores.end());
   if (Prefilling()) return;
   GOLDFINCH_CHECK(scores_.size() == accepted_->request.continuation.size());
-  first_token_ = context.now;
+  first_token_ = turn.now;
   CloseSequence(candidates_.front());
   candidates_.front().finished = true;
   unfinished_ = 0;
   StreamEvent event;
   event.kind = StreamEvent::Kind::kScores;
   event.scores = std::move(scores_);
-  event.usage = Usage(/*generated=*/0, context.now);
-  stream().Push(std::move(event), context.now);
+  event.usage = Usage(/*generated=*/0, turn.now);
+  stream().Push(std::move(event), turn.now);
 }
 
-void RunningRequest::NoteToken(Candidate& candidate, const StepContext& context) {
+void RunningRequest::NoteToken(Candidate& candidate, const Turn& turn) {
   if (!first_token_) {
-    first_token_ = context.now;
-    context.observer.OnFirstToken(context.now - accepted_->submitted);
+    first_token_ = turn.now;
+    turn.observer.OnFirstToken(turn.now - accepted_->submitted);
   }
   if (candidate.generated > 1) {
-    context.observer.OnInterToken(context.now - candidate.last_token);
+    turn.observer.OnInterToken(turn.now - candidate.last_token);
   }
-  candidate.last_token = context.now;
+  candidate.last_token = turn.now;
 }
 
 std::optional<RunningRequest::Finish> RunningRequest::FinishOf(Candidate& candidate,

@@ -34,9 +34,9 @@ absl::StatusOr<std::vector<SequenceId>> OpenSequences(Engine& engine,
 
 class RunningRequest {
  public:
-  // `sequences` come from OpenSequences; `step` is the one it is admitted in.
+  // `sequences` come from OpenSequences; `turn` is the number of the last turn (plan.h).
   RunningRequest(Engine& engine, std::unique_ptr<AcceptedRequest> accepted,
-                 const std::vector<SequenceId>& sequences, std::uint64_t step,
+                 const std::vector<SequenceId>& sequences, std::uint64_t turn,
                  TimePoint now);
   RunningRequest(const RunningRequest&) = delete;
   RunningRequest& operator=(const RunningRequest&) = delete;
@@ -61,16 +61,16 @@ class RunningRequest {
   // The next `tokens` tokens of a candidate as a span; TakeResult must follow it.
   Span MakeSpan(std::int32_t candidate, std::int64_t tokens) const;
 
-  // What a step found out, and when and which it was.
-  struct StepContext {
+  // Who is told of a result, which turn it was (plan.h), and when.
+  struct Turn {
     SchedulerObserver& observer;
-    std::uint64_t step;
+    std::uint64_t number;
     TimePoint now;
   };
 
   // Publishes what the span made by MakeSpan(candidate, tokens) has produced.
   void TakeResult(std::int32_t candidate, std::int64_t tokens, SpanResult& result,
-                  const StepContext& context);
+                  const Turn& turn);
 
   // Every candidate has finished, or everything is scored.
   bool finished() const { return unfinished_ == 0; }
@@ -88,7 +88,7 @@ class RunningRequest {
     SequenceId sequence = SequenceId::kNone;
     TokenId next = 0;  // to be fed by its next step, while it decodes
     std::int64_t generated = 0;
-    std::uint64_t last_step = 0;
+    std::uint64_t last_turn = 0;
     TimePoint last_token;
     std::unique_ptr<StopCondition> stop;
     bool finished = false;
@@ -100,10 +100,10 @@ class RunningRequest {
 
   bool Prefilling() const { return fed_ < prefill_; }
   Span PrefillSpan(std::int64_t tokens) const;
-  void FinishPrefill(std::uint64_t step);
-  void TakeToken(std::int32_t index, SampledToken sample, const StepContext& context);
-  void TakeScores(SpanResult& result, const StepContext& context);
-  void NoteToken(Candidate& candidate, const StepContext& context);
+  void FinishPrefill(std::uint64_t turn);
+  void TakeToken(std::int32_t index, SampledToken sample, const Turn& turn);
+  void TakeScores(SpanResult& result, const Turn& turn);
+  void NoteToken(Candidate& candidate, const Turn& turn);
   std::optional<Finish> FinishOf(Candidate& candidate, TokenId token) const;
   void CloseSequence(Candidate& candidate);
   RequestUsage Usage(std::int64_t generated, TimePoint now) const;

@@ -67,7 +67,7 @@ class Scheduler::Impl {
   // Owned by the step thread.
   std::vector<Accepted> waiting_;
   std::vector<Running> running_;  // in order of admission
-  std::uint64_t step_ = 0;
+  std::uint64_t turns_ = 0;       // spans run so far
   // The step's batch; kept between steps for their storage.
   std::vector<PlanSequence> sequences_;
   std::vector<RunningRequest::Member> members_;  // parallel to sequences_
@@ -151,7 +151,6 @@ void Scheduler::Impl::Shutdown() {
 
 bool Scheduler::Impl::Step() {
   const TimePoint now = clock_.Now();
-  ++step_;
   TakeInbox(now);
   DropLate(now);
   AdmitWaiting(now);
@@ -246,7 +245,7 @@ bool Scheduler::Impl::AdmitOne(Accepted& accepted, TimePoint now) {
   }
   inbox_->LeftQueue(std::ssize(accepted->request.prompt));
   running_.push_back(std::make_unique<RunningRequest>(engine_, std::move(accepted),
-                                                      *sequences, step_, now));
+                                                      *sequences, turns_, now));
   return true;
 }
 
@@ -285,11 +284,10 @@ void Scheduler::Impl::RunBatch() {
 }
 
 void Scheduler::Impl::Publish(TimePoint now) {
-  const RunningRequest::StepContext context{
-      .observer = observer_, .step = step_, .now = now};
   for (std::size_t i = 0; i < plan_.size(); ++i) {
     const RunningRequest::Member& member = members_[plan_[i].sequence];
-    member.request->TakeResult(member.candidate, plan_[i].tokens, results_[i], context);
+    member.request->TakeResult(member.candidate, plan_[i].tokens, results_[i],
+                               {.observer = observer_, .number = ++turns_, .now = now});
   }
   for (Running& running : running_) {
     if (running->finished()) EndRunning(std::move(running), absl::OkStatus(), now);
