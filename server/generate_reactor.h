@@ -1,0 +1,87 @@
+// One Generate call: carries a request's events from its TokenStream to the client, one
+// write in flight, whatever is there in each.
+//
+// Four threads meet here: the handler's (Start), the delivery thread (Advance, when
+// events are ready), the sweep's (CutOffIfStuck) and gRPC's (OnWriteDone, OnCancel, at
+// once with each other, and OnDone, after all of them). Why it is safe:
+// - What is shared is guarded by mu_, and no gRPC operation is started under it: gRPC
+//   may run the handler of another call on the way out of any operation, and that
+//   handler takes locks of its own. The decision is made under mu_ (writing_since_,
+//   finished_), the operation follows outside; no second one can slip in between.
+// - Finish is the last operation, once: finished_ is set with the decision. gRPC calls
+//   OnDone only after it, so no operation meets a call that is done. The sweep, whose
+//   TryCancel is outside that order, holds Finish back while it works (cutting_off_).
+// - The reactor owns itself (self_) until OnDone, the one place that lets go. What the
+//   delivery thread was given is a weak pointer: work that comes later finds nothing,
+//   work under way keeps the object alive and finds finished_ set.
+// - A client that goes away only sets the scheduler in motion (Cancel): the stream's end
+//   then finishes the call in the ordinary way. A write that fails is the exception,
+//   because no later write can succeed.
+#pragma once
+
+#include <grpcpp/server_context.h>
+#include <grpcpp/support/server_callback.h>
+
+#include <memory>
+#include <optional>
+#include <vector>
+
+#include "engine/sync/mutex.h"
+#include "goldfinch/v1/generation_service.pb.h"
+#include "scheduler/scheduler.h"
+#include "server/open_calls.h"
+#include "server/response_builder.h"
+#include "server/serving_context.h"
+
+namespace goldfinch {
+
+class GenerateReactor final : public grpc::ServerWriteReactor<v1::GenerateResponse>,
+                              public OpenCall,
+                              public std::enable_shared_from_this<GenerateReactor> {
+  struct Private {};  // made by Start only
+
+ public:
+  // Validates and submits `request`. A call that is refused is a reactor too, one that
+  // finishes at once.
+  static grpc::ServerWriteReactor<v1::GenerateResponse>* Start(
+      const ServingContext& serving, grpc::CallbackServerContext* context,
+      const v1::GenerateRequest& request);
+
+  GenerateReactor(Private, const ServingContext& serving,
+                  grpc::CallbackServerContext* context);
+
+  void OnWriteDone(bool ok) override;
+  void OnCancel() override;
+  void OnDone() override;
+
+  void CutOffIfStuck(TimePoint since) override;
+
+ private:
+  absl::Status Submit(const v1::GenerateRequest& request);
+  void Advance();
+  void Refill() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+
+  const ServingContext& serving_;
+  grpc::CallbackServerContext* const context_;
+  std::shared_ptr<GenerateReactor> self_;  // from Start until OnDone
+
+  // Set by Start, before any other thread can look; constant afterwards.
+  bool entered_ = false;
+  std::int64_t prompt_tokens_ = 0;
+  std::optional<RequestId> id_;  // none: refused
+  std::shared_ptr<TokenStream> stream_;
+
+  Mutex mu_;
+  std::optional<ResponseBuilder> builder_ ABSL_GUARDED_BY(mu_);
+  // Messages from next_ on are still to be written; the one at next_ is in flight when
+  // writing_since_ is set.
+  std::vector<v1::GenerateResponse> outbox_ ABSL_GUARDED_BY(mu_);
+  std::size_t next_ ABSL_GUARDED_BY(mu_) = 0;
+  std::optional<TimePoint> writing_since_ ABSL_GUARDED_BY(mu_);
+  // How the call will end, once that is known.
+  std::optional<grpc::Status> end_ ABSL_GUARDED_BY(mu_);
+  bool cutting_off_ ABSL_GUARDED_BY(mu_) = false;
+  bool finished_ ABSL_GUARDED_BY(mu_) = false;
+};
+
+}  // namespace goldfinch

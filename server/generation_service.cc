@@ -1,0 +1,67 @@
+#include "server/generation_service.h"
+
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "server/generate_reactor.h"
+#include "server/score_reactor.h"
+#include "server/status.h"
+#include "server/text/detokenizer.h"
+
+namespace goldfinch {
+
+GenerationService::GenerationService(const ServingContext& serving,
+                                     v1::GetModelResponse model)
+    : serving_(serving), model_(std::move(model)) {}
+
+grpc::ServerWriteReactor<v1::GenerateResponse>* GenerationService::Generate(
+    grpc::CallbackServerContext* context, const v1::GenerateRequest* request) {
+  return GenerateReactor::Start(serving_, context, *request);
+}
+
+grpc::ServerUnaryReactor* GenerationService::Score(grpc::CallbackServerContext* context,
+                                                   const v1::ScoreRequest* request,
+                                                   v1::ScoreResponse* response) {
+  return ScoreReactor::Start(serving_, context, *request, response);
+}
+
+grpc::ServerUnaryReactor* GenerationService::Tokenize(
+    grpc::CallbackServerContext* context, const v1::TokenizeRequest* request,
+    v1::TokenizeResponse* response) {
+  if (serving_.calls.closed()) return Answer(context, DrainingStatus());
+  std::vector<TokenId> tokens;
+  serving_.limits.tokenizer.Encode(request->text(), tokens);
+  response->mutable_tokens()->Add(tokens.begin(), tokens.end());
+  return Answer(context, absl::OkStatus());
+}
+
+grpc::ServerUnaryReactor* GenerationService::Detokenize(
+    grpc::CallbackServerContext* context, const v1::DetokenizeRequest* request,
+    v1::DetokenizeResponse* response) {
+  if (serving_.calls.closed()) return Answer(context, DrainingStatus());
+  const absl::Status status =
+      ValidateTokens("tokens", request->tokens(), serving_.limits.vocabulary);
+  if (!status.ok()) return Answer(context, status);
+  const std::vector<TokenId> tokens(request->tokens().begin(), request->tokens().end());
+  response->set_text(ToValidUtf8(serving_.limits.tokenizer.Decode(tokens)));
+  return Answer(context, absl::OkStatus());
+}
+
+grpc::ServerUnaryReactor* GenerationService::GetModel(
+    grpc::CallbackServerContext* context, const v1::GetModelRequest*,
+    v1::GetModelResponse* response) {
+  if (serving_.calls.closed()) return Answer(context, DrainingStatus());
+  *response = model_;
+  return Answer(context, absl::OkStatus());
+}
+
+grpc::ServerUnaryReactor* GenerationService::Answer(grpc::CallbackServerContext* context,
+                                                    const absl::Status& status) {
+  if (!status.ok()) serving_.observer.OnRefused(status);
+  grpc::ServerUnaryReactor* reactor = context->DefaultReactor();
+  reactor->Finish(ToGrpcStatus(status));
+  return reactor;
+}
+
+}  // namespace goldfinch

@@ -1,0 +1,23 @@
+// The server's log: one line an event, to stderr.
+//
+// Lines carry lengths, ids and statuses, never text, tokens or keys: whoever reads the
+// log must not learn what was asked or answered.
+//
+// A thin front so that the logging library's headers are compiled once.
+//
+// Threads: any; SetLogLevel before the first line.
+#pragma once
+
+#include <string_view>
+
+namespace goldfinch {
+
+// "debug", "info", "warning", "error" or "off"; false for anything else.
+bool SetLogLevel(std::string_view level);
+
+void LogDebug(std::string_view line);
+void LogInfo(std::string_view line);
+void LogWarning(std::string_view line);
+void LogError(std::string_view line);
+
+}  // namespace goldfinch

@@ -1,0 +1,291 @@
+#include "server/metrics.h"
+
+#include <algorithm>
+#include <limits>
+#include <utility>
+
+#include "absl/status/status.h"
+#include "absl/strings/str_cat.h"
+#include "prometheus/metric_family.h"
+#include "server/log.h"
+
+namespace goldfinch {
+namespace {
+
+using prometheus::ClientMetric;
+using prometheus::MetricFamily;
+using prometheus::MetricType;
+using Labels = std::vector<std::pair<std::string, std::string>>;
+
+constexpr auto kRelaxed = std::memory_order_relaxed;
+
+// Bounds in seconds: from a fast step to a request of minutes, about two per octave
+// where latencies of interest lie.
+std::vector<double> RequestSeconds() {
+  return {0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300};
+}
+std::vector<double> StepSeconds() {
+  return {0.0005, 0.001, 0.002, 0.004, 0.006, 0.008, 0.01, 0.015, 0.02, 0.03,
+          0.05,   0.075, 0.1,   0.15,  0.25,  0.5,   1,    2.5,   5};
+}
+std::vector<double> Sequences() {
+  return {1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024};
+}
+
+double Seconds(std::chrono::nanoseconds duration) {
+  return std::chrono::duration<double>(duration).count();
+}
+
+std::size_t CodeIndex(absl::StatusCode code) {
+  const auto index = static_cast<std::size_t>(code);
+  constexpr auto kUnknown = static_cast<std::size_t>(absl::StatusCode::kUnknown);
+  return index <= static_cast<std::size_t>(absl::StatusCode::kUnauthenticated) ? index
+                                                                               : kUnknown;
+}
+
+std::string CodeName(std::size_t index) {
+  return absl::StatusCodeToString(static_cast<absl::StatusCode>(index));
+}
+
+// "DEADLINE_EXCEEDED" as a label value: "deadline_exceeded".
+std::string LowerCodeName(std::size_t index) {
+  std::string name = CodeName(index);
+  std::transform(name.begin(), name.end(), name.begin(), [](char c) {
+    return c >= 'A' && c <= 'Z' ? static_cast<char>(c - 'A' + 'a') : c;
+  });
+  return name;
+}
+
+ClientMetric WithLabels(const Labels& labels) {
+  ClientMetric metric;
+  for (const auto& [name, value] : labels) metric.label.push_back({name, value});
+  return metric;
+}
+
+void AddCounter(MetricFamily& family, const Labels& labels, std::uint64_t value) {
+  ClientMetric metric = WithLabels(labels);
+  metric.counter.value = static_cast<double>(value);
+  family.metric.push_back(std::move(metric));
+}
+
+void AddGauge(MetricFamily& family, const Labels& labels, std::int64_t value) {
+  ClientMetric metric = WithLabels(labels);
+  metric.gauge.value = static_cast<double>(value);
+  family.metric.push_back(std::move(metric));
+}
+
+MetricFamily Counters(std::string name, std::string help) {
+  return {std::move(name), std::move(help), MetricType::Counter, {}};
+}
+MetricFamily Gauges(std::string name, std::string help) {
+  return {std::move(name), std::move(help), MetricType::Gauge, {}};
+}
+
+MetricFamily OneHistogram(std::string name, std::string help,
+                          const AtomicHistogram& histogram) {
+  const AtomicHistogram::Snapshot snapshot = histogram.Read();
+  ClientMetric metric;
+  metric.histogram.sample_count = snapshot.cumulative.back();
+  metric.histogram.sample_sum = snapshot.sum;
+  for (std::size_t i = 0; i < snapshot.cumulative.size(); ++i) {
+    ClientMetric::Bucket bucket;
+    bucket.cumulative_count = snapshot.cumulative[i];
+    bucket.upper_bound = i < histogram.bounds().size()
+                             ? histogram.bounds()[i]
+                             : std::numeric_limits<double>::infinity();
+    metric.histogram.bucket.push_back(bucket);
+  }
+  MetricFamily family{std::move(name), std::move(help), MetricType::Histogram, {}};
+  family.metric.push_back(std::move(metric));
+  return family;
+}
+
+}  // namespace
+
+AtomicHistogram::AtomicHistogram(std::vector<double> bounds)
+    : bounds_(std::move(bounds)), counts_(bounds_.size() + 1) {}
+
+void AtomicHistogram::Observe(double value) {
+  const auto bound = std::lower_bound(bounds_.begin(), bounds_.end(), value);
+  counts_[static_cast<std::size_t>(bound - bounds_.begin())].fetch_add(1, kRelaxed);
+  sum_.fetch_add(value, kRelaxed);
+}
+
+AtomicHistogram::Snapshot AtomicHistogram::Read() const {
+  Snapshot snapshot;
+  std::uint64_t total = 0;
+  for (const std::atomic<std::uint64_t>& count : counts_) {
+    total += count.load(kRelaxed);
+    snapshot.cumulative.push_back(total);
+  }
+  snapshot.sum = sum_.load(kRelaxed);
+  return snapshot;
+}
+
+Metrics::Metrics(MetricsInfo info)
+    : info_(std::move(info)),
+      first_token_(RequestSeconds()),
+      inter_token_(StepSeconds()),
+      queue_(RequestSeconds()),
+      prefill_(RequestSeconds()),
+      total_(RequestSeconds()),
+      step_(StepSeconds()),
+      step_sequences_(Sequences()) {}
+
+void Metrics::OnLevels(const SchedulerLevels& levels) {
+  running_requests_.store(levels.running_requests, kRelaxed);
+  running_sequences_.store(levels.running_sequences, kRelaxed);
+  waiting_requests_.store(levels.waiting_requests, kRelaxed);
+  waiting_tokens_.store(levels.waiting_tokens, kRelaxed);
+  paused_requests_.store(levels.paused_requests, kRelaxed);
+  pages_used_.store(levels.engine.pages_used, kRelaxed);
+  slots_used_.store(levels.engine.slots_used, kRelaxed);
+}
+
+void Metrics::OnStep(const StepReport& step) {
+  step_.Observe(Seconds(step.duration));
+  step_sequences_.Observe(static_cast<double>(step.sequences));
+  step_prompt_tokens_.fetch_add(static_cast<std::uint64_t>(step.prompt_tokens), kRelaxed);
+  step_decode_tokens_.fetch_add(static_cast<std::uint64_t>(step.decode_tokens), kRelaxed);
+}
+
+void Metrics::OnFirstToken(std::chrono::nanoseconds since_submit) {
+  first_token_.Observe(Seconds(since_submit));
+}
+
+void Metrics::OnInterToken(std::chrono::nanoseconds since_last_token) {
+  inter_token_.Observe(Seconds(since_last_token));
+}
+
+void Metrics::OnFinished(const RequestReport& report) {
+  std::size_t reason = kGoodEnds.size() + CodeIndex(report.status.code());
+  if (report.status.ok()) {
+    reason = report.finish_reason == FinishReason::kLength ? kLength : kStop;
+    if (report.kind == RequestKind::kScore) reason = kScored;
+  }
+  finished_[reason].fetch_add(1, kRelaxed);
+  const RequestUsage& usage = report.usage;
+  prompt_tokens_.fetch_add(static_cast<std::uint64_t>(usage.prompt_tokens), kRelaxed);
+  cached_prompt_tokens_.fetch_add(static_cast<std::uint64_t>(usage.cached_prompt_tokens),
+                                  kRelaxed);
+  generated_tokens_.fetch_add(static_cast<std::uint64_t>(usage.generated_tokens),
+                              kRelaxed);
+  total_.Observe(Seconds(usage.total_time));
+  if (report.prefill_time.count() == 0) return;  // ended before its first token
+  queue_.Observe(Seconds(usage.queue_time));
+  prefill_.Observe(Seconds(report.prefill_time));
+}
+
+void Metrics::OnRefused(const absl::Status& status) {
+  refused_[CodeIndex(status.code())].fetch_add(1, kRelaxed);
+}
+
+void Metrics::OnEngineError(const absl::Status& status) {
+  engine_errors_.fetch_add(1, kRelaxed);
+  LogError(absl::StrCat("the engine failed: ", status.message()));
+}
+
+std::vector<MetricFamily> Metrics::Collect() const {
+  std::vector<MetricFamily> families;
+  CollectInfo(families);
+  CollectLevels(families);
+  CollectCounters(families);
+  CollectHistograms(families);
+  return families;
+}
+
+void Metrics::CollectInfo(std::vector<MetricFamily>& families) const {
+  MetricFamily build = Gauges("goldfinch_build_info", "Version of the server; always 1");
+  AddGauge(build, {{"version", info_.version}}, 1);
+  families.push_back(std::move(build));
+  MetricFamily model = Gauges("goldfinch_model_info", "The model served; always 1");
+  AddGauge(model,
+           {{"model", info_.model_name},
+            {"fingerprint", info_.model_fingerprint},
+            {"compute_dtype", info_.compute_dtype},
+            {"numerics_id", info_.numerics_id}},
+           1);
+  families.push_back(std::move(model));
+}
+
+void Metrics::CollectLevels(std::vector<MetricFamily>& families) const {
+  MetricFamily waiting = Gauges("goldfinch_requests_waiting",
+                                "Requests that are not advancing, by what they wait for");
+  AddGauge(waiting, {{"reason", "admission"}}, waiting_requests_.load(kRelaxed));
+  AddGauge(waiting, {{"reason", "slow_reader"}}, paused_requests_.load(kRelaxed));
+  families.push_back(std::move(waiting));
+
+  const auto gauge = [&families](const char* name, const char* help, std::int64_t value) {
+    families.push_back(Gauges(name, help));
+    AddGauge(families.back(), {}, value);
+  };
+  gauge("goldfinch_requests_running", "Requests admitted and not ended",
+        running_requests_.load(kRelaxed));
+  gauge("goldfinch_sequences_running", "Candidates of running requests",
+        running_sequences_.load(kRelaxed));
+  gauge("goldfinch_waiting_prompt_tokens", "Prompt tokens of requests not yet admitted",
+        waiting_tokens_.load(kRelaxed));
+  gauge("goldfinch_cache_pages_used", "Pages of the cache in use",
+        pages_used_.load(kRelaxed));
+  gauge("goldfinch_cache_pages", "Pages of the cache, all together", info_.num_pages);
+  gauge("goldfinch_state_slots_used", "Slots of recurrent state in use",
+        slots_used_.load(kRelaxed));
+  gauge("goldfinch_state_slots", "Slots of recurrent state, all together",
+        info_.num_slots);
+}
+
+void Metrics::CollectCounters(std::vector<MetricFamily>& families) const {
+  MetricFamily finished =
+      Counters("goldfinch_requests_finished_total", "Accepted requests, by how they ended");
+  for (std::size_t i = 0; i < kGoodEnds.size(); ++i) {
+    AddCounter(finished, {{"reason", kGoodEnds[i]}}, finished_[i].load(kRelaxed));
+  }
+  MetricFamily refused = Counters("goldfinch_requests_refused_total",
+                                  "Calls that were not accepted, by status code");
+  for (std::size_t code = 1; code < kNumCodes; ++code) {
+    AddCounter(finished, {{"reason", LowerCodeName(code)}},
+               finished_[kGoodEnds.size() + code].load(kRelaxed));
+    AddCounter(refused, {{"code", CodeName(code)}}, refused_[code].load(kRelaxed));
+  }
+  families.push_back(std::move(finished));
+  families.push_back(std::move(refused));
+
+  MetricFamily step_tokens = Counters("goldfinch_step_tokens_total",
+                                      "Tokens that went through the model, by kind");
+  AddCounter(step_tokens, {{"kind", "prompt"}}, step_prompt_tokens_.load(kRelaxed));
+  AddCounter(step_tokens, {{"kind", "decode"}}, step_decode_tokens_.load(kRelaxed));
+  families.push_back(std::move(step_tokens));
+
+  const auto counter = [&families](const char* name, const char* help,
+                                   const Counter& value) {
+    families.push_back(Counters(name, help));
+    AddCounter(families.back(), {}, value.load(kRelaxed));
+  };
+  counter("goldfinch_prompt_tokens_total", "Prompt tokens of ended requests",
+          prompt_tokens_);
+  counter("goldfinch_cached_prompt_tokens_total",
+          "Of the prompt tokens, those taken from the prefix cache",
+          cached_prompt_tokens_);
+  counter("goldfinch_generated_tokens_total", "Tokens generated by ended requests",
+          generated_tokens_);
+  counter("goldfinch_engine_errors_total", "Engine calls that failed", engine_errors_);
+}
+
+void Metrics::CollectHistograms(std::vector<MetricFamily>& families) const {
+  const auto histogram = [&families](const char* name, const char* help,
+                                     const AtomicHistogram& values) {
+    families.push_back(OneHistogram(name, help, values));
+  };
+  histogram("goldfinch_time_to_first_token_seconds", "From arrival to the first token",
+            first_token_);
+  histogram("goldfinch_inter_token_latency_seconds", "Between two tokens of a candidate",
+            inter_token_);
+  histogram("goldfinch_request_queue_seconds", "From arrival to admission", queue_);
+  histogram("goldfinch_request_prefill_seconds", "From admission to the first token",
+            prefill_);
+  histogram("goldfinch_request_duration_seconds", "From arrival to the end", total_);
+  histogram("goldfinch_step_duration_seconds", "One forward pass over the batch", step_);
+  histogram("goldfinch_step_sequences", "Sequences in one forward pass", step_sequences_);
+}
+
+}  // namespace goldfinch

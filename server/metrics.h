@@ -1,0 +1,139 @@
+// What the server counts, and the HTTP endpoint where Prometheus reads it.
+//
+// Every number is an atomic with a fixed place, so the step thread's calls are a few
+// relaxed additions and a scrape only loads: neither ever waits for the other. (The
+// Prometheus library's own histograms take a lock that a scrape holds.)
+//
+// Invariant: the set of time series is fixed when the object is made; label values come
+// from lists in metrics.cc and from the model's description, never from requests.
+//
+// Threads: any.
+#pragma once
+
+#include <array>
+#include <atomic>
+#include <chrono>
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "scheduler/observer.h"
+
+namespace prometheus {
+class Exposer;
+struct MetricFamily;
+}  // namespace prometheus
+
+namespace goldfinch {
+
+// Constant while the server runs.
+struct MetricsInfo {
+  std::string version;
+  std::string model_name;
+  std::string model_fingerprint;
+  std::string compute_dtype;
+  std::string numerics_id;
+  std::int64_t num_pages = 0;
+  std::int64_t num_slots = 0;
+};
+
+// Counts of observations up to fixed bounds, and their sum.
+class AtomicHistogram {
+ public:
+  explicit AtomicHistogram(std::vector<double> bounds);  // ascending
+  void Observe(double value);
+
+  // Since the parts are read one after another, a scrape may catch an observation half
+  // counted; the next one has it whole.
+  struct Snapshot {
+    std::vector<std::uint64_t> cumulative;  // per bound, then the total
+    double sum = 0;
+  };
+  Snapshot Read() const;
+  const std::vector<double>& bounds() const { return bounds_; }
+
+ private:
+  const std::vector<double> bounds_;
+  std::vector<std::atomic<std::uint64_t>> counts_;  // one more than bounds: the rest
+  std::atomic<double> sum_{0};
+};
+
+class Metrics final : public SchedulerObserver {
+ public:
+  explicit Metrics(MetricsInfo info);
+
+  void OnLevels(const SchedulerLevels& levels) override;
+  void OnStep(const StepReport& step) override;
+  void OnFirstToken(std::chrono::nanoseconds since_submit) override;
+  void OnInterToken(std::chrono::nanoseconds since_last_token) override;
+  void OnFinished(const RequestReport& report) override;
+  void OnRefused(const absl::Status& status) override;
+  // Logs it too: the one line of it that an operator will look for.
+  void OnEngineError(const absl::Status& status) override;
+
+  // Everything, as it is now.
+  std::vector<prometheus::MetricFamily> Collect() const;
+
+ private:
+  // Ways to end well, by their label; the others are status codes.
+  enum : std::size_t { kStop, kLength, kScored };
+  static constexpr std::array<const char*, 3> kGoodEnds = {"stop", "length", "scored"};
+  static constexpr std::size_t kNumCodes = 17;  // of absl::StatusCode
+  using Gauge = std::atomic<std::int64_t>;
+  using Counter = std::atomic<std::uint64_t>;
+
+  void CollectInfo(std::vector<prometheus::MetricFamily>& families) const;
+  void CollectLevels(std::vector<prometheus::MetricFamily>& families) const;
+  void CollectCounters(std::vector<prometheus::MetricFamily>& families) const;
+  void CollectHistograms(std::vector<prometheus::MetricFamily>& families) const;
+
+  const MetricsInfo info_;
+
+  Gauge running_requests_{0};
+  Gauge running_sequences_{0};
+  Gauge waiting_requests_{0};
+  Gauge waiting_tokens_{0};
+  Gauge paused_requests_{0};
+  Gauge pages_used_{0};
+  Gauge slots_used_{0};
+
+  std::array<Counter, kGoodEnds.size() + kNumCodes> finished_{};  // by end, then code
+  std::array<Counter, kNumCodes> refused_{};  // by code
+  Counter engine_errors_{0};
+  Counter prompt_tokens_{0};
+  Counter cached_prompt_tokens_{0};
+  Counter generated_tokens_{0};
+  Counter step_prompt_tokens_{0};
+  Counter step_decode_tokens_{0};
+
+  AtomicHistogram first_token_;
+  AtomicHistogram inter_token_;
+  AtomicHistogram queue_;
+  AtomicHistogram prefill_;
+  AtomicHistogram total_;
+  AtomicHistogram step_;
+  AtomicHistogram step_sequences_;
+};
+
+// Serves Metrics::Collect at http://ADDRESS/metrics.
+class MetricsEndpoint {
+ public:
+  // `address` is HOST:PORT; port 0 takes a free one. UNAVAILABLE when it cannot be bound.
+  static absl::StatusOr<std::unique_ptr<MetricsEndpoint>> Start(
+      const std::string& address, std::shared_ptr<const Metrics> metrics);
+  ~MetricsEndpoint();
+
+  int port() const;
+
+ private:
+  class Source;
+  MetricsEndpoint(std::unique_ptr<prometheus::Exposer> exposer,
+                  std::shared_ptr<Source> source);
+
+  std::shared_ptr<Source> source_;  // the exposer keeps a weak pointer to it
+  std::unique_ptr<prometheus::Exposer> exposer_;
+};
+
+}  // namespace goldfinch

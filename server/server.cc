@@ -1,0 +1,214 @@
+#include "server/server.h"
+
+#include <grpcpp/ext/proto_server_reflection_plugin.h>
+#include <grpcpp/health_check_service_interface.h>
+#include <grpcpp/server.h>
+#include <grpcpp/server_builder.h>
+
+#include <algorithm>
+#include <optional>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "server/generation_service.h"
+#include "server/log.h"
+#include "server/metrics.h"
+#include "server/stuck_call_sweep.h"
+#include "server/version.h"
+
+namespace goldfinch {
+namespace {
+
+// A prompt of max_context_tokens ids is 3 MiB; this leaves room for text of long tokens.
+constexpr int kMaxMessageBytes = 32 << 20;
+
+// A client that vanished without a word is found out within about a minute and a half.
+constexpr int kKeepaliveMillis = 60'000;
+constexpr int kKeepaliveTimeoutMillis = 20'000;
+
+// What calls get to hear their status, and what is left of connections, after the end.
+constexpr auto kLastWords = std::chrono::seconds(2);
+
+constexpr auto kWarmupLimit = std::chrono::minutes(10);
+
+v1::GetModelResponse DescribeModel(const ServerOptions& options, const EngineInfo& engine) {
+  v1::GetModelResponse out;
+  out.set_name(options.model.name);
+  out.set_fingerprint(engine.model_fingerprint);
+  out.set_numerics_id(engine.numerics_id);
+  out.set_num_layers(options.model.num_layers);
+  out.set_num_gold_layers(options.model.num_gold_layers);
+  out.set_embedding_size(options.model.embedding_size);
+  out.set_vocab_size(engine.vocab_size);
+  out.set_num_parameters(options.model.num_parameters);
+  out.set_compute_dtype(engine.compute_dtype);
+  out.set_cache_bytes_per_token(options.model.cache_bytes_per_token);
+  out.set_state_bytes_per_sequence(options.model.state_bytes_per_sequence);
+  out.set_training_context_tokens(options.model.training_context_tokens);
+  out.set_max_context_tokens(options.scheduler.max_context_tokens);
+  out.set_default_max_tokens(options.default_max_tokens);
+  out.set_max_sequences(engine.num_slots);
+  out.set_num_pages(engine.num_pages);
+  out.set_page_tokens(engine.page_tokens);
+  out.set_server_version(kVersion);
+  return out;
+}
+
+MetricsInfo DescribeForMetrics(const ServerOptions& options, const EngineInfo& engine) {
+  MetricsInfo info;
+  info.version = kVersion;
+  info.model_name = options.model.name;
+  info.model_fingerprint = engine.model_fingerprint;
+  info.compute_dtype = engine.compute_dtype;
+  info.numerics_id = engine.numerics_id;
+  info.num_pages = engine.num_pages;
+  info.num_slots = engine.num_slots;
+  return info;
+}
+
+// One short request through a scheduler of its own, which metrics do not see.
+absl::Status WarmUp(Engine& engine, const SchedulerOptions& options, const Clock& clock) {
+  SchedulerObserver nobody;
+  Scheduler scheduler(engine, options, clock, nobody);
+  scheduler.Start();
+  Request request;
+  request.prompt = {kEndOfText};
+  request.max_tokens = 1;
+  request.sampling.temperature = 0;
+  absl::StatusOr<Scheduler::Submission> submission = scheduler.Submit(std::move(request));
+  if (!submission.ok()) return submission.status();
+  const auto deadline = std::chrono::steady_clock::now() + kWarmupLimit;
+  while (std::chrono::steady_clock::now() < deadline) {
+    const TokenStream::Batch batch = submission->stream->WaitAndTake(deadline);
+    if (batch.end.has_value()) return *batch.end;
+  }
+  return absl::DeadlineExceededError("it did not answer in time");
+}
+
+bool IsLoopback(const std::string& address) {
+  return address.starts_with("127.") || address.starts_with("localhost:") ||
+         address.starts_with("[::1]:") || address.starts_with("unix:");
+}
+
+}  // namespace
+
+// Members are destroyed from the last to the first: gRPC, then the scheduler, then what
+// they use.
+class Server::Impl {
+ public:
+  Impl(const ServerOptions& options, Engine& engine, const Vocabulary& vocabulary,
+       const Clock& clock)
+      : tokenizer_(vocabulary),
+        metrics_(std::make_shared<Metrics>(DescribeForMetrics(options, engine.info()))),
+        scheduler_(engine, options.scheduler, clock, *metrics_),
+        serving_{scheduler_,
+                 delivery_,
+                 calls_,
+                 clock,
+                 *metrics_,
+                 {vocabulary, tokenizer_, options.scheduler.max_context_tokens,
+                  options.default_max_tokens}},
+        service_(serving_, DescribeModel(options, engine.info())),
+        sweep_(calls_, clock, options.scheduler.slow_reader) {}
+
+  absl::Status Listen(const ServerOptions& options);
+
+  void BeginDrain() {
+    calls_.Close();
+    if (server_ != nullptr) server_->GetHealthCheckService()->SetServingStatus(false);
+  }
+  void Shutdown(std::chrono::nanoseconds patience);
+  void HurryUp() { calls_.Interrupt(); }
+
+  int port() const { return port_; }
+  int metrics_port() const { return endpoint_ == nullptr ? 0 : endpoint_->port(); }
+
+ private:
+  const Tokenizer tokenizer_;
+  const std::shared_ptr<Metrics> metrics_;  // shared with the endpoint's scrapes
+  OpenCalls calls_;
+  DeliveryQueue delivery_;
+  Scheduler scheduler_;
+  const ServingContext serving_;
+  GenerationService service_;
+  StuckCallSweep sweep_;
+  std::unique_ptr<MetricsEndpoint> endpoint_;
+  int port_ = 0;
+  std::unique_ptr<grpc::Server> server_;
+};
+
+absl::Status Server::Impl::Listen(const ServerOptions& options) {
+  if (!options.metrics.empty()) {
+    absl::StatusOr<std::unique_ptr<MetricsEndpoint>> endpoint =
+        MetricsEndpoint::Start(options.metrics, metrics_);
+    if (!endpoint.ok()) return endpoint.status();
+    endpoint_ = *std::move(endpoint);
+  }
+  scheduler_.Start();
+
+  grpc::EnableDefaultHealthCheckService(true);
+  grpc::reflection::InitProtoReflectionServerBuilderPlugin();
+  grpc::ServerBuilder builder;
+  builder.AddListeningPort(options.listen, grpc::InsecureServerCredentials(), &port_);
+  builder.RegisterService(&service_);
+  builder.SetMaxReceiveMessageSize(kMaxMessageBytes);
+  builder.SetMaxSendMessageSize(kMaxMessageBytes);
+  // Two servers on one port would share its calls at random.
+  builder.AddChannelArgument(GRPC_ARG_ALLOW_REUSEPORT, 0);
+  builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_TIME_MS, kKeepaliveMillis);
+  builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_TIMEOUT_MS, kKeepaliveTimeoutMillis);
+  server_ = builder.BuildAndStart();
+  if (server_ == nullptr || port_ == 0) {
+    return absl::UnavailableError(
+        absl::StrCat("cannot listen on ", options.listen,
+                     ": the port is in use, or the address is not one of this machine"));
+  }
+  server_->GetHealthCheckService()->SetServingStatus(
+      v1::GenerationService::service_full_name(), true);
+  if (!IsLoopback(options.listen)) {
+    LogWarning(absl::StrCat("listening on ", options.listen,
+                            " without authentication or encryption"));
+  }
+  return absl::OkStatus();
+}
+
+void Server::Impl::Shutdown(std::chrono::nanoseconds patience) {
+  BeginDrain();
+  const auto now = std::chrono::steady_clock::now();
+  if (!calls_.WaitUntilEmpty(now + patience)) {
+    LogWarning("running calls are ended with UNAVAILABLE");
+  }
+  scheduler_.Shutdown();
+  if (server_ == nullptr) return;
+  // Takes leave of connections; a call whose client reads nothing is broken off.
+  server_->Shutdown(std::chrono::system_clock::now() + kLastWords);
+  server_->Wait();
+}
+
+absl::StatusOr<std::unique_ptr<Server>> Server::Start(const ServerOptions& options,
+                                                      Engine& engine,
+                                                      const Vocabulary& vocabulary,
+                                                      const Clock& clock) {
+  // Before the port opens: gRPC's health service is SERVING from its first moment.
+  const absl::Status warm = WarmUp(engine, options.scheduler, clock);
+  if (!warm.ok()) {
+    return absl::Status(warm.code(), absl::StrCat("the model failed its first request: ",
+                                                  warm.message()));
+  }
+  auto impl = std::make_unique<Impl>(options, engine, vocabulary, clock);
+  absl::Status status = impl->Listen(options);
+  if (!status.ok()) return status;
+  return std::unique_ptr<Server>(new Server(std::move(impl)));
+}
+
+Server::Server(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
+
+Server::~Server() { impl_->Shutdown(std::chrono::nanoseconds(0)); }
+
+int Server::port() const { return impl_->port(); }
+int Server::metrics_port() const { return impl_->metrics_port(); }
+void Server::BeginDrain() { impl_->BeginDrain(); }
+void Server::Shutdown(std::chrono::nanoseconds patience) { impl_->Shutdown(patience); }
+void Server::HurryUp() { impl_->HurryUp(); }
+
+}  // namespace goldfinch

@@ -1,0 +1,66 @@
+// The server in one piece: scheduler, service, health, reflection and metrics around an
+// Engine and a Vocabulary, on a port.
+//
+// Life: Start runs the model once through a scheduler (so SERVING means that it answers),
+// then opens the port. BeginDrain answers NOT_SERVING and refuses new calls at once;
+// Shutdown lets running calls finish until a deadline, ends the rest with UNAVAILABLE
+// and closes. Every accepted call gets a status.
+//
+// Threads: any, but Shutdown and the destructor by one.
+#pragma once
+
+#include <chrono>
+#include <cstdint>
+#include <memory>
+#include <string>
+
+#include "absl/status/statusor.h"
+#include "engine/engine.h"
+#include "scheduler/clock.h"
+#include "scheduler/scheduler.h"
+#include "server/model_info.h"
+#include "server/text/vocabulary.h"
+
+namespace goldfinch {
+
+struct ServerOptions {
+  std::string listen = "127.0.0.1:50051";  // HOST:PORT; port 0 takes a free one
+  std::string metrics = "127.0.0.1:9464";  // as `listen`; empty: none
+  std::int64_t default_max_tokens = 256;
+  SchedulerOptions scheduler;
+  ModelInfo model;
+};
+
+class Server {
+ public:
+  // `engine`, `vocabulary` and `clock` outlive the server. An error is one line that can
+  // be shown: a port in use, a model that does not answer.
+  static absl::StatusOr<std::unique_ptr<Server>> Start(const ServerOptions& options,
+                                                       Engine& engine,
+                                                       const Vocabulary& vocabulary,
+                                                       const Clock& clock);
+  ~Server();  // as Shutdown with no patience
+  Server(const Server&) = delete;
+  Server& operator=(const Server&) = delete;
+
+  int port() const;
+  int metrics_port() const;  // 0: none
+
+  // Idempotent; at once.
+  void BeginDrain();
+
+  // BeginDrain, then waits for running calls until `patience` has passed or HurryUp is
+  // called. Idempotent.
+  void Shutdown(std::chrono::nanoseconds patience);
+
+  // Ends the patience of Shutdown.
+  void HurryUp();
+
+ private:
+  class Impl;
+  explicit Server(std::unique_ptr<Impl> impl);
+
+  std::unique_ptr<Impl> impl_;
+};
+
+}  // namespace goldfinch

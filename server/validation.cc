@@ -1,0 +1,302 @@
+#include "server/validation.h"
+
+#include <algorithm>
+#include <cmath>
+#include <optional>
+#include <random>
+#include <span>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+
+namespace goldfinch {
+namespace {
+
+// Bounds of the contract; the proto states each of them.
+constexpr double kMaxTemperature = 100;
+constexpr double kMaxPenalty = 100;
+constexpr double kMaxBias = 100;
+constexpr int kMaxStops = 16;
+constexpr std::size_t kMaxStopBytes = 256;
+constexpr int kMaxStopTokens = 64;
+constexpr int kMaxBiases = 1024;
+constexpr int kMaxLogprobs = 20;
+constexpr int kMaxCandidates = 16;
+constexpr int kMaxPriority = 100;
+
+template <typename Value, typename Low, typename High>
+absl::Status OutOfRange(absl::string_view name, Value value, absl::string_view open,
+                        Low low, High high) {
+  return absl::InvalidArgumentError(
+      absl::StrCat(name, " is ", value, "; it must be in ", open, low, ", ", high, "]"));
+}
+
+// Both tests are written so that a NaN fails them.
+absl::Status InRange(absl::string_view name, double value, double low, double high) {
+  if (value >= low && value <= high) return absl::OkStatus();
+  return OutOfRange(name, value, "[", low, high);
+}
+
+absl::Status AboveZero(absl::string_view name, double value, double high) {
+  if (value > 0 && value <= high) return absl::OkStatus();
+  return OutOfRange(name, value, "(", 0, high);
+}
+
+absl::Status IntInRange(absl::string_view name, std::int64_t value, std::int64_t low,
+                        std::int64_t high) {
+  if (value >= low && value <= high) return absl::OkStatus();
+  return OutOfRange(name, value, "[", low, high);
+}
+
+absl::Status AtMost(absl::string_view name, std::int64_t count, std::int64_t limit) {
+  if (count <= limit) return absl::OkStatus();
+  return absl::InvalidArgumentError(
+      absl::StrCat(name, " has ", count, " entries; the limit is ", limit));
+}
+
+absl::Status TokenInVocabulary(absl::string_view name, std::int64_t id,
+                               const Vocabulary& vocabulary) {
+  return IntInRange(name, id, 0, vocabulary.size() - 1);
+}
+
+absl::Status FirstError(std::initializer_list<absl::Status> statuses) {
+  for (const absl::Status& status : statuses) {
+    if (!status.ok()) return status;
+  }
+  return absl::OkStatus();
+}
+
+std::uint64_t RandomSeed() {
+  std::random_device random;
+  return (std::uint64_t{random()} << 32) | random();
+}
+
+absl::Status ReadNumbers(const v1::SamplingParams& in, SamplingParams& out) {
+  out.temperature = in.has_temperature() ? in.temperature() : 1.0f;
+  out.top_p = in.has_top_p() ? in.top_p() : 1.0f;
+  out.top_k = in.top_k();
+  out.min_p = in.min_p();
+  out.repetition_penalty = in.has_repetition_penalty() ? in.repetition_penalty() : 1.0f;
+  out.frequency_penalty = in.frequency_penalty();
+  out.presence_penalty = in.presence_penalty();
+  out.seed = in.has_seed() ? in.seed() : RandomSeed();
+  if (out.top_k < 0) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("top_k is ", out.top_k, "; it must be 0 or more"));
+  }
+  return FirstError({
+      InRange("temperature", out.temperature, 0, kMaxTemperature),
+      AboveZero("top_p", out.top_p, 1),
+      InRange("min_p", out.min_p, 0, 1),
+      AboveZero("repetition_penalty", out.repetition_penalty, kMaxPenalty),
+      InRange("frequency_penalty", out.frequency_penalty, -kMaxPenalty, kMaxPenalty),
+      InRange("presence_penalty", out.presence_penalty, -kMaxPenalty, kMaxPenalty),
+  });
+}
+
+absl::Status ReadLogprobs(const v1::SamplingParams& in, const Vocabulary& vocabulary,
+                          SamplingParams& out) {
+  if (!in.has_logprobs()) return absl::OkStatus();
+  // A vocabulary smaller than the number asked for is given whole.
+  out.num_logprobs = static_cast<std::int32_t>(
+      std::min<std::int64_t>(in.logprobs(), vocabulary.size()));
+  return IntInRange("logprobs", in.logprobs(), 0, kMaxLogprobs);
+}
+
+absl::Status ReadLogitBias(const v1::SamplingParams& in, const Vocabulary& vocabulary,
+                           SamplingParams& out) {
+  absl::Status status =
+      AtMost("logit_bias", static_cast<std::int64_t>(in.logit_bias().size()), kMaxBiases);
+  if (!status.ok()) return status;
+  for (const auto& [token, bias] : in.logit_bias()) {
+    status = FirstError(
+        {TokenInVocabulary("logit_bias token", token, vocabulary),
+         InRange(absl::StrCat("logit_bias of token ", token), bias, -kMaxBias, kMaxBias)});
+    if (!status.ok()) return status;
+    out.logit_bias.emplace_back(token, bias);
+  }
+  // The map's own order is not one.
+  std::sort(out.logit_bias.begin(), out.logit_bias.end());
+  return absl::OkStatus();
+}
+
+absl::Status ReadStops(const v1::SamplingParams& in, const Vocabulary& vocabulary,
+                       GenerateCall& call) {
+  absl::Status status = FirstError({AtMost("stop", in.stop_size(), kMaxStops),
+                                    AtMost("stop_token_ids", in.stop_token_ids_size(),
+                                           kMaxStopTokens)});
+  if (!status.ok()) return status;
+  for (int i = 0; i < in.stop_size(); ++i) {
+    const std::size_t size = in.stop(i).size();
+    if (size >= 1 && size <= kMaxStopBytes) continue;
+    return absl::InvalidArgumentError(absl::StrCat(
+        "stop[", i, "] has ", size, " bytes; it must have 1 to ", kMaxStopBytes));
+  }
+  status = ValidateTokens("stop_token_ids", in.stop_token_ids(), vocabulary);
+  if (!status.ok()) return status;
+
+  std::vector<TokenId>& tokens = call.request.stop_token_ids;
+  tokens.assign(in.stop_token_ids().begin(), in.stop_token_ids().end());
+  std::sort(tokens.begin(), tokens.end());
+  tokens.erase(std::unique(tokens.begin(), tokens.end()), tokens.end());
+  call.stop.assign(in.stop().begin(), in.stop().end());
+  absl::StatusOr<std::shared_ptr<const StopStrings>> stops =
+      StopStrings::Create(call.stop);
+  if (!stops.ok()) return stops.status();
+  call.text.stops = *std::move(stops);
+  call.text.stop_text =
+      in.include_stop_str_in_output() ? StopText::kInclude : StopText::kExclude;
+  return absl::OkStatus();
+}
+
+// The ids of a text or of a list of ids, whichever is set.
+absl::StatusOr<std::vector<TokenId>> ReadTokens(absl::string_view name,
+                                                const std::string* text,
+                                                const v1::TokenIds* ids,
+                                                const ServingLimits& limits) {
+  std::vector<TokenId> tokens;
+  if (text != nullptr) limits.tokenizer.Encode(*text, tokens);
+  if (ids != nullptr) {
+    absl::Status status = ValidateTokens(name, ids->ids(), limits.vocabulary);
+    if (!status.ok()) return status;
+    tokens.assign(ids->ids().begin(), ids->ids().end());
+  }
+  return tokens;
+}
+
+absl::Status ReadPrompt(const v1::GenerateRequest& in, const ServingLimits& limits,
+                        Request& out) {
+  if (!in.has_text() && !in.has_tokens()) {
+    return absl::InvalidArgumentError("no input is set; set text or tokens");
+  }
+  absl::StatusOr<std::vector<TokenId>> prompt =
+      ReadTokens("tokens", in.has_text() ? &in.text() : nullptr,
+                 in.has_tokens() ? &in.tokens() : nullptr, limits);
+  if (!prompt.ok()) return prompt.status();
+  out.prompt = *std::move(prompt);
+  if (out.prompt.empty()) {
+    return absl::InvalidArgumentError("prompt has 0 tokens; it must have at least 1");
+  }
+  const auto size = static_cast<std::int64_t>(out.prompt.size());
+  if (size > limits.max_context_tokens) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        "prompt has ", size, " tokens; the limit is ", limits.max_context_tokens));
+  }
+  return absl::OkStatus();
+}
+
+// After the prompt is known: an unset max_tokens takes no more than the context leaves.
+absl::Status ReadTokenCounts(const v1::SamplingParams& in, const ServingLimits& limits,
+                             GenerateCall& call) {
+  const auto prompt = static_cast<std::int64_t>(call.request.prompt.size());
+  const std::int64_t left = limits.max_context_tokens - prompt;
+  const std::int64_t max_tokens =
+      in.has_max_tokens() ? in.max_tokens()
+                          : std::clamp<std::int64_t>(limits.default_max_tokens, 1,
+                                                     std::max<std::int64_t>(left, 1));
+  absl::Status status =
+      FirstError({IntInRange("max_tokens", max_tokens, 1, limits.max_context_tokens),
+                  IntInRange("min_tokens", in.min_tokens(), 0, max_tokens)});
+  if (!status.ok()) return status;
+  if (max_tokens > left) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        "prompt and max_tokens are ", prompt, " + ", max_tokens,
+        " tokens; the limit of both together is ", limits.max_context_tokens));
+  }
+  call.request.max_tokens = max_tokens;
+  call.request.sampling.min_tokens = in.min_tokens();
+  call.text.min_tokens = in.min_tokens();
+  return absl::OkStatus();
+}
+
+absl::Status ReadSampling(const v1::SamplingParams& in, const ServingLimits& limits,
+                          GenerateCall& call) {
+  SamplingParams& out = call.request.sampling;
+  call.request.num_candidates = in.has_n() ? in.n() : 1;
+  call.request.ignore_eos = in.ignore_eos();
+  // One after another: the lists are only walked when they are short enough.
+  absl::Status status =
+      IntInRange("n", call.request.num_candidates, 1, kMaxCandidates);
+  if (status.ok()) status = ReadNumbers(in, out);
+  if (status.ok()) status = ReadLogprobs(in, limits.vocabulary, out);
+  if (status.ok()) status = ReadLogitBias(in, limits.vocabulary, out);
+  if (status.ok()) status = ReadStops(in, limits.vocabulary, call);
+  return status;
+}
+
+}  // namespace
+
+absl::Status ValidateTokens(
+    absl::string_view name, const google::protobuf::RepeatedField<std::int32_t>& ids,
+    const Vocabulary& vocabulary) {
+  for (int i = 0; i < ids.size(); ++i) {
+    if (!vocabulary.Contains(ids[i])) {
+      return TokenInVocabulary(absl::StrCat(name, "[", i, "]"), ids[i], vocabulary);
+    }
+  }
+  return absl::OkStatus();
+}
+
+absl::StatusOr<GenerateCall> ValidateGenerate(const v1::GenerateRequest& request,
+                                              const ServingLimits& limits) {
+  if (!request.session().empty() || request.has_resume()) {
+    return absl::UnimplementedError("sessions are not available in this version");
+  }
+  GenerateCall call;
+  call.request.kind = RequestKind::kGenerate;
+  call.request.priority = request.priority();
+  absl::Status status =
+      IntInRange("priority", request.priority(), -kMaxPriority, kMaxPriority);
+  if (status.ok()) status = ReadSampling(request.sampling(), limits, call);
+  if (status.ok()) status = ReadPrompt(request, limits, call.request);
+  if (status.ok()) status = ReadTokenCounts(request.sampling(), limits, call);
+  if (!status.ok()) return status;
+  if (!call.stop.empty()) {
+    call.request.make_stop_condition = [&vocabulary = limits.vocabulary,
+                                        text = call.text] {
+      return MakeStopCondition(vocabulary, text);
+    };
+  }
+  return call;
+}
+
+absl::StatusOr<Request> ValidateScore(const v1::ScoreRequest& request,
+                                      const ServingLimits& limits) {
+  absl::Status status =
+      IntInRange("priority", request.priority(), -kMaxPriority, kMaxPriority);
+  if (!status.ok()) return status;
+  if (!request.has_continuation_text() && !request.has_continuation_tokens()) {
+    return absl::InvalidArgumentError(
+        "no continuation is set; set continuation_text or continuation_tokens");
+  }
+  absl::StatusOr<std::vector<TokenId>> context = ReadTokens(
+      "context_tokens", request.has_context_text() ? &request.context_text() : nullptr,
+      request.has_context_tokens() ? &request.context_tokens() : nullptr, limits);
+  if (!context.ok()) return context.status();
+  absl::StatusOr<std::vector<TokenId>> continuation = ReadTokens(
+      "continuation_tokens",
+      request.has_continuation_text() ? &request.continuation_text() : nullptr,
+      request.has_continuation_tokens() ? &request.continuation_tokens() : nullptr,
+      limits);
+  if (!continuation.ok()) return continuation.status();
+  if (continuation->empty()) {
+    return absl::InvalidArgumentError(
+        "continuation has 0 tokens; it must have at least 1");
+  }
+  Request result;
+  result.kind = RequestKind::kScore;
+  result.priority = request.priority();
+  result.prompt = *std::move(context);
+  if (result.prompt.empty()) result.prompt.push_back(kEndOfText);
+  result.continuation = *std::move(continuation);
+  const auto total =
+      static_cast<std::int64_t>(result.prompt.size() + result.continuation.size());
+  if (total > limits.max_context_tokens) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("context and continuation have ", total, " tokens; the limit is ",
+                     limits.max_context_tokens));
+  }
+  return result;
+}
+
+}  // namespace goldfinch

@@ -1,0 +1,100 @@
+// A whole server in the test's process: real channel, fake engine, small vocabulary.
+#pragma once
+
+#include <grpcpp/channel.h>
+#include <grpcpp/client_context.h>
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "goldfinch/v1/generation_service.grpc.pb.h"
+#include "scheduler/clock.h"
+#include "server/server.h"
+#include "server/text/vocabulary.h"
+#include "tests/fakes/fake_engine.h"
+
+namespace goldfinch {
+
+// 1000 ids: end of text, the 256 bytes, then words, some of them parts of characters.
+const Vocabulary& TestVocabulary();
+inline constexpr std::int32_t kTestVocabularySize = 1000;
+// Where it is on disk, for programs that load it.
+std::string TestVocabularyPath();
+
+std::vector<TokenId> Encode(const std::string& text);
+
+struct TestServerOptions {
+  FakeEngineOptions engine;
+  SchedulerOptions scheduler;
+  std::int64_t default_max_tokens = 16;
+};
+
+class TestServer {
+ public:
+  explicit TestServer(const TestServerOptions& options = {});
+  ~TestServer();
+
+  Server& server() { return *server_; }
+  FakeEngine& engine() { return engine_; }
+  v1::GenerationService::Stub& stub() { return *stub_; }
+  std::string address() const;
+  std::shared_ptr<grpc::Channel> NewChannel() const;
+
+  // The body of /metrics.
+  std::string Metrics() const;
+  // The value of one line of it, labels included in `name`.
+  double Metric(const std::string& name) const;
+  // Levels are reported at the end of a step, a moment after its streams end: reads
+  // until pages, slots and running requests are zero, or gives up after many seconds.
+  bool BecomesIdle() const;
+
+ private:
+  FakeEngine engine_;
+  const SteadyClock clock_;
+  std::unique_ptr<Server> server_;
+  std::unique_ptr<v1::GenerationService::Stub> stub_;
+};
+
+// One candidate's part of a stream.
+struct CandidateOutput {
+  std::string text;
+  std::vector<TokenId> tokens;
+  std::vector<v1::TokenLogprobs> logprobs;
+  std::optional<std::uint64_t> seed;
+  int num_messages = 0;
+  std::optional<v1::GenerateResponse> last;  // the message with the finish reason
+};
+
+struct GenerateOutput {
+  grpc::Status status;
+  std::vector<CandidateOutput> candidates;
+};
+
+// Reads a call to its end and checks the shape of the stream on the way: seed first and
+// only there, text valid UTF-8, nothing after a candidate's end.
+GenerateOutput Generate(v1::GenerationService::Stub& stub,
+                        const v1::GenerateRequest& request,
+                        grpc::ClientContext* context = nullptr);
+
+// The request that most tests start from: greedy is of no use to the fake engine, so a
+// fixed seed.
+v1::GenerateRequest TextRequest(const std::string& text, std::int64_t max_tokens);
+
+// What the fake engine generates for it, end of text included if it comes.
+std::vector<TokenId> ExpectedTokens(const v1::GenerateRequest& request,
+                                    std::uint32_t candidate = 0);
+// The text of tokens, with nothing held back.
+std::string TextOf(const std::vector<TokenId>& tokens);
+
+// Status and body of GET `path` at 127.0.0.1:`port`.
+std::string HttpGet(int port, const std::string& path);
+
+// True when `condition` becomes true within many seconds: for what happens on other
+// threads without a signal of its own.
+bool Eventually(const std::function<bool()>& condition);
+
+}  // namespace goldfinch
