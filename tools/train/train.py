@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from data import Windows, training_tokens
-from evaluate import text_loss
+from evaluate import load_model, text_loss
 from export import export
 from initialise import initialise
 from model import Config, GoldFinch
@@ -34,6 +34,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--vocab", type=Path, required=True, help="vocabulary file, from vocab.py")
     parser.add_argument("--out", type=Path, required=True, help="model directory to write")
     parser.add_argument("--minutes", type=float, required=True, help="wall time of the whole schedule")
+    parser.add_argument("--start_from", type=Path, help="model directory to go on from (weights, not optimizer state)")
     parser.add_argument("--n_layer", type=int, default=6)
     parser.add_argument("--n_embd", type=int, default=256)
     parser.add_argument("--ctx_len", type=int, default=512)
@@ -49,8 +50,8 @@ def parse_args() -> argparse.Namespace:
 def make_optimizers(model: GoldFinch, lr: float) -> list[torch.optim.Optimizer]:
     """Muon for the dense matrices inside the blocks, AdamW for everything else.
 
-    Muon's orthogonal steps need about half the tokens of AdamW here; embeddings, head, vectors and the low-rank
-    pairs, whose rows are not alike, stay with AdamW. Both see steps of the same size for the same rate.
+    Muon learns dense matrices from fewer tokens, and tokens are what a CPU is short of. Its orthogonal steps suit
+    neither embeddings, head nor vectors. Both make steps of the same size for the same rate.
     """
     dense = [module.weight for module in model.blocks.modules() if isinstance(module, nn.Linear)]
     rest = [p for p in model.parameters() if all(p is not d for d in dense)]
@@ -97,8 +98,13 @@ def main() -> None:
         vocab_size=max(vocabulary.tokens) + 1,
         ctx_len=args.ctx_len,
     )
-    model = GoldFinch(cfg)
-    initialise(model)
+    if args.start_from:
+        model = load_model(args.start_from)
+        if model.cfg != cfg:
+            raise SystemExit(f"train: {args.start_from} has {model.cfg}, the flags ask for {cfg}")
+    else:
+        model = GoldFinch(cfg)
+        initialise(model)
     parameters = sum(p.numel() for p in model.parameters())
     print(f"{parameters} parameters, {len(tokens)} training tokens", flush=True)
     compiled = torch.compile(model) if args.compile else model
