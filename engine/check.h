@@ -15,7 +15,7 @@ namespace goldfinch::internal {
 
 }  // namespace goldfinch::internal
 
-#define GOLDFINCH_CHECK(condition)                                              \
-  (static_cast<bool>(condition)                                                 \
-       ? static_cast<void>(0)                                                   \
+#define GOLDFINCH_CHECK(condition) \
+  (static_cast<bool>(condition)    \
+       ? static_cast<void>(0)      \
        : ::goldfinch::internal::CheckFailed(__FILE__, __LINE__, #condition))

@@ -28,14 +28,15 @@ enum class SequenceId : std::int32_t { kNone = -1 };
 // Constant for the life of an engine.
 struct EngineInfo {
   std::int32_t vocab_size = 0;
-  std::int32_t page_tokens = 0;     // tokens in one page of the cache
-  std::int64_t num_pages = 0;       // 0: this model has no cache (no GOLD layers)
-  std::int32_t num_slots = 0;       // sequences that can be open at once
-  std::int32_t max_step_tokens = 0; // rows in one Forward
-  std::string compute_dtype;        // "f32" or "bf16"
-  // Backend, instruction-set path, dtypes and kernel version: equal ids promise equal bits.
+  std::int32_t page_tokens = 0;      // tokens in one page of the cache
+  std::int64_t num_pages = 0;        // 0: this model has no cache (no GOLD layers)
+  std::int32_t num_slots = 0;        // sequences that can be open at once
+  std::int32_t max_step_tokens = 0;  // rows in one Forward
+  std::string compute_dtype;         // "f32" or "bf16"
+  // Backend, instruction-set path, dtypes and kernel version: equal ids promise equal
+  // bits.
   std::string numerics_id;
-  std::string model_fingerprint;    // 16 hexadecimal digits over config and weights
+  std::string model_fingerprint;  // 16 hexadecimal digits over config and weights
 
   // Pages that `tokens` tokens occupy.
   std::int64_t PagesFor(std::int64_t tokens) const {

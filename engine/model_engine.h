@@ -19,12 +19,12 @@ struct ModelEngineOptions {
   std::string model_dir;  // holds config.json and model.safetensors
   // Unset: bf16 when the weights are stored in bf16, else f32.
   std::optional<ComputeType> compute_type;
-  std::int32_t num_threads = 0;         // 0: one a hardware thread
-  std::string cpu_isa = "auto";         // "auto", "plain", "avx2", "avx512", "avx512_bf16"
-  std::int64_t cache_bytes = 1 << 30;   // pool of compressed pages
+  std::int32_t num_threads = 0;        // 0: one a hardware thread
+  std::string cpu_isa = "auto";        // "auto", "plain", "avx2", "avx512", "avx512_bf16"
+  std::int64_t cache_bytes = 1 << 30;  // pool of compressed pages
   std::int64_t expanded_bytes = 1 << 30;  // arena of expanded keys and values
-  std::int32_t max_sequences = 64;      // state slots
-  std::int32_t max_step_tokens = 512;   // rows in one Forward
+  std::int32_t max_sequences = 64;        // state slots
+  std::int32_t max_step_tokens = 512;     // rows in one Forward
   std::int32_t page_tokens = 64;
 };
 
@@ -39,6 +39,9 @@ class ModelEngine : public Engine {
   virtual std::int64_t num_parameters() const = 0;
   virtual std::int64_t cache_bytes_per_token() const = 0;
   virtual std::int64_t state_bytes_per_sequence() const = 0;
+
+  // Tests only: see Model::PoisonGoldShifts.
+  virtual void PoisonGoldShifts(SequenceId sequence) = 0;
 };
 
 }  // namespace goldfinch

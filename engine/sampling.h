@@ -17,10 +17,10 @@ namespace goldfinch {
 
 // Values are already validated (finite, inside the contract's bounds) when they get here.
 struct SamplingParams {
-  float temperature = 1.0f;         // below 1e-5: the highest logit, ties to the lowest id
-  float top_p = 1.0f;               // (0, 1]; 1 = off
-  std::int32_t top_k = 0;           // 0 = off
-  float min_p = 0.0f;               // [0, 1]; 0 = off
+  float temperature = 1.0f;  // below 1e-5: the highest logit, ties to the lowest id
+  float top_p = 1.0f;        // (0, 1]; 1 = off
+  std::int32_t top_k = 0;    // 0 = off
+  float min_p = 0.0f;        // [0, 1]; 0 = off
   float repetition_penalty = 1.0f;  // > 0, over prompt and output; 1 = off
   float frequency_penalty = 0.0f;   // over output only
   float presence_penalty = 0.0f;    // over output only
@@ -31,7 +31,7 @@ struct SamplingParams {
   std::int64_t min_tokens = 0;
   std::vector<TokenId> banned_before_min_tokens;
   std::vector<std::pair<TokenId, float>> logit_bias;
-  std::int32_t num_logprobs = -1;   // -1: none; 0: of the chosen token; n: and the top n
+  std::int32_t num_logprobs = -1;  // -1: none; 0: of the chosen token; n: and the top n
 
   bool Greedy() const { return temperature < 1e-5f; }
   bool HasPenalties() const {

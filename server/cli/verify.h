@@ -8,12 +8,12 @@ namespace goldfinch {
 
 struct VerifyOptions {
   std::string model_dir;
-  std::string expected_path;   // expected.safetensors
-  std::string compute_dtype;   // "", "f32" or "bf16"
+  std::string expected_path;  // expected.safetensors
+  std::string compute_dtype;  // "", "f32" or "bf16"
   std::string cpu_isa = "auto";
-  std::int64_t chunk = 0;      // tokens of a prompt per step; 0: the whole prompt
-  std::int32_t batch = 1;      // sequences in a step: the one checked and batch-1 others
-  std::int32_t threads = 0;    // 0: one a hardware thread
+  std::int64_t chunk = 0;    // tokens of a prompt per step; 0: the whole prompt
+  std::int32_t batch = 1;    // sequences in a step: the one checked and batch-1 others
+  std::int32_t threads = 0;  // 0: one a hardware thread
 };
 
 // Prints max_abs_error and greedy_agreement to stdout, problems to stderr. Returns the

@@ -1,0 +1,147 @@
+// The seam between the model and a device: memory, copies and the ops of model.md.
+//
+// The model (engine/model/) is written once against this interface and never touches an
+// element. Pointers in arguments are device memory unless they say host. Ops are queued
+// in order; Synchronize waits for them. Every op computes a row of its output from the
+// rows that row names and from nothing else, in one fixed order, so bits do not depend
+// on how many other rows there are.
+//
+// "compute type" below is the type of matrix inputs: f32, or bf16 rounded to nearest
+// even where a value is produced. Everything else is float32.
+//
+// Threads: one at a time.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <string>
+
+#include "engine/backend/matrix.h"
+#include "engine/backend/op_args.h"
+#include "engine/model/stored_tensor.h"
+#include "engine/sampling.h"
+#include "engine/sampling/token_counts.h"
+#include "engine/token.h"
+
+namespace goldfinch {
+
+// A weight as it lies in a file, in host memory and of no alignment: element (i, j) is
+// number i * row_stride + j * col_stride from `data`. Either stride may be the long one,
+// so a matrix stored [in, out] is packed as W^T without a copy.
+struct HostMatrix {
+  const std::byte* data = nullptr;
+  StoredType stored = StoredType::kF32;
+  std::int64_t rows = 0;
+  std::int64_t cols = 0;
+  std::int64_t row_stride = 0;
+  std::int64_t col_stride = 1;
+};
+
+// Weights of y = x W^T on the device, W being [out, in], in whatever layout the
+// backend's Gemm wants.
+class PackedWeights {
+ public:
+  PackedWeights(std::int64_t out, std::int64_t in) : out_(out), in_(in) {}
+  virtual ~PackedWeights() = default;
+  std::int64_t out() const { return out_; }
+  std::int64_t in() const { return in_; }
+
+ private:
+  const std::int64_t out_, in_;
+};
+
+// Memory of a backend, zeroed when allocated, freed on destruction.
+class DeviceMemory {
+ public:
+  virtual ~DeviceMemory() = default;
+  virtual void* data() const = 0;
+};
+
+class Backend {
+ public:
+  virtual ~Backend() = default;
+
+  // Backend, instruction-set path and kernel version; with the dtypes it makes a
+  // numerics id.
+  virtual std::string numerics() const = 0;
+
+  virtual std::unique_ptr<DeviceMemory> Allocate(std::int64_t bytes) = 0;
+  virtual void CopyToDevice(void* device, const void* host, std::int64_t bytes) = 0;
+  virtual void CopyToHost(void* host, const void* device, std::int64_t bytes) = 0;
+  virtual void CopyOnDevice(void* to, const void* from, std::int64_t bytes) = 0;
+  virtual void Zero(void* device, std::int64_t bytes) = 0;
+  virtual void Synchronize() = 0;
+
+  virtual std::unique_ptr<PackedWeights> Pack(const HostMatrix& weights, DType type) = 0;
+
+  // y[rows, out] float32 = x[rows, in] W^T. x has the type W was packed for.
+  virtual void Gemm(const Matrix& x, const PackedWeights& w, const Matrix& y) = 0;
+
+  // out[i] = LN(table[tokens[i]]), float32.
+  virtual void EmbedNorm(const std::int32_t* tokens, const Matrix& table,
+                         const NormWeights& norm, const Matrix& out) = 0;
+  // cur = LN(x); prev[i] = cur[i-1], or the state of the slot at the start of a span;
+  // the state becomes the last row of the span. state is [slots, D].
+  virtual void NormShift(const Matrix& x, const NormWeights& norm, float* state,
+                         const RowSpans& spans, const Matrix& cur,
+                         const Matrix& prev) = 0;
+  // state[slots[i]] = LN(x[rows[i]]) for i in [0, count).
+  virtual void NormToState(const Matrix& x, const NormWeights& norm,
+                           const std::int32_t* rows, const std::int32_t* slots,
+                           std::int64_t count, float* state) = 0;
+  // out = cur + (prev - cur) * (mix [+ delta]); mix is [cols], delta (data null: none)
+  // a row each.
+  virtual void Lerp(const Matrix& cur, const Matrix& prev, const float* mix,
+                    const Matrix& delta, const Matrix& out) = 0;
+  // out = f(in), rounded to out's type.
+  virtual void Activate(Activation f, const Matrix& in, const Matrix& out) = 0;
+  // w = exp(-exp(bias + d)), over d in place; with k (data null: none) k *= 1 - w.
+  virtual void Decay(const Matrix& d, const float* bias, const Matrix& k) = 0;
+  virtual void Wkv(const WkvArgs& args) = 0;
+  virtual void AddNorm(const AddNormArgs& args) = 0;
+  // out = in / (|in| / sqrt(cols) + 1e-8).
+  virtual void RmsNorm(const Matrix& in, const Matrix& out) = 0;
+  // x += y.
+  virtual void Add(const Matrix& x, const Matrix& y) = 0;
+  // x += sigmoid(r) * y.
+  virtual void GatedAdd(const Matrix& x, const Matrix& r, const Matrix& y) = 0;
+  // out[i] = in[index[i]], or zero where the index is -1; converts to out's type.
+  virtual void GatherRows(const Matrix& in, const std::int64_t* index,
+                          const Matrix& out) = 0;
+  // out[index[i]] = in[i], converting to out's type.
+  virtual void ScatterRows(const Matrix& in, const std::int64_t* index,
+                           const Matrix& out) = 0;
+  // to[index[i]] = from[i], or, gathering, to[i] = from[index[i]].
+  virtual void ScatterTokens(const std::int32_t* from, const std::int64_t* index,
+                             std::int64_t count, std::int32_t* to) = 0;
+  virtual void GatherTokens(const std::int32_t* from, const std::int64_t* index,
+                            std::int64_t count, std::int32_t* to) = 0;
+  // Rotates adjacent pairs of every head of 64 by position[i] * frequency[pair];
+  // frequency is [32], angles are float64.
+  virtual void Rope(const Matrix& x, const std::int64_t* position,
+                    const double* frequency) = 0;
+  virtual void Attend(const AttendArgs& args) = 0;
+  // out = carried sums / carried sum of weights; resets nothing.
+  virtual void AttendFinish(const Matrix& carry, std::int64_t heads,
+                            const Matrix& out) = 0;
+
+  // Host results from device logits, [rows, V]; waits for them.
+  struct SampleRequest {
+    std::int64_t row = 0;
+    const SamplingParams* params = nullptr;
+    const TokenCounts* counts = nullptr;  // null: no penalties
+    std::int64_t num_generated = 0;
+    SampledToken* out = nullptr;
+  };
+  virtual void Sample(const Matrix& logits, std::span<const SampleRequest> requests) = 0;
+  struct ScoreRequest {
+    std::int64_t row = 0;
+    TokenId target = 0;
+    ScoredToken* out = nullptr;
+  };
+  virtual void Score(const Matrix& logits, std::span<const ScoreRequest> requests) = 0;
+};
+
+}  // namespace goldfinch

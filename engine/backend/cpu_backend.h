@@ -1,0 +1,21 @@
+// The CPU backend: host memory is device memory, and every op is cut among a pool of
+// threads by rows, columns or heads.
+#pragma once
+
+#include <memory>
+#include <string>
+
+#include "absl/status/statusor.h"
+#include "engine/backend/backend.h"
+
+namespace goldfinch {
+
+struct CpuBackendOptions {
+  std::string isa = "auto";  // see SelectCpuKernels
+  int num_threads = 0;       // 0: one a hardware thread
+};
+
+absl::StatusOr<std::unique_ptr<Backend>> CreateCpuBackend(
+    const CpuBackendOptions& options);
+
+}  // namespace goldfinch

@@ -1,0 +1,34 @@
+// Memory and packed weights of the CPU backend.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+
+#include "engine/backend/backend.h"
+#include "engine/kernels/cpu/kernels.h"
+#include "engine/sync/thread_pool.h"
+
+namespace goldfinch {
+
+// Zeroed, aligned to a page, in huge pages where the system grants them.
+std::unique_ptr<DeviceMemory> AllocateHostMemory(std::int64_t bytes);
+
+class CpuPackedWeights final : public PackedWeights {
+ public:
+  CpuPackedWeights(const GemmPanels& panels, std::unique_ptr<DeviceMemory> memory)
+      : PackedWeights(panels.out, panels.in),
+        panels_(panels),
+        memory_(std::move(memory)) {}
+  const GemmPanels& panels() const { return panels_; }
+
+ private:
+  const GemmPanels panels_;
+  const std::unique_ptr<DeviceMemory> memory_;
+};
+
+// Panels as kernels.h describes them; weights are rounded to `type` when they are
+// stored wider.
+std::unique_ptr<PackedWeights> PackForCpu(const HostMatrix& weights, DType type,
+                                          bool pairs, ThreadPool& pool);
+
+}  // namespace goldfinch

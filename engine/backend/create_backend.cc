@@ -1,0 +1,11 @@
+#include "engine/backend/create_backend.h"
+
+#include "engine/backend/cpu_backend.h"
+
+namespace goldfinch {
+
+absl::StatusOr<std::unique_ptr<Backend>> CreateBackend(const BackendOptions& options) {
+  return CreateCpuBackend({.isa = options.cpu_isa, .num_threads = options.num_threads});
+}
+
+}  // namespace goldfinch

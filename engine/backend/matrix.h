@@ -1,0 +1,49 @@
+// Views of device memory that ops take. They own nothing and know nothing of sizes
+// beyond their own.
+#pragma once
+
+#include <cstdint>
+
+namespace goldfinch {
+
+enum class DType : std::uint8_t { kF32, kBf16 };
+
+constexpr std::int64_t SizeOf(DType type) { return type == DType::kF32 ? 4 : 2; }
+
+// Row-major [rows, cols]; element (i, j) is at data[i * stride + j].
+struct Matrix {
+  void* data = nullptr;
+  DType type = DType::kF32;
+  std::int64_t rows = 0;
+  std::int64_t cols = 0;
+  std::int64_t stride = 0;  // elements
+
+  float* f32(std::int64_t row) const { return static_cast<float*>(data) + row * stride; }
+  std::uint16_t* bf16(std::int64_t row) const {
+    return static_cast<std::uint16_t*>(data) + row * stride;
+  }
+
+  // The first `count` rows.
+  Matrix Rows(std::int64_t count) const {
+    Matrix m = *this;
+    m.rows = count;
+    return m;
+  }
+
+  // Rows [begin, begin + count).
+  Matrix RowsFrom(std::int64_t begin, std::int64_t count) const {
+    Matrix m = Rows(count);
+    m.data = static_cast<char*>(data) + begin * stride * SizeOf(type);
+    return m;
+  }
+
+  // Columns [begin, begin + count) of every row.
+  Matrix Cols(std::int64_t begin, std::int64_t count) const {
+    Matrix m = *this;
+    m.data = static_cast<char*>(data) + begin * SizeOf(type);
+    m.cols = count;
+    return m;
+  }
+};
+
+}  // namespace goldfinch

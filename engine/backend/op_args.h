@@ -1,0 +1,74 @@
+// Arguments of the ops that take more than a few. Plain structs of device pointers:
+// kernels of every instruction set include this, so nothing here may emit code.
+#pragma once
+
+#include <cstdint>
+
+#include "engine/backend/matrix.h"
+
+namespace goldfinch {
+
+// Scale and shift of a normalisation; `eps` is added to the variance.
+struct NormWeights {
+  const float* weight = nullptr;  // [cols]
+  const float* bias = nullptr;    // [cols]
+  float eps = 1e-5f;
+};
+
+// Which rows of a batch belong to which sequence: rows [begin[i], begin[i+1]) are
+// consecutive tokens of the sequence in state slot slot[i].
+struct RowSpans {
+  std::int32_t count = 0;
+  const std::int32_t* begin = nullptr;  // [count + 1]
+  const std::int32_t* slot = nullptr;   // [count]
+};
+
+// y = S r [+ v (u k . r)];  S = S diag(w) + v k^T, per head. See kernels/cpu/wkv.cc.
+struct WkvArgs {
+  Matrix r = {}, k = {}, v = {}, w = {};  // [rows, heads * 64]
+  const float* bonus = nullptr;           // u [heads, 64]; null: none
+  float* state = nullptr;                 // [slots, heads, 64 key, 64 value]
+  RowSpans spans = {};
+  std::int64_t heads = 0;
+  Matrix y = {};  // [rows, heads * 64]
+};
+
+// out = norm(a + b) [* silu(gate)], over `groups` equal parts of a row.
+struct AddNormArgs {
+  Matrix a = {};
+  Matrix b = {};  // data null: none
+  NormWeights norm = {};
+  std::int64_t groups = 1;
+  Matrix gate = {};  // data null: none
+  Matrix out = {};
+};
+
+// Expanded keys and values: tile t of one layer is [page_tokens, A] keys and as many
+// values.
+struct KvTiles {
+  Matrix keys = {};    // [tiles * page_tokens, A], compute type
+  Matrix values = {};  // the same
+  std::int64_t page_tokens = 0;
+};
+
+// Causal attention of query rows over tiles, continuing earlier calls: tiles come in
+// ascending positions and the running maximum, sum and weighted values are carried in
+// `carry`, so any cut of the tiles into calls gives the same bits.
+struct AttendArgs {
+  Matrix q = {};  // [rows, A] float32
+  KvTiles tiles = {};
+  std::int64_t heads = 0;
+  const std::int64_t* position = nullptr;  // [rows] of the query
+  const std::int32_t* span = nullptr;      // [rows] which list of tiles it sees
+  // Tiles of list s are entries [tile_begin[s], tile_begin[s + 1]) of the next two.
+  const std::int32_t* tile_begin = nullptr;
+  const std::int32_t* tile = nullptr;           // index into `tiles`
+  const std::int64_t* tile_position = nullptr;  // position of the tile's first token
+  Matrix carry =
+      {};  // [rows, heads * (64 + 2)]: per head 64 sums, then maximum, then sum
+  bool first = true;  // starts the carry afresh
+};
+
+enum class Activation { kNone, kTanh, kReluSquared };
+
+}  // namespace goldfinch

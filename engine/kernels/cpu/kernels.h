@@ -1,0 +1,71 @@
+// The CPU's ops for one instruction set, as a table of functions.
+//
+// Each works on rows [begin, end) of its output (or tasks, where said), so that the
+// backend cuts it among threads; a row's bits do not depend on the cut. Every kernel's
+// file states its formula.
+#pragma once
+
+#include <cstdint>
+
+#include "engine/backend/op_args.h"
+
+namespace goldfinch {
+
+inline constexpr std::int64_t kPanelColumns = 32;
+
+// Weights of y = x W^T as panels of 32 outputs: panel p holds [in][32] values, or with
+// `pairs` [in / 2][32][2] (inputs k and k+1 side by side), inputs padded to even and
+// outputs to 32 with zeros.
+struct GemmPanels {
+  const void* data = nullptr;
+  DType type = DType::kF32;
+  bool pairs = false;
+  std::int64_t in = 0;
+  std::int64_t out = 0;
+  std::int64_t panel_bytes = 0;
+};
+
+struct CpuKernels {
+  const char* name;
+  bool bf16_pairs;  // wants bf16 panels in pairs
+
+  // Rows [row_begin, row_end) of panels [panel_begin, panel_end).
+  void (*gemm)(const Matrix& x, const GemmPanels& w, const Matrix& y,
+               std::int64_t row_begin, std::int64_t row_end, std::int64_t panel_begin,
+               std::int64_t panel_end);
+  void (*embed_norm)(const std::int32_t* tokens, const Matrix& table,
+                     const NormWeights& norm, const Matrix& out, std::int64_t begin,
+                     std::int64_t end);
+  void (*norm_rows)(const Matrix& x, const NormWeights& norm, const Matrix& out,
+                    std::int64_t begin, std::int64_t end);
+  void (*norm_to_state)(const Matrix& x, const NormWeights& norm,
+                        const std::int32_t* rows, const std::int32_t* slots, float* state,
+                        std::int64_t begin, std::int64_t end);
+  void (*lerp)(const Matrix& cur, const Matrix& prev, const float* mix,
+               const Matrix& delta, const Matrix& out, std::int64_t begin,
+               std::int64_t end);
+  void (*activate)(Activation f, const Matrix& in, const Matrix& out, std::int64_t begin,
+                   std::int64_t end);
+  void (*decay)(const Matrix& d, const float* bias, const Matrix& k, std::int64_t begin,
+                std::int64_t end);
+  // Task: span * heads + head.
+  void (*wkv)(const WkvArgs& args, std::int64_t begin, std::int64_t end);
+  void (*add_norm)(const AddNormArgs& args, std::int64_t begin, std::int64_t end);
+  void (*rms_norm)(const Matrix& in, const Matrix& out, std::int64_t begin,
+                   std::int64_t end);
+  void (*add)(const Matrix& x, const Matrix& y, std::int64_t begin, std::int64_t end);
+  void (*gated_add)(const Matrix& x, const Matrix& r, const Matrix& y, std::int64_t begin,
+                    std::int64_t end);
+  void (*gather_rows)(const Matrix& in, const std::int64_t* index, const Matrix& out,
+                      std::int64_t begin, std::int64_t end);
+  void (*scatter_rows)(const Matrix& in, const std::int64_t* index, const Matrix& out,
+                       std::int64_t begin, std::int64_t end);
+  void (*rope)(const Matrix& x, const std::int64_t* position, const double* frequency,
+               std::int64_t begin, std::int64_t end);
+  // Task: row * heads + head.
+  void (*attend)(const AttendArgs& args, std::int64_t begin, std::int64_t end);
+  void (*attend_finish)(const Matrix& carry, std::int64_t heads, const Matrix& out,
+                        std::int64_t begin, std::int64_t end);
+};
+
+}  // namespace goldfinch

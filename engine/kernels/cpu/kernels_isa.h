@@ -1,0 +1,43 @@
+// Declarations of the kernels inside the namespace of one instruction set; see
+// kernels.h for what they do.
+#pragma once
+
+#include <cstdint>
+
+#include "engine/backend/op_args.h"
+#include "engine/kernels/cpu/kernels.h"
+
+namespace goldfinch::GOLDFINCH_ISA {
+
+void Gemm(const Matrix& x, const GemmPanels& w, const Matrix& y, std::int64_t row_begin,
+          std::int64_t row_end, std::int64_t panel_begin, std::int64_t panel_end);
+void EmbedNorm(const std::int32_t* tokens, const Matrix& table, const NormWeights& norm,
+               const Matrix& out, std::int64_t begin, std::int64_t end);
+void NormRows(const Matrix& x, const NormWeights& norm, const Matrix& out,
+              std::int64_t begin, std::int64_t end);
+void NormToState(const Matrix& x, const NormWeights& norm, const std::int32_t* rows,
+                 const std::int32_t* slots, float* state, std::int64_t begin,
+                 std::int64_t end);
+void Lerp(const Matrix& cur, const Matrix& prev, const float* mix, const Matrix& delta,
+          const Matrix& out, std::int64_t begin, std::int64_t end);
+void Activate(Activation f, const Matrix& in, const Matrix& out, std::int64_t begin,
+              std::int64_t end);
+void Decay(const Matrix& d, const float* bias, const Matrix& k, std::int64_t begin,
+           std::int64_t end);
+void Wkv(const WkvArgs& args, std::int64_t begin, std::int64_t end);
+void AddNorm(const AddNormArgs& args, std::int64_t begin, std::int64_t end);
+void RmsNorm(const Matrix& in, const Matrix& out, std::int64_t begin, std::int64_t end);
+void Add(const Matrix& x, const Matrix& y, std::int64_t begin, std::int64_t end);
+void GatedAdd(const Matrix& x, const Matrix& r, const Matrix& y, std::int64_t begin,
+              std::int64_t end);
+void GatherRows(const Matrix& in, const std::int64_t* index, const Matrix& out,
+                std::int64_t begin, std::int64_t end);
+void ScatterRows(const Matrix& in, const std::int64_t* index, const Matrix& out,
+                 std::int64_t begin, std::int64_t end);
+void Rope(const Matrix& x, const std::int64_t* position, const double* frequency,
+          std::int64_t begin, std::int64_t end);
+void Attend(const AttendArgs& args, std::int64_t begin, std::int64_t end);
+void AttendFinish(const Matrix& carry, std::int64_t heads, const Matrix& out,
+                  std::int64_t begin, std::int64_t end);
+
+}  // namespace goldfinch::GOLDFINCH_ISA

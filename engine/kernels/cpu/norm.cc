@@ -1,0 +1,125 @@
+// Normalisations, a row at a time, statistics in two passes over the row in float32:
+//   LN(x)   = (x - mean) / sqrt(var + eps) * weight + bias
+//   rms(x)  = x / (|x| / sqrt(cols) + 1e-8)
+//   AddNorm = LN(a + b) over each of `groups` parts of the row [* silu(gate)]
+// cols is a multiple of 16, and of 16 * groups. Inputs float32 (an embedding table may
+// be bf16); outputs float32, or AddNorm's rounded to bf16. Out may alias the input.
+#include "engine/kernels/cpu/kernels_isa.h"
+#include "engine/kernels/cpu/simd.h"
+
+namespace goldfinch::GOLDFINCH_ISA {
+namespace {
+
+struct Moments {
+  float mean;
+  float inverse_deviation;
+};
+
+template <typename Read>
+GOLDFINCH_INLINE Moments MomentsOf(const Read& read, std::int64_t cols, float eps) {
+  F32x16 sum = {};
+  for (std::int64_t i = 0; i < cols; i += kLanes) sum += read(i);
+  const float mean = SumLanes(sum) / static_cast<float>(cols);
+  F32x16 square = {};
+  for (std::int64_t i = 0; i < cols; i += kLanes) {
+    const F32x16 d = read(i) - mean;
+    square += d * d;
+  }
+  const float var = SumLanes(square) / static_cast<float>(cols);
+  return {mean, 1.0f / __builtin_sqrtf(var + eps)};
+}
+
+template <typename Read, typename Write>
+GOLDFINCH_INLINE void Normalise(const Read& read, const NormWeights& norm,
+                                std::int64_t first, std::int64_t cols,
+                                const Write& write) {
+  const Moments m = MomentsOf(read, cols, norm.eps);
+  for (std::int64_t i = 0; i < cols; i += kLanes) {
+    const F32x16 unit = (read(i) - m.mean) * m.inverse_deviation;
+    write(i, unit * Load(norm.weight + first + i) + Load(norm.bias + first + i));
+  }
+}
+
+GOLDFINCH_INLINE void NormRow(const float* x, const NormWeights& norm, std::int64_t cols,
+                              float* out) {
+  Normalise([x](std::int64_t i) { return Load(x + i); }, norm, 0, cols,
+            [out](std::int64_t i, F32x16 v) { Store(v, out + i); });
+}
+
+template <typename T>
+GOLDFINCH_INLINE void AddNormGroup(const AddNormArgs& args, std::int64_t row,
+                                   std::int64_t first, std::int64_t cols, T* out) {
+  const float* a = args.a.f32(row) + first;
+  const float* b = args.b.data != nullptr ? args.b.f32(row) + first : nullptr;
+  const float* gate = args.gate.data != nullptr ? args.gate.f32(row) + first : nullptr;
+  const auto read = [a, b](std::int64_t i) {
+    return b != nullptr ? Load(a + i) + Load(b + i) : Load(a + i);
+  };
+  const auto write = [gate, out](std::int64_t i, F32x16 v) {
+    if (gate != nullptr) {
+      const F32x16 g = Load(gate + i);
+      v *= g * Sigmoid(g);
+    }
+    Store(v, out + i);
+  };
+  Normalise(read, args.norm, first, cols, write);
+}
+
+}  // namespace
+
+void EmbedNorm(const std::int32_t* tokens, const Matrix& table, const NormWeights& norm,
+               const Matrix& out, std::int64_t begin, std::int64_t end) {
+  for (std::int64_t row = begin; row < end; ++row) {
+    float* to = out.f32(row);
+    const auto write = [to](std::int64_t i, F32x16 v) { Store(v, to + i); };
+    if (table.type == DType::kF32) {
+      const float* e = table.f32(tokens[row]);
+      Normalise([e](std::int64_t i) { return Load(e + i); }, norm, 0, out.cols, write);
+    } else {
+      const std::uint16_t* e = table.bf16(tokens[row]);
+      Normalise([e](std::int64_t i) { return Load(e + i); }, norm, 0, out.cols, write);
+    }
+  }
+}
+
+void NormRows(const Matrix& x, const NormWeights& norm, const Matrix& out,
+              std::int64_t begin, std::int64_t end) {
+  for (std::int64_t row = begin; row < end; ++row)
+    NormRow(x.f32(row), norm, x.cols, out.f32(row));
+}
+
+void NormToState(const Matrix& x, const NormWeights& norm, const std::int32_t* rows,
+                 const std::int32_t* slots, float* state, std::int64_t begin,
+                 std::int64_t end) {
+  for (std::int64_t i = begin; i < end; ++i)
+    NormRow(x.f32(rows[i]), norm, x.cols, state + slots[i] * x.cols);
+}
+
+void AddNorm(const AddNormArgs& args, std::int64_t begin, std::int64_t end) {
+  const std::int64_t cols = args.a.cols / args.groups;
+  for (std::int64_t row = begin; row < end; ++row) {
+    for (std::int64_t first = 0; first < args.a.cols; first += cols) {
+      if (args.out.type == DType::kF32)
+        AddNormGroup(args, row, first, cols, args.out.f32(row) + first);
+      else
+        AddNormGroup(args, row, first, cols, args.out.bf16(row) + first);
+    }
+  }
+}
+
+void RmsNorm(const Matrix& in, const Matrix& out, std::int64_t begin, std::int64_t end) {
+  const float root = __builtin_sqrtf(static_cast<float>(in.cols));
+  for (std::int64_t row = begin; row < end; ++row) {
+    const float* x = in.f32(row);
+    float* y = out.f32(row);
+    F32x16 square = {};
+    for (std::int64_t i = 0; i < in.cols; i += kLanes) {
+      const F32x16 v = Load(x + i);
+      square += v * v;
+    }
+    const float norm = __builtin_sqrtf(SumLanes(square)) / root + 1e-8f;
+    for (std::int64_t i = 0; i < in.cols; i += kLanes) Store(Load(x + i) / norm, y + i);
+  }
+}
+
+}  // namespace goldfinch::GOLDFINCH_ISA

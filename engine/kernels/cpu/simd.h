@@ -1,0 +1,130 @@
+// Sixteen floats at a time, for whichever instruction set this file is compiled for.
+//
+// Every kernel file is compiled once per instruction set (see engine/CMakeLists.txt)
+// with GOLDFINCH_ISA naming its namespace, so that one binary carries all of them. To
+// keep code of one instruction set out of another's reach, kernel files use nothing
+// that the linker could merge: no standard containers or algorithms, and everything
+// here is in an unnamed namespace.
+//
+// Reductions add sixteen lanes in a fixed tree, so a sum is a function of its terms and
+// the row length alone.
+#pragma once
+
+#ifndef GOLDFINCH_ISA
+#error "GOLDFINCH_ISA names the namespace of the instruction set"
+#endif
+
+#include <cstdint>
+
+#if defined(__AVX512BF16__)
+#include <immintrin.h>
+#endif
+
+namespace goldfinch::GOLDFINCH_ISA {
+namespace {
+
+inline constexpr std::int64_t kLanes = 16;
+
+using F32x16 = float __attribute__((vector_size(64)));
+using I32x16 = std::int32_t __attribute__((vector_size(64)));
+using U32x16 = std::uint32_t __attribute__((vector_size(64)));
+using U16x16 = std::uint16_t __attribute__((vector_size(32)));
+
+#define GOLDFINCH_INLINE inline __attribute__((always_inline))
+
+GOLDFINCH_INLINE F32x16 Splat(float x) { return F32x16{} + x; }
+
+GOLDFINCH_INLINE F32x16 Load(const float* p) {
+  F32x16 v;
+  __builtin_memcpy(&v, p, sizeof v);
+  return v;
+}
+GOLDFINCH_INLINE void Store(F32x16 v, float* p) { __builtin_memcpy(p, &v, sizeof v); }
+
+GOLDFINCH_INLINE float ToFloat(std::uint16_t bf16) {
+  const std::uint32_t bits = static_cast<std::uint32_t>(bf16) << 16;
+  float f;
+  __builtin_memcpy(&f, &bits, sizeof f);
+  return f;
+}
+
+// Round to nearest even; a NaN stays one.
+GOLDFINCH_INLINE std::uint16_t ToBf16(float f) {
+  std::uint32_t bits;
+  __builtin_memcpy(&bits, &f, sizeof bits);
+  const std::uint32_t rounded = (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16;
+  return static_cast<std::uint16_t>(f != f ? 0x7fc0u : rounded);
+}
+
+GOLDFINCH_INLINE F32x16 Load(const std::uint16_t* p) {
+  U16x16 half;
+  __builtin_memcpy(&half, p, sizeof half);
+  const U32x16 bits = __builtin_convertvector(half, U32x16) << 16;
+  return reinterpret_cast<F32x16>(bits);
+}
+GOLDFINCH_INLINE void Store(F32x16 v, std::uint16_t* p) {
+  const U32x16 bits = reinterpret_cast<U32x16>(v);
+  const U32x16 rounded = (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16;
+  const U32x16 chosen = v != v ? U32x16{} + 0x7fc0u : rounded;
+  const U16x16 half = __builtin_convertvector(chosen, U16x16);
+  __builtin_memcpy(p, &half, sizeof half);
+}
+
+GOLDFINCH_INLINE F32x16 Max(F32x16 a, F32x16 b) { return a > b ? a : b; }
+
+GOLDFINCH_INLINE float SumLanes(F32x16 v) {
+  float lane[16];
+  Store(v, lane);
+  for (int width = 8; width >= 1; width /= 2)
+    for (int i = 0; i < width; ++i) lane[i] += lane[i + width];
+  return lane[0];
+}
+
+// e^x to about 1 ulp; 0 below -87.3, infinity above 88.7, NaN for NaN.
+GOLDFINCH_INLINE F32x16 Exp(F32x16 x) {
+  const F32x16 low = Splat(-87.33654f), high = Splat(88.72283f);
+  F32x16 clamped = x < low ? low : x;
+  clamped = clamped > high ? high : clamped;
+  // x = n ln 2 + f with |f| <= ln(2)/2; ln 2 in two parts so n * part is exact.
+  const F32x16 magic = Splat(12582912.0f);  // 1.5 * 2^23: adding it rounds to integer
+  const F32x16 n = (clamped * 1.44269504088896341f + magic) - magic;
+  F32x16 f = clamped - n * 0.693359375f;
+  f = f + n * 2.12194440e-4f;
+  // Taylor of e^f by Horner, remainder below half an ulp on this interval.
+  F32x16 p = Splat(1.9875691500e-4f);
+  p = p * f + 1.3981999507e-3f;
+  p = p * f + 8.3334519073e-3f;
+  p = p * f + 4.1665795894e-2f;
+  p = p * f + 1.6666665459e-1f;
+  p = p * f + 5.0000001201e-1f;
+  p = p * f * f + f + 1.0f;
+  // 2^n in two factors: n reaches 128, where one factor would overflow its exponent.
+  const I32x16 whole = __builtin_convertvector(n, I32x16);
+  const I32x16 half = whole >> 1;
+  const F32x16 scale1 = reinterpret_cast<F32x16>((half + 127) << 23);
+  const F32x16 scale2 = reinterpret_cast<F32x16>((whole - half + 127) << 23);
+  F32x16 result = p * scale1 * scale2;
+  result = x < low ? F32x16{} : result;
+  result = x > high ? Splat(__builtin_inff()) : result;
+  return x != x ? x : result;
+}
+
+GOLDFINCH_INLINE F32x16 Sigmoid(F32x16 x) { return 1.0f / (1.0f + Exp(-x)); }
+
+// Exact to about 2 ulp near zero too, where 1 - 2 / (e^2x + 1) cancels: there by the
+// odd series x - x^3/3 + 2x^5/15 - 17x^7/315 + 62x^9/2835.
+GOLDFINCH_INLINE F32x16 Tanh(F32x16 x) {
+  const F32x16 magnitude = x < 0.0f ? -x : x;
+  const F32x16 e = Exp(-2.0f * magnitude);
+  const F32x16 far = (1.0f - e) / (1.0f + e);
+  const F32x16 s = x * x;
+  F32x16 p = s * 0.0218694885f - 0.0539682540f;
+  p = p * s + 0.1333333333f;
+  p = p * s - 0.3333333333f;
+  const F32x16 near = x + x * s * p;
+  const F32x16 result = x < 0.0f ? -far : far;
+  return magnitude < 0.25f ? near : result;
+}
+
+}  // namespace
+}  // namespace goldfinch::GOLDFINCH_ISA

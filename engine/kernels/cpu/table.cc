@@ -1,0 +1,36 @@
+// The table of this instruction set's kernels; `tables.h` declares it to the backend.
+#include "engine/kernels/cpu/kernels_isa.h"
+
+namespace goldfinch::GOLDFINCH_ISA {
+
+#define GOLDFINCH_STRING_(x) #x
+#define GOLDFINCH_STRING(x) GOLDFINCH_STRING_(x)
+
+extern const CpuKernels kKernels;
+const CpuKernels kKernels = {
+    .name = GOLDFINCH_STRING(GOLDFINCH_ISA),
+#if defined(__AVX512BF16__)
+    .bf16_pairs = true,
+#else
+    .bf16_pairs = false,
+#endif
+    .gemm = Gemm,
+    .embed_norm = EmbedNorm,
+    .norm_rows = NormRows,
+    .norm_to_state = NormToState,
+    .lerp = Lerp,
+    .activate = Activate,
+    .decay = Decay,
+    .wkv = Wkv,
+    .add_norm = AddNorm,
+    .rms_norm = RmsNorm,
+    .add = Add,
+    .gated_add = GatedAdd,
+    .gather_rows = GatherRows,
+    .scatter_rows = ScatterRows,
+    .rope = Rope,
+    .attend = Attend,
+    .attend_finish = AttendFinish,
+};
+
+}  // namespace goldfinch::GOLDFINCH_ISA

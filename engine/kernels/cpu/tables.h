@@ -1,0 +1,16 @@
+// Which instruction sets this binary carries kernels for, and which the machine runs.
+#pragma once
+
+#include <string>
+
+#include "absl/status/statusor.h"
+#include "engine/kernels/cpu/kernels.h"
+
+namespace goldfinch {
+
+// "auto" is the best the machine runs; "plain", "avx2", "avx512" and "avx512_bf16" pin
+// one, so that machines of a fleet give equal bits. INVALID_ARGUMENT for another name,
+// FAILED_PRECONDITION for one this machine does not run.
+absl::StatusOr<const CpuKernels*> SelectCpuKernels(const std::string& isa);
+
+}  // namespace goldfinch

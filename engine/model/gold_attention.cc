@@ -1,0 +1,165 @@
+#include "engine/model/gold_attention.h"
+
+#include <algorithm>
+
+#include "engine/check.h"
+
+namespace goldfinch {
+namespace {
+
+// Tiles of one Attend; longer lists go in several.
+constexpr std::int64_t kMaxGroupTiles = 65536;
+
+constexpr std::int64_t kCarryPerHead = 66;  // see AttendArgs::carry
+
+}  // namespace
+
+GoldAttention::GoldAttention(DeviceArena& memory, GoldCache& cache, ExpandedArena& arena,
+                             std::int32_t num_heads, std::int64_t num_gold,
+                             std::int64_t max_rows, std::int64_t max_sequences)
+    : b_(memory.backend()),
+      cache_(cache),
+      arena_(arena),
+      num_heads_(num_heads),
+      num_gold_(num_gold),
+      position_(memory, max_rows),
+      row_sequence_(memory, max_rows),
+      tile_begin_(memory, max_sequences + 1),
+      tile_(memory, kMaxGroupTiles),
+      tile_position_(memory, kMaxGroupTiles),
+      carry_(memory.Take(max_rows, num_heads * kCarryPerHead, DType::kF32)) {
+  GOLDFINCH_CHECK(arena.num_slots() + kScratchTiles <= cache.shape().num_tiles);
+  sequences_.reserve(static_cast<std::size_t>(max_sequences));
+  targets_.reserve(static_cast<std::size_t>(GoldCache::kMaxTargets));
+}
+
+void GoldAttention::Begin(std::span<const AttendedSequence> sequences,
+                          std::span<const std::int32_t> row_sequence,
+                          std::span<const std::int64_t> row_position) {
+  position_.Clear();
+  row_sequence_.Clear();
+  for (const std::int64_t position : row_position) position_.Push(position);
+  for (const std::int32_t sequence : row_sequence) row_sequence_.Push(sequence);
+  position_.Upload();
+  row_sequence_.Upload();
+
+  sequences_.assign(sequences.begin(), sequences.end());
+  tiles_.clear();
+  arena_.BeginStep();
+  const std::int64_t overflowed_before = overflowed_pages_;
+  for (std::size_t i = 0; i < sequences_.size(); ++i)
+    PlanSequence(static_cast<std::int32_t>(i), sequences_[i]);
+  FlushTargets(0, num_gold_);
+  one_group_ = overflowed_pages_ == overflowed_before &&
+               static_cast<std::int64_t>(tiles_.size()) <= kMaxGroupTiles;
+  if (one_group_) BuildGroup(0, 0);
+}
+
+void GoldAttention::PlanSequence(std::int32_t index, const AttendedSequence& sequence) {
+  const std::int64_t page_tokens = cache_.shape().page_tokens;
+  const std::int64_t pages = (sequence.length + page_tokens - 1) / page_tokens;
+  bool fits = true;
+  for (std::int64_t i = 0; i < pages; ++i) {
+    // Once a page does not fit, neither does the rest: a later page that happens to be
+    // expanded is not worth a second rule.
+    const std::int32_t slot =
+        fits ? arena_.Acquire(sequence.pages[static_cast<std::size_t>(i)]) : -1;
+    fits = slot >= 0;
+    tiles_.push_back({index, static_cast<std::int32_t>(i), slot});
+    if (!fits) {
+      ++overflowed_pages_;
+      continue;
+    }
+    const std::int64_t wanted = std::min(page_tokens, sequence.length - i * page_tokens);
+    const std::int64_t filled = arena_.filled(slot);
+    if (filled >= wanted) continue;
+    const auto added = wanted - filled;
+    GOLDFINCH_CHECK(added <= GoldCache::kMaxTargets);
+    if (static_cast<std::int64_t>(targets_.size()) + added > GoldCache::kMaxTargets)
+      FlushTargets(0, num_gold_);
+    AddTargets(sequence, i, filled, wanted, slot);
+    arena_.set_filled(slot, wanted);
+  }
+}
+
+void GoldAttention::AddTargets(const AttendedSequence& sequence, std::int64_t page_index,
+                               std::int64_t begin, std::int64_t end, std::int64_t tile) {
+  const std::int64_t page_tokens = cache_.shape().page_tokens;
+  const auto page = [&](std::int64_t i) {
+    return std::int64_t{sequence.pages[static_cast<std::size_t>(i)]} * page_tokens;
+  };
+  for (std::int64_t offset = begin; offset < end; ++offset) {
+    const std::int64_t row = page(page_index) + offset;
+    std::int64_t previous = row - 1;
+    if (offset == 0)
+      previous = page_index == 0 ? -1 : page(page_index - 1) + page_tokens - 1;
+    targets_.push_back({.row = row,
+                        .previous_row = previous,
+                        .position = page_index * page_tokens + offset,
+                        .tile_row = tile * page_tokens + offset});
+  }
+}
+
+void GoldAttention::FlushTargets(std::int64_t first_layer, std::int64_t last_layer) {
+  cache_.Expand(targets_, first_layer, last_layer);
+  targets_.clear();
+}
+
+std::size_t GoldAttention::BuildGroup(std::size_t begin, std::int64_t gold_layer) {
+  const std::int64_t page_tokens = cache_.shape().page_tokens;
+  tile_begin_.Clear();
+  tile_.Clear();
+  tile_position_.Clear();
+  std::int64_t scratch = 0;
+  std::size_t i = begin;
+  for (std::size_t s = 0; s < sequences_.size(); ++s) {
+    tile_begin_.Push(static_cast<std::int32_t>(tile_.size()));
+    for (; i < tiles_.size() && tiles_[i].sequence == static_cast<std::int32_t>(s); ++i) {
+      const Tile& tile = tiles_[i];
+      if (tile_.Full() || (tile.slot < 0 && scratch == kScratchTiles)) break;
+      std::int64_t place = tile.slot;
+      if (tile.slot < 0) {
+        place = arena_.num_slots() + scratch++;
+        const std::int64_t first = tile.page_index * page_tokens;
+        const std::int64_t count = std::min(page_tokens, sequences_[s].length - first);
+        if (static_cast<std::int64_t>(targets_.size()) + count > GoldCache::kMaxTargets)
+          FlushTargets(gold_layer, gold_layer + 1);
+        AddTargets(sequences_[s], tile.page_index, 0, count, place);
+      }
+      tile_.Push(static_cast<std::int32_t>(place));
+      tile_position_.Push(tile.page_index * page_tokens);
+    }
+  }
+  tile_begin_.Push(static_cast<std::int32_t>(tile_.size()));
+  FlushTargets(gold_layer, gold_layer + 1);
+  tile_begin_.Upload();
+  tile_.Upload();
+  tile_position_.Upload();
+  return i;
+}
+
+void GoldAttention::Attend(std::int64_t gold_layer, const Matrix& q, const Matrix& out) {
+  AttendArgs args{.q = q,
+                  .tiles = cache_.tiles(gold_layer),
+                  .heads = num_heads_,
+                  .position = position_.device(),
+                  .span = row_sequence_.device(),
+                  .tile_begin = tile_begin_.device(),
+                  .tile = tile_.device(),
+                  .tile_position = tile_position_.device(),
+                  .carry = carry_.Rows(q.rows),
+                  .first = true};
+  if (one_group_) {
+    b_.Attend(args);
+  } else {
+    for (std::size_t begin = 0; begin < tiles_.size(); args.first = false) {
+      const std::size_t end = BuildGroup(begin, gold_layer);
+      GOLDFINCH_CHECK(end > begin);
+      b_.Attend(args);
+      begin = end;
+    }
+  }
+  b_.AttendFinish(args.carry, num_heads_, out);
+}
+
+}  // namespace goldfinch

@@ -1,0 +1,84 @@
+// Attention of a step's GOLD rows over the caches of their sequences.
+//
+// Which pages are expanded where: every page of the step's sequences gets a tile of the
+// arena if there is room; the rest of a sequence that does not fit is rebuilt into a few
+// scratch tiles, group after group, each time it is attended to. Rows fold tiles in
+// ascending positions either way, so both give the same bits.
+//
+// Threads: one at a time.
+#pragma once
+
+#include <cstdint>
+#include <span>
+#include <vector>
+
+#include "engine/cache/expanded_arena.h"
+#include "engine/model/gold_cache.h"
+
+namespace goldfinch {
+
+// One sequence of the step, with at least one GOLD row.
+struct AttendedSequence {
+  std::span<const std::int32_t> pages;
+  std::int64_t length = 0;  // tokens in the cache, those of this step included
+};
+
+class GoldAttention {
+ public:
+  // Tiles beyond the arena's, shared by all that does not fit it.
+  static constexpr std::int64_t kScratchTiles = 8;
+
+  // `arena` decides on tiles [0, arena.num_slots()) of `cache`; the scratch tiles follow.
+  GoldAttention(DeviceArena& memory, GoldCache& cache, ExpandedArena& arena,
+                std::int32_t num_heads, std::int64_t num_gold, std::int64_t max_rows,
+                std::int64_t max_sequences);
+
+  // Plans a step and expands what its sequences lack in the arena, for all layers.
+  // `row_sequence[i]` and `row_position[i]` describe GOLD row i.
+  void Begin(std::span<const AttendedSequence> sequences,
+             std::span<const std::int32_t> row_sequence,
+             std::span<const std::int64_t> row_position);
+
+  // out = attention of q (float32) of one GOLD layer. q and out are [rows, A].
+  void Attend(std::int64_t gold_layer, const Matrix& q, const Matrix& out);
+
+  // Positions of the rows, in device memory, for rope.
+  const std::int64_t* positions() const { return position_.device(); }
+
+  // Pages a step needed beyond the arena, since the start.
+  std::int64_t overflowed_pages() const { return overflowed_pages_; }
+
+ private:
+  struct Tile {
+    std::int32_t sequence;
+    std::int32_t page_index;
+    std::int32_t slot;  // -1: rebuilt into scratch
+  };
+
+  void PlanSequence(std::int32_t index, const AttendedSequence& sequence);
+  void AddTargets(const AttendedSequence& sequence, std::int64_t page_index,
+                  std::int64_t begin, std::int64_t end, std::int64_t tile);
+  void FlushTargets(std::int64_t first_layer, std::int64_t last_layer);
+  // Fills the tile arrays from tiles_[begin, ...); returns the end of the group.
+  std::size_t BuildGroup(std::size_t begin, std::int64_t gold_layer);
+
+  Backend& b_;
+  GoldCache& cache_;
+  ExpandedArena& arena_;
+  const std::int64_t num_heads_, num_gold_;
+
+  std::vector<AttendedSequence> sequences_;
+  std::vector<Tile> tiles_;  // by sequence, then by position
+  std::vector<ExpandTarget> targets_;
+  bool one_group_ = false;  // the arrays of the only group are already uploaded
+  std::int64_t overflowed_pages_ = 0;
+
+  StepArray<std::int64_t> position_;      // [rows]
+  StepArray<std::int32_t> row_sequence_;  // [rows]
+  StepArray<std::int32_t> tile_begin_;    // [sequences + 1]
+  StepArray<std::int32_t> tile_;
+  StepArray<std::int64_t> tile_position_;
+  Matrix carry_;
+};
+
+}  // namespace goldfinch

@@ -1,0 +1,95 @@
+// The cache of a GoldFinch model: per token its id and its compressed key, in pages; and
+// the way from there to the keys and values of the GOLD layers.
+//
+// Nothing else is kept per token that cannot be dropped: a key of a layer is a function
+// of (s_t, s_{t-1}, c_t, c_{t-1}), a value of (s_t, s_{t-1}) (model.md, GOLD time mix).
+// Expanded keys and values go to tiles of one page each; which page has which tile is
+// decided by gold_attention.h.
+//
+// Threads: one at a time.
+#pragma once
+
+#include <cstdint>
+#include <span>
+#include <vector>
+
+#include "engine/backend/backend.h"
+#include "engine/model/layers.h"
+#include "engine/model/weights.h"
+#include "engine/model/workspace.h"
+
+namespace goldfinch {
+
+struct GoldCacheShape {
+  std::int64_t page_tokens = 0;
+  std::int64_t num_pages = 0;
+  std::int64_t num_tiles = 0;  // per layer
+};
+
+// One token whose keys and values are wanted.
+struct ExpandTarget {
+  std::int64_t row = 0;            // its row in the cache: page * page_tokens + offset
+  std::int64_t previous_row = -1;  // of the token before it; -1: it is the first
+  std::int64_t position = 0;
+  std::int64_t tile_row = 0;  // where to: tile * page_tokens + offset
+};
+
+class GoldCache {
+ public:
+  // Targets of one Expand.
+  static constexpr std::int64_t kMaxTargets = 256;
+
+  GoldCache(DeviceArena& arena, const ModelConfig& config, const ModelWeights& weights,
+            DType type, const GoldCacheShape& shape, std::int64_t max_mix_width);
+
+  const GoldCacheShape& shape() const { return shape_; }
+
+  // Stores tokens[i] and the compressed key of x[i], the recurrent layers' output, at
+  // row index[i]. Device arrays. `scratch` is [rows, D] in the compute type.
+  void Append(const Matrix& x, const std::int32_t* tokens, const std::int64_t* index,
+              const Matrix& scratch);
+
+  // Writes keys and values of up to kMaxTargets tokens to the tiles of GOLD layers
+  // [first, last), counted from the first GOLD layer.
+  void Expand(std::span<const ExpandTarget> targets, std::int64_t first,
+              std::int64_t last);
+
+  // Rope frequencies in device memory; null without rope.
+  const double* frequency() const { return frequency_; }
+
+  const KvTiles& tiles(std::int64_t gold_layer) const {
+    return tiles_[static_cast<std::size_t>(gold_layer)];
+  }
+
+  // Copies the rows of one page, for a branch that will write to its own copy.
+  void CopyPage(std::int32_t from, std::int32_t to);
+
+ private:
+  // e, c and from them n = rms(e) and kappa of every distinct token among the targets
+  // and their predecessors; then each target's own rows and its predecessor's.
+  void Decompress(std::span<const ExpandTarget> targets);
+  void ExpandLayer(const GoldWeights& w, std::int64_t count, const KvTiles& tiles);
+
+  Backend& b_;
+  const ModelConfig& config_;
+  const ModelWeights& weights_;
+  const GoldCacheShape shape_;
+
+  std::int32_t* tokens_ = nullptr;  // [pages * page_tokens]
+  Matrix keys_;                     // [pages * page_tokens, D/R] compute type
+  std::vector<KvTiles> tiles_;      // one a GOLD layer
+  double* frequency_ = nullptr;     // rope, [32]
+
+  // Sources: distinct tokens of one Expand.
+  StepArray<std::int64_t> source_row_;
+  std::int32_t* source_tokens_ = nullptr;
+  Matrix embedded_, unit_, decompressed_;  // e, n, kappa: [sources, D]
+  Matrix joined_;                          // [e, c] [sources, D + D/R] compute type
+  // Targets.
+  StepArray<std::int64_t> current_, previous_;  // rows among the sources
+  StepArray<std::int64_t> position_, tile_row_;
+  Matrix n_, n_prev_, kappa_, kappa_prev_;  // [targets, D]
+  Matrix mixed_, low_, low_in_, mix_in_, delta_, kv_, kv_in_, normed_;
+};
+
+}  // namespace goldfinch

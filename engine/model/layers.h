@@ -1,0 +1,42 @@
+// The layers of model.md over a batch of rows: time mix of Finch and Finch-C2, and the
+// channel mix that every layer has.
+//
+// Each reads and updates the residual stream x [rows, D] in place and carries the shift
+// states of its sequences. Nothing here looks at an element or knows a device.
+#pragma once
+
+#include "engine/backend/backend.h"
+#include "engine/model/config.h"
+#include "engine/model/weights.h"
+#include "engine/model/workspace.h"
+
+namespace goldfinch {
+
+// What a layer needs besides weights and x.
+struct LayerContext {
+  Backend& backend;
+  const ModelConfig& config;
+  Workspace& work;
+  RowSpans spans;
+};
+
+// State of one layer for all slots, in device memory.
+struct LayerState {
+  float* att_shift = nullptr;  // [slots, D]: LN1 of the last token
+  float* ffn_shift = nullptr;  // [slots, D]: LN2 of the last token
+  float* wkv = nullptr;        // [slots, heads, 64, 64]; recurrent layers only
+};
+
+// out = up(tanh(down(x))), through the workspace's `low`.
+void ApplyLowRank(LayerContext& context, const LowRank& pair, const Matrix& x,
+                  const Matrix& out);
+
+// x += TimeMix(LN1(x)) of a recurrent layer.
+void FinchTimeMix(LayerContext& context, const LayerWeights& layer,
+                  const LayerState& state, const Matrix& x);
+
+// x += ChannelMix(LN2(x)).
+void ChannelMix(LayerContext& context, const LayerWeights& layer, const LayerState& state,
+                const Matrix& x);
+
+}  // namespace goldfinch

@@ -1,0 +1,275 @@
+#include "engine/model/model.h"
+
+#include <algorithm>
+#include <limits>
+
+#include "engine/check.h"
+#include "engine/model/gold_layer.h"
+
+namespace goldfinch {
+namespace {
+
+// The widest inner dimension of a low-rank pair.
+std::int64_t MaxMixWidth(const ModelWeights& weights) {
+  std::int64_t width = 1;
+  const auto take = [&width](const Linear& down) {
+    if (down != nullptr) width = std::max(width, down->out());
+  };
+  for (const LayerWeights& layer : weights.layers) {
+    if (layer.finch.has_value()) {
+      take(layer.finch->mix_down);
+      take(layer.finch->decay.down);
+      take(layer.finch->value2.down);
+    } else {
+      take(layer.gold->mix_q.down);
+      take(layer.gold->kv_down);
+      take(layer.gold->key.down);
+      take(layer.gold->value.down);
+    }
+  }
+  return width;
+}
+
+constexpr std::int64_t kHeadState = 64 * 64;
+
+}  // namespace
+
+Model::Model(Backend& backend, const Checkpoint& checkpoint, DType type,
+             const ModelLimits& limits)
+    : backend_(backend),
+      memory_(backend),
+      config_(checkpoint.config()),
+      type_(type),
+      limits_(limits),
+      weights_(ModelWeights::Load(checkpoint, type, backend)) {
+  const std::int64_t rows = limits.max_rows, d = config_.n_embd;
+  const std::int64_t width = MaxMixWidth(weights_);
+  const auto floats = [this](std::int64_t count) {
+    return static_cast<float*>(
+        memory_.TakeBytes(count * static_cast<std::int64_t>(sizeof(float))));
+  };
+  for (std::int32_t i = 0; i < config_.n_layer; ++i) {
+    LayerState state{.att_shift = floats(limits.num_slots * d),
+                     .ffn_shift = floats(limits.num_slots * d)};
+    if (i < config_.num_recurrent())
+      state.wkv = floats(limits.num_slots * config_.num_heads() * kHeadState);
+    states_.push_back(state);
+  }
+  work_ = std::make_unique<Workspace>(memory_, config_, type, rows, width);
+  x_ = memory_.Take(rows, d, DType::kF32);
+  tokens_ = {memory_, rows};
+  span_begin_ = {memory_, limits.num_slots + 1};
+  slot_ = {memory_, limits.num_slots};
+  output_begin_.reserve(static_cast<std::size_t>(limits.num_slots));
+  if (config_.num_gold() > 0) {
+    const GoldCacheShape shape{
+        .page_tokens = limits.page_tokens,
+        .num_pages = limits.num_pages,
+        .num_tiles = limits.arena_slots + GoldAttention::kScratchTiles};
+    arena_ = std::make_unique<ExpandedArena>(limits.arena_slots, limits.num_pages);
+    cache_ = std::make_unique<GoldCache>(memory_, config_, weights_, type, shape, width);
+    attention_ =
+        std::make_unique<GoldAttention>(memory_, *cache_, *arena_, config_.num_heads(),
+                                        config_.num_gold(), rows, limits.num_slots);
+    gold_x_ = memory_.Take(rows, d, DType::kF32);
+    cache_row_ = {memory_, rows};
+    gold_row_ = {memory_, rows};
+    gold_span_begin_ = {memory_, limits.num_slots + 1};
+    gold_slot_ = {memory_, limits.num_slots};
+    lead_row_ = {memory_, limits.num_slots};
+    lead_slot_ = {memory_, limits.num_slots};
+    attended_.reserve(static_cast<std::size_t>(limits.num_slots));
+    gold_row_sequence_.reserve(static_cast<std::size_t>(rows));
+    gold_row_position_.reserve(static_cast<std::size_t>(rows));
+  }
+  logit_row_ = {memory_, limits.max_logit_rows};
+  last_ = memory_.Take(limits.max_logit_rows, d, DType::kF32);
+  last_normed_ = memory_.Take(limits.max_logit_rows, d, type);
+  logits_ = memory_.Take(limits.max_logit_rows, config_.vocab_size, DType::kF32);
+}
+
+LayerState Model::State(std::int64_t layer) const {
+  return states_[static_cast<std::size_t>(layer)];
+}
+
+template <typename Visit>
+void Model::ForEachState(const Visit& visit) const {
+  const std::int64_t d = config_.n_embd;
+  for (const LayerState& state : states_) {
+    visit(state.att_shift, d);
+    visit(state.ffn_shift, d);
+    if (state.wkv != nullptr) visit(state.wkv, config_.num_heads() * kHeadState);
+  }
+}
+
+std::int64_t Model::state_bytes() const {
+  std::int64_t bytes = 0;
+  ForEachState([&bytes](float*, std::int64_t count) {
+    bytes += count * static_cast<std::int64_t>(sizeof(float));
+  });
+  return bytes;
+}
+
+void Model::ClearSlot(std::int32_t slot) {
+  ForEachState([&](float* state, std::int64_t count) {
+    backend_.Zero(state + slot * count, count * static_cast<std::int64_t>(sizeof(float)));
+  });
+}
+
+void Model::CopySlot(std::int32_t from, std::int32_t to) {
+  ForEachState([&](float* state, std::int64_t count) {
+    backend_.CopyOnDevice(state + to * count, state + from * count,
+                          count * static_cast<std::int64_t>(sizeof(float)));
+  });
+}
+
+void Model::PoisonGoldShifts(std::int32_t slot) {
+  const std::int64_t d = config_.n_embd;
+  const std::vector<float> poison(static_cast<std::size_t>(d),
+                                  std::numeric_limits<float>::quiet_NaN());
+  const std::int64_t bytes = d * static_cast<std::int64_t>(sizeof(float));
+  for (std::int64_t i = config_.num_recurrent(); i < config_.n_layer; ++i) {
+    if (i > config_.num_recurrent())
+      backend_.CopyToDevice(State(i).att_shift + slot * d, poison.data(), bytes);
+    backend_.CopyToDevice(State(i).ffn_shift + slot * d, poison.data(), bytes);
+  }
+}
+
+void Model::BuildBatch(std::span<const SpanInput> spans) {
+  tokens_.Clear();
+  span_begin_.Clear();
+  slot_.Clear();
+  cache_row_.Clear();
+  output_begin_.clear();
+  const std::int64_t page_tokens = limits_.page_tokens;
+  for (const SpanInput& span : spans) {
+    span_begin_.Push(static_cast<std::int32_t>(tokens_.size()));
+    slot_.Push(span.slot);
+    output_begin_.push_back(tokens_.size());
+    std::int64_t position = span.position;
+    for (const TokenId token : span.tokens) {
+      tokens_.Push(token);
+      if (cache_ == nullptr) continue;
+      const auto page = static_cast<std::size_t>(position / page_tokens);
+      cache_row_.Push(std::int64_t{span.pages[page]} * page_tokens +
+                      position % page_tokens);
+      ++position;
+    }
+  }
+  span_begin_.Push(static_cast<std::int32_t>(tokens_.size()));
+  tokens_.Upload();
+  span_begin_.Upload();
+  slot_.Upload();
+}
+
+void Model::RunRecurrent(const Matrix& x) {
+  LayerContext context{.backend = backend_,
+                       .config = config_,
+                       .work = *work_,
+                       .spans = {.count = static_cast<std::int32_t>(slot_.size()),
+                                 .begin = span_begin_.device(),
+                                 .slot = slot_.device()}};
+  backend_.EmbedNorm(tokens_.device(), weights_.embedding, weights_.ln0, x);
+  for (std::int64_t i = 0; i < config_.num_recurrent(); ++i) {
+    const LayerWeights& layer = weights_.layers[static_cast<std::size_t>(i)];
+    FinchTimeMix(context, layer, State(i), x);
+    ChannelMix(context, layer, State(i), x);
+  }
+}
+
+// Which rows GOLD runs on, and the row before them whose LN1 the first GOLD layer's
+// shift state becomes (the last row of a span that has none).
+void Model::BuildGold(std::span<const SpanInput> spans) {
+  gold_row_.Clear();
+  gold_span_begin_.Clear();
+  gold_slot_.Clear();
+  lead_row_.Clear();
+  lead_slot_.Clear();
+  attended_.clear();
+  gold_row_sequence_.clear();
+  gold_row_position_.clear();
+  std::int64_t row = 0;
+  for (std::size_t i = 0; i < spans.size(); ++i) {
+    const SpanInput& span = spans[i];
+    const auto count = static_cast<std::int64_t>(span.tokens.size());
+    const std::int64_t first =
+        std::clamp<std::int64_t>(span.gold_begin - span.position, 0, count);
+    if (first > 0) {
+      lead_row_.Push(static_cast<std::int32_t>(row + first - 1));
+      lead_slot_.Push(span.slot);
+    }
+    output_begin_[i] = gold_row_.size() - first;
+    if (first < count) {
+      gold_span_begin_.Push(static_cast<std::int32_t>(gold_row_.size()));
+      gold_slot_.Push(span.slot);
+      const auto sequence = static_cast<std::int32_t>(attended_.size());
+      attended_.push_back({.pages = span.pages, .length = span.position + count});
+      for (std::int64_t j = first; j < count; ++j) {
+        gold_row_.Push(row + j);
+        gold_row_sequence_.push_back(sequence);
+        gold_row_position_.push_back(span.position + j);
+      }
+    }
+    row += count;
+  }
+  gold_span_begin_.Push(static_cast<std::int32_t>(gold_row_.size()));
+  gold_row_.Upload();
+  gold_span_begin_.Upload();
+  gold_slot_.Upload();
+  lead_row_.Upload();
+  lead_slot_.Upload();
+}
+
+void Model::RunGold(std::span<const SpanInput> spans, const Matrix& x) {
+  cache_row_.Upload();
+  cache_->Append(x, tokens_.device(), cache_row_.device(), work_->mixed.Rows(x.rows));
+  BuildGold(spans);
+  const std::int64_t first_layer = config_.num_recurrent();
+  const LayerWeights& first = weights_.layers[static_cast<std::size_t>(first_layer)];
+  backend_.NormToState(x, first.ln1, lead_row_.device(), lead_slot_.device(),
+                       lead_row_.size(), State(first_layer).att_shift);
+  if (gold_row_.size() == 0) return;
+
+  LayerContext context{.backend = backend_,
+                       .config = config_,
+                       .work = *work_,
+                       .spans = {.count = static_cast<std::int32_t>(gold_slot_.size()),
+                                 .begin = gold_span_begin_.device(),
+                                 .slot = gold_slot_.device()}};
+  const Matrix gold_x = gold_x_.Rows(gold_row_.size());
+  backend_.GatherRows(x, gold_row_.device(), gold_x);
+  attention_->Begin(attended_, gold_row_sequence_, gold_row_position_);
+  for (std::int64_t i = first_layer; i < config_.n_layer; ++i) {
+    const LayerWeights& layer = weights_.layers[static_cast<std::size_t>(i)];
+    GoldTimeMix(context, layer, State(i), *attention_, cache_->frequency(),
+                i - first_layer, gold_x);
+    ChannelMix(context, layer, State(i), gold_x);
+  }
+}
+
+void Model::Run(std::span<const SpanInput> spans) {
+  BuildBatch(spans);
+  const Matrix x = x_.Rows(tokens_.size());
+  RunRecurrent(x);
+  if (cache_ != nullptr) RunGold(spans, x);
+}
+
+std::int64_t Model::OutputRow(std::size_t span, std::int64_t index) const {
+  return output_begin_[span] + index;
+}
+
+Matrix Model::Logits(std::span<const std::int64_t> rows) {
+  logit_row_.Clear();
+  for (const std::int64_t row : rows) logit_row_.Push(row);
+  logit_row_.Upload();
+  const Matrix& source = cache_ != nullptr ? gold_x_ : x_;
+  const Matrix last = last_.Rows(logit_row_.size());
+  const Matrix normed = last_normed_.Rows(logit_row_.size());
+  const Matrix logits = logits_.Rows(logit_row_.size());
+  backend_.GatherRows(source, logit_row_.device(), last);
+  backend_.AddNorm({.a = last, .norm = weights_.ln_out, .out = normed});
+  backend_.Gemm(normed, *weights_.head, logits);
+  return logits;
+}
+
+}  // namespace goldfinch

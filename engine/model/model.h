@@ -1,0 +1,121 @@
+// A GoldFinch model on a backend: weights, the state of its sequences, and one forward
+// pass over any mix of spans (model.md; arXiv 2407.12077).
+//
+// Recurrent layers run on every token of a batch. GOLD layers run on the rows of each
+// span from position `gold_begin` on: outputs at a position depend on GOLD activations of
+// at most 2G - 1 positions before it, and on the recurrent layers' output one position
+// earlier still, which every pass leaves in the first GOLD layer's shift state.
+//
+// Everything is taken when the model is made; Run allocates nothing that lasts.
+//
+// Threads: one at a time.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <span>
+#include <vector>
+
+#include "engine/backend/backend.h"
+#include "engine/cache/expanded_arena.h"
+#include "engine/model/checkpoint.h"
+#include "engine/model/gold_attention.h"
+#include "engine/model/gold_cache.h"
+#include "engine/model/layers.h"
+#include "engine/model/weights.h"
+#include "engine/model/workspace.h"
+
+namespace goldfinch {
+
+struct ModelLimits {
+  std::int64_t max_rows = 0;   // tokens in one pass
+  std::int64_t num_slots = 0;  // sequences
+  std::int64_t page_tokens = 0;
+  std::int64_t num_pages = 0;
+  std::int64_t arena_slots = 0;     // pages expanded at once
+  std::int64_t max_logit_rows = 0;  // rows of one Logits
+};
+
+// Consecutive tokens of one sequence, from `position` on.
+struct SpanInput {
+  std::int32_t slot = 0;
+  std::int64_t position = 0;
+  std::span<const TokenId> tokens;
+  std::span<const std::int32_t> pages;  // of the whole sequence; empty without GOLD
+  std::int64_t gold_begin = 0;
+};
+
+class Model {
+ public:
+  Model(Backend& backend, const Checkpoint& checkpoint, DType type,
+        const ModelLimits& limits);
+
+  const ModelConfig& config() const { return config_; }
+
+  // Makes `slot` the state before the first token.
+  void ClearSlot(std::int32_t slot);
+  void CopySlot(std::int32_t from, std::int32_t to);
+  void CopyPage(std::int32_t from, std::int32_t to) { cache_->CopyPage(from, to); }
+  // The page's content is about to change hands.
+  void DropExpanded(std::int32_t page) { arena_->Drop(page); }
+
+  // Fills the shift states that GOLD layers start from with NaN, but for the first GOLD
+  // layer's time mix: tests show with it that nothing reads them (model.md, "What
+  // follows from it", 2).
+  void PoisonGoldShifts(std::int32_t slot);
+
+  // Runs every span. The logits of their rows can then be asked for until the next Run.
+  void Run(std::span<const SpanInput> spans);
+
+  // Row to give to Logits for the span's token `index`, which is at gold_begin or later.
+  std::int64_t OutputRow(std::size_t span, std::int64_t index) const;
+
+  // [rows.size(), V] in device memory, until the next call; at most max_logit_rows.
+  Matrix Logits(std::span<const std::int64_t> rows);
+
+  // Bytes of recurrent state and shift states of one sequence.
+  std::int64_t state_bytes() const;
+  const ExpandedArena* arena() const { return arena_.get(); }
+
+ private:
+  void BuildBatch(std::span<const SpanInput> spans);
+  void RunRecurrent(const Matrix& x);
+  void RunGold(std::span<const SpanInput> spans, const Matrix& x);
+  void BuildGold(std::span<const SpanInput> spans);
+  LayerState State(std::int64_t layer) const;
+  // Every state array with its floats per slot.
+  template <typename Visit>
+  void ForEachState(const Visit& visit) const;
+
+  Backend& backend_;
+  DeviceArena memory_;
+  const ModelConfig config_;
+  const DType type_;
+  const ModelLimits limits_;
+  const ModelWeights weights_;
+
+  std::vector<LayerState> states_;
+  std::unique_ptr<Workspace> work_;
+  std::unique_ptr<ExpandedArena> arena_;      // null without GOLD layers
+  std::unique_ptr<GoldCache> cache_;          // the same
+  std::unique_ptr<GoldAttention> attention_;  // the same
+
+  // One pass.
+  Matrix x_;       // [rows, D] residual stream of all rows
+  Matrix gold_x_;  // [GOLD rows, D]
+  StepArray<std::int32_t> tokens_, span_begin_, slot_;
+  StepArray<std::int64_t> cache_row_;
+  StepArray<std::int64_t> gold_row_;  // rows of x_ that GOLD runs on
+  StepArray<std::int32_t> gold_span_begin_, gold_slot_;
+  StepArray<std::int32_t> lead_row_, lead_slot_;  // before the first GOLD row
+  std::vector<std::int64_t> output_begin_;        // a span: output row of its token 0
+  std::vector<AttendedSequence> attended_;
+  std::vector<std::int32_t> gold_row_sequence_;
+  std::vector<std::int64_t> gold_row_position_;
+
+  StepArray<std::int64_t> logit_row_;
+  Matrix last_, last_normed_, logits_;
+};
+
+}  // namespace goldfinch

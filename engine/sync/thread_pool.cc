@@ -1,0 +1,94 @@
+#include "engine/sync/thread_pool.h"
+
+#include <algorithm>
+
+#if defined(__x86_64__)
+#include <immintrin.h>
+#endif
+
+namespace goldfinch {
+namespace {
+
+// About 50 microseconds: longer than the gap between two loops of a step, far shorter
+// than the gap between two requests.
+constexpr int kSpins = 4000;
+
+void Pause() {
+#if defined(__x86_64__)
+  _mm_pause();
+#else
+  std::this_thread::yield();
+#endif
+}
+
+}  // namespace
+
+ThreadPool::ThreadPool(int num_threads) {
+  for (int i = 1; i < num_threads; ++i) workers_.emplace_back([this] { Work(); });
+}
+
+ThreadPool::~ThreadPool() {
+  {
+    MutexLock lock(mu_);
+    stop_.store(true);
+    wake_.NotifyAll();
+  }
+  for (std::thread& worker : workers_) worker.join();
+}
+
+void ThreadPool::Run(std::int64_t count, std::int64_t grain, Call call,
+                     const void* context) {
+  const std::int64_t threads = num_threads();
+  call_ = call;
+  context_ = context;
+  count_ = count;
+  // A few pieces a thread, so that one held up by the system does not hold up all.
+  piece_ = std::max(grain, (count + threads * 4 - 1) / (threads * 4));
+  next_.store(0, std::memory_order_relaxed);
+  busy_.store(static_cast<int>(workers_.size()), std::memory_order_relaxed);
+  generation_.fetch_add(1);
+  if (sleeping_.load() > 0) {
+    MutexLock lock(mu_);
+    wake_.NotifyAll();
+  }
+  TakePieces();
+  for (int spin = 0; busy_.load(std::memory_order_acquire) != 0; ++spin) {
+    if (spin < kSpins)
+      Pause();
+    else
+      std::this_thread::yield();
+  }
+}
+
+void ThreadPool::TakePieces() {
+  for (;;) {
+    const std::int64_t begin = next_.fetch_add(piece_, std::memory_order_relaxed);
+    if (begin >= count_) return;
+    call_(context_, begin, std::min(begin + piece_, count_));
+  }
+}
+
+bool ThreadPool::WaitForLoop(std::uint64_t seen) {
+  for (int spin = 0; spin < kSpins; ++spin) {
+    if (generation_.load(std::memory_order_acquire) != seen) return true;
+    if (stop_.load(std::memory_order_relaxed)) return false;
+    Pause();
+  }
+  MutexLock lock(mu_);
+  // Raised before the generation is looked at again: Run raises the generation before
+  // it looks here, so one of the two sees the other.
+  sleeping_.fetch_add(1);
+  while (generation_.load() == seen && !stop_.load()) wake_.Wait(mu_);
+  sleeping_.fetch_sub(1);
+  return generation_.load() != seen;
+}
+
+void ThreadPool::Work() {
+  for (std::uint64_t seen = 0; WaitForLoop(seen);) {
+    seen = generation_.load(std::memory_order_acquire);
+    TakePieces();
+    busy_.fetch_sub(1, std::memory_order_release);
+  }
+}
+
+}  // namespace goldfinch
