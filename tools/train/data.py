@@ -11,7 +11,7 @@ from vocab import END_OF_TEXT, Vocabulary
 
 
 def training_tokens(books: Path, held_out: str, vocabulary: Vocabulary) -> Tensor:
-    """Every book but the held-out one, each preceded by end of text, as the server starts a prompt from nothing."""
+    """Every book but the held-out one, with end of text before, between and after them."""
     ids: list[int] = []
     for path in sorted(books.glob("*.txt")):
         if path.name != held_out:

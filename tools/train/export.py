@@ -20,6 +20,7 @@ def export(model: GoldFinch, vocab: Path, directory: Path) -> None:
     weights = {name: x.detach().to(torch.bfloat16).contiguous() for name, x in model.state_dict().items()}
     partial = directory / "partial"
     save_file(weights, partial)
+    partial.chmod(0o644)  # save_file makes it private to its owner
     os.replace(partial, directory / "model.safetensors")
     partial.write_text(json.dumps(dataclasses.asdict(model.cfg), indent=2) + "\n", encoding="utf-8")
     os.replace(partial, directory / "config.json")
