@@ -1,0 +1,59 @@
+#include "engine/sampling/token_counts.h"
+
+#include <algorithm>
+
+#include "engine/check.h"
+
+namespace goldfinch {
+namespace {
+
+std::size_t NumWords(std::int32_t vocab_size) {
+  GOLDFINCH_CHECK(vocab_size > 0);
+  return (static_cast<std::size_t>(vocab_size) + 63) / 64;
+}
+
+std::uint64_t Bit(std::size_t token) { return std::uint64_t{1} << (token % 64); }
+
+}  // namespace
+
+TokenCounts::TokenCounts(std::int32_t vocab_size)
+    : in_prompt_(NumWords(vocab_size)),
+      in_output_(NumWords(vocab_size)),
+      counts_(static_cast<std::size_t>(vocab_size)) {}
+
+void TokenCounts::AddPrompt(std::span<const TokenId> tokens) {
+  for (const TokenId id : tokens) {
+    const auto token = static_cast<std::size_t>(id);
+    GOLDFINCH_CHECK(token < counts_.size());
+    in_prompt_[token / 64] |= Bit(token);
+  }
+}
+
+void TokenCounts::AddOutput(TokenId id) {
+  const auto token = static_cast<std::size_t>(id);
+  GOLDFINCH_CHECK(token < counts_.size());
+  in_output_[token / 64] |= Bit(token);
+  ++counts_[token];
+  ++num_outputs_;
+}
+
+void TokenCounts::Clear() {
+  std::fill(in_prompt_.begin(), in_prompt_.end(), 0);
+  std::fill(in_output_.begin(), in_output_.end(), 0);
+  std::fill(counts_.begin(), counts_.end(), 0);
+  num_outputs_ = 0;
+}
+
+bool TokenCounts::InPrompt(TokenId id) const {
+  const auto token = static_cast<std::size_t>(id);
+  GOLDFINCH_CHECK(token < counts_.size());
+  return (in_prompt_[token / 64] & Bit(token)) != 0;
+}
+
+std::int32_t TokenCounts::OutputCount(TokenId id) const {
+  const auto token = static_cast<std::size_t>(id);
+  GOLDFINCH_CHECK(token < counts_.size());
+  return counts_[token];
+}
+
+}  // namespace goldfinch
