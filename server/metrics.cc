@@ -7,6 +7,7 @@
 #include "absl/status/status.h"
 #include "absl/strings/str_cat.h"
 #include "prometheus/metric_family.h"
+#include "prometheus/text_serializer.h"
 #include "server/log.h"
 
 namespace goldfinch {
@@ -192,6 +193,10 @@ std::vector<MetricFamily> Metrics::Collect() const {
   CollectCounters(families);
   CollectHistograms(families);
   return families;
+}
+
+std::string Metrics::Text() const {
+  return prometheus::TextSerializer().Serialize(Collect());
 }
 
 void Metrics::CollectInfo(std::vector<MetricFamily>& families) const {

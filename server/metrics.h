@@ -73,8 +73,9 @@ class Metrics final : public SchedulerObserver {
   // Logs it too: the one line of it that an operator will look for.
   void OnEngineError(const absl::Status& status) override;
 
-  // Everything, as it is now.
+  // Everything, as it is now; Text in Prometheus's format.
   std::vector<prometheus::MetricFamily> Collect() const;
+  std::string Text() const;
 
  private:
   // Ways to end well, by their label; the others are status codes.

@@ -122,6 +122,7 @@ class Server::Impl {
 
   int port() const { return port_; }
   int metrics_port() const { return endpoint_ == nullptr ? 0 : endpoint_->port(); }
+  std::string MetricsText() const { return metrics_->Text(); }
 
  private:
   const Tokenizer tokenizer_;
@@ -207,6 +208,7 @@ Server::~Server() { impl_->Shutdown(std::chrono::nanoseconds(0)); }
 
 int Server::port() const { return impl_->port(); }
 int Server::metrics_port() const { return impl_->metrics_port(); }
+std::string Server::MetricsText() const { return impl_->MetricsText(); }
 void Server::BeginDrain() { impl_->BeginDrain(); }
 void Server::Shutdown(std::chrono::nanoseconds patience) { impl_->Shutdown(patience); }
 void Server::HurryUp() { impl_->HurryUp(); }

@@ -46,6 +46,9 @@ class Server {
   int port() const;
   int metrics_port() const;  // 0: none
 
+  // What a scrape would read now.
+  std::string MetricsText() const;
+
   // Idempotent; at once.
   void BeginDrain();
 

@@ -75,7 +75,7 @@ std::vector<TokenId> Encode(const std::string& text) {
 TestServer::TestServer(const TestServerOptions& options) : engine_(options.engine) {
   ServerOptions server;
   server.listen = "127.0.0.1:0";
-  server.metrics = "127.0.0.1:0";
+  server.metrics = options.metrics;
   server.default_max_tokens = options.default_max_tokens;
   server.scheduler = options.scheduler;
   server.model = {.name = "fake",
@@ -106,12 +106,8 @@ std::shared_ptr<grpc::Channel> TestServer::NewChannel() const {
                                    arguments);
 }
 
-std::string TestServer::Metrics() const {
-  return HttpGet(server_->metrics_port(), "/metrics");
-}
-
 double TestServer::Metric(const std::string& name) const {
-  for (absl::string_view line : absl::StrSplit(Metrics(), '\n')) {
+  for (absl::string_view line : absl::StrSplit(server_->MetricsText(), '\n')) {
     if (absl::ConsumePrefix(&line, absl::StrCat(name, " "))) {
       return std::strtod(std::string(line).c_str(), nullptr);
     }

@@ -31,6 +31,7 @@ struct TestServerOptions {
   FakeEngineOptions engine;
   SchedulerOptions scheduler;
   std::int64_t default_max_tokens = 16;
+  std::string metrics;  // off: closing the endpoint takes its library two seconds
 };
 
 class TestServer {
@@ -44,9 +45,7 @@ class TestServer {
   std::string address() const;
   std::shared_ptr<grpc::Channel> NewChannel() const;
 
-  // The body of /metrics.
-  std::string Metrics() const;
-  // The value of one line of it, labels included in `name`.
+  // The value of one metric, labels included in `name`.
   double Metric(const std::string& name) const;
   // Levels are reported at the end of a step, a moment after its streams end: reads
   // until pages, slots and running requests are zero, or gives up after many seconds.
@@ -90,7 +89,7 @@ std::vector<TokenId> ExpectedTokens(const v1::GenerateRequest& request,
 // The text of tokens, with nothing held back.
 std::string TextOf(const std::vector<TokenId>& tokens);
 
-// Status and body of GET `path` at 127.0.0.1:`port`.
+// The answer to GET `path` at 127.0.0.1:`port`, headers and body.
 std::string HttpGet(int port, const std::string& path);
 
 // True when `condition` becomes true within many seconds: for what happens on other

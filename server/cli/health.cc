@@ -1,0 +1,66 @@
+#include <google/protobuf/wrappers.pb.h>
+#include <grpcpp/generic/generic_stub.h>
+#include <grpcpp/impl/codegen/proto_utils.h>
+
+#include <algorithm>
+#include <chrono>
+#include <cstdio>
+#include <future>
+#include <thread>
+
+#include "server/cli/call.h"
+#include "server/cli/commands.h"
+
+namespace goldfinch {
+namespace {
+
+constexpr auto kBetweenChecks = std::chrono::milliseconds(100);
+constexpr std::int32_t kServing = 1;  // grpc.health.v1.HealthCheckResponse.SERVING
+
+// No package ships the health proto. Its messages have one field each, numbered 1, so a
+// wrapper of a string and of an integer have the same bytes.
+using HealthStub =
+    grpc::TemplatedGenericStub<google::protobuf::StringValue, google::protobuf::Int32Value>;
+
+grpc::Status Check(const std::shared_ptr<grpc::Channel>& channel,
+                   std::chrono::system_clock::time_point deadline, bool& serving) {
+  grpc::ClientContext context;
+  context.set_deadline(deadline);
+  context.set_wait_for_ready(true);
+  const google::protobuf::StringValue whole_server;
+  google::protobuf::Int32Value answer;
+  std::promise<grpc::Status> done;
+  HealthStub stub(channel);
+  stub.UnaryCall(&context, "/grpc.health.v1.Health/Check", grpc::StubOptions(),
+                 &whole_server, &answer,
+                 [&done](grpc::Status status) { done.set_value(std::move(status)); });
+  const grpc::Status status = done.get_future().get();
+  serving = status.ok() && answer.value() == kServing;
+  return status;
+}
+
+}  // namespace
+
+// Asks until the server says SERVING or the wait is over; at least once.
+int RunHealth(const HealthFlags& flags) {
+  // Even without a wait, a connection takes a moment.
+  constexpr double kConnectSeconds = 1;
+  const auto deadline =
+      std::chrono::system_clock::now() +
+      std::chrono::duration_cast<std::chrono::system_clock::duration>(
+          std::chrono::duration<double>(std::max(flags.wait, kConnectSeconds)));
+  const std::shared_ptr<grpc::Channel> channel = Connect(flags.connection);
+  bool serving = false;
+  grpc::Status status = Check(channel, deadline, serving);
+  while (!serving && flags.wait > 0 && std::chrono::system_clock::now() < deadline) {
+    std::this_thread::sleep_for(kBetweenChecks);
+    status = Check(channel, deadline, serving);
+  }
+  if (!status.ok()) {
+    return Report(grpc::Status(grpc::StatusCode::UNAVAILABLE, "the server does not answer"));
+  }
+  std::puts(serving ? "SERVING" : "NOT_SERVING");
+  return serving ? 0 : 1;
+}
+
+}  // namespace goldfinch

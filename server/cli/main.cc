@@ -1,0 +1,166 @@
+// goldfinch: the client program. Reads the command line and runs one subcommand; sampling
+// flags carry the names of the contract. Exit code 2 means that the command line was
+// wrong.
+#include <CLI/CLI.hpp>
+#include <cstdio>
+#include <string>
+
+#include "server/cli/commands.h"
+#include "server/cli/verify.h"
+#include "server/version.h"
+
+namespace goldfinch {
+namespace {
+
+constexpr int kUsageExit = 2;
+
+void AddConnection(CLI::App& app, ConnectionFlags& flags) {
+  app.add_option("--server", flags.server, "HOST:PORT of the server")
+      ->capture_default_str();
+  app.add_option("--timeout", flags.timeout, "Seconds for the whole call (default: no limit)")
+      ->check(CLI::PositiveNumber);
+}
+
+CLI::App* AddGenerate(CLI::App& app, GenerateFlags& flags) {
+  CLI::App* command = app.add_subcommand("generate", "Streams the continuation of a prompt");
+  AddConnection(*command, flags.connection);
+  auto* prompt = command->add_option("--prompt", flags.prompt,
+                                     "Text to continue (default: standard input)");
+  command->add_option("--tokens", flags.tokens, "Prompt as token ids")
+      ->delimiter(',')
+      ->excludes(prompt);
+  command->add_option("--max_tokens", flags.max_tokens, "Most tokens to generate");
+  command->add_option("--min_tokens", flags.min_tokens,
+                      "Tokens before anything may end the text");
+  command->add_option("--temperature", flags.temperature, "0 is greedy");
+  command->add_option("--top_p", flags.top_p, "Keep the likeliest tokens up to this sum");
+  command->add_option("--top_k", flags.top_k, "Keep the k likeliest tokens; 0: all");
+  command->add_option("--min_p", flags.min_p,
+                      "Keep tokens this probable, relative to the likeliest");
+  command->add_option("--repetition_penalty", flags.repetition_penalty,
+                      "Divides logits of tokens seen before");
+  command->add_option("--frequency_penalty", flags.frequency_penalty,
+                      "Subtracted once for each time generated");
+  command->add_option("--presence_penalty", flags.presence_penalty,
+                      "Subtracted if generated at all");
+  command->add_option("--seed", flags.seed, "Seed of the random draws");
+  command->add_option("--stop", flags.stop, "String that ends the text; repeatable")
+      ->allow_extra_args(false);
+  command->add_option("--stop_token_ids", flags.stop_token_ids, "Tokens that end the text")
+      ->delimiter(',');
+  command->add_flag("--include_stop_str_in_output", flags.include_stop_str_in_output,
+                    "Show what ended the text");
+  command->add_flag("--ignore_eos", flags.ignore_eos, "Go on after end of text");
+  command->add_option("--logit_bias", flags.logit_bias, "ID:VALUE; repeatable")
+      ->allow_extra_args(false);
+  command->add_option("--logprobs", flags.logprobs,
+                      "Log-probabilities of the n likeliest tokens (with --json)");
+  command->add_option("--n", flags.n, "Candidates to generate");
+  command->add_option("--priority", flags.priority, "Higher goes first");
+  command->add_flag("--json", flags.json, "One JSON object a message");
+  command->add_flag("--stats", flags.stats, "Usage on stderr");
+  return command;
+}
+
+CLI::App* AddScore(CLI::App& app, ScoreFlags& flags) {
+  CLI::App* command =
+      app.add_subcommand("score", "Log-probabilities of a text after a context");
+  AddConnection(*command, flags.connection);
+  command->add_option("--context", flags.context, "What comes before (default: nothing)");
+  command->add_option("--continuation", flags.continuation, "What is scored")->required();
+  return command;
+}
+
+CLI::App* AddTokenize(CLI::App& app, TokenizeFlags& flags) {
+  CLI::App* command = app.add_subcommand("tokenize", "Token ids of a text");
+  AddConnection(*command, flags.connection);
+  command->add_option("text", flags.text, "The text (default: standard input)");
+  return command;
+}
+
+CLI::App* AddDetokenize(CLI::App& app, DetokenizeFlags& flags) {
+  CLI::App* command = app.add_subcommand("detokenize", "Text of token ids");
+  AddConnection(*command, flags.connection);
+  command->add_option("tokens", flags.tokens, "The ids")->delimiter(',')->required();
+  return command;
+}
+
+CLI::App* AddModel(CLI::App& app, ModelFlags& flags) {
+  CLI::App* command = app.add_subcommand("model", "Describes the model and the limits");
+  AddConnection(*command, flags.connection);
+  return command;
+}
+
+CLI::App* AddHealth(CLI::App& app, HealthFlags& flags) {
+  CLI::App* command = app.add_subcommand("health", "Whether the server is serving");
+  AddConnection(*command, flags.connection);
+  command->add_option("--wait", flags.wait, "Seconds to wait until it is")
+      ->check(CLI::NonNegativeNumber);
+  return command;
+}
+
+CLI::App* AddVerify(CLI::App& app, VerifyOptions& options) {
+  CLI::App* command = app.add_subcommand(
+      "verify", "Compares a model's arithmetic with recorded numbers; needs no server");
+  command->add_option("model_dir", options.model_dir, "Model directory")->required();
+  command->add_option("expected", options.expected_path, "expected.safetensors")
+      ->required();
+  command->add_option("--compute_dtype", options.compute_dtype,
+                      "f32 or bf16 (default: as the weights are stored)")
+      ->check(CLI::IsMember({"f32", "bf16"}));
+  command->add_option("--chunk", options.chunk, "Prompt tokens a step (default: all)")
+      ->check(CLI::PositiveNumber);
+  command->add_option("--batch", options.batch, "Sequences in a step")
+      ->check(CLI::PositiveNumber);
+  command->add_option("--cpu_isa", options.cpu_isa, "Instruction set to compute with")
+      ->check(CLI::IsMember({"auto", "plain", "avx2", "avx512", "avx512_bf16"}));
+  command->add_option("--threads", options.threads,
+                      "Threads (default: one a hardware thread)")
+      ->check(CLI::PositiveNumber);
+  return command;
+}
+
+struct AllFlags {
+  GenerateFlags generate;
+  ScoreFlags score;
+  TokenizeFlags tokenize;
+  DetokenizeFlags detokenize;
+  ModelFlags model;
+  HealthFlags health;
+  VerifyOptions verify;
+};
+
+int Main(int argc, char** argv) {
+  AllFlags flags;
+  CLI::App app("Client of a GoldFinch server.", "goldfinch");
+  app.set_version_flag("--version", std::string("goldfinch ") + kVersion);
+  app.require_subcommand(1);
+  const CLI::App* generate = AddGenerate(app, flags.generate);
+  const CLI::App* score = AddScore(app, flags.score);
+  const CLI::App* tokenize = AddTokenize(app, flags.tokenize);
+  const CLI::App* detokenize = AddDetokenize(app, flags.detokenize);
+  const CLI::App* model = AddModel(app, flags.model);
+  const CLI::App* health = AddHealth(app, flags.health);
+  AddVerify(app, flags.verify);
+  try {
+    app.parse(argc, argv);
+  } catch (const CLI::Success& wanted) {  // help or version
+    return app.exit(wanted);
+  } catch (const CLI::ParseError& error) {
+    const std::string what = error.what();
+    std::fprintf(stderr, "goldfinch: %s\n", what.substr(0, what.find('\n')).c_str());
+    return kUsageExit;
+  }
+  if (generate->parsed()) return RunGenerate(flags.generate);
+  if (score->parsed()) return RunScore(flags.score);
+  if (tokenize->parsed()) return RunTokenize(flags.tokenize);
+  if (detokenize->parsed()) return RunDetokenize(flags.detokenize);
+  if (model->parsed()) return RunModel(flags.model);
+  if (health->parsed()) return RunHealth(flags.health);
+  return RunVerify(flags.verify);
+}
+
+}  // namespace
+}  // namespace goldfinch
+
+int main(int argc, char** argv) { return goldfinch::Main(argc, argv); }

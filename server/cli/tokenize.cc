@@ -1,0 +1,28 @@
+#include <cstdio>
+
+#include "goldfinch/v1/generation_service.grpc.pb.h"
+#include "server/cli/call.h"
+#include "server/cli/commands.h"
+
+namespace goldfinch {
+
+// The ids on one line.
+int RunTokenize(const TokenizeFlags& flags) {
+  v1::TokenizeRequest request;
+  request.set_text(flags.text ? *flags.text : ReadStandardInput());
+  grpc::ClientContext context;
+  SetDeadline(flags.connection, context);
+  const auto stub = v1::GenerationService::NewStub(Connect(flags.connection));
+  v1::TokenizeResponse response;
+  const grpc::Status status = stub->Tokenize(&context, request, &response);
+  if (!status.ok()) return Report(status);
+  const char* separator = "";
+  for (const std::int32_t token : response.tokens()) {
+    std::printf("%s%d", separator, token);
+    separator = " ";
+  }
+  std::printf("\n");
+  return 0;
+}
+
+}  // namespace goldfinch

@@ -1,0 +1,133 @@
+#include "server/flags.h"
+
+#include <CLI/CLI.hpp>
+#include <functional>
+#include <utility>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "server/version.h"
+
+namespace goldfinch {
+namespace {
+
+struct Bound {
+  const char* flag;
+  std::int64_t value;
+  std::int64_t low;
+  std::int64_t high;
+};
+
+constexpr std::int64_t kMebi = std::int64_t{1} << 20;
+constexpr std::int64_t kTebi = std::int64_t{1} << 40;
+constexpr std::int64_t kDaySeconds = 86400;
+
+absl::Status CheckBounds(const ServerFlags& flags, bool threads_given) {
+  const std::vector<Bound> bounds = {
+      {"--threads", threads_given ? flags.threads : 1, 1, 1024},
+      {"--cache_bytes", flags.cache_bytes, kMebi, 16 * kTebi},
+      {"--expanded_bytes", flags.expanded_bytes, kMebi, 16 * kTebi},
+      {"--max_sequences", flags.max_sequences, 1, 65536},
+      {"--page_tokens", flags.page_tokens, 1, 65536},
+      {"--step_tokens", flags.step_tokens, 1, 1048576},
+      {"--max_context_tokens", flags.max_context_tokens, 2, std::int64_t{1} << 30},
+      {"--default_max_tokens", flags.default_max_tokens, 1, flags.max_context_tokens},
+      {"--max_queued_requests", flags.max_queued_requests, 1, 1000000},
+      {"--max_queued_tokens", flags.max_queued_tokens, 1, kTebi},
+      {"--stream_buffer_tokens", flags.stream_buffer_tokens, 1, 1048576},
+      {"--slow_reader_seconds", flags.slow_reader_seconds, 1, kDaySeconds},
+      {"--drain_seconds", flags.drain_seconds, 0, kDaySeconds},
+  };
+  for (const Bound& bound : bounds) {
+    if (bound.value >= bound.low && bound.value <= bound.high) continue;
+    return absl::InvalidArgumentError(absl::StrCat(bound.flag, " is ", bound.value,
+                                                   "; it must be in [", bound.low, ", ",
+                                                   bound.high, "]"));
+  }
+  return absl::OkStatus();
+}
+
+// A flag's one line of help says the same as the table in the README.
+void Describe(CLI::App& app, ServerFlags& flags) {
+  app.add_option("--model", flags.model, "Directory with config.json, model.safetensors "
+                                         "and vocab.txt")->required();
+  app.add_option("--model_name", flags.model_name,
+                 "Name that GetModel gives (default: the directory's)");
+  app.add_option("--listen", flags.listen, "HOST:PORT of gRPC; port 0 takes a free one")
+      ->capture_default_str();
+  app.add_option("--metrics", flags.metrics,
+                 "HOST:PORT of Prometheus metrics; empty: none")->capture_default_str();
+  app.add_option("--compute_dtype", flags.compute_dtype,
+                 "f32 or bf16 (default: as the weights are stored)")
+      ->check(CLI::IsMember({"f32", "bf16"}));
+  app.add_option("--cpu_isa", flags.cpu_isa, "Instruction set to compute with")
+      ->check(CLI::IsMember({"auto", "plain", "avx2", "avx512", "avx512_bf16"}))
+      ->capture_default_str();
+  app.add_option("--threads", flags.threads,
+                 "Threads of the engine (default: one a hardware thread)");
+  app.add_option("--max_sequences", flags.max_sequences, "Sequences that run at once")
+      ->capture_default_str();
+  app.add_option("--page_tokens", flags.page_tokens, "Tokens in one page of the cache")
+      ->capture_default_str();
+  app.add_option("--step_tokens", flags.step_tokens, "Most tokens in one step")
+      ->capture_default_str();
+  app.add_option("--max_context_tokens", flags.max_context_tokens,
+                 "Most tokens of a prompt and its output together")
+      ->capture_default_str();
+  app.add_option("--default_max_tokens", flags.default_max_tokens,
+                 "max_tokens of a request that sets none")->capture_default_str();
+  app.add_option("--max_queued_requests", flags.max_queued_requests,
+                 "Requests that may wait; more are refused")->capture_default_str();
+  app.add_option("--max_queued_tokens", flags.max_queued_tokens,
+                 "Prompt tokens that may wait; more are refused")->capture_default_str();
+  app.add_option("--stream_buffer_tokens", flags.stream_buffer_tokens,
+                 "Tokens held for a client that reads slowly; then it is paused")
+      ->capture_default_str();
+  app.add_option("--slow_reader_seconds", flags.slow_reader_seconds,
+                 "A paused request whose client reads nothing for so long is ended")
+      ->capture_default_str();
+  app.add_option("--drain_seconds", flags.drain_seconds,
+                 "Time that running requests get to finish after SIGTERM")
+      ->capture_default_str();
+  app.add_option("--log_level", flags.log_level, "debug, info, warning, error or off")
+      ->check(CLI::IsMember({"debug", "info", "warning", "error", "off"}))
+      ->capture_default_str();
+  app.add_option("--cache_bytes", flags.cache_bytes,
+                 "Bytes of the cache of compressed keys; KiB, MiB, GiB may follow")
+      ->transform(CLI::AsSizeValue(false))->capture_default_str();
+  app.add_option("--expanded_bytes", flags.expanded_bytes,
+                 "Bytes of the arena of expanded keys and values, likewise")
+      ->transform(CLI::AsSizeValue(false))->capture_default_str();
+}
+
+// The library ends some messages with a line of advice.
+std::string FirstLine(std::string text) { return text.substr(0, text.find('\n')); }
+
+}  // namespace
+
+absl::StatusOr<CommandLine> ParseServerFlags(int argc, const char* const* argv) {
+  CommandLine line;
+  CLI::App app("Serves a GoldFinch model over gRPC.", "goldfinch-server");
+  app.set_version_flag("--version", absl::StrCat("goldfinch-server ", kVersion));
+  Describe(app, line.flags);
+  try {
+    app.parse(argc, argv);
+  } catch (const CLI::CallForHelp&) {
+    line.print = app.help();
+    return line;
+  } catch (const CLI::CallForVersion& version) {
+    line.print = absl::StrCat(version.what(), "\n");
+    return line;
+  } catch (const CLI::ParseError& error) {
+    return absl::InvalidArgumentError(FirstLine(error.what()));
+  }
+  if (line.flags.model.empty()) {
+    return absl::InvalidArgumentError("--model is empty; it must be a directory");
+  }
+  const absl::Status status =
+      CheckBounds(line.flags, app.get_option("--threads")->count() > 0);
+  if (!status.ok()) return status;
+  return line;
+}
+
+}  // namespace goldfinch

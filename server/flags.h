@@ -1,0 +1,48 @@
+// The command line of goldfinch-server: what it may say, and what it means.
+//
+// Every flag is checked against bounds here, before anything is loaded, so a mistake is
+// one line about the flag and not a failure later.
+//
+// Threads: a pure function.
+#pragma once
+
+#include <cstdint>
+#include <string>
+
+#include "absl/status/statusor.h"
+
+namespace goldfinch {
+
+struct ServerFlags {
+  std::string model;
+  std::string model_name;  // empty: the name of the model's directory
+  std::string listen = "127.0.0.1:50051";
+  std::string metrics = "127.0.0.1:9464";
+  std::string compute_dtype;  // empty: as the weights are stored
+  std::string cpu_isa = "auto";
+  std::int64_t threads = 0;  // 0, when not given: one a hardware thread
+  std::int64_t cache_bytes = std::int64_t{1} << 30;
+  std::int64_t expanded_bytes = std::int64_t{1} << 30;
+  std::int64_t max_sequences = 64;
+  std::int64_t page_tokens = 64;
+  std::int64_t step_tokens = 512;
+  std::int64_t max_context_tokens = 1048576;
+  std::int64_t default_max_tokens = 256;
+  std::int64_t max_queued_requests = 1024;
+  std::int64_t max_queued_tokens = 16777216;
+  std::int64_t stream_buffer_tokens = 1024;
+  std::int64_t slow_reader_seconds = 30;
+  std::int64_t drain_seconds = 30;
+  std::string log_level = "info";
+};
+
+// What a command line asks for.
+struct CommandLine {
+  ServerFlags flags;
+  std::string print;  // help or version: print it and exit 0; empty: serve
+};
+
+// INVALID_ARGUMENT with one line: the flag, its value and what it must be.
+absl::StatusOr<CommandLine> ParseServerFlags(int argc, const char* const* argv);
+
+}  // namespace goldfinch

@@ -1,0 +1,193 @@
+// goldfinch-server: loads a model directory and serves it until it is told to stop.
+//
+// The one place that knows the real engine and the server together. A mistake of the
+// operator is one line on stderr and exit code 1. SIGTERM and SIGINT drain (see
+// Server::Shutdown) and exit 0; a second one ends the patience; a third one is the
+// system's own.
+#include <pthread.h>
+#include <signal.h>
+
+#include <atomic>
+#include <chrono>
+#include <cstdio>
+#include <cstdlib>
+#include <filesystem>
+#include <memory>
+#include <string>
+#include <thread>
+#include <utility>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/strings/str_cat.h"
+#include "engine/model_engine.h"
+#include "engine/sync/mutex.h"
+#include "scheduler/clock.h"
+#include "server/flags.h"
+#include "server/log.h"
+#include "server/server.h"
+#include "server/text/vocabulary.h"
+
+namespace goldfinch {
+namespace {
+
+ModelEngineOptions EngineOptions(const ServerFlags& flags) {
+  ModelEngineOptions options;
+  options.model_dir = flags.model;
+  if (flags.compute_dtype == "f32") options.compute_type = ComputeType::kF32;
+  if (flags.compute_dtype == "bf16") options.compute_type = ComputeType::kBf16;
+  options.num_threads = static_cast<std::int32_t>(flags.threads);
+  options.cpu_isa = flags.cpu_isa;
+  options.cache_bytes = flags.cache_bytes;
+  options.expanded_bytes = flags.expanded_bytes;
+  options.max_sequences = static_cast<std::int32_t>(flags.max_sequences);
+  options.max_step_tokens = static_cast<std::int32_t>(flags.step_tokens);
+  options.page_tokens = static_cast<std::int32_t>(flags.page_tokens);
+  return options;
+}
+
+std::string ModelName(const ServerFlags& flags) {
+  if (!flags.model_name.empty()) return flags.model_name;
+  // lexically_normal leaves "dir/" with an empty last part.
+  std::filesystem::path path = std::filesystem::path(flags.model).lexically_normal();
+  if (!path.has_filename()) path = path.parent_path();
+  return path.filename().string();
+}
+
+ServerOptions OptionsOf(const ServerFlags& flags, const ModelEngine& engine) {
+  ServerOptions options;
+  options.listen = flags.listen;
+  options.metrics = flags.metrics;
+  options.default_max_tokens = flags.default_max_tokens;
+  options.scheduler = {
+      .step_tokens = flags.step_tokens,
+      .max_context_tokens = flags.max_context_tokens,
+      .max_queued_requests = flags.max_queued_requests,
+      .max_queued_tokens = flags.max_queued_tokens,
+      .stream_buffer_tokens = flags.stream_buffer_tokens,
+      .slow_reader = std::chrono::seconds(flags.slow_reader_seconds),
+  };
+  const ModelConfig& config = engine.config();
+  options.model = {
+      .name = ModelName(flags),
+      .num_layers = config.n_layer,
+      .num_gold_layers = config.num_gold(),
+      .embedding_size = config.n_embd,
+      .num_parameters = engine.num_parameters(),
+      .cache_bytes_per_token = engine.cache_bytes_per_token(),
+      .state_bytes_per_sequence = engine.state_bytes_per_sequence(),
+      .training_context_tokens = config.ctx_len,
+  };
+  return options;
+}
+
+// What signals do to the server. Any thread.
+class Stopper {
+ public:
+  // The first one drains, the second ends the patience, a third one kills. While there
+  // is no server yet, there is nothing to finish.
+  void OnSignal(const sigset_t& signals) {
+    MutexLock lock(mu_);
+    if (server_ == nullptr) std::_Exit(0);
+    if (++signals_seen_ == 1) {
+      server_->BeginDrain();
+      changed_.NotifyAll();
+      return;
+    }
+    server_->HurryUp();
+    signal(SIGTERM, SIG_DFL);
+    signal(SIGINT, SIG_DFL);
+    pthread_sigmask(SIG_UNBLOCK, &signals, nullptr);
+  }
+
+  // Returns after the first signal.
+  void WaitWith(Server& server) {
+    MutexLock lock(mu_);
+    server_ = &server;
+    while (signals_seen_ == 0) changed_.Wait(mu_);
+  }
+
+  // The server is about to go.
+  void Forget() {
+    MutexLock lock(mu_);
+    server_ = nullptr;
+  }
+
+ private:
+  Mutex mu_;
+  CondVar changed_;
+  Server* server_ ABSL_GUARDED_BY(mu_) = nullptr;
+  int signals_seen_ ABSL_GUARDED_BY(mu_) = 0;
+};
+
+absl::Status Serve(const ServerFlags& flags, Stopper& stopper) {
+  absl::StatusOr<std::unique_ptr<ModelEngine>> engine =
+      ModelEngine::Create(EngineOptions(flags));
+  if (!engine.ok()) return engine.status();
+  absl::StatusOr<std::unique_ptr<Vocabulary>> vocabulary = Vocabulary::Load(
+      (std::filesystem::path(flags.model) / "vocab.txt").string(),
+      (*engine)->info().vocab_size);
+  if (!vocabulary.ok()) return vocabulary.status();
+  const SteadyClock clock;
+  absl::StatusOr<std::unique_ptr<Server>> server =
+      Server::Start(OptionsOf(flags, **engine), **engine, **vocabulary, clock);
+  if (!server.ok()) return server.status();
+  const EngineInfo& info = (*engine)->info();
+  LogInfo(absl::StrCat("serving on port ", (*server)->port(), ", metrics on port ",
+                       (*server)->metrics_port(), "; ", info.compute_dtype, ", ",
+                       info.num_pages, " pages of ", info.page_tokens, " tokens, ",
+                       info.num_slots, " sequences"));
+  stopper.WaitWith(**server);
+  LogInfo(absl::StrCat("draining for at most ", flags.drain_seconds, " s"));
+  (*server)->Shutdown(std::chrono::seconds(flags.drain_seconds));
+  stopper.Forget();
+  LogInfo("stopped");
+  return absl::OkStatus();
+}
+
+// Serves on a thread of its own, so that this one can wait for signals meanwhile; the
+// other wakes it with SIGUSR1 when it is done.
+absl::Status ServeWithSignals(const ServerFlags& flags) {
+  sigset_t signals;
+  sigemptyset(&signals);
+  for (const int number : {SIGTERM, SIGINT, SIGUSR1}) sigaddset(&signals, number);
+  // Before any thread exists: all inherit it, and only sigwait sees the signals.
+  pthread_sigmask(SIG_BLOCK, &signals, nullptr);
+  signal(SIGPIPE, SIG_IGN);  // a scrape or a log reader that goes away
+
+  Stopper stopper;
+  absl::Status status;
+  std::atomic<bool> done = false;
+  std::thread server([&, waiter = pthread_self()] {
+    status = Serve(flags, stopper);
+    done = true;
+    pthread_kill(waiter, SIGUSR1);
+  });
+  for (int number = 0; sigwait(&signals, &number) == 0 && !done;) {
+    if (number != SIGUSR1) stopper.OnSignal(signals);
+  }
+  server.join();
+  return status;
+}
+
+int Main(int argc, char** argv) {
+  absl::StatusOr<CommandLine> line = ParseServerFlags(argc, argv);
+  absl::Status status = line.status();
+  if (status.ok() && !line->print.empty()) {
+    std::fputs(line->print.c_str(), stdout);
+    return 0;
+  }
+  if (status.ok()) {
+    SetLogLevel(line->flags.log_level);
+    status = ServeWithSignals(line->flags);
+  }
+  if (status.ok()) return 0;
+  std::fprintf(stderr, "goldfinch-server: %s\n",
+               std::string(status.message()).c_str());
+  return 1;
+}
+
+}  // namespace
+}  // namespace goldfinch
+
+int main(int argc, char** argv) { return goldfinch::Main(argc, argv); }
