@@ -53,8 +53,8 @@ struct EngineUsage {
 struct SequenceSpec {
   // Tokens the sequence may ever hold; its pages are reserved by this number.
   std::int64_t max_tokens = 0;
-  // First position whose logits will be asked for. GOLD layers run from 2G positions
-  // before it (G GOLD layers), which is all that later outputs depend on.
+  // First position whose logits will be asked for. GOLD layers (G of them) run on the 2G
+  // positions up to it and on all later ones, which is all that outputs depend on.
   std::int64_t first_logits = 0;
   // Tokens up to and including this position are the prompt to the penalties; tokens
   // the engine samples are the output.

@@ -86,9 +86,10 @@ class ModelEngineImpl final : public ModelEngine {
   absl::StatusOr<SequenceId> OpenSequence(const SequenceSpec& spec, SequenceId parent,
                                           std::int64_t at);
   Sequence& Get(SequenceId id) { return sequences_[static_cast<std::size_t>(id)]; }
+  // model.md: the 2G positions up to the first wanted logits are enough.
   std::int64_t GoldBegin(const Sequence& sequence) const {
-    return std::max<std::int64_t>(
-        0, sequence.first_logits - 2 * std::int64_t{config().num_gold()});
+    const std::int64_t rows = 2 * std::int64_t{config().num_gold()};
+    return std::max<std::int64_t>(0, sequence.first_logits + 1 - rows);
   }
   void Feed(Sequence& sequence, std::span<const TokenId> tokens);
   void SampleSpans(std::span<const Span> batch, std::span<SpanResult> results);

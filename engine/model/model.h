@@ -3,8 +3,9 @@
 //
 // Recurrent layers run on every token of a batch. GOLD layers run on the rows of each
 // span from position `gold_begin` on: outputs at a position depend on GOLD activations of
-// at most 2G - 1 positions before it, and on the recurrent layers' output one position
-// earlier still, which every pass leaves in the first GOLD layer's shift state.
+// at most 2G - 1 positions before it (G GOLD layers, two shifts each), and on the
+// recurrent layers' output one position earlier still, which every pass leaves in the
+// first GOLD layer's shift state.
 //
 // Everything is taken when the model is made; Run allocates nothing that lasts.
 //

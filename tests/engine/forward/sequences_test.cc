@@ -1,0 +1,184 @@
+// Opening, branching and closing sequences; sampling and scoring through the engine.
+#include <gtest/gtest.h>
+
+#include <cmath>
+
+#include "tests/engine/forward/engine_harness.h"
+
+namespace goldfinch {
+namespace {
+
+constexpr std::int64_t kWhole[] = {1300};
+
+class SequencesTest : public testing::Test {
+ protected:
+  SequencesTest() : folder_(FamilyConfig("paper")) {
+    engine_ =
+        MakeEngine(folder_.path(), ComputeType::kBf16, [](ModelEngineOptions& options) {
+          options.page_tokens = 16;
+          options.max_sequences = 4;
+          options.cache_bytes = 16 * 12 * 20;  // 20 pages
+        });
+  }
+  std::vector<TokenId> Tokens(std::int64_t count, std::uint64_t seed) {
+    return RandomTokens(count, engine_->info().vocab_size, seed);
+  }
+  void Feed(SequenceId id, std::span<const TokenId> tokens) {
+    Span span;
+    span.sequence = id;
+    span.tokens = tokens;
+    Forward(*engine_, std::span(&span, 1));
+  }
+  std::vector<float> Logits(SequenceId id, std::span<const TokenId> tokens) {
+    std::vector<float> logits;
+    const Span span = LogitsSpan(id, tokens, 0, logits, engine_->info().vocab_size);
+    Forward(*engine_, std::span(&span, 1));
+    return logits;
+  }
+
+  const ModelFolder folder_;
+  std::unique_ptr<ModelEngine> engine_;
+};
+
+TEST_F(SequencesTest, AnOpenSequenceHoldsThePagesItMayEverNeed) {
+  ASSERT_EQ(engine_->info().num_pages, 20);
+  const SequenceId id = OpenSequence(*engine_, 33);
+  EXPECT_EQ(engine_->usage().pages_used, 3);
+  EXPECT_EQ(engine_->usage().slots_used, 1);
+  Feed(id, Tokens(33, 1));
+  EXPECT_EQ(engine_->usage().pages_used, 3);
+  engine_->Close(id);
+  EXPECT_EQ(engine_->usage().pages_used, 0);
+  EXPECT_EQ(engine_->usage().slots_used, 0);
+}
+
+TEST_F(SequencesTest, WhatDoesNotFitIsRefusedAndTakesNothing) {
+  const SequenceId id = OpenSequence(*engine_, 16 * 15);
+  const auto too_long = engine_->Open({.max_tokens = 16 * 6, .sampling = {}});
+  EXPECT_EQ(too_long.status().code(), absl::StatusCode::kResourceExhausted);
+  EXPECT_EQ(too_long.status().message(), "the sequence needs 6 pages; 5 are free");
+  EXPECT_EQ(engine_->usage().pages_used, 15);
+  std::vector<SequenceId> more;
+  for (int i = 0; i < 3; ++i) more.push_back(OpenSequence(*engine_, 16));
+  const auto no_slot = engine_->Open({.max_tokens = 1, .sampling = {}});
+  EXPECT_EQ(no_slot.status().message(), "all 4 state slots are in use");
+  for (const SequenceId other : more) engine_->Close(other);
+  engine_->Close(id);
+  EXPECT_EQ(engine_->usage().pages_used, 0);
+}
+
+TEST_F(SequencesTest, ABranchContinuesItsParentBitForBitAndSharesItsFullPages) {
+  const std::vector<TokenId> prompt = Tokens(37, 2), left = Tokens(20, 3),
+                             right = Tokens(20, 4);
+  const SequenceId parent = OpenSequence(*engine_, 60);
+  const auto child = engine_->OpenBranch(parent, 37, {.max_tokens = 60, .sampling = {}});
+  ASSERT_TRUE(child.ok());
+  // Four pages for 60 tokens; the child shares the two full ones of the first 37.
+  EXPECT_EQ(engine_->usage().pages_used, 4 + 2);
+  Feed(parent, prompt);
+  engine_->Branch(*child);
+  const std::vector<float> parent_logits = Logits(parent, left);
+  const std::vector<float> child_logits = Logits(*child, right);
+
+  const auto solo = [&](const std::vector<TokenId>& rest) {
+    std::vector<TokenId> all = prompt;
+    all.insert(all.end(), rest.begin(), rest.end());
+    return FeedInChunks(*engine_, all, kWhole, 37);
+  };
+  EXPECT_TRUE(SameBits(parent_logits, solo(left)));
+  EXPECT_TRUE(SameBits(child_logits, solo(right)));
+  engine_->Close(parent);
+  EXPECT_EQ(engine_->usage().pages_used, 4);  // the shared two live on in the child
+  const TokenId next[] = {1};
+  Logits(*child, next);
+  engine_->Close(*child);
+  EXPECT_EQ(engine_->usage().pages_used, 0);
+}
+
+TEST_F(SequencesTest, ABranchOfNothingIsAFreshSequence) {
+  const SequenceId parent = OpenSequence(*engine_, 10);
+  const auto child = engine_->OpenBranch(parent, 0, {.max_tokens = 10, .sampling = {}});
+  ASSERT_TRUE(child.ok());
+  engine_->Branch(*child);
+  const std::vector<TokenId> tokens = Tokens(10, 5);
+  EXPECT_TRUE(SameBits(Logits(*child, tokens), FeedInChunks(*engine_, tokens, kWhole)));
+  engine_->Close(parent);
+  engine_->Close(*child);
+}
+
+TEST_F(SequencesTest, ReusedSlotsAndPagesShowNothingOfTheirLastOwner) {
+  const std::vector<TokenId> tokens = Tokens(50, 6);
+  const std::vector<float> fresh = FeedInChunks(*engine_, tokens, kWhole);
+  for (int i = 0; i < 6; ++i) FeedInChunks(*engine_, Tokens(90, 100 + i), kWhole);
+  EXPECT_TRUE(SameBits(FeedInChunks(*engine_, tokens, kWhole), fresh));
+}
+
+TEST_F(SequencesTest, ScoresAreTheLogSoftmaxOfTheLogits) {
+  const std::vector<TokenId> tokens = Tokens(70, 7);
+  const std::vector<float> logits = FeedInChunks(*engine_, tokens, kWhole);
+  const auto vocab = static_cast<std::size_t>(engine_->info().vocab_size);
+  constexpr std::int64_t kFirst = 5;
+  const std::vector<TokenId> targets = Tokens(70 - kFirst, 8);
+  const SequenceId id = OpenSequence(*engine_, 70, kFirst);
+  Span span;
+  span.sequence = id;
+  span.tokens = tokens;
+  span.output = SpanOutput::kScore;
+  span.first_output_row = kFirst;
+  span.targets = targets;
+  const std::vector<ScoredToken> scores =
+      Forward(*engine_, std::span(&span, 1))[0].scores;
+  engine_->Close(id);
+  ASSERT_EQ(scores.size(), targets.size());
+  for (std::size_t i = 0; i < targets.size(); ++i) {
+    const auto row = std::span(logits).subspan((i + kFirst) * vocab, vocab);
+    double sum = 0;
+    std::size_t best = 0;
+    for (std::size_t t = 0; t < vocab; ++t) {
+      sum += std::exp(double{row[t]});
+      if (row[t] > row[best]) best = t;
+    }
+    const auto target = static_cast<std::size_t>(targets[i]);
+    EXPECT_NEAR(scores[i].logprob, double{row[target]} - std::log(sum), 1e-5);
+    EXPECT_EQ(scores[i].is_greedy, best == target);
+  }
+}
+
+TEST_F(SequencesTest, PenaltiesSeeThePromptAndTheOutputOfTheirOwnSequence) {
+  SamplingParams sampling;
+  sampling.temperature = 0;
+  sampling.presence_penalty = 100;  // no token twice
+  const SequenceId id = OpenSequence(*engine_, 40, 4, sampling);
+  std::vector<TokenId> tokens = Tokens(5, 9), seen;
+  for (int i = 0; i < 30; ++i) {
+    Span span;
+    span.sequence = id;
+    span.tokens = tokens;
+    span.output = SpanOutput::kSample;
+    const TokenId token = Forward(*engine_, std::span(&span, 1))[0].sample.token;
+    EXPECT_EQ(std::count(seen.begin(), seen.end(), token), 0) << "token " << token;
+    seen.push_back(token);
+    tokens = {token};
+  }
+  engine_->Close(id);
+}
+
+TEST(ModelEngineTest, OptionsOutOfBoundsAreNamedWithTheirLimits) {
+  const ModelFolder folder(FamilyConfig("paper"));
+  ModelEngineOptions options;
+  options.model_dir = folder.path();
+  options.page_tokens = 0;
+  EXPECT_EQ(ModelEngine::Create(options).status().message(),
+            "page_tokens is 0; it must be in [1, 256]");
+  options.page_tokens = 64;
+  options.cache_bytes = 100;
+  EXPECT_EQ(ModelEngine::Create(options).status().message(),
+            "cache_bytes is 100; one page takes 768");
+  options.cache_bytes = 1 << 20;
+  options.cpu_isa = "z80";
+  EXPECT_EQ(ModelEngine::Create(options).status().code(),
+            absl::StatusCode::kInvalidArgument);
+}
+
+}  // namespace
+}  // namespace goldfinch
