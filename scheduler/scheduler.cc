@@ -50,8 +50,8 @@ class Scheduler::Impl {
   void Publish(TimePoint now);
 
   absl::Status LateStatus(const RunningRequest& running, TimePoint now) const;
-  void EndWaiting(Accepted accepted, absl::Status status, TimePoint now);
-  void EndRunning(Running running, absl::Status status, TimePoint now);
+  void EndWaiting(Accepted accepted, const absl::Status& status, TimePoint now);
+  void EndRunning(Running running, const absl::Status& status, TimePoint now);
   void EndAllRunning(const absl::Status& status, TimePoint now);
   void ReportLevels();
   std::optional<TimePoint> NextTimeout() const;
@@ -190,8 +190,8 @@ void Scheduler::Impl::DropLate(TimePoint now) {
   std::erase(waiting_, nullptr);
   for (Running& running : running_) {
     running->UpdatePaused();
-    absl::Status status = LateStatus(*running, now);
-    if (!status.ok()) EndRunning(std::move(running), std::move(status), now);
+    const absl::Status status = LateStatus(*running, now);
+    if (!status.ok()) EndRunning(std::move(running), status, now);
   }
   std::erase(running_, nullptr);
 }
@@ -296,7 +296,8 @@ void Scheduler::Impl::Publish(TimePoint now) {
 }
 
 // A request is reported before its stream ends: who sees the end finds it counted.
-void Scheduler::Impl::EndWaiting(Accepted accepted, absl::Status status, TimePoint now) {
+void Scheduler::Impl::EndWaiting(Accepted accepted, const absl::Status& status,
+                                 TimePoint now) {
   inbox_->LeftQueue(std::ssize(accepted->request.prompt));
   RequestReport report;
   report.kind = accepted->request.kind;
@@ -305,13 +306,14 @@ void Scheduler::Impl::EndWaiting(Accepted accepted, absl::Status status, TimePoi
   report.usage.queue_time = now - accepted->submitted;
   report.usage.total_time = report.usage.queue_time;
   observer_.OnFinished(report);
-  accepted->stream->End(std::move(status));
+  accepted->stream->End(status);
 }
 
-void Scheduler::Impl::EndRunning(Running running, absl::Status status, TimePoint now) {
+void Scheduler::Impl::EndRunning(Running running, const absl::Status& status,
+                                 TimePoint now) {
   running->Close();
   observer_.OnFinished(running->Report(status, now));
-  running->stream().End(std::move(status));
+  running->stream().End(status);
 }
 
 void Scheduler::Impl::EndAllRunning(const absl::Status& status, TimePoint now) {

@@ -7,12 +7,14 @@
 // page it can ever need, so memory runs out only there and nothing is ever recomputed.
 //
 // Invariants: an accepted request's stream gets exactly one End. Publishing never
-// blocks: a request whose stream is full is left out of the step, and ended when its
-// reader has taken nothing for `slow_reader`. A device fault ends the requests that
-// were running and no others.
+// blocks: a request whose stream is full is left out of the step, and ended with ABORTED
+// when its reader has taken nothing for `slow_reader`. A device fault ends the requests
+// that were running, with INTERNAL, and no others. A request's memory is free, and its
+// end reported to the observer, before its stream ends.
 //
-// Threads: Submit, Cancel and Shutdown by any thread. Step by one thread: either the one
-// Start() makes, or, in tests, the caller's (then Start is never called).
+// Threads: Submit, Cancel and Shutdown by any thread (Shutdown not inside a stream's
+// callback: it waits for the step thread). Step by one thread: either the one Start()
+// makes, or, in tests, the caller's (then Start is never called).
 #pragma once
 
 #include <chrono>

@@ -44,8 +44,8 @@ class TokenStream {
   // Appends; never blocks and never drops. Ignored after End.
   void Push(StreamEvent event, TimePoint now = std::chrono::steady_clock::now());
 
-  // Sets the request's one status; later calls are ignored.
-  void End(absl::Status status);
+  // Sets the request's one status (code and message); later calls are ignored.
+  void End(const absl::Status& status);
 
   // True when `count` more token events fit; always when none is held.
   bool HasRoom(std::int64_t count) const;

@@ -125,7 +125,9 @@ TEST_F(StressTest, AnyOrderOfEventsKeepsTheInvariants) {
         auto submission = chaos.Submit(request);
         if (submission.ok()) {
           requests.push_back(request);
-          calls.push_back({.id = submission->id, .reader = Reader(submission->stream)});
+          calls.emplace_back();
+          calls.back().id = submission->id;
+          calls.back().reader = Reader(submission->stream);
         }
       }
       if (!calls.empty() && random() % 10 == 0) {
