@@ -1,0 +1,163 @@
+// y = x W^T: the value, and that a row's bits are its own.
+//
+// Tolerance: a sum of K products in float32, in whatever order, is off by at most
+// (K + 1) u times the sum of their magnitudes, u = 2^-24. The hardware's bf16 products
+// may flush subnormal terms to zero: 2^-126 each.
+#include <cmath>
+#include <cstdint>
+#include <memory>
+#include <vector>
+
+#include "tests/engine/kernels/op_test.h"
+
+namespace goldfinch {
+namespace {
+
+struct Shape {
+  std::int64_t in, out;
+};
+
+std::unique_ptr<PackedWeights> Pack(Backend& backend, const Grid& w, DType type) {
+  std::vector<float> flat;
+  for (std::int64_t i = 0; i < w.rows(); ++i)
+    for (std::int64_t j = 0; j < w.cols(); ++j)
+      flat.push_back(static_cast<float>(w(i, j)));
+  const HostMatrix host = {.data = reinterpret_cast<const std::byte*>(flat.data()),
+                           .stored = StoredType::kF32,
+                           .rows = w.rows(),
+                           .cols = w.cols(),
+                           .row_stride = w.cols()};
+  return backend.Pack(host, type);
+}
+
+Grid Tolerance(const Grid& x, const Grid& w) {
+  const double in = static_cast<double>(w.cols());
+  return Each(
+      [in](double magnitude) {
+        return 1.01 * (in + 1) * kF32Unit * magnitude + in * 0x1p-126;
+      },
+      reference::Gemm(reference::Abs(x), reference::Abs(w)));
+}
+
+class GemmTest : public OpTest {
+ protected:
+  // All the row counts worth telling apart, against one reference of 512 rows.
+  void ExpectProduct(Shape shape, DType type) {
+    const Grid x = RandomGrid(512, shape.in, 1, type);
+    const Grid w = RandomGrid(shape.out, shape.in, 2, type);
+    const Grid want = reference::Gemm(x, w), tolerance = Tolerance(x, w);
+    const auto packed = Pack(backend(), w, type);
+    const Tensor input(backend(), x, type);
+    std::vector<std::int64_t> counts = {97, 512};
+    for (std::int64_t rows = 1; rows <= 40; ++rows) counts.push_back(rows);
+    for (const std::int64_t rows : counts) {
+      SCOPED_TRACE(testing::Message()
+                   << rows << " rows, in " << shape.in << ", out " << shape.out);
+      const Tensor y(backend(), rows, shape.out, DType::kF32);
+      backend().Gemm(input->Rows(rows), *packed, *y);
+      ExpectClose(y.Read(), want.Rows(0, rows), tolerance.Rows(0, rows));
+      ASSERT_TRUE(y.SurroundingsAreIntact());
+      if (HasFatalFailure()) return;
+    }
+  }
+
+  // Rows alone, then every number of rows up to 130, and 512.
+  void ExpectRowsKeepTheirBits(Shape shape, DType type) {
+    SCOPED_TRACE(testing::Message() << "in " << shape.in << ", out " << shape.out);
+    const auto packed = Pack(backend(), RandomGrid(shape.out, shape.in, 3, type), type);
+    const Tensor x(backend(), RandomGrid(512, shape.in, 4, type), type);
+    const auto product = [&](std::int64_t begin, std::int64_t count) {
+      const Tensor y(backend(), count, shape.out, DType::kF32);
+      backend().Gemm(x->RowsFrom(begin, count), *packed, *y);
+      return y.Bits();
+    };
+    std::vector<RowBits> alone;
+    for (std::int64_t i = 0; i < 512; ++i) alone.push_back(product(i, 1)[0]);
+    std::vector<std::int64_t> counts = {512};
+    for (std::int64_t rows = 1; rows <= 130; ++rows) counts.push_back(rows);
+    for (const std::int64_t rows : counts) {
+      // From the start, and from the middle.
+      for (const std::int64_t begin : {std::int64_t{0}, (512 - rows) / 2}) {
+        const std::vector<RowBits> among = product(begin, rows);
+        for (std::int64_t i = 0; i < rows; ++i)
+          ASSERT_EQ(among[static_cast<std::size_t>(i)],
+                    alone[static_cast<std::size_t>(begin + i)])
+              << "row " << i << " of " << rows << " from " << begin;
+      }
+    }
+  }
+};
+
+GOLDFINCH_ON_ALL_BACKENDS(GemmTest);
+
+// Inputs of odd and even number, one included; outputs around multiples of 32.
+constexpr Shape kShapes[] = {{3, 64},  {1, 1},    {2, 31},   {64, 32},
+                             {65, 33}, {131, 96}, {48, 130}, {96, 3}};
+
+TEST_P(GemmTest, Float32ProductIsWithinRoundingOfTheExactOne) {
+  for (const Shape shape : kShapes) ExpectProduct(shape, DType::kF32);
+}
+
+TEST_P(GemmTest, Bf16ProductIsWithinRoundingOfTheExactOne) {
+  for (const Shape shape : kShapes) ExpectProduct(shape, DType::kBf16);
+}
+
+// 18 panels, which are not cut by rows on two threads; 3 inputs; one output.
+constexpr Shape kLawShapes[] = {{64, 64}, {3, 40}, {131, 33}, {24, 545}, {257, 1}};
+
+TEST_P(GemmTest, Float32RowHasTheSameBitsAmongAnyNumberOfRows) {
+  for (const Shape shape : kLawShapes) ExpectRowsKeepTheirBits(shape, DType::kF32);
+}
+
+TEST_P(GemmTest, Bf16RowHasTheSameBitsAmongAnyNumberOfRows) {
+  for (const Shape shape : kLawShapes) ExpectRowsKeepTheirBits(shape, DType::kBf16);
+}
+
+TEST_P(GemmTest, NoRowsAreNoWork) {
+  const auto packed = Pack(backend(), RandomGrid(40, 8, 5), DType::kF32);
+  const Tensor x(backend(), 0, 8, DType::kF32), y(backend(), 0, 40, DType::kF32);
+  backend().Gemm(*x, *packed, *y);
+  EXPECT_TRUE(y.SurroundingsAreIntact());
+}
+
+TEST_P(GemmTest, RowOfNaNLeavesOtherRowsAlone) {
+  for (const DType type : {DType::kF32, DType::kBf16}) {
+    const Grid w = RandomGrid(70, 33, 6, type);
+    Grid x = RandomGrid(30, 33, 7, type);
+    for (std::int64_t j = 0; j < 33; ++j) x(11, j) = std::nan("");
+    const Tensor input(backend(), x, type), y(backend(), 30, 70, DType::kF32);
+    backend().Gemm(*input, *Pack(backend(), w, type), *y);
+    ExpectClose(y.Read(), reference::Gemm(x, w), Tolerance(x, w));
+  }
+}
+
+// The sum of one row: 1, then many terms too small to change it one at a time. Whatever
+// the backend's order is, it is the order for every row.
+TEST_P(GemmTest, RowsOfOneValueGiveEqualBits) {
+  const Grid w = RandomGrid(64, 515, 8);
+  Grid x(100, 515, 0x1p-25);
+  for (std::int64_t i = 0; i < 100; ++i) x(i, 0) = 1.0;
+  const Tensor input(backend(), x), y(backend(), 100, 64, DType::kF32);
+  backend().Gemm(*input, *Pack(backend(), w, DType::kF32), *y);
+  const std::vector<RowBits> bits = y.Bits();
+  for (const RowBits& row : bits) ASSERT_EQ(row, bits[0]);
+}
+
+TEST_P(GemmTest, ColumnsOfAWiderMatrixAreAnInput) {
+  for (const DType type : {DType::kF32, DType::kBf16}) {
+    const Grid w = RandomGrid(48, 32, 9, type), wide = RandomGrid(17, 160, 10, type);
+    const Tensor x(backend(), wide, type), y(backend(), 17, 100, DType::kF32);
+    backend().Gemm(x->Cols(96, 32), *Pack(backend(), w, type), y->Cols(50, 48));
+    Grid part(17, 32), got(17, 48);
+    const Grid all = y.Read();
+    for (std::int64_t i = 0; i < 17; ++i) {
+      for (std::int64_t j = 0; j < 32; ++j) part(i, j) = wide(i, 96 + j);
+      for (std::int64_t j = 0; j < 48; ++j) got(i, j) = all(i, 50 + j);
+      EXPECT_TRUE(std::isnan(all(i, 49)) && std::isnan(all(i, 98))) << "row " << i;
+    }
+    ExpectClose(got, reference::Gemm(part, w), Tolerance(part, w));
+  }
+}
+
+}  // namespace
+}  // namespace goldfinch

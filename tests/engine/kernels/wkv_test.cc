@@ -1,0 +1,185 @@
+// The recurrence of Finch, with and without the bonus.
+//
+// Tolerance: a term of S that is T tokens old has been rounded at most 3 T times, and y
+// sums 64 of them and, with a bonus, 64 products of four: all of it is at most
+// (3 T + 80) u of the same recurrence over magnitudes, u = 2^-24.
+#include <cmath>
+#include <cstdint>
+#include <vector>
+
+#include "tests/engine/kernels/op_test.h"
+
+namespace goldfinch {
+namespace {
+
+using reference::Spans;
+using reference::WkvInputs;
+
+constexpr std::int64_t kState = 64 * 64;  // of one head
+
+WkvInputs RandomInputs(std::int64_t rows, std::int64_t heads, std::uint64_t seed) {
+  WkvInputs in;
+  in.r = RandomGrid(rows, heads * 64, seed);
+  in.k = RandomGrid(rows, heads * 64, seed + 1);
+  in.v = RandomGrid(rows, heads * 64, seed + 2);
+  // Decays of every size, of which some are exactly none and all.
+  in.w = Rounded(Each([](double d) { return std::exp(-std::exp(4 * d)); },
+                      RandomGrid(rows, heads * 64, seed + 3)),
+                 DType::kF32);
+  return in;
+}
+
+// The tensors of WkvInputs, and calls over parts of their rows.
+class DeviceWkv {
+ public:
+  DeviceWkv(Backend& backend, const WkvInputs& in, const Grid* bonus)
+      : backend_(backend),
+        r_(backend, in.r),
+        k_(backend, in.k),
+        v_(backend, in.v),
+        w_(backend, in.w),
+        bonus_(FlatArray(backend, bonus != nullptr ? *bonus : Grid())),
+        has_bonus_(bonus != nullptr) {}
+
+  // Spans count rows from `begin`.
+  Tensor Run(std::int64_t begin, const Spans& spans, const DeviceArray<float>& state) {
+    const std::int64_t rows = spans.begin.back();
+    const DeviceSpans device(backend_, spans);
+    Tensor y(backend_, rows, r_->cols, DType::kF32);
+    backend_.Wkv({.r = r_->RowsFrom(begin, rows),
+                  .k = k_->RowsFrom(begin, rows),
+                  .v = v_->RowsFrom(begin, rows),
+                  .w = w_->RowsFrom(begin, rows),
+                  .bonus = has_bonus_ ? bonus_.data() : nullptr,
+                  .state = state.data(),
+                  .spans = device.get(),
+                  .heads = r_->cols / 64,
+                  .y = *y});
+    backend_.Synchronize();
+    return y;
+  }
+
+ private:
+  Backend& backend_;
+  const Tensor r_, k_, v_, w_;
+  const DeviceArray<float> bonus_;
+  const bool has_bonus_;
+};
+
+class WkvTest : public OpTest {
+ protected:
+  void ExpectRecurrence(std::int64_t heads, const Spans& spans, const Grid* bonus) {
+    const std::int64_t rows = spans.begin.back(), slots = 7;
+    WkvInputs in = RandomInputs(rows, heads, 1);
+    in.bonus = bonus;
+    in.spans = spans;
+    const Grid fresh = RandomGrid(slots, heads * kState, 6);
+    const DeviceArray<float> state = FlatArray(backend(), fresh);
+    const std::vector<RowBits> before = RowsOf(state, slots);
+    const Tensor y = DeviceWkv(backend(), in, bonus).Run(0, spans, state);
+    EXPECT_TRUE(y.SurroundingsAreIntact());
+
+    Grid want_state = fresh;
+    const Grid want = reference::Wkv(in, want_state);
+    const Grid magnitudes = bonus != nullptr ? reference::Abs(*bonus) : Grid();
+    WkvInputs sizes = {reference::Abs(in.r),
+                       reference::Abs(in.k),
+                       reference::Abs(in.v),
+                       in.w,
+                       bonus != nullptr ? &magnitudes : nullptr,
+                       spans};
+    Grid state_sizes = reference::Abs(fresh);
+    const Grid y_sizes = reference::Wkv(sizes, state_sizes);
+    const double unit = (3 * static_cast<double>(rows) + 80) * kF32Unit;
+    const auto part = [unit](double size) { return unit * size; };
+    ExpectClose(y.Read(), want, Each(part, y_sizes));
+    ExpectClose(ReadGrid(state, slots, heads * kState), want_state,
+                Each(part, state_sizes));
+    ExpectUnusedSlotsUntouched(spans, before, RowsOf(state, slots));
+  }
+
+  static void ExpectUnusedSlotsUntouched(const Spans& spans,
+                                         const std::vector<RowBits>& before,
+                                         const std::vector<RowBits>& after) {
+    for (std::size_t slot = 0; slot < before.size(); ++slot) {
+      bool used = false;
+      for (const std::int32_t s : spans.slot)
+        used = used || static_cast<std::size_t>(s) == slot;
+      EXPECT_EQ(used, before[slot] != after[slot]) << "slot " << slot;
+    }
+  }
+};
+
+GOLDFINCH_ON_ALL_BACKENDS(WkvTest);
+
+TEST_P(WkvTest, OneTokenFollowsTheRecurrence) {
+  const Grid bonus = RandomGrid(1, 64, 7);
+  ExpectRecurrence(1, {.begin = {0, 1}, .slot = {3}}, nullptr);
+  ExpectRecurrence(1, {.begin = {0, 1}, .slot = {3}}, &bonus);
+}
+
+TEST_P(WkvTest, SpansFollowTheRecurrenceInTheirOwnSlots) {
+  const Spans spans = {.begin = {0, 1, 6, 7, 40}, .slot = {5, 0, 6, 2}};
+  const Grid bonus = RandomGrid(1, 3 * 64, 8);
+  ExpectRecurrence(3, spans, nullptr);
+  ExpectRecurrence(3, spans, &bonus);
+}
+
+TEST_P(WkvTest, AnyCutOfASequenceGivesTheSameBitsAndState) {
+  constexpr std::int64_t kRows = 97;
+  const Grid bonus = RandomGrid(1, 2 * 64, 9), fresh = RandomGrid(3, 2 * kState, 10);
+  for (const Grid* u : {static_cast<const Grid*>(nullptr), &bonus}) {
+    DeviceWkv wkv(backend(), RandomInputs(kRows, 2, 11), u);
+    const DeviceArray<float> whole_state = FlatArray(backend(), fresh);
+    const std::vector<RowBits> whole =
+        wkv.Run(0, {.begin = {0, kRows}, .slot = {1}}, whole_state).Bits();
+    for (const std::uint64_t seed : {12u, 13u, 14u, 15u}) {
+      const DeviceArray<float> state = FlatArray(backend(), fresh);
+      std::vector<RowBits> pieces;
+      std::int64_t begin = 0;
+      for (const std::int64_t end : RandomCut(kRows, seed)) {
+        const auto rows = static_cast<std::int32_t>(end - begin);
+        for (const RowBits& row :
+             wkv.Run(begin, {.begin = {0, rows}, .slot = {1}}, state).Bits())
+          pieces.push_back(row);
+        begin = end;
+      }
+      EXPECT_EQ(pieces, whole);
+      EXPECT_EQ(RowsOf(state, 3), RowsOf(whole_state, 3));
+    }
+  }
+}
+
+TEST_P(WkvTest, SequenceHasTheSameBitsAmongOthersAndInAnySlot) {
+  const Grid fresh = RandomGrid(1, 2 * kState, 16);
+  const WkvInputs in = RandomInputs(60, 2, 17);
+  DeviceWkv wkv(backend(), in, nullptr);
+  Grid states(4, 2 * kState, 0.25);
+  for (std::int64_t j = 0; j < 2 * kState; ++j) states(2, j) = fresh(0, j);
+  const DeviceArray<float> shared = FlatArray(backend(), states);
+  const std::vector<RowBits> among =
+      wkv.Run(0, {.begin = {0, 1, 20, 53, 60}, .slot = {0, 3, 2, 1}}, shared).Bits();
+  const DeviceArray<float> own = FlatArray(backend(), fresh);
+  const std::vector<RowBits> alone =
+      wkv.Run(20, {.begin = {0, 33}, .slot = {0}}, own).Bits();
+  EXPECT_EQ(alone, std::vector<RowBits>(among.begin() + 20, among.begin() + 53));
+  EXPECT_EQ(RowsOf(own, 1)[0], RowsOf(shared, 4)[2]);
+}
+
+TEST_P(WkvTest, SequenceOfNaNLeavesItsBatchMatesAlone) {
+  WkvInputs in = RandomInputs(12, 1, 18);
+  DeviceWkv clean(backend(), in, nullptr);
+  for (std::int64_t i = 4; i < 8; ++i) in.k(i, 5) = in.v(i, 9) = std::nan("");
+  DeviceWkv poisoned(backend(), in, nullptr);
+  const Spans spans = {.begin = {0, 4, 8, 12}, .slot = {0, 1, 2}};
+  const DeviceArray<float> state = FlatArray(backend(), Grid(3, kState));
+  const DeviceArray<float> poisoned_state = FlatArray(backend(), Grid(3, kState));
+  const std::vector<RowBits> want = clean.Run(0, spans, state).Bits();
+  const std::vector<RowBits> got = poisoned.Run(0, spans, poisoned_state).Bits();
+  for (std::size_t i : {0u, 1u, 2u, 3u, 8u, 9u, 10u, 11u}) EXPECT_EQ(got[i], want[i]);
+  EXPECT_EQ(RowsOf(poisoned_state, 3)[0], RowsOf(state, 3)[0]);
+  EXPECT_EQ(RowsOf(poisoned_state, 3)[2], RowsOf(state, 3)[2]);
+}
+
+}  // namespace
+}  // namespace goldfinch
