@@ -1,0 +1,97 @@
+#include "engine/backend/cpu_backend.h"
+
+#include <cstdint>
+#include <cstring>
+#include <set>
+#include <string>
+#include <vector>
+
+#include "gmock/gmock.h"
+#include "gtest/gtest.h"
+#include "tests/engine/kernels/op_test.h"
+
+namespace goldfinch {
+namespace {
+
+using testing::HasSubstr;
+
+TEST(CpuBackendTest, UnknownInstructionSetIsRefusedByName) {
+  const auto backend = CreateCpuBackend({.isa = "sse9", .num_threads = 1});
+  EXPECT_TRUE(absl::IsInvalidArgument(backend.status()));
+  EXPECT_THAT(backend.status().message(),
+              HasSubstr("cpu_isa is sse9; it must be one of"));
+  EXPECT_THAT(backend.status().message(), HasSubstr("plain"));
+}
+
+TEST(CpuBackendTest, PlainRunsEverywhereAndAutoPicksOneThatRuns) {
+  const auto plain = CreateCpuBackend({.isa = "plain", .num_threads = 1});
+  ASSERT_TRUE(plain.ok()) << plain.status();
+  EXPECT_THAT((*plain)->numerics(), HasSubstr("cpu-plain-v"));
+  EXPECT_TRUE(CreateCpuBackend({.num_threads = 1}).ok());
+}
+
+TEST(CpuBackendTest, NoNumberOfThreadsMeansOneAHardwareThread) {
+  const auto backend = CreateCpuBackend({.isa = "plain"});
+  ASSERT_TRUE(backend.ok());
+}
+
+class CpuMemoryTest : public OpTest {};
+GOLDFINCH_ON_ALL_BACKENDS(CpuMemoryTest);
+
+TEST_P(CpuMemoryTest, NumericsNameTheInstructionSetAndNotTheThreads) {
+  EXPECT_THAT(backend().numerics(), testing::StartsWith("cpu-" + GetParam().isa + "-v"));
+}
+
+TEST_P(CpuMemoryTest, MemoryIsZeroWhenAllocated) {
+  for (const std::int64_t bytes : {1, 4097, 3 << 20}) {
+    const auto memory = backend().Allocate(bytes);
+    std::vector<char> host(static_cast<std::size_t>(bytes), 'x');
+    backend().CopyToHost(host.data(), memory->data(), bytes);
+    EXPECT_EQ(host, std::vector<char>(host.size(), 0));
+  }
+  EXPECT_NE(backend().Allocate(0), nullptr);
+}
+
+TEST_P(CpuMemoryTest, CopiesAndZeroMoveTheBytesTheyName) {
+  const std::string text = "recurrent state";
+  const auto size = static_cast<std::int64_t>(text.size());
+  const auto from = backend().Allocate(size), to = backend().Allocate(size);
+  backend().CopyToDevice(from->data(), text.data(), size);
+  backend().CopyOnDevice(to->data(), from->data(), size);
+  backend().Zero(static_cast<char*>(to->data()) + 2, 3);
+  backend().Synchronize();
+  std::string got(text.size(), '?');
+  backend().CopyToHost(got.data(), to->data(), size);
+  EXPECT_EQ(got, std::string("re\0\0\0", 5) + text.substr(5));
+}
+
+// What the numerics id promises by not naming the number of threads.
+TEST_P(CpuMemoryTest, BitsDoNotDependOnTheNumberOfThreads) {
+  std::set<std::vector<RowBits>> products, norms;
+  for (const int threads : {1, 2, 3, 7}) {
+    const auto other = CreateCpuBackend({.isa = GetParam().isa, .num_threads = threads});
+    ASSERT_TRUE(other.ok());
+    for (const std::int64_t rows : {1, 200}) {
+      const Tensor x(**other, RandomGrid(200, 96, 1));
+      const Tensor y(**other, rows, 300, DType::kF32), z(**other, rows, 96, DType::kF32);
+      std::vector<float> w(300 * 96);
+      for (std::size_t i = 0; i < w.size(); ++i)
+        w[i] = 1.0f / static_cast<float>(1 + i % 71);
+      const auto packed =
+          (*other)->Pack({.data = reinterpret_cast<const std::byte*>(w.data()),
+                          .rows = 300,
+                          .cols = 96,
+                          .row_stride = 96},
+                         DType::kF32);
+      (*other)->Gemm(x->Rows(rows), *packed, *y);
+      (*other)->RmsNorm(x->Rows(rows), *z);
+      if (rows == 200) products.insert(y.Bits());
+      if (rows == 200) norms.insert(z.Bits());
+    }
+  }
+  EXPECT_EQ(products.size(), 1u);
+  EXPECT_EQ(norms.size(), 1u);
+}
+
+}  // namespace
+}  // namespace goldfinch
