@@ -1,0 +1,173 @@
+#include "engine/cache/expanded_arena.h"
+
+#include <algorithm>
+#include <cstdint>
+#include <list>
+#include <random>
+
+#include "gtest/gtest.h"
+
+namespace goldfinch {
+namespace {
+
+TEST(ExpandedArenaTest, PageKeepsItsSlotAndRowsWhileThereIsRoom) {
+  ExpandedArena arena(3, 10);
+  const std::int32_t slot = arena.Acquire(7);
+  EXPECT_EQ(arena.filled(slot), 0);
+  arena.set_filled(slot, 5);
+  arena.BeginStep();
+  EXPECT_NE(arena.Acquire(2), slot);
+  EXPECT_EQ(arena.Acquire(7), slot);
+  EXPECT_EQ(arena.filled(slot), 5);
+  EXPECT_EQ(arena.used(), 2);
+  EXPECT_EQ(arena.evictions(), 0);
+}
+
+TEST(ExpandedArenaTest, LeastRecentlyUsedPageIsEvicted) {
+  ExpandedArena arena(3, 10);
+  const std::int32_t first = arena.Acquire(0), second = arena.Acquire(1);
+  arena.Acquire(2);
+  arena.set_filled(second, 9);
+  arena.BeginStep();
+  EXPECT_EQ(arena.Acquire(0), first);
+  EXPECT_EQ(arena.Acquire(3), second);
+  EXPECT_EQ(arena.filled(second), 0);
+  EXPECT_EQ(arena.evictions(), 1);
+  EXPECT_EQ(arena.used(), 3);
+}
+
+TEST(ExpandedArenaTest, SlotUsedInThisStepIsNeverEvicted) {
+  ExpandedArena arena(2, 10);
+  const std::int32_t slot = arena.Acquire(0);
+  arena.BeginStep();
+  arena.Acquire(1);
+  EXPECT_EQ(arena.Acquire(2), slot);  // page 0 was of the step before
+  EXPECT_EQ(arena.Acquire(3), -1);
+  EXPECT_GE(arena.Acquire(1), 0);
+  EXPECT_EQ(arena.Acquire(0), -1);
+  arena.BeginStep();
+  EXPECT_GE(arena.Acquire(3), 0);
+}
+
+TEST(ExpandedArenaTest, RefusedPageTakesNothing) {
+  ExpandedArena arena(1, 3);
+  arena.Acquire(0);
+  EXPECT_EQ(arena.Acquire(1), -1);
+  EXPECT_EQ(arena.used(), 1);
+  EXPECT_EQ(arena.evictions(), 0);
+}
+
+TEST(ExpandedArenaTest, DroppedSlotIsTakenFirstEvenInTheSameStep) {
+  ExpandedArena arena(2, 10);
+  arena.Acquire(0);
+  const std::int32_t slot = arena.Acquire(1);
+  arena.set_filled(slot, 4);
+  arena.Drop(1);
+  EXPECT_EQ(arena.used(), 1);
+  EXPECT_EQ(arena.Acquire(2), slot);
+  EXPECT_EQ(arena.filled(slot), 0);
+  EXPECT_EQ(arena.evictions(), 0);
+}
+
+TEST(ExpandedArenaTest, DroppingAPageWithoutASlotDoesNothing) {
+  ExpandedArena arena(2, 10);
+  arena.Acquire(0);
+  arena.Drop(5);
+  arena.Drop(5);
+  EXPECT_EQ(arena.used(), 1);
+}
+
+TEST(ExpandedArenaTest, ArenaWithoutSlotsRefusesEveryPage) {
+  ExpandedArena arena(0, 4);
+  EXPECT_EQ(arena.Acquire(0), -1);
+  arena.Drop(0);
+  EXPECT_EQ(arena.used(), 0);
+}
+
+// What the header promises, as a list of pages from the least recently used.
+class Model {
+ public:
+  explicit Model(std::size_t num_slots) : num_slots_(num_slots) {}
+
+  struct Entry {
+    std::int32_t page, slot;
+    std::int64_t filled;
+    std::uint64_t step;
+  };
+
+  void BeginStep() { ++step_; }
+  std::list<Entry>::iterator Find(std::int32_t page) {
+    return std::find_if(entries.begin(), entries.end(),
+                        [page](const Entry& e) { return e.page == page; });
+  }
+  void Drop(std::int32_t page) {
+    const auto found = Find(page);
+    if (found != entries.end()) entries.erase(found);
+  }
+  // `slot` is what the arena answered.
+  void ExpectAcquired(std::int32_t page, std::int32_t slot) {
+    const auto found = Find(page);
+    if (found != entries.end()) {
+      ASSERT_EQ(slot, found->slot);
+      found->step = step_;
+      entries.splice(entries.end(), entries, found);
+      return;
+    }
+    Entry fresh = {page, slot, 0, step_};
+    if (entries.size() == num_slots_) {
+      if (entries.empty() || entries.front().step == step_) {
+        ASSERT_EQ(slot, -1);
+        return;
+      }
+      ASSERT_EQ(slot, entries.front().slot);
+      entries.pop_front();
+      ++evictions;
+    }
+    ASSERT_TRUE(slot >= 0 && static_cast<std::size_t>(slot) < num_slots_);
+    for (const Entry& e : entries) ASSERT_NE(e.slot, slot);
+    entries.push_back(fresh);
+  }
+
+  std::list<Entry> entries;
+  std::int64_t evictions = 0;
+
+ private:
+  const std::size_t num_slots_;
+  std::uint64_t step_ = 1;
+};
+
+void UseAtRandom(std::int64_t num_slots, std::uint64_t seed) {
+  constexpr std::int32_t kPages = 40;
+  ExpandedArena arena(num_slots, kPages);
+  Model model(static_cast<std::size_t>(num_slots));
+  std::mt19937_64 random(seed);
+  for (int i = 0; i < 20000; ++i) {
+    const auto page = static_cast<std::int32_t>(random() % kPages);
+    const std::uint64_t choice = random() % 16;
+    if (choice == 0) {
+      arena.BeginStep();
+      model.BeginStep();
+    } else if (choice < 4) {
+      arena.Drop(page);
+      model.Drop(page);
+    } else {
+      const std::int32_t slot = arena.Acquire(page);
+      ASSERT_NO_FATAL_FAILURE(model.ExpectAcquired(page, slot)) << "use " << i;
+      if (slot >= 0) {
+        ASSERT_EQ(arena.filled(slot), model.Find(page)->filled);
+        model.Find(page)->filled = static_cast<std::int64_t>(random() % 16);
+        arena.set_filled(slot, model.Find(page)->filled);
+      }
+    }
+    ASSERT_EQ(arena.used(), static_cast<std::int64_t>(model.entries.size()));
+    ASSERT_EQ(arena.evictions(), model.evictions);
+  }
+}
+
+TEST(ExpandedArenaTest, MatchesAListUnderRandomUse) {
+  for (const std::int64_t num_slots : {0, 1, 2, 7, 20, 40, 60})
+    UseAtRandom(num_slots, static_cast<std::uint64_t>(num_slots) + 1);
+}
+
+}  // namespace
+}  // namespace goldfinch
