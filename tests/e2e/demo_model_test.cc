@@ -1,0 +1,232 @@
+// The whole server on the demo model: real engine, real vocabulary, real channels.
+#include <grpcpp/create_channel.h>
+#include <grpcpp/security/credentials.h>
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <array>
+#include <random>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "engine/model_engine.h"
+#include "tests/server/grpc/harness.h"
+
+namespace goldfinch {
+namespace {
+
+const std::string kModel = GOLDFINCH_SOURCE_DIR "/models/demo";
+
+class DemoModelTest : public testing::Test {
+ protected:
+  // A budget of a few tokens a step, so that prompts are cut and mixed with decoding.
+  void Start(std::int32_t max_sequences = 64, std::int64_t step_tokens = 80) {
+    ModelEngineOptions engine;
+    engine.model_dir = kModel;
+    engine.cache_bytes = 16 << 20;
+    engine.expanded_bytes = 64 << 20;
+    engine.max_sequences = max_sequences;
+    engine.max_step_tokens = static_cast<std::int32_t>(step_tokens);
+    auto made = ModelEngine::Create(engine);
+    ASSERT_TRUE(made.ok()) << made.status().message();
+    engine_ = *std::move(made);
+    auto vocabulary = Vocabulary::Load(kModel + "/vocab.txt", engine_->info().vocab_size);
+    ASSERT_TRUE(vocabulary.ok()) << vocabulary.status().message();
+    vocabulary_ = *std::move(vocabulary);
+    ServerOptions options;
+    options.listen = "127.0.0.1:0";
+    options.metrics = "";
+    options.scheduler.step_tokens = step_tokens;
+    auto server = Server::Start(options, *engine_, *vocabulary_, clock_);
+    ASSERT_TRUE(server.ok()) << server.status().message();
+    server_ = *std::move(server);
+    stub_ = v1::GenerationService::NewStub(NewChannel());
+  }
+
+  std::shared_ptr<grpc::Channel> NewChannel() const {
+    return grpc::CreateChannel("127.0.0.1:" + std::to_string(server_->port()),
+                               grpc::InsecureChannelCredentials());
+  }
+
+  bool NothingInUse() const {
+    return Eventually([this] {
+      const std::string metrics = server_->MetricsText();
+      return metrics.find("\ngoldfinch_cache_pages_used 0\n") != std::string::npos &&
+             metrics.find("\ngoldfinch_state_slots_used 0\n") != std::string::npos &&
+             metrics.find("\ngoldfinch_requests_running 0\n") != std::string::npos;
+    });
+  }
+
+  const SteadyClock clock_;
+  std::unique_ptr<ModelEngine> engine_;
+  std::unique_ptr<Vocabulary> vocabulary_;
+  std::unique_ptr<Server> server_;
+  std::unique_ptr<v1::GenerationService::Stub> stub_;
+};
+
+v1::GenerateRequest MixedRequest(int index) {
+  constexpr std::array<const char*, 4> kStarts = {
+      "Once upon a time there was a king who had ", "The ", "\"Oh!\" said Alice, ",
+      "It was a dark night, and the wind blew over the sea. The captain stood at the "
+      "wheel and looked out over the black water, and nobody spoke a word. "};
+  std::mt19937 random(static_cast<unsigned>(index));
+  v1::GenerateRequest request;
+  std::string text;
+  for (unsigned i = 0; i <= random() % 4; ++i) text += kStarts[random() % kStarts.size()];
+  request.set_text(text);
+  v1::SamplingParams& sampling = *request.mutable_sampling();
+  sampling.set_max_tokens(1 + static_cast<int>(random() % 40));
+  sampling.set_seed(random());
+  sampling.set_ignore_eos(true);
+  if (index % 3 == 0) sampling.set_temperature(0);
+  if (index % 4 == 1) sampling.set_top_k(20);
+  if (index % 5 == 2) sampling.set_repetition_penalty(1.3f);
+  if (index % 7 == 3) sampling.set_n(3);
+  if (index % 8 == 5) sampling.add_stop("the");
+  return request;
+}
+
+struct Reference {
+  std::vector<std::vector<TokenId>> tokens;
+  std::vector<std::string> text;
+};
+
+Reference Of(const GenerateOutput& output) {
+  Reference reference;
+  for (const CandidateOutput& candidate : output.candidates) {
+    reference.tokens.push_back(candidate.tokens);
+    reference.text.push_back(candidate.text);
+  }
+  return reference;
+}
+
+// What was read of a stream before it was given up starts what a solo run gives.
+void ExpectPrefix(const Reference& part, const Reference& whole, int index) {
+  for (std::size_t c = 0; c < whole.tokens.size(); ++c) {
+    ASSERT_LE(part.tokens[c].size(), whole.tokens[c].size()) << "stream " << index;
+    EXPECT_TRUE(
+        std::equal(part.tokens[c].begin(), part.tokens[c].end(), whole.tokens[c].begin()))
+        << "stream " << index;
+  }
+}
+
+Reference ReadAndCancel(v1::GenerationService::Stub& stub,
+                        const v1::GenerateRequest& request, std::size_t after) {
+  grpc::ClientContext context;
+  Reference part;
+  part.tokens.resize(request.sampling().has_n() ? 3 : 1);
+  const auto reader = stub.Generate(&context, request);
+  v1::GenerateResponse message;
+  for (std::size_t seen = 0; seen < after && reader->Read(&message);) {
+    auto& tokens = part.tokens[static_cast<std::size_t>(message.candidate())];
+    tokens.insert(tokens.end(), message.tokens().begin(), message.tokens().end());
+    seen += static_cast<std::size_t>(message.tokens_size());
+  }
+  context.TryCancel();
+  while (reader->Read(&message)) {
+  }
+  reader->Finish();
+  return part;
+}
+
+TEST_F(DemoModelTest, SixtyFourStreamsWithCancellationsGiveTheTokensOfSoloRuns) {
+  constexpr int kStreams = 64;
+  Start();
+  std::vector<Reference> solo;
+  for (int i = 0; i < kStreams; ++i) {
+    const GenerateOutput output = Generate(*stub_, MixedRequest(i));
+    ASSERT_TRUE(output.status.ok()) << output.status.error_message();
+    solo.push_back(Of(output));
+  }
+  std::vector<Reference> together(kStreams);
+  std::vector<std::thread> clients;
+  for (int i = 0; i < kStreams; ++i) {
+    clients.emplace_back([&, i] {
+      const auto stub = v1::GenerationService::NewStub(NewChannel());
+      auto& mine = together[static_cast<std::size_t>(i)];
+      if (i % 4 == 2) {
+        mine = ReadAndCancel(*stub, MixedRequest(i), static_cast<std::size_t>(i % 9));
+        return;
+      }
+      const GenerateOutput output = Generate(*stub, MixedRequest(i));
+      EXPECT_TRUE(output.status.ok()) << output.status.error_message();
+      mine = Of(output);
+    });
+  }
+  for (std::thread& client : clients) client.join();
+  for (int i = 0; i < kStreams; ++i) {
+    const auto at = static_cast<std::size_t>(i);
+    if (i % 4 == 2) {
+      ExpectPrefix(together[at], solo[at], i);
+      continue;
+    }
+    EXPECT_EQ(together[at].tokens, solo[at].tokens) << "stream " << i;
+    EXPECT_EQ(together[at].text, solo[at].text) << "stream " << i;
+  }
+  EXPECT_TRUE(NothingInUse());
+}
+
+TEST_F(DemoModelTest, CandidatesAreTheRequestsOfOneCandidateEach) {
+  Start(8);
+  v1::GenerateRequest request;
+  request.set_text("The old man looked at the sea and said ");
+  request.mutable_sampling()->set_max_tokens(24);
+  request.mutable_sampling()->set_seed(5);
+  request.mutable_sampling()->set_ignore_eos(true);
+  const std::vector<TokenId> alone = Generate(*stub_, request).candidates[0].tokens;
+  request.mutable_sampling()->set_n(4);
+  const GenerateOutput four = Generate(*stub_, request);
+  EXPECT_EQ(four.candidates[0].tokens, alone);
+  EXPECT_NE(four.candidates[1].tokens, alone);
+  EXPECT_NE(four.candidates[2].tokens, four.candidates[3].tokens);
+  EXPECT_TRUE(NothingInUse());
+}
+
+TEST_F(DemoModelTest, ScoresAreTheLogprobsThatGenerationReports) {
+  Start(4);
+  v1::GenerateRequest request;
+  request.set_text("There was once a poor woodcutter who lived with his ");
+  request.mutable_sampling()->set_max_tokens(12);
+  request.mutable_sampling()->set_temperature(0);
+  request.mutable_sampling()->set_logprobs(0);
+  request.mutable_sampling()->set_ignore_eos(true);
+  const CandidateOutput output = Generate(*stub_, request).candidates[0];
+
+  v1::ScoreRequest score;
+  score.set_context_text(request.text());
+  for (const TokenId token : output.tokens)
+    score.mutable_continuation_tokens()->add_ids(token);
+  v1::ScoreResponse scores;
+  grpc::ClientContext context;
+  ASSERT_TRUE(stub_->Score(&context, score, &scores).ok());
+  ASSERT_EQ(scores.tokens_size(), static_cast<int>(output.tokens.size()));
+  EXPECT_TRUE(scores.is_greedy());
+  for (int i = 0; i < scores.tokens_size(); ++i)
+    EXPECT_EQ(scores.tokens(i).logprob(),
+              output.logprobs[static_cast<std::size_t>(i)].logprob());
+}
+
+// Not a measure of quality, which models/demo/README.md has: only that weights,
+// vocabulary and server fit together.
+TEST_F(DemoModelTest, ItsTextIsEnglishWords) {
+  Start(4);
+  v1::GenerateRequest request;
+  request.set_text("Once upon a time there was a ");
+  request.mutable_sampling()->set_max_tokens(150);
+  request.mutable_sampling()->set_temperature(0.7f);
+  request.mutable_sampling()->set_top_p(0.9f);
+  request.mutable_sampling()->set_seed(1);
+  request.mutable_sampling()->set_ignore_eos(true);
+  const std::string text = Generate(*stub_, request).candidates[0].text;
+  int common = 0;
+  for (const char* word : {" the ", " and ", " of ", " to ", " a ", " in ", " was ",
+                           " he ", " that ", " her ", " his ", " she "})
+    for (std::size_t at = text.find(word); at != std::string::npos;
+         at = text.find(word, at + 1))
+      ++common;
+  EXPECT_GE(common, 15) << text;
+}
+
+}  // namespace
+}  // namespace goldfinch
