@@ -101,61 +101,75 @@ TEST(PlanTest, NewDecodersDoNotStarveOldOnes) {
   EXPECT_GE(ran, 200 / 4 - 1);
 }
 
-// A whole life of random work, planned step by step.
-TEST(PlanTest, RandomWorkKeepsTheBudgetAndFinishes) {
-  std::mt19937_64 random(20);
-  for (int round = 0; round < 300; ++round) {
-    const auto budget = static_cast<std::int64_t>(1 + random() % 40);
-    struct Life {
-      std::int64_t prompt;
-      std::int64_t decode;
-    };
-    std::vector<Life> lives(1 + random() % 30);
-    std::int64_t work = 0;
-    for (Life& life : lives) {
-      life = {static_cast<std::int64_t>(1 + random() % 100),
-              static_cast<std::int64_t>(1 + random() % 20)};
-      work += life.prompt + life.decode;
+// Sequences with random work, run as they are planned until all of it is done.
+class RandomWork {
+ public:
+  explicit RandomWork(std::uint64_t seed)
+      : random_(seed), budget_(Random(1, 40)), lives_(random_() % 30 + 1) {
+    for (Life& life : lives_) life = {.prompt = Random(1, 100), .decode = Random(1, 20)};
+  }
+
+  bool done() const {
+    return std::ranges::all_of(
+        lives_, [](const Life& life) { return life.prompt + life.decode == 0; });
+  }
+
+  void Step() {
+    std::vector<PlanSequence> sequences;
+    std::vector<Life*> alive;
+    std::int64_t decoders = 0;
+    for (Life& life : lives_) {
+      if (life.prompt + life.decode == 0) continue;
+      PlanSequence sequence{.prompt_left = life.prompt, .last_turn = life.last_turn};
+      sequence.paused = random_() % 8 == 0;
+      if (sequence.prompt_left == 0 && !sequence.paused) ++decoders;
+      sequences.push_back(sequence);
+      alive.push_back(&life);
     }
-    std::vector<std::uint64_t> last_turn(lives.size());
-    std::uint64_t turn = 0;
-    for (std::uint64_t step = 1; work > 0; ++step) {
-      std::vector<PlanSequence> sequences;
-      std::vector<std::size_t> index;
-      std::int64_t decoders = 0;
-      for (std::size_t i = 0; i < lives.size(); ++i) {
-        if (lives[i].prompt == 0 && lives[i].decode == 0) continue;
-        PlanSequence sequence{.prompt_left = lives[i].prompt, .last_turn = last_turn[i]};
-        sequence.paused = random() % 8 == 0;
-        decoders += sequence.prompt_left == 0 && !sequence.paused ? 1 : 0;
-        sequences.push_back(sequence);
-        index.push_back(i);
-      }
-      std::int64_t total = 0;
-      std::int64_t decoded = 0;
-      std::vector<bool> seen(sequences.size());
-      for (const PlannedSpan& span : PlanStep(sequences, budget)) {
-        ASSERT_LT(span.sequence, sequences.size());
-        ASSERT_FALSE(seen[span.sequence]) << "two spans of one sequence";
-        seen[span.sequence] = true;
-        ASSERT_FALSE(sequences[span.sequence].paused);
-        ASSERT_GE(span.tokens, 1);
-        Life& life = lives[index[span.sequence]];
-        if (life.prompt > 0) {
-          ASSERT_LE(span.tokens, life.prompt);
-          life.prompt -= span.tokens;
-        } else {
-          ASSERT_EQ(span.tokens, 1);
-          --life.decode;
-          ++decoded;
-        }
-        total += span.tokens;
-        work -= span.tokens;
-        last_turn[index[span.sequence]] = ++turn;
-      }
-      ASSERT_LE(total, budget);
-      ASSERT_EQ(decoded, std::min(decoders, budget));
-      ASSERT_LT(step, 100000u) << "work does not end";
+    std::int64_t total = 0;
+    std::int64_t decoded = 0;
+    for (const PlannedSpan& span : PlanStep(sequences, budget_)) {
+      ASSERT_LT(span.sequence, sequences.size());
+      ASSERT_FALSE(sequences[span.sequence].paused) << "paused, or planned twice";
+      sequences[span.sequence].paused = true;
+      Life& life = *alive[span.sequence];
+      std::int64_t& left = life.prompt > 0 ? life.prompt : life.decode;
+      if (life.prompt == 0) ++decoded;
+      ASSERT_GE(span.tokens, 1);
+      ASSERT_LE(span.tokens, life.prompt > 0 ? left : 1);
+      left -= span.tokens;
+      total += span.tokens;
+      life.last_turn = ++turn_;
+    }
+    ASSERT_LE(total, budget_);
+    ASSERT_EQ(decoded, std::min(decoders, budget_)) << "a decoder was left out";
+  }
+
+ private:
+  struct Life {
+    std::int64_t prompt = 0;
+    std::int64_t decode = 0;
+    std::uint64_t last_turn = 0;
+  };
+
+  std::int64_t Random(std::int64_t low, std::int64_t high) {
+    return low + static_cast<std::int64_t>(random_() %
+                                           static_cast<std::uint64_t>(high - low + 1));
+  }
+
+  std::mt19937_64 random_;
+  const std::int64_t budget_;
+  std::vector<Life> lives_;
+  std::uint64_t turn_ = 0;
+};
+
+TEST(PlanTest, RandomWorkKeepsTheBudgetAndFinishes) {
+  for (std::uint64_t seed = 0; seed < 300; ++seed) {
+    RandomWork work(seed);
+    for (int step = 0; !work.done(); ++step) {
+      work.Step();
+      ASSERT_FALSE(testing::Test::HasFatalFailure()) << "seed " << seed;
+      ASSERT_LT(step, 100000) << "work does not end";
     }
   }
 }

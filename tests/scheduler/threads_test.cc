@@ -5,6 +5,7 @@
 #include <atomic>
 #include <chrono>
 #include <cstdint>
+#include <functional>
 #include <future>
 #include <thread>
 #include <vector>
@@ -57,7 +58,7 @@ TEST_F(ThreadsTest, ASleepingSchedulerWakesForADeadlineAndForASlowReader) {
   scheduler.Start();
   std::promise<void> slow_ended;
   std::promise<void> late_ended;
-  // Neither reader takes anything: only the end of its request stops the callback chain.
+  // Its reader takes nothing until its stop condition, and so the request, is gone.
   Request slow = Generation(5, 200, 1);
   slow.make_stop_condition = [&] {
     struct Watch final : StopCondition {
@@ -151,6 +152,31 @@ class CountingObserver final : public SchedulerObserver {
   std::atomic<int> refused = 0;
 };
 
+// One caller of many: submits, reads to the end, and has one in four of its requests
+// cancelled by another thread meanwhile.
+void CallAgainAndAgain(Scheduler& scheduler, std::uint64_t first_seed, int count) {
+  for (int i = 0; i < count; ++i) {
+    Request request =
+        Generation(1 + i, 1 + (i * 7) % 30, first_seed + static_cast<std::uint64_t>(i));
+    request.num_candidates = 1 + i % 3;
+    const bool cancels = i % 4 == 0;
+    auto submission = scheduler.Submit(request);
+    ASSERT_TRUE(submission.ok()) << submission.status();
+    Reader reader(submission->stream);
+    std::thread canceller;
+    if (cancels) canceller = std::thread([&] { scheduler.Cancel(submission->id); });
+    reader.TakeUntilEnd();
+    if (canceller.joinable()) canceller.join();
+    if (!reader.status().ok()) {
+      EXPECT_TRUE(cancels && absl::IsCancelled(reader.status()));
+      continue;
+    }
+    for (std::int32_t c = 0; c < request.num_candidates; ++c) {
+      EXPECT_EQ(reader.tokens(c), ExpectedTokens(request, c));
+    }
+  }
+}
+
 TEST_F(ThreadsTest, SubmittersCancellersAndReadersTogether) {
   constexpr int kThreads = 6;
   constexpr int kRequests = 40;
@@ -158,41 +184,17 @@ TEST_F(ThreadsTest, SubmittersCancellersAndReadersTogether) {
   options.stream_buffer_tokens = 4;
   FakeEngine small({.num_pages = 100, .num_slots = 16});
   CountingObserver counts;
-  std::atomic<int> accepted = 0;
   {
     Scheduler scheduler(small, options, clock, counts);
     scheduler.Start();
     std::vector<std::thread> threads;
     for (int t = 0; t < kThreads; ++t) {
-      threads.emplace_back([&, t] {
-        for (int i = 0; i < kRequests; ++i) {
-          const auto seed = static_cast<std::uint64_t>(t * kRequests + i);
-          Request request = Generation(1 + i, 1 + (i * 7) % 30, seed);
-          request.num_candidates = 1 + i % 3;
-          auto submission = scheduler.Submit(request);
-          ASSERT_TRUE(submission.ok()) << submission.status();
-          ++accepted;
-          Reader reader(submission->stream);
-          // One in four is cancelled by another thread while it is read.
-          std::thread canceller;
-          if (i % 4 == 0) {
-            canceller = std::thread([&] { scheduler.Cancel(submission->id); });
-          }
-          reader.TakeUntilEnd();
-          if (canceller.joinable()) canceller.join();
-          if (!reader.status().ok()) {
-            EXPECT_TRUE(i % 4 == 0 && absl::IsCancelled(reader.status()));
-            continue;
-          }
-          for (std::int32_t c = 0; c < request.num_candidates; ++c) {
-            EXPECT_EQ(reader.tokens(c), ExpectedTokens(request, c));
-          }
-        }
-      });
+      const auto first_seed = static_cast<std::uint64_t>(t * kRequests);
+      threads.emplace_back(CallAgainAndAgain, std::ref(scheduler), first_seed, kRequests);
     }
     for (std::thread& thread : threads) thread.join();
   }
-  EXPECT_EQ(counts.finished, accepted);
+  EXPECT_EQ(counts.finished, kThreads * kRequests);
   EXPECT_EQ(counts.refused, 0);
   EXPECT_EQ(small.usage().slots_used, 0);
   EXPECT_EQ(small.usage().pages_used, 0);
