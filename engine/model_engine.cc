@@ -78,6 +78,14 @@ class ModelEngineImpl final : public ModelEngine {
   void Close(SequenceId sequence) override;
   absl::Status Forward(std::span<const Span> batch,
                        std::span<SpanResult> results) override;
+  void WriteCache(SequenceId id, std::span<const TokenId> tokens,
+                  std::span<const std::byte> keys) override {
+    Sequence& sequence = Get(id);
+    const auto count = static_cast<std::int64_t>(tokens.size());
+    GOLDFINCH_CHECK(sequence.open && sequence.length + count <= sequence.max_tokens);
+    model_.WriteCache(sequence.pages, sequence.length, tokens, keys);
+    sequence.length += count;
+  }
   void PoisonGoldShifts(SequenceId sequence) override {
     model_.PoisonGoldShifts(static_cast<std::int32_t>(sequence));
   }
@@ -326,28 +334,35 @@ absl::StatusOr<ModelLimits> Limits(const ModelEngineOptions& options,
 
 absl::StatusOr<std::unique_ptr<ModelEngine>> ModelEngine::Create(
     const ModelEngineOptions& options) {
+  // Cheap mistakes first: loading may read gigabytes.
+  if (absl::Status status = CheckOptions(options); !status.ok()) return status;
+  auto checkpoint = Checkpoint::Load(options.model_dir);
+  if (!checkpoint.ok()) return checkpoint.status();
+  return Create(options, *checkpoint);
+}
+
+absl::StatusOr<std::unique_ptr<ModelEngine>> ModelEngine::Create(
+    const ModelEngineOptions& options, const Checkpoint& checkpoint) {
   if (absl::Status status = CheckOptions(options); !status.ok()) return status;
   auto backend =
       CreateBackend({.cpu_isa = options.cpu_isa, .num_threads = options.num_threads});
   if (!backend.ok()) return backend.status();
-  auto checkpoint = Checkpoint::Load(options.model_dir);
-  if (!checkpoint.ok()) return checkpoint.status();
   const ComputeType compute = options.compute_type.value_or(
-      checkpoint->stored_bf16() ? ComputeType::kBf16 : ComputeType::kF32);
+      checkpoint.stored_bf16() ? ComputeType::kBf16 : ComputeType::kF32);
   const DType type = compute == ComputeType::kBf16 ? DType::kBf16 : DType::kF32;
-  auto limits = Limits(options, checkpoint->config(), type);
+  auto limits = Limits(options, checkpoint.config(), type);
   if (!limits.ok()) return limits.status();
   const char* name = compute == ComputeType::kBf16 ? "bf16" : "f32";
-  EngineInfo info{.vocab_size = checkpoint->config().vocab_size,
+  EngineInfo info{.vocab_size = checkpoint.config().vocab_size,
                   .page_tokens = options.page_tokens,
                   .num_pages = limits->num_pages,
                   .num_slots = options.max_sequences,
                   .max_step_tokens = static_cast<std::int32_t>(limits->max_rows),
                   .compute_dtype = name,
                   .numerics_id = absl::StrCat((*backend)->numerics(), "-", name),
-                  .model_fingerprint = checkpoint->fingerprint()};
+                  .model_fingerprint = checkpoint.fingerprint()};
   try {
-    return std::make_unique<ModelEngineImpl>(*std::move(backend), *checkpoint, type,
+    return std::make_unique<ModelEngineImpl>(*std::move(backend), checkpoint, type,
                                              *limits, std::move(info));
   } catch (const std::bad_alloc&) {
     return absl::ResourceExhaustedError(

@@ -4,13 +4,16 @@
 // model is.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <memory>
 #include <optional>
+#include <span>
 #include <string>
 
 #include "absl/status/statusor.h"
 #include "engine/engine.h"
+#include "engine/model/checkpoint.h"
 #include "engine/model/config.h"
 
 namespace goldfinch {
@@ -34,11 +37,20 @@ class ModelEngine : public Engine {
   // and the limit. Takes all memory the engine will ever use.
   static absl::StatusOr<std::unique_ptr<ModelEngine>> Create(
       const ModelEngineOptions& options);
+  // The same for a checkpoint already in memory; options.model_dir is ignored.
+  static absl::StatusOr<std::unique_ptr<ModelEngine>> Create(
+      const ModelEngineOptions& options, const Checkpoint& checkpoint);
 
   virtual const ModelConfig& config() const = 0;
   virtual std::int64_t num_parameters() const = 0;
   virtual std::int64_t cache_bytes_per_token() const = 0;
   virtual std::int64_t state_bytes_per_sequence() const = 0;
+
+  // Appends tokens with their compressed keys to a sequence without computing anything;
+  // the recurrent state stays as it is. `keys` are [tokens, D/R] in the compute type,
+  // as the cache holds them. The sequence has room for them (CHECK).
+  virtual void WriteCache(SequenceId sequence, std::span<const TokenId> tokens,
+                          std::span<const std::byte> keys) = 0;
 
   // Tests only: see Model::PoisonGoldShifts.
   virtual void PoisonGoldShifts(SequenceId sequence) = 0;

@@ -3,6 +3,9 @@
 #include <algorithm>
 #include <cstddef>
 #include <filesystem>
+#include <functional>
+#include <numeric>
+#include <random>
 #include <set>
 #include <span>
 #include <utility>
@@ -15,6 +18,7 @@
 #include "absl/status/status.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
+#include "engine/bf16.h"
 #include "engine/check.h"
 #include "engine/model/safetensors_header.h"
 #include "engine/model/tensor_layout.h"
@@ -201,8 +205,36 @@ absl::Status Checkpoint::ReadTensors() {
   return absl::OkStatus();
 }
 
+Checkpoint Checkpoint::Random(const ModelConfig& config, std::uint64_t seed) {
+  Checkpoint checkpoint;
+  checkpoint.config_ = config;
+  const std::vector<ExpectedTensor> expected = ExpectedTensors(config);
+  const auto elements = [](const ExpectedTensor& tensor) {
+    return std::accumulate(tensor.shape.begin(), tensor.shape.end(), std::int64_t{1},
+                           std::multiplies<>());
+  };
+  std::int64_t largest = 0;
+  for (const ExpectedTensor& tensor : expected)
+    largest = std::max(largest, elements(tensor));
+  // Small enough that activations of any width stay near one after each norm.
+  std::mt19937_64 random(seed);
+  std::uniform_real_distribution<float> uniform(-0.05f, 0.05f);
+  checkpoint.values_.resize(static_cast<std::size_t>(largest));
+  for (std::uint16_t& value : checkpoint.values_) value = RoundToBf16(uniform(random));
+  for (const ExpectedTensor& tensor : expected) {
+    checkpoint.made_[tensor.name] = {
+        .type = StoredType::kBf16,
+        .shape = tensor.shape,
+        .data = std::as_bytes(std::span(checkpoint.values_)).data(),
+        .size = static_cast<std::size_t>(elements(tensor)) * sizeof(std::uint16_t)};
+    checkpoint.num_parameters_ += elements(tensor);
+  }
+  checkpoint.fingerprint_ = absl::StrFormat("%016x", seed);
+  return checkpoint;
+}
+
 const StoredTensor& Checkpoint::Get(std::string_view name) const {
-  const StoredTensor* tensor = file_->Find(name);
+  const StoredTensor* tensor = Find(name);
   GOLDFINCH_CHECK(tensor != nullptr);
   return *tensor;
 }

@@ -12,6 +12,7 @@
 #include <memory>
 #include <string>
 #include <string_view>
+#include <vector>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
@@ -26,15 +27,24 @@ class Checkpoint {
   // the tensor or field, and what was asked for.
   static absl::StatusOr<Checkpoint> Load(const std::string& model_dir);
 
+  // A model of random bf16 weights, made in memory: for benchmarks of shapes nobody has
+  // trained. All tensors of one kind share one block of values.
+  static Checkpoint Random(const ModelConfig& config, std::uint64_t seed);
+
   const ModelConfig& config() const { return config_; }
-  const SafetensorsFile::TensorMap& tensors() const { return file_->tensors(); }
+  const SafetensorsFile::TensorMap& tensors() const {
+    return file_ != nullptr ? file_->tensors() : made_;
+  }
 
   // A tensor the config asks for (CHECK: any other name is our bug).
   const StoredTensor& Get(std::string_view name) const;
   // Get("blocks.<layer>.<suffix>"), as in Layer(3, "att.key.weight").
   const StoredTensor& Layer(std::int32_t layer, std::string_view suffix) const;
   // For tensors a checkpoint may leave out (`time_faaaa` under use_v2); else null.
-  const StoredTensor* Find(std::string_view name) const { return file_->Find(name); }
+  const StoredTensor* Find(std::string_view name) const {
+    const auto found = tensors().find(name);
+    return found == tensors().end() ? nullptr : &found->second;
+  }
 
   // Whether every tensor is stored in bf16, so that computing in it rounds no weight.
   bool stored_bf16() const { return stored_bf16_; }
@@ -52,7 +62,9 @@ class Checkpoint {
   absl::Status ReadTensors();
 
   ModelConfig config_;
-  std::unique_ptr<SafetensorsFile> file_;
+  std::unique_ptr<SafetensorsFile> file_;  // null: Random
+  SafetensorsFile::TensorMap made_;        // Random only, views of `values_`
+  std::vector<std::uint16_t> values_;
   bool stored_bf16_ = true;
   std::int64_t num_parameters_ = 0;
   std::string fingerprint_;

@@ -1,5 +1,6 @@
 #include "engine/model/gold_cache.h"
 
+#include <algorithm>
 #include <cmath>
 
 #include "engine/check.h"
@@ -64,6 +65,17 @@ void GoldCache::Append(const Matrix& x, const std::int32_t* tokens,
     b_.ScatterRows(c, index + first, keys_);
   }
   b_.ScatterTokens(tokens, index, x.rows, tokens_);
+}
+
+void GoldCache::WriteRows(std::int64_t row, std::span<const TokenId> tokens,
+                          std::span<const std::byte> keys) {
+  const auto count = static_cast<std::int64_t>(tokens.size());
+  const Matrix rows = keys_.RowsFrom(row, count);
+  GOLDFINCH_CHECK(static_cast<std::int64_t>(keys.size()) ==
+                  count * rows.stride * SizeOf(rows.type));
+  b_.CopyToDevice(tokens_ + row, tokens.data(),
+                  static_cast<std::int64_t>(tokens.size_bytes()));
+  b_.CopyToDevice(rows.data, keys.data(), static_cast<std::int64_t>(keys.size()));
 }
 
 void GoldCache::CopyPage(std::int32_t from, std::int32_t to) {

@@ -61,6 +61,10 @@ class GoldCache {
     return tiles_[static_cast<std::size_t>(gold_layer)];
   }
 
+  // Stores host tokens and keys at consecutive rows of one page.
+  void WriteRows(std::int64_t row, std::span<const TokenId> tokens,
+                 std::span<const std::byte> keys);
+
   // Copies the rows of one page, for a branch that will write to its own copy.
   void CopyPage(std::int32_t from, std::int32_t to);
 

@@ -135,6 +135,23 @@ void Model::PoisonGoldShifts(std::int32_t slot) {
   }
 }
 
+void Model::WriteCache(std::span<const std::int32_t> pages, std::int64_t position,
+                       std::span<const TokenId> tokens, std::span<const std::byte> keys) {
+  if (cache_ == nullptr) return;
+  const std::int64_t page_tokens = limits_.page_tokens;
+  const std::size_t key_bytes = keys.size() / tokens.size();
+  for (std::size_t done = 0; done < tokens.size();) {
+    const std::int64_t offset = position % page_tokens;
+    const std::size_t count =
+        std::min(tokens.size() - done, static_cast<std::size_t>(page_tokens - offset));
+    const std::int64_t page = pages[static_cast<std::size_t>(position / page_tokens)];
+    cache_->WriteRows(page * page_tokens + offset, tokens.subspan(done, count),
+                      keys.subspan(done * key_bytes, count * key_bytes));
+    done += count;
+    position += static_cast<std::int64_t>(count);
+  }
+}
+
 void Model::BuildBatch(std::span<const SpanInput> spans) {
   tokens_.Clear();
   span_begin_.Clear();

@@ -12,6 +12,7 @@
 // Threads: one at a time.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <memory>
 #include <optional>
@@ -58,6 +59,9 @@ class Model {
   void ClearSlot(std::int32_t slot);
   void CopySlot(std::int32_t from, std::int32_t to);
   void CopyPage(std::int32_t from, std::int32_t to) { cache_->CopyPage(from, to); }
+  // Stores tokens and compressed keys as they are, from `position` on.
+  void WriteCache(std::span<const std::int32_t> pages, std::int64_t position,
+                  std::span<const TokenId> tokens, std::span<const std::byte> keys);
   // The page's content is about to change hands.
   void DropExpanded(std::int32_t page) { arena_->Drop(page); }
 

@@ -1,0 +1,345 @@
+// goldfinch-bench: how fast the engine is, as ratios of what the machine allows.
+//
+// Prefill is limited by arithmetic (recurrent layers and key compression only), decode
+// by memory: weights once a step, state read and written and expanded keys and values
+// read once a sequence. Limits are measured in the same run, next to each case.
+#include <CLI/CLI.hpp>
+#include <algorithm>
+#include <chrono>
+#include <cstdio>
+#include <memory>
+#include <nlohmann/json.hpp>
+#include <random>
+#include <regex>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "bench/machine.h"
+#include "bench/shape.h"
+#include "engine/check.h"
+#include "engine/model_engine.h"
+
+namespace goldfinch {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+double Seconds(Clock::time_point since) {
+  return std::chrono::duration<double>(Clock::now() - since).count();
+}
+
+struct Flags {
+  std::string shape = "12x768";
+  std::string model;
+  std::string cases = ".*";
+  std::string compute_dtype = "bf16";
+  std::string cpu_isa = "auto";
+  double case_seconds = 60;
+  int threads = 0;
+  std::int32_t step_tokens = 512;
+  std::int64_t memory_bytes = std::int64_t{16} << 30;
+  bool json = false;
+  bool long_contexts = false;
+};
+
+struct DecodeCase {
+  std::int64_t context;
+  int batch;
+  bool rebuilt;
+  std::string name;
+};
+
+constexpr std::int64_t kShortContext = 64;
+constexpr std::int64_t kDecodeSteps = 200;  // at most, and room kept for them
+
+class Bench {
+ public:
+  Bench(const Flags& flags, Checkpoint checkpoint)
+      : flags_(flags),
+        checkpoint_(std::move(checkpoint)),
+        bf16_(flags.compute_dtype == "bf16"),
+        threads_(flags.threads > 0
+                     ? flags.threads
+                     : static_cast<int>(std::thread::hardware_concurrency())),
+        costs_(CostsOf(checkpoint_.config(), bf16_ ? 2 : 4)),
+        only_(flags.cases) {}
+
+  void Run() {
+    if (!flags_.json)
+      std::printf("%-32s %14s %-10s %14s %7s\n", "case", "measured", "unit", "limit",
+                  "ratio");
+    for (const std::int64_t tokens : {512, 2048, 8192, 32768, 131072})
+      Prefill(absl::StrCat("prefill/t:", tokens), tokens);
+    for (const int batch : {1, 4, 16, 64})
+      Decode({kShortContext, batch, false, absl::StrCat("decode/batch:", batch)});
+    for (const bool rebuilt : {false, true}) {
+      for (const std::int64_t context : {1024, 8192, 32768, 131072}) {
+        if (context > 32768 && !flags_.long_contexts) continue;
+        for (const int batch : {1, 8})
+          Decode({context, batch, rebuilt,
+                  absl::StrCat(rebuilt ? "decode_rebuilt" : "decode", "/ctx:", context,
+                               "/batch:", batch)});
+      }
+    }
+    SessionBytes();
+  }
+
+ private:
+  bool Wanted(const std::string& name) const { return std::regex_search(name, only_); }
+
+  // One engine at a time: two would not fit.
+  ModelEngine& EngineFor(std::int64_t tokens, int sequences, bool rebuilt) {
+    engine_.reset();
+    ModelEngineOptions options;
+    options.compute_type = bf16_ ? ComputeType::kBf16 : ComputeType::kF32;
+    options.num_threads = threads_;
+    options.cpu_isa = flags_.cpu_isa;
+    options.max_sequences = sequences;
+    options.max_step_tokens = flags_.step_tokens;
+    const double padded = static_cast<double>((tokens / 64 + 2) * 64) * sequences;
+    options.cache_bytes = static_cast<std::int64_t>(padded * costs_.cache_bytes * 1.01);
+    options.expanded_bytes =
+        rebuilt ? 0 : static_cast<std::int64_t>(padded * costs_.expanded_bytes * 1.01);
+    auto engine = ModelEngine::Create(options, checkpoint_);
+    if (!engine.ok()) {
+      std::fprintf(stderr, "goldfinch-bench: %s\n",
+                   std::string(engine.status().message()).c_str());
+      std::exit(1);
+    }
+    engine_ = *std::move(engine);
+    return *engine_;
+  }
+
+  bool FitsMemory(const std::string& name, std::int64_t tokens, int sequences,
+                  bool rebuilt) const {
+    const double need =
+        costs_.weight_bytes * 2 +
+        sequences * (costs_.state_bytes +
+                     static_cast<double>(tokens) *
+                         (costs_.cache_bytes + (rebuilt ? 0 : costs_.expanded_bytes)));
+    if (need <= static_cast<double>(flags_.memory_bytes)) return true;
+    Skip(name, absl::StrCat("needs ", static_cast<std::int64_t>(need / 1e9),
+                            " GB; --memory_bytes allows ",
+                            flags_.memory_bytes / 1'000'000'000));
+    return false;
+  }
+
+  static void Skip(const std::string& name, const std::string& why) {
+    std::fprintf(stderr, "%s: skipped: %s\n", name.c_str(), why.c_str());
+  }
+
+  void Prefill(const std::string& name, std::int64_t tokens) {
+    if (!Wanted(name) || !FitsMemory(name, tokens, 1, false)) return;
+    if (prefill_rate_ > 0 &&
+        static_cast<double>(tokens) / prefill_rate_ > flags_.case_seconds)
+      return Skip(name, absl::StrCat("would take longer than --case_seconds=",
+                                     flags_.case_seconds));
+    std::fprintf(stderr, "%s ...\n", name.c_str());
+    const double limit = PeakFlops(threads_, bf16_) / costs_.prompt_flops;
+    ModelEngine& engine = EngineFor(tokens, 1, false);
+    PrefillOnce(engine, std::min<std::int64_t>(tokens, flags_.step_tokens));  // warm-up
+    std::vector<double> seconds;
+    const auto start = Clock::now();
+    do {
+      seconds.push_back(PrefillOnce(engine, tokens));
+    } while (seconds.size() < 5 && Seconds(start) < flags_.case_seconds / 6);
+    const double rate = static_cast<double>(tokens) / Median(seconds);
+    prefill_rate_ = rate;
+    Report(name, rate, "tokens/s", limit);
+  }
+
+  double PrefillOnce(ModelEngine& engine, std::int64_t tokens) {
+    const auto prompt = RandomTokens(tokens);
+    const SequenceId id = Open(engine, tokens, tokens - 1);
+    const auto start = Clock::now();
+    for (std::int64_t begin = 0; begin < tokens; begin += flags_.step_tokens) {
+      const std::int64_t count =
+          std::min<std::int64_t>(flags_.step_tokens, tokens - begin);
+      Span span;
+      span.sequence = id;
+      span.tokens = std::span(prompt).subspan(static_cast<std::size_t>(begin),
+                                              static_cast<std::size_t>(count));
+      if (begin + count == tokens) span.output = SpanOutput::kSample;
+      Step(engine, std::span(&span, 1));
+    }
+    const double seconds = Seconds(start);
+    engine.Close(id);
+    return seconds;
+  }
+
+  void Decode(const DecodeCase& decode) {
+    const std::int64_t tokens = decode.context + kDecodeSteps;
+    if (!Wanted(decode.name) ||
+        !FitsMemory(decode.name, tokens, decode.batch, decode.rebuilt))
+      return;
+    std::fprintf(stderr, "%s ...\n", decode.name.c_str());
+    ModelEngine& engine = EngineFor(tokens, decode.batch, decode.rebuilt);
+    std::vector<SequenceId> ids;
+    for (int i = 0; i < decode.batch; ++i) {
+      ids.push_back(Open(engine, tokens, decode.context));
+      FillCache(engine, ids.back(), decode.context);
+    }
+    const double before = ReadBandwidth(threads_);
+    std::vector<double> seconds;
+    // The first step expands the whole context; it is not a decode step.
+    const double first = DecodeStep(engine, ids);
+    if (decode.rebuilt && first * 3 > flags_.case_seconds)
+      return Skip(decode.name, "would take longer than --case_seconds");
+    const auto start = Clock::now();
+    do {
+      seconds.push_back(DecodeStep(engine, ids));
+    } while (static_cast<std::int64_t>(seconds.size()) < kDecodeSteps - 2 &&
+             (seconds.size() < 3 || Seconds(start) < flags_.case_seconds / 12));
+    const double bandwidth = (before + ReadBandwidth(threads_)) / 2;
+    const double expanded =
+        decode.rebuilt ? 0 : static_cast<double>(decode.context) * costs_.expanded_bytes;
+    const double bytes =
+        costs_.weight_bytes + decode.batch * (2 * costs_.state_bytes + expanded);
+    Report(decode.name, decode.batch / Median(seconds), "tokens/s",
+           decode.batch * bandwidth / bytes);
+    for (const SequenceId id : ids) engine.Close(id);
+  }
+
+  double DecodeStep(ModelEngine& engine, const std::vector<SequenceId>& ids) {
+    std::vector<Span> batch(ids.size());
+    const TokenId token = 17;
+    for (std::size_t i = 0; i < ids.size(); ++i) {
+      batch[i].sequence = ids[i];
+      batch[i].tokens = std::span(&token, 1);
+      batch[i].output = SpanOutput::kSample;
+    }
+    const auto start = Clock::now();
+    Step(engine, batch);
+    return Seconds(start);
+  }
+
+  void Step(ModelEngine& engine, std::span<const Span> batch) {
+    results_.resize(batch.size());
+    const absl::Status status = engine.Forward(batch, results_);
+    GOLDFINCH_CHECK(status.ok());
+  }
+
+  SequenceId Open(ModelEngine& engine, std::int64_t tokens, std::int64_t first_logits) {
+    SamplingParams sampling;
+    sampling.temperature = 0;
+    auto id = engine.Open(
+        {.max_tokens = tokens, .first_logits = first_logits, .sampling = sampling});
+    GOLDFINCH_CHECK(id.ok());
+    return *id;
+  }
+
+  void FillCache(ModelEngine& engine, SequenceId id, std::int64_t context) {
+    const std::vector<TokenId> tokens = RandomTokens(context);
+    const auto key_bytes = static_cast<std::size_t>(costs_.cache_bytes - 4);
+    // 0.25 in bf16 and about that in float32, whatever the type.
+    std::vector<std::byte> keys(tokens.size() * key_bytes);
+    for (std::size_t i = 0; i < keys.size(); ++i)
+      keys[i] = i % 2 == 0 ? std::byte{0x80} : std::byte{0x3e};
+    engine.WriteCache(id, tokens, keys);
+  }
+
+  std::vector<TokenId> RandomTokens(std::int64_t count) {
+    std::mt19937 random(1);
+    std::vector<TokenId> tokens(static_cast<std::size_t>(count));
+    const auto vocab = static_cast<unsigned>(checkpoint_.config().vocab_size);
+    for (TokenId& token : tokens) token = static_cast<TokenId>(random() % vocab);
+    return tokens;
+  }
+
+  void SessionBytes() {
+    constexpr double kTokens = 65536;
+    if (!Wanted("session_bytes")) return;
+    const ModelConfig& config = checkpoint_.config();
+    const double bytes = costs_.state_bytes + kTokens * costs_.cache_bytes;
+    // A transformer of the same shape keeps keys and values in every layer.
+    Report("session_bytes/t:65536", bytes, "bytes",
+           kTokens * 2 * config.n_embd * (bf16_ ? 2 : 4) * config.n_layer);
+  }
+
+  static double Median(std::vector<double> values) {
+    std::nth_element(values.begin(), values.begin() + values.size() / 2, values.end());
+    return values[values.size() / 2];
+  }
+
+  void Report(const std::string& name, double measured, const char* unit, double limit) {
+    const double ratio = limit > 0 ? measured / limit : 0;
+    if (flags_.json) {
+      std::printf("%s\n", nlohmann::json{{"name", name},
+                                         {"measured", measured},
+                                         {"unit", unit},
+                                         {"limit", limit},
+                                         {"ratio", ratio}}
+                              .dump()
+                              .c_str());
+    } else {
+      std::printf("%-32s %14.1f %-10s %14.1f %7.3f\n", name.c_str(), measured, unit,
+                  limit, ratio);
+    }
+    std::fflush(stdout);
+  }
+
+  const Flags flags_;
+  const Checkpoint checkpoint_;
+  const bool bf16_;
+  const int threads_;
+  const ShapeCosts costs_;
+  const std::regex only_;
+  std::unique_ptr<ModelEngine> engine_;
+  std::vector<SpanResult> results_;
+  double prefill_rate_ = 0;
+};
+
+absl::StatusOr<Checkpoint> MakeCheckpoint(const Flags& flags) {
+  if (!flags.model.empty()) return Checkpoint::Load(flags.model);
+  auto config = ConfigOfShape(flags.shape);
+  if (!config.ok()) return config.status();
+  return Checkpoint::Random(*config, 1);
+}
+
+int Main(int argc, char** argv) {
+  Flags flags;
+  CLI::App app("Measures the engine against what the machine allows.");
+  app.add_option("--shape", flags.shape, "LAYERSxWIDTH of a random model")
+      ->capture_default_str();
+  app.add_option("--model", flags.model, "a model directory instead of --shape");
+  app.add_option("--cases", flags.cases, "only cases whose name matches this regex")
+      ->capture_default_str();
+  app.add_option("--compute_dtype", flags.compute_dtype)
+      ->check(CLI::IsMember({"f32", "bf16"}))
+      ->capture_default_str();
+  app.add_option("--cpu_isa", flags.cpu_isa)->capture_default_str();
+  app.add_option("--case_seconds", flags.case_seconds, "skip what would take longer")
+      ->check(CLI::PositiveNumber)
+      ->capture_default_str();
+  app.add_option("--threads", flags.threads, "0: one a hardware thread")
+      ->check(CLI::Range(0, 1024))
+      ->capture_default_str();
+  app.add_option("--step_tokens", flags.step_tokens, "prompt tokens in a step")
+      ->check(CLI::Range(1, 1 << 16))
+      ->capture_default_str();
+  app.add_option("--memory_bytes", flags.memory_bytes, "skip what needs more")
+      ->capture_default_str();
+  app.add_flag("--json", flags.json, "only JSON lines on stdout");
+  app.add_flag("--long_contexts", flags.long_contexts, "decode at 128k tokens too");
+  CLI11_PARSE(app, argc, argv);
+  auto checkpoint = MakeCheckpoint(flags);
+  if (!checkpoint.ok()) {
+    std::fprintf(stderr, "goldfinch-bench: %s\n",
+                 std::string(checkpoint.status().message()).c_str());
+    return 1;
+  }
+  try {
+    Bench(flags, *std::move(checkpoint)).Run();
+  } catch (const std::regex_error& error) {
+    std::fprintf(stderr, "goldfinch-bench: --cases: %s\n", error.what());
+    return 1;
+  }
+  return 0;
+}
+
+}  // namespace
+}  // namespace goldfinch
+
+int main(int argc, char** argv) { return goldfinch::Main(argc, argv); }

@@ -1,0 +1,26 @@
+// What a model of a shape must read and compute, from the shapes alone: the numerators
+// of the limits in docs/performance.md.
+#pragma once
+
+#include <cstdint>
+#include <string>
+
+#include "absl/status/statusor.h"
+#include "engine/model/config.h"
+
+namespace goldfinch {
+
+// "12x768": paper defaults at that depth and width, vocabulary 65536.
+absl::StatusOr<ModelConfig> ConfigOfShape(const std::string& shape);
+
+struct ShapeCosts {
+  double weight_bytes = 0;    // read once a step: everything but the embedding table
+  double prompt_flops = 0;    // per prompt token: recurrent layers and compression
+  double state_bytes = 0;     // of one sequence
+  double expanded_bytes = 0;  // keys and values of one token, all GOLD layers
+  double cache_bytes = 0;     // of one token
+};
+
+ShapeCosts CostsOf(const ModelConfig& config, std::int64_t element_bytes);
+
+}  // namespace goldfinch
