@@ -1,5 +1,6 @@
 #include "server/generate_reactor.h"
 
+#include <string>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -127,10 +128,10 @@ void GenerateReactor::OnDone() {
   const std::shared_ptr<GenerateReactor> self = std::move(self_);
   if (entered_) serving_.calls.Leave(self);
   MutexLock lock(mu_);
-  LogInfo(absl::StrCat("generate: id ",
-                       id_.has_value() ? static_cast<std::uint64_t>(*id_) : 0,
-                       ", status ", end_->error_code(), ", ", prompt_tokens_,
-                       " prompt tokens, ",
+  const std::string name =
+      id_.has_value() ? absl::StrCat(static_cast<std::uint64_t>(*id_)) : "refused";
+  LogInfo(absl::StrCat("generate ", name, ": ", CodeName(end_->error_code()), ", ",
+                       prompt_tokens_, " prompt tokens, ",
                        builder_.has_value() ? builder_->generated_tokens() : 0,
                        " generated tokens"));
 }

@@ -56,10 +56,11 @@ void ScoreReactor::Advance() {
   }
   if (!batch.end.has_value()) return;
   finished_ = true;
-  LogInfo(absl::StrCat("score: id ", static_cast<std::uint64_t>(*id_), ", status ",
-                       static_cast<int>(batch.end->code()), ", ", continuation_.size(),
+  const grpc::Status status = ToGrpcStatus(*batch.end);
+  LogInfo(absl::StrCat("score ", static_cast<std::uint64_t>(*id_), ": ",
+                       CodeName(status.error_code()), ", ", continuation_.size(),
                        " scored tokens"));
-  Finish(ToGrpcStatus(*batch.end));
+  Finish(status);
 }
 
 void ScoreReactor::Fill(const StreamEvent& event) {

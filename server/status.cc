@@ -2,12 +2,8 @@
 
 #include <grpcpp/support/error_details.h>
 
-#include <string>
-
-#include "absl/strings/str_cat.h"
 #include "google/rpc/error_details.pb.h"
 #include "google/rpc/status.pb.h"
-#include "server/log.h"
 
 namespace goldfinch {
 namespace {
@@ -17,10 +13,6 @@ constexpr int kRetrySeconds = 1;
 
 // A status is cut here: it travels in headers, whose size is bounded.
 constexpr std::size_t kMaxMessageBytes = 1024;
-
-bool IsOurFault(absl::StatusCode code) {
-  return code == absl::StatusCode::kInternal || code == absl::StatusCode::kUnknown;
-}
 
 bool CanRetry(absl::StatusCode code) {
   return code == absl::StatusCode::kResourceExhausted ||
@@ -33,11 +25,7 @@ grpc::Status ToGrpcStatus(const absl::Status& status) {
   if (status.ok()) return grpc::Status::OK;
   // The codes of Abseil and gRPC are the same numbers.
   const auto code = static_cast<grpc::StatusCode>(status.code());
-  std::string message(status.message().substr(0, kMaxMessageBytes));
-  if (IsOurFault(status.code())) {
-    LogError(absl::StrCat("a request failed: ", message));
-    message = "the server failed on this request; its log says why";
-  }
+  const std::string message(status.message().substr(0, kMaxMessageBytes));
   if (!CanRetry(status.code())) return grpc::Status(code, message);
 
   google::rpc::RetryInfo retry;
@@ -49,6 +37,10 @@ grpc::Status ToGrpcStatus(const absl::Status& status) {
   grpc::Status result;
   grpc::SetErrorDetails(details, &result);
   return result;
+}
+
+std::string CodeName(grpc::StatusCode code) {
+  return absl::StatusCodeToString(static_cast<absl::StatusCode>(code));
 }
 
 }  // namespace goldfinch

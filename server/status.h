@@ -1,18 +1,23 @@
 // The one place where our statuses become gRPC's.
 //
-// Decides which carry google.rpc.RetryInfo (RESOURCE_EXHAUSTED and UNAVAILABLE: trying
-// again later can help) and what is kept from clients: the message of a fault of ours
-// may name addresses or paths, so it is logged and a general one is sent.
+// Decides which carry google.rpc.RetryInfo: RESOURCE_EXHAUSTED and UNAVAILABLE, where
+// trying again later can help. Messages pass as they are: whoever makes a status for a
+// client keeps paths, addresses and device errors out of it.
 //
 // Threads: any.
 #pragma once
 
 #include <grpcpp/support/status.h>
 
+#include <string>
+
 #include "absl/status/status.h"
 
 namespace goldfinch {
 
 grpc::Status ToGrpcStatus(const absl::Status& status);
+
+// "DEADLINE_EXCEEDED", for the log.
+std::string CodeName(grpc::StatusCode code);
 
 }  // namespace goldfinch

@@ -28,10 +28,10 @@ std::string TestVocabularyPath();
 std::vector<TokenId> Encode(const std::string& text);
 
 struct TestServerOptions {
-  FakeEngineOptions engine;
-  SchedulerOptions scheduler;
+  FakeEngineOptions engine = {};
+  SchedulerOptions scheduler = {};
   std::int64_t default_max_tokens = 16;
-  std::string metrics;  // off: closing the endpoint takes its library two seconds
+  std::string metrics = {};  // off: closing the endpoint takes its library two seconds
 };
 
 class TestServer {

@@ -1,0 +1,189 @@
+// From the first moment to the last: warm-up, health, reflection, draining, ports.
+#include <gmock/gmock.h>
+#include <google/protobuf/wrappers.pb.h>
+#include <grpcpp/impl/codegen/proto_utils.h>
+#include <grpcpp/generic/generic_stub.h>
+#include <grpcpp/support/error_details.h>
+#include <gtest/gtest.h>
+
+#include <chrono>
+#include <future>
+#include <string>
+
+#include "absl/strings/str_cat.h"
+#include "google/rpc/error_details.pb.h"
+#include "google/rpc/status.pb.h"
+#include "tests/server/grpc/harness.h"
+
+namespace goldfinch {
+namespace {
+
+using grpc::StatusCode;
+using testing::HasSubstr;
+
+enum Health { kUnknown = 0, kServing = 1, kNotServing = 2, kNotFound = -1 };
+
+// The health messages have one field each, numbered 1, like these wrappers.
+Health HealthOf(const TestServer& server, const std::string& service) {
+  using Stub =
+      grpc::TemplatedGenericStub<google::protobuf::StringValue, google::protobuf::Int32Value>;
+  Stub stub(server.NewChannel());
+  grpc::ClientContext context;
+  google::protobuf::StringValue request;
+  request.set_value(service);
+  google::protobuf::Int32Value response;
+  std::promise<grpc::Status> done;
+  stub.UnaryCall(&context, "/grpc.health.v1.Health/Check", grpc::StubOptions(), &request,
+                 &response, [&done](grpc::Status s) { done.set_value(std::move(s)); });
+  const grpc::Status status = done.get_future().get();
+  if (status.error_code() == StatusCode::NOT_FOUND) return kNotFound;
+  EXPECT_TRUE(status.ok()) << status.error_message();
+  return static_cast<Health>(response.value());
+}
+
+ServerOptions OnFreePorts() {
+  ServerOptions options;
+  options.listen = "127.0.0.1:0";
+  options.metrics = "";
+  return options;
+}
+
+TEST(HealthTest, IsServingUntilTheDrainBegins) {
+  TestServer server;
+  for (const char* service : {"", "goldfinch.v1.GenerationService"}) {
+    EXPECT_EQ(HealthOf(server, service), kServing) << service;
+  }
+  EXPECT_EQ(HealthOf(server, "another.Service"), kNotFound);
+  server.server().BeginDrain();
+  for (const char* service : {"", "goldfinch.v1.GenerationService"}) {
+    EXPECT_EQ(HealthOf(server, service), kNotServing) << service;
+  }
+}
+
+TEST(HealthTest, TheModelAnswersBeforeThePortOpens) {
+  FakeEngine engine({.vocab_size = kTestVocabularySize});
+  const SteadyClock clock;
+  engine.FailForward(1, absl::InternalError("broken"));
+  const auto failed = Server::Start(OnFreePorts(), engine, TestVocabulary(), clock);
+  ASSERT_FALSE(failed.ok());
+  EXPECT_THAT(std::string(failed.status().message()), HasSubstr("its first request"));
+  const auto server = Server::Start(OnFreePorts(), engine, TestVocabulary(), clock);
+  EXPECT_TRUE(server.ok());
+  EXPECT_EQ(engine.num_forwards(), 2);
+}
+
+TEST(ReflectionTest, ListsTheServices) {
+  TestServer server;
+  // ServerReflectionRequest{list_services: ""}: the bytes of a message whose field 7 is
+  // an empty string, and of no other.
+  const grpc::Slice bytes(std::string("\x3a\x00", 2));
+  grpc::ByteBuffer request(&bytes, 1);
+  grpc::GenericStub stub(server.NewChannel());
+  grpc::ClientContext context;
+  grpc::CompletionQueue queue;
+  auto call = stub.PrepareCall(
+      &context, "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo", &queue);
+  void* tag = nullptr;
+  bool ok = false;
+  const auto wait = [&] { EXPECT_TRUE(queue.Next(&tag, &ok) && ok); };
+  call->StartCall(&call);
+  wait();
+  call->Write(request, &call);
+  wait();
+  grpc::ByteBuffer answer;
+  call->Read(&answer, &call);
+  wait();
+  std::vector<grpc::Slice> slices;
+  ASSERT_TRUE(answer.Dump(&slices).ok());
+  std::string text;
+  for (const grpc::Slice& slice : slices) text.append(slice.begin(), slice.end());
+  EXPECT_THAT(text, HasSubstr("goldfinch.v1.GenerationService"));
+  EXPECT_THAT(text, HasSubstr("grpc.health.v1.Health"));
+  context.TryCancel();
+  grpc::Status status;
+  call->Finish(&status, &call);
+  queue.Next(&tag, &ok);
+}
+
+class DrainTest : public testing::Test {
+ protected:
+  // A call that is in its first step and stays there until Release.
+  std::future<GenerateOutput> StartBlocked(std::int64_t max_tokens) {
+    server_.engine().BlockForward();
+    auto call = std::async(std::launch::async, [this, max_tokens] {
+      v1::GenerateRequest request = TextRequest("running", max_tokens);
+      request.mutable_sampling()->set_ignore_eos(true);
+      return Generate(server_.stub(), request);
+    });
+    server_.engine().WaitUntilBlocked();
+    return call;
+  }
+
+  // So many tokens that a call is not through with them while a test runs.
+  static constexpr std::int64_t kEndless = 1000000;
+
+  TestServer server_{{.engine = {.num_pages = kEndless}}};
+};
+
+TEST_F(DrainTest, RefusesNewCallsAndFinishesRunningOnes) {
+  std::future<GenerateOutput> running = StartBlocked(20);
+  server_.server().BeginDrain();
+  const grpc::Status refused =
+      Generate(server_.stub(), TextRequest("new", 5)).status;
+  EXPECT_EQ(refused.error_code(), StatusCode::UNAVAILABLE);
+  google::rpc::Status details;
+  google::rpc::RetryInfo retry;
+  EXPECT_TRUE(grpc::ExtractErrorDetails(refused, &details).ok());
+  ASSERT_EQ(details.details_size(), 1);
+  EXPECT_TRUE(details.details(0).UnpackTo(&retry));
+  grpc::ClientContext context;
+  v1::GetModelResponse model;
+  EXPECT_EQ(server_.stub().GetModel(&context, {}, &model).error_code(),
+            StatusCode::UNAVAILABLE);
+
+  server_.engine().Release();
+  server_.server().Shutdown(std::chrono::minutes(5));
+  const GenerateOutput output = running.get();
+  EXPECT_TRUE(output.status.ok()) << output.status.error_message();
+  EXPECT_EQ(output.candidates[0].tokens, ExpectedTokens(TextRequest("running", 20)));
+}
+
+TEST_F(DrainTest, EndsWhatIsLeftWithUnavailable) {
+  std::future<GenerateOutput> running = StartBlocked(kEndless);
+  std::thread shutdown([this] { server_.server().Shutdown(std::chrono::seconds(0)); });
+  server_.engine().Release();
+  shutdown.join();
+  const grpc::Status status = running.get().status;
+  EXPECT_EQ(status.error_code(), StatusCode::UNAVAILABLE);
+}
+
+TEST_F(DrainTest, HurryUpEndsThePatience) {
+  std::future<GenerateOutput> running = StartBlocked(kEndless);
+  server_.server().HurryUp();
+  std::thread shutdown([this] { server_.server().Shutdown(std::chrono::hours(1)); });
+  server_.engine().Release();
+  shutdown.join();
+  EXPECT_EQ(running.get().status.error_code(), StatusCode::UNAVAILABLE);
+}
+
+TEST(PortTest, InUseIsOneClearError) {
+  TestServer first({.metrics = "127.0.0.1:0"});
+  FakeEngine engine({.vocab_size = kTestVocabularySize});
+  const SteadyClock clock;
+  ServerOptions options = OnFreePorts();
+  options.listen = first.address();
+  auto second = Server::Start(options, engine, TestVocabulary(), clock);
+  ASSERT_FALSE(second.ok());
+  EXPECT_THAT(std::string(second.status().message()),
+              HasSubstr(absl::StrCat("cannot listen on ", first.address(), ": the port is")));
+
+  options = OnFreePorts();
+  options.metrics = absl::StrCat("127.0.0.1:", first.server().metrics_port());
+  second = Server::Start(options, engine, TestVocabulary(), clock);
+  ASSERT_FALSE(second.ok());
+  EXPECT_THAT(std::string(second.status().message()),
+              HasSubstr(absl::StrCat("cannot listen on ", options.metrics, " for metrics")));
+}
+
+}  // namespace
+}  // namespace goldfinch

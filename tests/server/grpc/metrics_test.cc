@@ -1,0 +1,176 @@
+// /metrics over real HTTP after real requests, and what must never be in it or in the
+// log.
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+#include <spdlog/sinks/ostream_sink.h>
+#include <spdlog/spdlog.h>
+
+#include <map>
+#include <memory>
+#include <regex>
+#include <sstream>
+#include <string>
+#include <vector>
+
+#include "absl/strings/match.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_split.h"
+#include "tests/server/grpc/harness.h"
+
+namespace goldfinch {
+namespace {
+
+using testing::HasSubstr;
+using testing::Not;
+
+std::vector<std::string> Lines(const std::string& text) {
+  return absl::StrSplit(text, '\n');
+}
+
+// Name with labels to value; every line of ours is checked for its form on the way.
+std::map<std::string, double> Parse(const std::string& answer) {
+  EXPECT_THAT(answer, HasSubstr("200 OK"));
+  std::map<std::string, double> values;
+  const std::regex line_form(
+      R"re((goldfinch_[a-z_]+)(\{([a-z_]+="[^"]*",?)+\})? (\S+))re");
+  for (const std::string& line : Lines(answer)) {
+    if (!absl::StartsWith(line, "goldfinch_")) continue;
+    std::smatch match;
+    EXPECT_TRUE(std::regex_match(line, match, line_form)) << line;
+    values[absl::StrCat(match[1].str(), match[2].str())] = std::stod(match[4].str());
+  }
+  return values;
+}
+
+std::string Scrape(TestServer& server) {
+  return HttpGet(server.server().metrics_port(), "/metrics");
+}
+
+TEST(MetricsTest, CountWhatHappened) {
+  TestServer server({.metrics = "127.0.0.1:0"});
+  v1::GenerateRequest request = TextRequest("counted", 10);
+  request.mutable_sampling()->set_ignore_eos(true);
+  for (int i = 0; i < 3; ++i) ASSERT_TRUE(Generate(server.stub(), request).status.ok());
+  request.mutable_sampling()->add_stop_token_ids(ExpectedTokens(request)[4]);
+  ASSERT_TRUE(Generate(server.stub(), request).status.ok());
+  request.mutable_sampling()->set_temperature(-1);
+  for (int i = 0; i < 2; ++i) ASSERT_FALSE(Generate(server.stub(), request).status.ok());
+  grpc::ClientContext context;
+  v1::ScoreRequest score;
+  score.set_continuation_text("abc");
+  v1::ScoreResponse scores;
+  ASSERT_TRUE(server.stub().Score(&context, score, &scores).ok());
+  ASSERT_TRUE(server.BecomesIdle());
+
+  std::map<std::string, double> m = Parse(Scrape(server));
+  const auto prompt = static_cast<double>(Encode("counted").size());
+  EXPECT_EQ(m["goldfinch_requests_finished_total{reason=\"length\"}"], 3);
+  EXPECT_EQ(m["goldfinch_requests_finished_total{reason=\"stop\"}"], 1);
+  EXPECT_EQ(m["goldfinch_requests_finished_total{reason=\"scored\"}"], 1);
+  EXPECT_EQ(m["goldfinch_requests_finished_total{reason=\"cancelled\"}"], 0);
+  EXPECT_EQ(m["goldfinch_requests_refused_total{code=\"INVALID_ARGUMENT\"}"], 2);
+  EXPECT_EQ(m["goldfinch_prompt_tokens_total"], 4 * prompt + 1);
+  EXPECT_EQ(m["goldfinch_cached_prompt_tokens_total"], 0);
+  EXPECT_EQ(m["goldfinch_generated_tokens_total"], 3 * 10 + 5);
+  EXPECT_EQ(m["goldfinch_time_to_first_token_seconds_count"], 4);
+  EXPECT_EQ(m["goldfinch_inter_token_latency_seconds_count"], 3 * 9 + 4);
+  EXPECT_EQ(m["goldfinch_request_duration_seconds_count"], 5);
+  EXPECT_EQ(m["goldfinch_request_duration_seconds_bucket{le=\"+Inf\"}"], 5);
+  EXPECT_GT(m["goldfinch_request_duration_seconds_sum"], 0);
+  EXPECT_GT(m["goldfinch_step_duration_seconds_count"], 0);
+  EXPECT_EQ(m["goldfinch_step_sequences_count"], m["goldfinch_step_duration_seconds_count"]);
+  EXPECT_GE(m["goldfinch_step_tokens_total{kind=\"prompt\"}"], 4 * prompt);
+  EXPECT_GE(m["goldfinch_step_tokens_total{kind=\"decode\"}"], 3 * 9 + 4);
+  for (const char* gauge :
+       {"goldfinch_requests_running", "goldfinch_sequences_running",
+        "goldfinch_requests_waiting{reason=\"admission\"}",
+        "goldfinch_requests_waiting{reason=\"slow_reader\"}",
+        "goldfinch_waiting_prompt_tokens", "goldfinch_cache_pages_used",
+        "goldfinch_state_slots_used"}) {
+    ASSERT_EQ(m.count(gauge), 1u) << gauge;
+    EXPECT_EQ(m[gauge], 0) << gauge;
+  }
+  EXPECT_EQ(m["goldfinch_cache_pages"], 1024);
+  EXPECT_EQ(m["goldfinch_state_slots"], 64);
+  EXPECT_EQ(m["goldfinch_model_info{model=\"fake\",fingerprint=\"0123456789abcdef\","
+              "compute_dtype=\"f32\",numerics_id=\"fake\"}"],
+            1);
+}
+
+TEST(MetricsTest, HaveTheFormPrometheusExpects) {
+  TestServer server;
+  std::map<std::string, std::string> types;
+  double last_bucket = 0;
+  for (const std::string& line : Lines(server.server().MetricsText())) {
+    const std::vector<std::string> words = absl::StrSplit(line, ' ');
+    if (absl::StartsWith(line, "# TYPE ")) {
+      EXPECT_TRUE(types.emplace(words[2], words[3]).second) << "twice: " << line;
+      EXPECT_EQ(words[3] == "counter", absl::EndsWith(words[2], "_total")) << line;
+      EXPECT_TRUE(absl::StartsWith(words[2], "goldfinch_")) << line;
+    }
+    if (!absl::StrContains(line, "_bucket{")) continue;
+    const double value = std::stod(words[1]);
+    EXPECT_GE(value, absl::StrContains(line, "le=\"0.0005\"") ? 0 : last_bucket) << line;
+    last_bucket = absl::StrContains(line, "+Inf") ? 0 : value;
+  }
+  EXPECT_GE(types.size(), 20u);
+}
+
+TEST(MetricsTest, TheSetOfSeriesNeverGrows) {
+  TestServer server;
+  const auto names = [&server] {
+    std::vector<std::string> result;
+    for (const std::string& line : Lines(server.server().MetricsText())) {
+      result.push_back(line.substr(0, line.rfind(' ')));
+    }
+    return result;
+  };
+  const std::vector<std::string> before = names();
+  for (int i = 0; i < 20; ++i) {
+    v1::GenerateRequest request = TextRequest(absl::StrCat("request ", i), i + 1);
+    if (i % 3 == 0) request.mutable_sampling()->set_top_p(-1);
+    Generate(server.stub(), request);
+  }
+  EXPECT_EQ(names(), before);
+}
+
+TEST(LogTest, HoldsNoTextAndNoTokensAndNeitherDoMetrics) {
+  const std::string canary = "sQuAwKcAnArY";
+  std::ostringstream captured;
+  auto logger = std::make_shared<spdlog::logger>(
+      "goldfinch", std::make_shared<spdlog::sinks::ostream_sink_mt>(captured));
+  logger->set_level(spdlog::level::trace);
+  const std::shared_ptr<spdlog::logger> usual = spdlog::get("goldfinch");
+  spdlog::drop("goldfinch");
+  spdlog::register_logger(logger);
+  std::string metrics;
+  {
+    TestServer server({.metrics = "127.0.0.1:0"});
+    v1::GenerateRequest request = TextRequest(canary, 5);
+    request.mutable_sampling()->add_stop(canary);
+    EXPECT_TRUE(Generate(server.stub(), request).status.ok());
+    request.mutable_sampling()->set_top_p(2);
+    EXPECT_FALSE(Generate(server.stub(), request).status.ok());
+    request.set_session(canary);
+    EXPECT_FALSE(Generate(server.stub(), request).status.ok());
+    grpc::ClientContext context;
+    v1::ScoreRequest score;
+    score.set_context_text(canary);
+    score.set_continuation_text(canary);
+    v1::ScoreResponse scores;
+    EXPECT_TRUE(server.stub().Score(&context, score, &scores).ok());
+    server.engine().FailForward(1, absl::InternalError("device lost"));
+    EXPECT_FALSE(Generate(server.stub(), TextRequest(canary, 5)).status.ok());
+    metrics = Scrape(server);
+  }
+  spdlog::drop("goldfinch");
+  if (usual != nullptr) spdlog::register_logger(usual);
+  EXPECT_THAT(captured.str(), HasSubstr("generate 1: OK"));
+  EXPECT_THAT(captured.str(), HasSubstr("device lost"));
+  EXPECT_THAT(captured.str(), Not(HasSubstr(canary)));
+  EXPECT_THAT(metrics, HasSubstr("goldfinch_"));
+  EXPECT_THAT(metrics, Not(HasSubstr(canary)));
+}
+
+}  // namespace
+}  // namespace goldfinch

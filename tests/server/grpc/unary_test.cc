@@ -1,0 +1,116 @@
+// Score, Tokenize, Detokenize and GetModel over a real channel.
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <string>
+#include <vector>
+
+#include "tests/server/grpc/harness.h"
+
+namespace goldfinch {
+namespace {
+
+class UnaryTest : public testing::Test {
+ protected:
+  v1::ScoreResponse Score(const v1::ScoreRequest& request) {
+    grpc::ClientContext context;
+    v1::ScoreResponse response;
+    const grpc::Status status = server_.stub().Score(&context, request, &response);
+    EXPECT_TRUE(status.ok()) << status.error_message();
+    return response;
+  }
+
+  TestServer server_;
+};
+
+TEST_F(UnaryTest, ScoreGivesTheEnginesScoresOfTheContinuation) {
+  v1::ScoreRequest request;
+  request.set_context_text("the context");
+  request.set_continuation_text(" the continuation");
+  const v1::ScoreResponse response = Score(request);
+  const std::vector<TokenId> continuation = Encode(" the continuation");
+  const std::vector<ScoredToken> expected =
+      FakeEngine::ExpectedScores(Encode("the context"), continuation);
+  ASSERT_EQ(response.tokens_size(), continuation.size());
+  double total = 0;
+  bool is_greedy = true;
+  for (int i = 0; i < response.tokens_size(); ++i) {
+    const ScoredToken& want = expected[static_cast<std::size_t>(i)];
+    EXPECT_EQ(response.tokens(i).token(), continuation[static_cast<std::size_t>(i)]);
+    EXPECT_EQ(response.tokens(i).logprob(), want.logprob);
+    EXPECT_EQ(response.tokens(i).is_greedy(), want.is_greedy);
+    total += want.logprob;
+    is_greedy = is_greedy && want.is_greedy;
+  }
+  EXPECT_EQ(response.total_logprob(), total);
+  EXPECT_EQ(response.is_greedy(), is_greedy);
+  EXPECT_EQ(response.usage().prompt_tokens(), Encode("the context").size());
+  EXPECT_EQ(response.usage().generated_tokens(), 0);
+  EXPECT_TRUE(server_.BecomesIdle());
+}
+
+TEST_F(UnaryTest, AnEmptyContextIsEndOfText) {
+  v1::ScoreRequest request;
+  request.mutable_continuation_tokens()->add_ids(300);
+  const v1::ScoreResponse response = Score(request);
+  const std::vector<TokenId> context = {kEndOfText};
+  const std::vector<TokenId> continuation = {300};
+  EXPECT_EQ(response.tokens(0).logprob(),
+            FakeEngine::ExpectedScores(context, continuation)[0].logprob);
+  request.set_context_text("");
+  EXPECT_EQ(Score(request).tokens(0).logprob(), response.tokens(0).logprob());
+}
+
+TEST_F(UnaryTest, TokenizeAndDetokenizeAreInverse) {
+  for (const std::string text : {"", "the caf\u00e9, 水 and the 🐦", " w12 w13\n\n"}) {
+    grpc::ClientContext context;
+    v1::TokenizeRequest request;
+    request.set_text(text);
+    v1::TokenizeResponse tokens;
+    ASSERT_TRUE(server_.stub().Tokenize(&context, request, &tokens).ok());
+    EXPECT_EQ(std::vector<TokenId>(tokens.tokens().begin(), tokens.tokens().end()),
+              Encode(text));
+    grpc::ClientContext second;
+    v1::DetokenizeRequest back;
+    *back.mutable_tokens() = tokens.tokens();
+    v1::DetokenizeResponse answer;
+    ASSERT_TRUE(server_.stub().Detokenize(&second, back, &answer).ok());
+    EXPECT_EQ(answer.text(), text);
+  }
+}
+
+TEST_F(UnaryTest, DetokenizeReplacesWhatIsNotUtf8) {
+  grpc::ClientContext context;
+  v1::DetokenizeRequest request;
+  request.add_tokens(1 + 0xff);
+  v1::DetokenizeResponse response;
+  ASSERT_TRUE(server_.stub().Detokenize(&context, request, &response).ok());
+  EXPECT_EQ(response.text(), "\ufffd");
+}
+
+TEST_F(UnaryTest, GetModelDescribesTheModelAndTheLimits) {
+  grpc::ClientContext context;
+  v1::GetModelResponse model;
+  ASSERT_TRUE(server_.stub().GetModel(&context, {}, &model).ok());
+  EXPECT_EQ(model.name(), "fake");
+  EXPECT_EQ(model.fingerprint(), "0123456789abcdef");
+  EXPECT_EQ(model.numerics_id(), "fake");
+  EXPECT_EQ(model.num_layers(), 12);
+  EXPECT_EQ(model.num_gold_layers(), 4);
+  EXPECT_EQ(model.embedding_size(), 256);
+  EXPECT_EQ(model.vocab_size(), kTestVocabularySize);
+  EXPECT_EQ(model.num_parameters(), 1234567);
+  EXPECT_EQ(model.compute_dtype(), "f32");
+  EXPECT_EQ(model.cache_bytes_per_token(), 68);
+  EXPECT_EQ(model.state_bytes_per_sequence(), 4096);
+  EXPECT_EQ(model.training_context_tokens(), 512);
+  EXPECT_EQ(model.max_context_tokens(), 1048576);
+  EXPECT_EQ(model.default_max_tokens(), 16);
+  EXPECT_EQ(model.max_sequences(), 64);
+  EXPECT_EQ(model.num_pages(), 1024);
+  EXPECT_EQ(model.page_tokens(), 16);
+  EXPECT_FALSE(model.server_version().empty());
+}
+
+}  // namespace
+}  // namespace goldfinch
