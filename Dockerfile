@@ -1,0 +1,37 @@
+# The server and its client on Debian 12, serving the demo model.
+#
+#   docker build -t goldfinch .
+#   docker run -p 127.0.0.1:50051:50051 goldfinch
+#   docker run -p 127.0.0.1:50051:50051 -v /path/to/model:/model:ro goldfinch \
+#     --model=/model --listen=0.0.0.0:50051 --metrics=0.0.0.0:9464
+#
+# The server has no authentication: publish its port to the loopback address, or put
+# something in front of it that authenticates.
+
+FROM debian:bookworm AS build
+WORKDIR /src
+# By itself, so that a change of the sources does not install everything again.
+COPY scripts/install_deps.sh scripts/
+RUN scripts/install_deps.sh && rm -rf /var/lib/apt/lists/*
+COPY . .
+RUN cmake --preset release -DGOLDFINCH_TESTS=OFF -DGOLDFINCH_BENCH=OFF \
+ && cmake --build --preset release --target goldfinch-server goldfinch \
+ && strip build/release/bin/goldfinch-server build/release/bin/goldfinch
+
+FROM debian:bookworm-slim
+# What the two programs are linked with; the rest follows from these.
+RUN apt-get update -qq \
+ && apt-get install -y -qq --no-install-recommends \
+      libgrpc++1.51 libprometheus-cpp-pull1.0 libprotobuf32 libspdlog1.10 \
+ && rm -rf /var/lib/apt/lists/* \
+ && useradd --uid 10001 --no-create-home --shell /usr/sbin/nologin goldfinch
+COPY --from=build /src/build/release/bin/goldfinch-server /src/build/release/bin/goldfinch /usr/local/bin/
+COPY models/demo /opt/goldfinch/models/demo
+USER 10001:10001
+EXPOSE 50051 9464
+# Loading a large model takes a while; failures before it is done do not count.
+HEALTHCHECK --interval=10s --timeout=3s --start-period=120s --retries=3 \
+  CMD ["goldfinch", "health", "--server=127.0.0.1:50051"]
+STOPSIGNAL SIGTERM
+ENTRYPOINT ["goldfinch-server"]
+CMD ["--model=/opt/goldfinch/models/demo", "--listen=0.0.0.0:50051", "--metrics=0.0.0.0:9464"]

@@ -1,0 +1,226 @@
+"""Manifests, rules, dashboard and image against the sources: every flag, metric, label value, port and path they name
+exists, and the times and sizes they state fit together."""
+
+import json
+import pathlib
+import re
+import sys
+import unittest
+
+try:
+    import yaml
+except ImportError:  # Debian: python3-yaml
+    yaml = None
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+DEPLOY = ROOT / "deploy"
+LAST_WORDS_SECONDS = 2  # kLastWords in server/server.cc
+HISTOGRAM_SUFFIXES = ("_bucket", "_sum", "_count")
+
+
+def read(path: str) -> str:
+    return (ROOT / path).read_text(encoding="utf-8")
+
+
+def server_flags() -> set[str]:
+    return set(re.findall(r'add_option\(\s*"(--\w+)"', read("server/flags.cc")))
+
+
+def metric_names() -> tuple[set[str], set[str]]:
+    """All families, and those that are histograms."""
+    source = read("server/metrics.cc")
+    return (set(re.findall(r'"(goldfinch_\w+)"', source)),
+            set(re.findall(r'histogram\("(goldfinch_\w+)"', source)))
+
+
+def family_of(name: str) -> str | None:
+    """The family a series in an expression belongs to, or None when there is none."""
+    families, histograms = metric_names()
+    for suffix in HISTOGRAM_SUFFIXES:
+        if name.removesuffix(suffix) in histograms and name.endswith(suffix):
+            return name.removesuffix(suffix)
+    return name if name in families - histograms else None
+
+
+def label_values() -> set[str]:
+    """What a server of this version puts into the labels reason, code and kind."""
+    names = re.findall(r"kGoodEnds = \{([^}]*)\}", read("server/metrics.h"))[0] + \
+        " ".join(re.findall(r'\{\{"(?:reason|kind)", "(\w+)"\}\}', read("server/metrics.cc")))
+    codes = ("CANCELLED UNKNOWN INVALID_ARGUMENT DEADLINE_EXCEEDED NOT_FOUND ALREADY_EXISTS PERMISSION_DENIED "
+             "RESOURCE_EXHAUSTED FAILED_PRECONDITION ABORTED OUT_OF_RANGE UNIMPLEMENTED INTERNAL UNAVAILABLE DATA_LOSS "
+             "UNAUTHENTICATED").split()
+    return set(re.findall(r"\w+", names)) | set(codes) | {code.lower() for code in codes}
+
+
+def flags_in(arguments: list[str]) -> dict[str, str]:
+    return dict(argument.split("=", 1) for argument in arguments)
+
+
+class ExpressionsMixin:
+    def check_expression(self, expression: str):
+        names = re.findall(r"\bgoldfinch_\w+", expression)
+        for name in names:
+            self.assertIsNotNone(family_of(name), f"no metric {name}: {expression}")
+        for function in ("rate", "increase"):
+            for name in re.findall(rf"\b{function}\((\w+)", expression):
+                self.assertTrue(name.endswith(("_total", *HISTOGRAM_SUFFIXES)), f"{function} of a gauge: {expression}")
+        for name in re.findall(r"histogram_quantile\([\d.]+, sum by \(([^)]*)\)", expression):
+            self.assertIn("le", [label.strip() for label in name.split(",")], expression)
+        for value in re.findall(r'\b(?:reason|code|kind)="([^"]*)"', expression):
+            self.assertIn(value, label_values(), expression)
+        for opening, closing in ("()", "[]", "{}"):
+            self.assertEqual(expression.count(opening), expression.count(closing), expression)
+
+
+class DashboardTest(unittest.TestCase, ExpressionsMixin):
+    def setUp(self):
+        self.dashboard = json.loads(read("deploy/grafana/goldfinch.json"))
+
+    def test_every_expression_reads_metrics_that_exist(self):
+        for panel in self.dashboard["panels"]:
+            for target in panel.get("targets", []):
+                self.check_expression(target["expr"])
+
+    def test_every_metric_is_on_it(self):
+        shown = {family_of(name) for name in re.findall(r"goldfinch_\w+", json.dumps(self.dashboard["panels"]))}
+        self.assertEqual(metric_names()[0] - shown, set())
+
+    def test_panels_have_ids_of_their_own_and_do_not_overlap(self):
+        panels = self.dashboard["panels"]
+        self.assertEqual(len({panel["id"] for panel in panels}), len(panels))
+        cells = set()
+        for panel in panels:
+            at = panel["gridPos"]
+            self.assertLessEqual(at["x"] + at["w"], 24, panel["title"])
+            for cell in ((x, y) for x in range(at["x"], at["x"] + at["w"]) for y in range(at["y"], at["y"] + at["h"])):
+                self.assertNotIn(cell, cells, panel["title"])
+                cells.add(cell)
+
+
+class ImageTest(unittest.TestCase):
+    def setUp(self):
+        self.text = read("Dockerfile")
+
+    def test_its_flags_exist(self):
+        command = json.loads(re.search(r"^CMD (\[.*\])$", self.text, re.MULTILINE)[1])
+        self.assertLessEqual(set(flags_in(command)), server_flags())
+
+    def test_it_exposes_the_ports_it_listens_on(self):
+        command = flags_in(json.loads(re.search(r"^CMD (\[.*\])$", self.text, re.MULTILINE)[1]))
+        exposed = re.search(r"^EXPOSE (.*)$", self.text, re.MULTILINE)[1].split()
+        self.assertEqual(exposed, [command[flag].rpartition(":")[2] for flag in ("--listen", "--metrics")])
+
+    def test_what_it_copies_is_in_the_context(self):
+        kept = re.findall(r"^!(\S+)$", read(".dockerignore"), re.MULTILINE)
+        for source in re.findall(r"^COPY (\S+)", self.text, re.MULTILINE):
+            if source not in (".", "--from=build"):
+                self.assertIn(source, kept)
+        for path in kept:
+            self.assertTrue((ROOT / path).exists(), path)
+
+    def test_the_context_has_every_room_the_build_enters(self):
+        kept = re.findall(r"^!(\S+)$", read(".dockerignore"), re.MULTILINE)
+        optional = {"tests", "bench"}  # switched off in the Dockerfile
+        for room in set(re.findall(r"add_subdirectory\((\w+)\)", read("CMakeLists.txt"))) - optional:
+            self.assertIn(room, kept)
+        for switch in ("GOLDFINCH_TESTS=OFF", "GOLDFINCH_BENCH=OFF"):
+            self.assertIn(switch, self.text)
+
+
+@unittest.skipIf(yaml is None, "python3-yaml is not installed")
+class KubernetesTest(unittest.TestCase):
+    def setUp(self):
+        self.objects = {}
+        for path in sorted((DEPLOY / "kubernetes").glob("*.yaml")):
+            for item in yaml.safe_load_all(path.read_text(encoding="utf-8")):
+                self.objects[(item["kind"], item.get("metadata", {}).get("name"))] = item
+        self.pod = self.objects["Deployment", "goldfinch"]["spec"]["template"]
+        self.container = self.pod["spec"]["containers"][0]
+        self.flags = flags_in(self.container["args"])
+
+    def test_its_flags_exist(self):
+        self.assertLessEqual(set(self.flags), server_flags())
+
+    def test_the_list_of_resources_is_complete(self):
+        listed = self.objects["Kustomization", None]["resources"]
+        files = {path.name for path in (DEPLOY / "kubernetes").glob("*.yaml")} - {"kustomization.yaml"}
+        self.assertEqual(set(listed), files)
+
+    def test_a_pod_may_drain_before_it_is_killed(self):
+        sleep = int(self.container["lifecycle"]["preStop"]["exec"]["command"][1])
+        needed = sleep + int(self.flags["--drain_seconds"]) + LAST_WORDS_SECONDS
+        self.assertIn(f"kLastWords = std::chrono::seconds({LAST_WORDS_SECONDS})", read("server/server.cc"))
+        self.assertGreater(self.pod["spec"]["terminationGracePeriodSeconds"], needed)
+
+    def test_threads_are_the_cpus_it_may_use(self):
+        self.assertEqual(self.flags["--threads"], self.container["resources"]["limits"]["cpu"])
+
+    def test_the_arenas_fit_its_memory(self):
+        gib = {name: int(re.fullmatch(r"(\d+)Gi?B?", value)[1])
+               for name, value in {"limit": self.container["resources"]["limits"]["memory"],
+                                   "cache": self.flags["--cache_bytes"],
+                                   "expanded": self.flags["--expanded_bytes"]}.items()}
+        self.assertLess(gib["cache"] + gib["expanded"], gib["limit"])
+        self.assertEqual(self.container["resources"]["requests"], self.container["resources"]["limits"])
+
+    def test_ports_agree(self):
+        ports = {port["name"]: port["containerPort"] for port in self.container["ports"]}
+        for name, flag in (("grpc", "--listen"), ("metrics", "--metrics")):
+            self.assertEqual(self.flags[flag], f"0.0.0.0:{ports[name]}")
+        for probe in ("startupProbe", "readinessProbe", "livenessProbe"):
+            self.assertEqual(self.container[probe]["grpc"]["port"], ports["grpc"])
+        self.assertEqual(self.pod["metadata"]["annotations"]["prometheus.io/port"], str(ports["metrics"]))
+        for service in ("goldfinch", "goldfinch-headless"):
+            for port in self.objects["Service", service]["spec"]["ports"]:
+                self.assertEqual(ports[port["targetPort"]], port["port"])
+
+    def test_selectors_select_the_pods(self):
+        labels = self.pod["metadata"]["labels"]
+        spec = {key: item.get("spec") for key, item in self.objects.items()}
+        selectors = [spec["Deployment", "goldfinch"]["selector"]["matchLabels"],
+                     spec["Service", "goldfinch"]["selector"], spec["Service", "goldfinch-headless"]["selector"],
+                     spec["PodDisruptionBudget", "goldfinch"]["selector"]["matchLabels"],
+                     spec["NetworkPolicy", "goldfinch"]["podSelector"]["matchLabels"]]
+        for selector in selectors:
+            self.assertEqual(selector, labels)
+
+    def test_the_user_is_the_one_of_the_image(self):
+        self.assertIn(f"USER {self.pod['spec']['securityContext']['runAsUser']}:", read("Dockerfile"))
+
+
+@unittest.skipIf(yaml is None, "python3-yaml is not installed")
+class PrometheusTest(unittest.TestCase, ExpressionsMixin):
+    def setUp(self):
+        self.rules = [rule for group in yaml.safe_load(read("deploy/prometheus/rules.yml"))["groups"]
+                      for rule in group["rules"]]
+
+    def test_every_rule_reads_metrics_that_exist(self):
+        for rule in self.rules:
+            self.check_expression(rule["expr"])
+
+    def test_every_rule_says_how_bad_it_is_and_what_it_is(self):
+        self.assertEqual(len({rule["alert"] for rule in self.rules}), len(self.rules))
+        for rule in self.rules:
+            self.assertIn(rule["labels"]["severity"], ("warning", "critical"))
+            self.assertIn("summary", rule["annotations"])
+
+    def test_the_configuration_names_the_rules_and_the_default_port(self):
+        config = yaml.safe_load(read("deploy/prometheus/prometheus.yml"))
+        for name in config["rule_files"]:
+            self.assertTrue((DEPLOY / "prometheus" / name).is_file())
+        default = re.search(r'metrics = "([\d.:]+)"', read("server/flags.h"))[1]
+        self.assertEqual(config["scrape_configs"][0]["static_configs"][0]["targets"], [default])
+
+
+class OperationsTest(unittest.TestCase):
+    def test_every_metric_is_documented_and_every_documented_one_exists(self):
+        named = set(re.findall(r"`(goldfinch_\w+)`", read("docs/operations.md")))
+        self.assertEqual(named, metric_names()[0])
+
+    def test_every_flag_it_names_exists(self):
+        clients = {"--wait"}
+        self.assertLessEqual(set(re.findall(r"--\w+", read("docs/operations.md"))) - clients, server_flags())
+
+
+if __name__ == "__main__":
+    sys.exit(unittest.main())
