@@ -204,12 +204,16 @@ class PrometheusTest(unittest.TestCase, ExpressionsMixin):
             self.assertIn(rule["labels"]["severity"], ("warning", "critical"))
             self.assertIn("summary", rule["annotations"])
 
-    def test_the_configuration_names_the_rules_and_the_default_port(self):
-        config = yaml.safe_load(read("deploy/prometheus/prometheus.yml"))
-        for name in config["rule_files"]:
-            self.assertTrue((DEPLOY / "prometheus" / name).is_file())
+    def test_the_configurations_name_the_rules_and_what_the_server_serves(self):
+        configs = {name: yaml.safe_load(read(f"deploy/prometheus/{name}.yml")) for name in ("prometheus", "kubernetes")}
+        for config in configs.values():
+            for name in config["rule_files"]:
+                self.assertTrue((DEPLOY / "prometheus" / name).is_file())
         default = re.search(r'metrics = "([\d.:]+)"', read("server/flags.h"))[1]
-        self.assertEqual(config["scrape_configs"][0]["static_configs"][0]["targets"], [default])
+        self.assertEqual(configs["prometheus"]["scrape_configs"][0]["static_configs"][0]["targets"], [default])
+        pods = configs["kubernetes"]["scrape_configs"][0]["kubernetes_sd_configs"][0]["selectors"][0]["label"]
+        labels = yaml.safe_load(read("deploy/kubernetes/deployment.yaml"))["spec"]["template"]["metadata"]["labels"]
+        self.assertIn(pods, [f"{name}={value}" for name, value in labels.items()])
 
 
 class OperationsTest(unittest.TestCase):
