@@ -4,10 +4,11 @@
 // prompt chunks, highest priority first, then in the order of admission. So a prompt of
 // any length costs the streams beside it no more than a bounded step.
 //
-// Nobody starves. When more sequences decode than the budget has tokens they take turns,
-// the one that has waited longest first: each runs once in ceil(decoding / budget) steps.
-// Prompts then wait; but decoding sequences only come from finished prompts, and each of
-// them ends, so their number falls below the budget again.
+// Nobody starves. A sequence begins to decode only by a prompt token that had room in the
+// budget, so no more decode than the budget has tokens, but for those that were paused.
+// When these come back and are too many, all take turns, the one that has waited longest
+// first: each runs once in ceil(decoding / budget) steps. Prompts wait meanwhile; each
+// decoding sequence ends, and what it leaves goes to the first of them.
 //
 // Threads: pure functions.
 #pragma once
@@ -24,7 +25,7 @@ struct PlanSequence {
   std::int64_t prompt_left = 0;  // tokens to feed before it decodes; 0: it decodes
   std::int32_t priority = 0;     // among prompts: the highest goes first
   // Decoding: when its last turn was, by a counter of all turns; those of one step are
-  // counted in the order of the plan. Before the first turn: when it began to decode.
+  // counted in the order of the plan.
   std::uint64_t last_turn = 0;
   bool paused = false;  // left out: nobody takes what it would produce
 };

@@ -55,8 +55,7 @@ absl::StatusOr<std::vector<SequenceId>> OpenSequences(Engine& engine,
 }
 
 RunningRequest::RunningRequest(Engine& engine, std::unique_ptr<AcceptedRequest> accepted,
-                               const std::vector<SequenceId>& sequences,
-                               std::uint64_t turn, TimePoint now)
+                               const std::vector<SequenceId>& sequences, TimePoint now)
     : engine_(engine),
       accepted_(std::move(accepted)),
       prompt_tokens_(std::ssize(accepted_->request.prompt)),
@@ -75,7 +74,7 @@ RunningRequest::RunningRequest(Engine& engine, std::unique_ptr<AcceptedRequest> 
     candidates_[i].sequence = sequences[i];
     if (request.make_stop_condition) candidates_[i].stop = request.make_stop_condition();
   }
-  if (!Prefilling()) FinishPrefill(turn);
+  if (!Prefilling()) FinishPrefill();
 }
 
 RunningRequest::~RunningRequest() { Close(); }
@@ -95,6 +94,9 @@ void RunningRequest::AppendTo(std::vector<PlanSequence>& sequences,
   }
   for (std::size_t i = 0; i < candidates_.size(); ++i) {
     if (candidates_[i].finished) continue;
+    // A candidate's own run of the last prompt token still is prompt work: else a flow
+    // of one-token prompts would bring decoders without passing the token budget.
+    sequence.prompt_left = candidates_[i].generated == 0 ? 1 : 0;
     sequence.last_turn = candidates_[i].last_turn;
     sequences.push_back(sequence);
     members.push_back({.request = this, .candidate = static_cast<std::int32_t>(i)});
@@ -143,18 +145,17 @@ void RunningRequest::TakeResult(std::int32_t candidate, std::int64_t tokens,
   if (accepted_->request.kind == RequestKind::kScore) {
     TakeScores(result, turn);
   } else if (!Prefilling()) {
-    FinishPrefill(turn.number);
+    FinishPrefill();
     if (fed_ == prompt_tokens_) TakeToken(0, std::move(result.sample), turn);
   }
 }
 
 // From here on candidates decode: they have their copy of the parent's state, and the
 // token they feed next.
-void RunningRequest::FinishPrefill(std::uint64_t turn) {
+void RunningRequest::FinishPrefill() {
   for (std::size_t i = 0; i < candidates_.size(); ++i) {
     if (i > 0) engine_.Branch(candidates_[i].sequence);
     candidates_[i].next = fed_tokens_.back();
-    candidates_[i].last_turn = turn;
   }
 }
 

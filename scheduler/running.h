@@ -34,10 +34,9 @@ absl::StatusOr<std::vector<SequenceId>> OpenSequences(Engine& engine,
 
 class RunningRequest {
  public:
-  // `sequences` come from OpenSequences; `turn` is the number of the last turn (plan.h).
+  // `sequences` come from OpenSequences.
   RunningRequest(Engine& engine, std::unique_ptr<AcceptedRequest> accepted,
-                 const std::vector<SequenceId>& sequences, std::uint64_t turn,
-                 TimePoint now);
+                 const std::vector<SequenceId>& sequences, TimePoint now);
   RunningRequest(const RunningRequest&) = delete;
   RunningRequest& operator=(const RunningRequest&) = delete;
   ~RunningRequest();
@@ -100,7 +99,7 @@ class RunningRequest {
 
   bool Prefilling() const { return fed_ < prefill_; }
   Span PrefillSpan(std::int64_t tokens) const;
-  void FinishPrefill(std::uint64_t turn);
+  void FinishPrefill();
   void TakeToken(std::int32_t index, SampledToken sample, const Turn& turn);
   void TakeScores(SpanResult& result, const Turn& turn);
   void NoteToken(Candidate& candidate, const Turn& turn);

@@ -244,8 +244,8 @@ bool Scheduler::Impl::AdmitOne(Accepted& accepted, TimePoint now) {
     return true;
   }
   inbox_->LeftQueue(std::ssize(accepted->request.prompt));
-  running_.push_back(std::make_unique<RunningRequest>(engine_, std::move(accepted),
-                                                      *sequences, turns_, now));
+  running_.push_back(
+      std::make_unique<RunningRequest>(engine_, std::move(accepted), *sequences, now));
   return true;
 }
 

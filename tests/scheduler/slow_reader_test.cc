@@ -2,8 +2,11 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <chrono>
+#include <cstdint>
 #include <string>
+#include <vector>
 
 #include "tests/scheduler/harness.h"
 
@@ -36,6 +39,23 @@ TEST_F(SlowReaderTest, ItsSequenceIsPausedAndNotTheBatch) {
   }
   EXPECT_EQ(slow.reader.tokens(), ExpectedTokens(slow_request));
   EXPECT_EQ(quick.reader.tokens(), ExpectedTokens(quick_request));
+  ExpectAtRest();
+}
+
+TEST_F(SlowReaderTest, CandidatesTogetherKeepTheBound) {
+  options.stream_buffer_tokens = 6;
+  Request request = Generation(5, 10);
+  request.num_candidates = 4;
+  auto submission = scheduler().Submit(request);
+  ASSERT_TRUE(submission.ok());
+  for (bool ended = false; !ended;) {
+    RunUntilIdle();
+    const TokenStream::Batch batch = submission->stream->Take();
+    EXPECT_LE(
+        std::ranges::count(batch.events, StreamEvent::Kind::kToken, &StreamEvent::kind),
+        6);
+    ended = batch.end.has_value();
+  }
   ExpectAtRest();
 }
 
@@ -92,6 +112,27 @@ TEST_F(SlowReaderTest, AMutePromptIsNotASlowReader) {
   RunUntilIdle();
   call.reader.Take();
   EXPECT_TRUE(call.reader.status().ok());
+}
+
+TEST_F(SlowReaderTest, MoreThatComeBackThanTheBudgetTakeTurns) {
+  options.stream_buffer_tokens = 1;
+  options.step_tokens = 3;
+  std::vector<Submitted> calls;
+  for (std::uint64_t seed = 0; seed < 8; ++seed) {
+    calls.push_back(Submit(Generation(1, 30, seed)));
+  }
+  RunUntilIdle();  // until all are paused
+  for (int step = 0; step < 40; ++step) {
+    std::size_t most = 0;
+    std::size_t least = 1000;
+    for (Submitted& call : calls) {
+      call.reader.Take();
+      most = std::max(most, call.reader.tokens().size());
+      least = std::min(least, call.reader.tokens().size());
+    }
+    ASSERT_LE(most - least, 1u) << "step " << step;
+    Step();
+  }
 }
 
 TEST_F(SlowReaderTest, CancelAndDeadlineEndAPausedRequest) {

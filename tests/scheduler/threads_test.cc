@@ -7,15 +7,19 @@
 #include <cstdint>
 #include <functional>
 #include <future>
+#include <memory>
+#include <optional>
 #include <thread>
+#include <utility>
 #include <vector>
 
+#include "scheduler/inbox.h"
 #include "tests/scheduler/harness.h"
 
 namespace goldfinch {
 namespace {
 
-using std::chrono::seconds;
+using std::chrono::milliseconds;
 
 class ThreadsTest : public ::testing::Test {
  protected:
@@ -51,45 +55,74 @@ TEST_F(ThreadsTest, ASleepingSchedulerWakesForAReaderThatMadeRoom) {
   EXPECT_EQ(reader.tokens(), ExpectedTokens(request));
 }
 
-TEST_F(ThreadsTest, ASleepingSchedulerWakesForADeadlineAndForASlowReader) {
+// Fulfils a promise when its candidate, and so the request, is gone: for a reader that
+// takes nothing before.
+class GoneSignal final : public StopCondition {
+ public:
+  explicit GoneSignal(std::shared_ptr<std::promise<void>> gone)
+      : gone_(std::move(gone)) {}
+  ~GoneSignal() override { gone_->set_value(); }
+  int Push(TokenId) override { return -1; }
+
+ private:
+  // Shared: set_value may still be returning when the waiting thread is done.
+  const std::shared_ptr<std::promise<void>> gone_;
+};
+
+// Runs a request that nobody reads, on a stream of one token, until it is gone.
+absl::Status StatusUnread(Scheduler& scheduler, Request request) {
+  auto gone = std::make_shared<std::promise<void>>();
+  request.make_stop_condition = [gone] { return std::make_unique<GoneSignal>(gone); };
+  auto submission = scheduler.Submit(std::move(request));
+  if (!submission.ok()) return submission.status();
+  gone->get_future().wait();
+  Reader reader(submission->stream);
+  reader.TakeUntilEnd();
+  return reader.status();
+}
+
+TEST_F(ThreadsTest, ASleepingSchedulerWakesToEndASlowReader) {
   options.stream_buffer_tokens = 1;
-  options.slow_reader = std::chrono::milliseconds(20);
+  options.slow_reader = milliseconds(20);
   Scheduler scheduler(engine, options, clock, observer);
   scheduler.Start();
-  std::promise<void> slow_ended;
-  std::promise<void> late_ended;
-  // Its reader takes nothing until its stop condition, and so the request, is gone.
-  Request slow = Generation(5, 200, 1);
-  slow.make_stop_condition = [&] {
-    struct Watch final : StopCondition {
-      explicit Watch(std::promise<void>& p) : promise(p) {}
-      ~Watch() override { promise.set_value(); }
-      int Push(TokenId) override { return -1; }
-      std::promise<void>& promise;
-    };
-    return std::make_unique<Watch>(slow_ended);
-  };
-  auto slow_submission = scheduler.Submit(slow);
-  ASSERT_TRUE(slow_submission.ok());
-  slow_ended.get_future().wait();
-  Reader slow_reader(slow_submission->stream);
-  slow_reader.TakeUntilEnd();
-  EXPECT_TRUE(absl::IsAborted(slow_reader.status()));
+  EXPECT_TRUE(absl::IsAborted(StatusUnread(scheduler, Generation(5, 200))));
+}
 
-  // A request that waits for its only slot, behind one that is paused.
-  options.slow_reader = seconds(1000);
+TEST_F(ThreadsTest, ASleepingSchedulerWakesForTheDeadlineOfAPausedRequest) {
+  options.stream_buffer_tokens = 1;
+  Scheduler scheduler(engine, options, clock, observer);
+  scheduler.Start();
+  Request request = Generation(5, 200);
+  // Long enough to be admitted in on a busy machine; late in any case it is.
+  request.deadline = clock.Now() + milliseconds(500);
+  EXPECT_TRUE(absl::IsDeadlineExceeded(StatusUnread(scheduler, request)));
+}
+
+TEST_F(ThreadsTest, ASleepingSchedulerWakesForADeadlineInTheQueue) {
+  options.stream_buffer_tokens = 1;
   FakeEngine narrow({.num_slots = 1});
-  Scheduler waiting(narrow, options, clock, observer);
-  waiting.Start();
-  auto paused = waiting.Submit(Generation(5, 200, 1));
+  Scheduler scheduler(narrow, options, clock, observer);
+  scheduler.Start();
+  auto paused = scheduler.Submit(Generation(5, 200, 1));  // keeps the only slot
   ASSERT_TRUE(paused.ok());
-  Request late = Generation(5, 200, 2);
-  late.deadline = clock.Now() + std::chrono::milliseconds(20);
-  auto late_submission = waiting.Submit(late);
-  ASSERT_TRUE(late_submission.ok());
-  Reader late_reader(late_submission->stream);
-  late_reader.TakeUntilEnd();
-  EXPECT_TRUE(absl::IsDeadlineExceeded(late_reader.status()));
+  Request request = Generation(5, 200, 2);
+  request.deadline = clock.Now() + milliseconds(20);
+  auto late = scheduler.Submit(request);
+  ASSERT_TRUE(late.ok());
+  Reader reader(late->stream);
+  reader.TakeUntilEnd();
+  EXPECT_TRUE(absl::IsDeadlineExceeded(reader.status()));
+}
+
+// A wake that outlived its Wait would make the idle step thread spin.
+TEST(InboxTest, AWakeEndsOneWaitAndTheNextSleepsItsTime) {
+  Inbox inbox({.requests = 1, .tokens = 1});
+  inbox.Wake();
+  inbox.Wait(std::nullopt);
+  const TimePoint until = SteadyClock().Now() + milliseconds(20);
+  inbox.Wait(until);
+  EXPECT_GE(SteadyClock().Now(), until);
 }
 
 TEST_F(ThreadsTest, CancelReachesARequestWhoseStepIsRunning) {

@@ -106,6 +106,16 @@ TEST(TokenStreamTest, ReadyIsCalledWhenThereWasNothingToTakeBefore) {
   EXPECT_EQ(calls, 3);
 }
 
+TEST(TokenStreamTest, ReadyIsNotCalledForAnEndBehindEventsNotYetTaken) {
+  TokenStream stream(8);
+  int calls = 0;
+  stream.SetReadyCallback([&] { ++calls; });
+  stream.Push(Token(1));
+  stream.End(absl::OkStatus());
+  EXPECT_EQ(calls, 1);
+  EXPECT_TRUE(stream.Take().end);
+}
+
 TEST(TokenStreamTest, ReadyIsCalledAtOnceForWhatIsAlreadyThere) {
   TokenStream stream(8);
   stream.Push(Token(1));
