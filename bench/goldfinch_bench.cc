@@ -35,6 +35,8 @@ struct Flags {
   std::string model;
   std::string cases = ".*";
   std::string compute_dtype = "bf16";
+  std::string weight_dtype = "auto";
+  std::string cache_dtype = "auto";
   std::string cpu_isa = "auto";
   double case_seconds = 60;
   int threads = 0;
@@ -63,7 +65,7 @@ class Bench {
         threads_(flags.threads > 0
                      ? flags.threads
                      : static_cast<int>(std::thread::hardware_concurrency())),
-        costs_(CostsOf(checkpoint_.config(), bf16_ ? 2 : 4)),
+        costs_(CostsOf(checkpoint_.config(), Bytes(flags))),
         only_(flags.cases) {}
 
   void Run() {
@@ -87,6 +89,13 @@ class Bench {
   }
 
  private:
+  static ElementBytes Bytes(const Flags& flags) {
+    const std::int64_t compute = flags.compute_dtype == "bf16" ? 2 : 4;
+    return {.compute = compute,
+            .weights = flags.weight_dtype == "int8" ? 1 : compute,
+            .cache = flags.cache_dtype == "int8" ? 1 : compute};
+  }
+
   bool Wanted(const std::string& name) const { return std::regex_search(name, only_); }
 
   // One engine at a time: two would not fit.
@@ -94,6 +103,8 @@ class Bench {
     engine_.reset();
     ModelEngineOptions options;
     options.compute_type = bf16_ ? ComputeType::kBf16 : ComputeType::kF32;
+    if (flags_.weight_dtype == "int8") options.weight_storage = StorageType::kInt8;
+    if (flags_.cache_dtype == "int8") options.cache_storage = StorageType::kInt8;
     options.num_threads = threads_;
     options.cpu_isa = flags_.cpu_isa;
     options.max_sequences = sequences;
@@ -232,7 +243,9 @@ class Bench {
 
   void FillCache(ModelEngine& engine, SequenceId id, std::int64_t context) {
     const std::vector<TokenId> tokens = RandomTokens(context);
-    const auto key_bytes = static_cast<std::size_t>(costs_.cache_bytes - 4);
+    const std::int64_t token_bytes = checkpoint_.config().vocab_size <= 65536 ? 2 : 4;
+    const auto key_bytes =
+        static_cast<std::size_t>(engine.cache_bytes_per_token() - token_bytes);
     // 0.25 in bf16 and about that in float32, whatever the type.
     std::vector<std::byte> keys(tokens.size() * key_bytes);
     for (std::size_t i = 0; i < keys.size(); ++i)
@@ -308,6 +321,12 @@ int Main(int argc, char** argv) {
       ->capture_default_str();
   app.add_option("--compute_dtype", flags.compute_dtype)
       ->check(CLI::IsMember({"f32", "bf16"}))
+      ->capture_default_str();
+  app.add_option("--weight_dtype", flags.weight_dtype, "auto: the compute type")
+      ->check(CLI::IsMember({"auto", "int8"}))
+      ->capture_default_str();
+  app.add_option("--cache_dtype", flags.cache_dtype, "auto: the compute type")
+      ->check(CLI::IsMember({"auto", "int8"}))
       ->capture_default_str();
   app.add_option("--cpu_isa", flags.cpu_isa)->capture_default_str();
   app.add_option("--case_seconds", flags.case_seconds, "skip what would take longer")

@@ -24,16 +24,19 @@ absl::StatusOr<ModelConfig> ConfigOfShape(const std::string& shape) {
       R"("use_v2":1,"rope":null})"));
 }
 
-ShapeCosts CostsOf(const ModelConfig& config, std::int64_t element_bytes) {
+ShapeCosts CostsOf(const ModelConfig& config, const ElementBytes& element) {
   ShapeCosts costs;
-  const auto bytes = static_cast<double>(element_bytes);
+  const auto bytes = static_cast<double>(element.compute);
   for (const ExpectedTensor& tensor : ExpectedTensors(config)) {
     const std::string_view name = tensor.name;
     if (name == "emb.weight" || name.find("time_faaaa") != name.npos) continue;
     double elements = 1;
     for (const std::int64_t extent : tensor.shape)
       elements *= static_cast<double>(extent);
-    costs.weight_bytes += elements * bytes;
+    const bool large = tensor.shape.size() == 2 && name.ends_with(".weight") &&
+                       !name.starts_with("w_kv_cache");
+    costs.weight_bytes +=
+        elements * (large ? static_cast<double>(element.weights) : bytes);
     // Products take two operations a weight; `value` of Finch-C2 is applied twice.
     int layer = -1;
     const bool in_block = std::sscanf(tensor.name.c_str(), "blocks.%d.", &layer) == 1;
@@ -48,7 +51,9 @@ ShapeCosts CostsOf(const ModelConfig& config, std::int64_t element_bytes) {
       4.0 * (config.num_recurrent() * double{1} * config.num_heads() * 64 * 64 +
              2.0 * config.n_layer * d);
   costs.expanded_bytes = 2 * d * bytes * config.num_gold();
-  costs.cache_bytes = 4 + config.compressed_dim() * bytes;
+  costs.cache_bytes = static_cast<double>((config.vocab_size <= 65536 ? 2 : 4) +
+                                          config.compressed_dim() * element.cache +
+                                          (element.cache == 1 ? 2 : 0));
   return costs;
 }
 

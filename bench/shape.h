@@ -21,6 +21,14 @@ struct ShapeCosts {
   double cache_bytes = 0;     // of one token
 };
 
-ShapeCosts CostsOf(const ModelConfig& config, std::int64_t element_bytes);
+// Bytes of an element: of the compute type, of the large matrices (1: int8) and of
+// compressed keys (1: int8, with a scale of two bytes a row).
+struct ElementBytes {
+  std::int64_t compute = 2;
+  std::int64_t weights = 2;
+  std::int64_t cache = 2;
+};
+
+ShapeCosts CostsOf(const ModelConfig& config, const ElementBytes& bytes);
 
 }  // namespace goldfinch

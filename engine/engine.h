@@ -33,8 +33,8 @@ struct EngineInfo {
   std::int32_t num_slots = 0;        // sequences that can be open at once
   std::int32_t max_step_tokens = 0;  // rows in one Forward
   std::string compute_dtype;         // "f32" or "bf16"
-  // Backend, instruction-set path, dtypes and kernel version: equal ids promise equal
-  // bits.
+  // Backend, instruction-set path, kernel version, dtypes and page size: equal ids
+  // promise equal bits.
   std::string numerics_id;
   std::string model_fingerprint;  // 16 hexadecimal digits over config and weights
 

@@ -42,7 +42,6 @@ class ModelEngineImpl final : public ModelEngine {
         model_(*backend_, checkpoint, type, limits),
         info_(std::move(info)),
         num_parameters_(checkpoint.num_parameters()),
-        type_(type),
         pool_(info_.num_pages),
         sequences_(static_cast<std::size_t>(limits.num_slots)) {
     for (std::int32_t slot = info_.num_slots - 1; slot >= 0; --slot)
@@ -54,11 +53,7 @@ class ModelEngineImpl final : public ModelEngine {
   const EngineInfo& info() const override { return info_; }
   const ModelConfig& config() const override { return model_.config(); }
   std::int64_t num_parameters() const override { return num_parameters_; }
-  std::int64_t cache_bytes_per_token() const override {
-    if (info_.num_pages == 0) return 0;
-    return static_cast<std::int64_t>(sizeof(std::int32_t)) +
-           config().compressed_dim() * SizeOf(type_);
-  }
+  std::int64_t cache_bytes_per_token() const override { return model_.cache_row_bytes(); }
   std::int64_t state_bytes_per_sequence() const override { return model_.state_bytes(); }
   EngineUsage usage() const override {
     return {
@@ -110,7 +105,6 @@ class ModelEngineImpl final : public ModelEngine {
   Model model_;
   const EngineInfo info_;
   const std::int64_t num_parameters_;
-  const DType type_;
   PagePool pool_;
   std::vector<Sequence> sequences_;
   std::vector<std::int32_t> free_slots_;
@@ -301,12 +295,16 @@ absl::Status CheckOptions(const ModelEngineOptions& options) {
        {bounded("threads", options.num_threads, 0, 1024),
         bounded("max_sequences", options.max_sequences, 1, 1 << 20),
         bounded("step_tokens", options.max_step_tokens, 1, 1 << 20),
-        bounded("page_tokens", options.page_tokens, 1, GoldCache::kMaxTargets),
+        bounded("page_tokens", options.page_tokens, 1, kMaxPageTokens),
         bounded("cache_bytes", options.cache_bytes, 1, std::int64_t{1} << 50),
         bounded("expanded_bytes", options.expanded_bytes, 0, std::int64_t{1} << 50)}) {
     if (!status.ok()) return status;
   }
   return absl::OkStatus();
+}
+
+DType StoredAs(StorageType storage, DType compute) {
+  return storage == StorageType::kInt8 ? DType::kI8 : compute;
 }
 
 // Pages and tiles that fit the byte limits.
@@ -315,11 +313,12 @@ absl::StatusOr<ModelLimits> Limits(const ModelEngineOptions& options,
   ModelLimits limits{.max_rows = std::max(options.max_step_tokens, options.max_sequences),
                      .num_slots = options.max_sequences,
                      .page_tokens = options.page_tokens,
-                     .max_logit_rows = kLogitRows};
+                     .max_logit_rows = kLogitRows,
+                     .weight_storage = StoredAs(options.weight_storage, type),
+                     .cache_storage = StoredAs(options.cache_storage, type)};
   if (config.num_gold() == 0) return limits;
   const std::int64_t page_bytes =
-      options.page_tokens * (static_cast<std::int64_t>(sizeof(std::int32_t)) +
-                             config.compressed_dim() * SizeOf(type));
+      options.page_tokens * GoldCache::RowBytes(config, limits.cache_storage);
   limits.num_pages = std::min<std::int64_t>(options.cache_bytes / page_bytes, 1 << 30);
   if (limits.num_pages < 1)
     return absl::InvalidArgumentError(absl::StrCat("cache_bytes is ", options.cache_bytes,
@@ -359,7 +358,12 @@ absl::StatusOr<std::unique_ptr<ModelEngine>> ModelEngine::Create(
                   .num_slots = options.max_sequences,
                   .max_step_tokens = static_cast<std::int32_t>(limits->max_rows),
                   .compute_dtype = name,
-                  .numerics_id = absl::StrCat((*backend)->numerics(), "-", name),
+                  .numerics_id = absl::StrCat(
+                      (*backend)->numerics(), "-", name,
+                      options.weight_storage == StorageType::kInt8 ? "-w8" : "",
+                      options.cache_storage == StorageType::kInt8 ? "-c8" : "",
+                      // Attention folds a page at a time.
+                      "-p", options.page_tokens),
                   .model_fingerprint = checkpoint.fingerprint()};
   try {
     return std::make_unique<ModelEngineImpl>(*std::move(backend), checkpoint, type,

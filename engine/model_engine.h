@@ -22,7 +22,9 @@ struct ModelEngineOptions {
   std::string model_dir;  // holds config.json and model.safetensors
   // Unset: bf16 when the weights are stored in bf16, else f32.
   std::optional<ComputeType> compute_type;
-  std::int32_t num_threads = 0;        // 0: one a hardware thread
+  StorageType weight_storage = StorageType::kCompute;  // of the large matrices
+  StorageType cache_storage = StorageType::kCompute;   // of compressed keys
+  std::int32_t num_threads = 0;                        // 0: one a hardware thread
   std::string cpu_isa = "auto";        // "auto", "plain", "avx2", "avx512", "avx512_bf16"
   std::int64_t cache_bytes = 1 << 30;  // pool of compressed pages
   std::int64_t expanded_bytes = 1 << 30;  // arena of expanded keys and values
@@ -47,8 +49,8 @@ class ModelEngine : public Engine {
   virtual std::int64_t state_bytes_per_sequence() const = 0;
 
   // Appends tokens with their compressed keys to a sequence without computing anything;
-  // the recurrent state stays as it is. `keys` are [tokens, D/R] in the compute type,
-  // as the cache holds them. The sequence has room for them (CHECK).
+  // the recurrent state stays as it is. A key is D/R elements as the cache holds
+  // them, in int8 followed by its bf16 scale. The sequence has room (CHECK).
   virtual void WriteCache(SequenceId sequence, std::span<const TokenId> tokens,
                           std::span<const std::byte> keys) = 0;
 

@@ -1,10 +1,11 @@
 // How the next token is chosen from a row of logits.
 //
-// Order of operations (the public contract, see proto/goldfinch/v1/generation_service.proto):
-// log-probabilities are of the raw logits; then logit_bias and the min_tokens ban;
-// repetition, frequency and presence penalties; temperature; min_p; top_k; top_p.
-// Randomness is counter-based: the draw is a pure function of (seed, candidate, number
-// of tokens generated so far), so a sequence can be stopped, moved and continued.
+// Order of operations (the public contract, see
+// proto/goldfinch/v1/generation_service.proto): log-probabilities are of the raw logits;
+// then logit_bias and the min_tokens ban; repetition, frequency and presence penalties;
+// temperature; min_p; top_k; top_p. Randomness is counter-based: the draw is a pure
+// function of (seed, candidate, number of tokens generated so far), so a sequence can be
+// stopped, moved and continued.
 #pragma once
 
 #include <cstdint>

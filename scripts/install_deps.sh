@@ -9,7 +9,7 @@ packages=(
   libabsl-dev prometheus-cpp-dev zlib1g-dev libcurl4-openssl-dev
   libcli11-dev libgtest-dev libgmock-dev libbenchmark-dev
   libdnnl-dev nlohmann-json3-dev libspdlog-dev libxxhash-dev
-  curl python3 python3-numpy
+  curl python3 python3-numpy python3-yaml
 )
 
 missing=()

@@ -74,7 +74,10 @@ class Backend {
   virtual void Zero(void* device, std::int64_t bytes) = 0;
   virtual void Synchronize() = 0;
 
-  virtual std::unique_ptr<PackedWeights> Pack(const HostMatrix& weights, DType type) = 0;
+  // Weights for inputs of type `type`. With `storage` kI8 they are kept in int8, one
+  // scale an output: the largest magnitude / 127.
+  virtual std::unique_ptr<PackedWeights> Pack(const HostMatrix& weights, DType type,
+                                              DType storage) = 0;
 
   // y[rows, out] float32 = x[rows, in] W^T. x has the type W was packed for.
   virtual void Gemm(const Matrix& x, const PackedWeights& w, const Matrix& y) = 0;
@@ -115,9 +118,15 @@ class Backend {
                            const Matrix& out) = 0;
   // to[index[i]] = from[i], or, gathering, to[i] = from[index[i]].
   virtual void ScatterTokens(const std::int32_t* from, const std::int64_t* index,
-                             std::int64_t count, std::int32_t* to) = 0;
-  virtual void GatherTokens(const std::int32_t* from, const std::int64_t* index,
+                             std::int64_t count, const TokenStore& to) = 0;
+  virtual void GatherTokens(const TokenStore& from, const std::int64_t* index,
                             std::int64_t count, std::int32_t* to) = 0;
+  // ScatterRows and GatherRows of rows kept in int8 with a bf16 scale each: a row's
+  // scale is its largest magnitude / 127, its elements round(x / scale).
+  virtual void ScatterQuantized(const Matrix& in, const std::int64_t* index,
+                                const Matrix& out, std::uint16_t* scales) = 0;
+  virtual void GatherQuantized(const Matrix& in, const std::uint16_t* scales,
+                               const std::int64_t* index, const Matrix& out) = 0;
   // Rotates adjacent pairs of every head of 64 by position[i] * frequency[pair];
   // frequency is [32], angles are float64.
   virtual void Rope(const Matrix& x, const std::int64_t* position,

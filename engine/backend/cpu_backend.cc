@@ -51,9 +51,10 @@ class CpuBackend final : public Backend {
   }
   void Synchronize() override {}
 
-  std::unique_ptr<PackedWeights> Pack(const HostMatrix& weights, DType type) override {
+  std::unique_ptr<PackedWeights> Pack(const HostMatrix& weights, DType type,
+                                      DType storage) override {
     const bool pairs = type == DType::kBf16 && kernels_.bf16_pairs;
-    return PackForCpu(weights, type, pairs, pool_);
+    return PackForCpu(weights, type, storage, pairs, pool_);
   }
 
   void Gemm(const Matrix& x, const PackedWeights& weights, const Matrix& y) override;
@@ -114,12 +115,32 @@ class CpuBackend final : public Backend {
     });
   }
   void ScatterTokens(const std::int32_t* from, const std::int64_t* index,
-                     std::int64_t count, std::int32_t* to) override {
-    for (std::int64_t i = 0; i < count; ++i) to[index[i]] = from[i];
+                     std::int64_t count, const TokenStore& to) override {
+    for (std::int64_t i = 0; i < count; ++i) {
+      if (to.narrow)
+        static_cast<std::uint16_t*>(to.data)[index[i]] =
+            static_cast<std::uint16_t>(from[i]);
+      else
+        static_cast<std::int32_t*>(to.data)[index[i]] = from[i];
+    }
   }
-  void GatherTokens(const std::int32_t* from, const std::int64_t* index,
-                    std::int64_t count, std::int32_t* to) override {
-    for (std::int64_t i = 0; i < count; ++i) to[i] = from[index[i]];
+  void GatherTokens(const TokenStore& from, const std::int64_t* index, std::int64_t count,
+                    std::int32_t* to) override {
+    for (std::int64_t i = 0; i < count; ++i)
+      to[i] = from.narrow ? static_cast<const std::uint16_t*>(from.data)[index[i]]
+                          : static_cast<const std::int32_t*>(from.data)[index[i]];
+  }
+  void ScatterQuantized(const Matrix& in, const std::int64_t* index, const Matrix& out,
+                        std::uint16_t* scales) override {
+    ForRows(in, [&](auto begin, auto end) {
+      kernels_.scatter_quantized(in, index, out, scales, begin, end);
+    });
+  }
+  void GatherQuantized(const Matrix& in, const std::uint16_t* scales,
+                       const std::int64_t* index, const Matrix& out) override {
+    ForRows(out, [&](auto begin, auto end) {
+      kernels_.gather_quantized(in, scales, index, out, begin, end);
+    });
   }
   void Rope(const Matrix& x, const std::int64_t* position,
             const double* frequency) override {
@@ -157,7 +178,7 @@ class CpuBackend final : public Backend {
 void CpuBackend::Gemm(const Matrix& x, const PackedWeights& weights, const Matrix& y) {
   const GemmPanels& w = static_cast<const CpuPackedWeights&>(weights).panels();
   GOLDFINCH_CHECK(x.type == w.type && x.cols == w.in && y.cols == w.out &&
-                  x.rows == y.rows && y.type == DType::kF32);
+                  x.rows == y.rows && y.type == DType::kF32 && w.in > 0);
   if (x.rows == 0) return;
   const std::int64_t panels = (w.out + kPanelColumns - 1) / kPanelColumns;
   // Few panels: cut the rows too, so that a narrow product of many rows has pieces for
@@ -185,6 +206,7 @@ void CpuBackend::NormShift(const Matrix& x, const NormWeights& norm, float* stat
   pool_.ParallelFor(spans.count, grain, [&](auto begin, auto end) {
     for (std::int64_t span = begin; span < end; ++span) {
       const std::int64_t first = spans.begin[span], last = spans.begin[span + 1] - 1;
+      GOLDFINCH_CHECK(first <= last);
       float* carried = state + spans.slot[span] * cur.cols;
       std::memcpy(prev.f32(first), carried, bytes);
       for (std::int64_t row = first; row < last; ++row)

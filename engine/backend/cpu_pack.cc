@@ -3,6 +3,7 @@
 #include <sys/mman.h>
 
 #include <algorithm>
+#include <cmath>
 #include <cstring>
 #include <new>
 #include <span>
@@ -67,21 +68,35 @@ std::size_t PanelIndex(const GemmPanels& panels, std::int64_t n, std::int64_t k)
   return static_cast<std::size_t>(index);
 }
 
+void StoreElement(const GemmPanels& panels, float value, float scale, std::byte* out) {
+  if (panels.storage == DType::kF32) {
+    std::memcpy(out, &value, sizeof value);
+  } else if (panels.storage == DType::kBf16) {
+    const std::uint16_t rounded = RoundToBf16(value);
+    std::memcpy(out, &rounded, sizeof rounded);
+  } else {
+    const float units = scale > 0 ? std::nearbyint(value / scale) : 0.0f;
+    *out = static_cast<std::byte>(
+        static_cast<std::int8_t>(std::clamp(units, -127.0f, 127.0f)));
+  }
+}
+
+// `scales` is of the whole matrix; kI8 only.
 void PackPanel(const HostMatrix& weights, const GemmPanels& panels, std::int64_t panel,
-               std::byte* out) {
+               std::byte* out, float* scales) {
   const std::int64_t first = panel * kPanelColumns;
   const std::int64_t count = std::min(kPanelColumns, panels.out - first);
+  const auto size = static_cast<std::size_t>(SizeOf(panels.storage));
   for (std::int64_t n = 0; n < count; ++n) {
-    for (std::int64_t k = 0; k < panels.in; ++k) {
-      const float value = Element(weights, first + n, k);
-      const std::size_t at = PanelIndex(panels, n, k);
-      if (panels.type == DType::kF32) {
-        std::memcpy(out + at * sizeof(float), &value, sizeof value);
-      } else {
-        const std::uint16_t rounded = RoundToBf16(value);
-        std::memcpy(out + at * sizeof rounded, &rounded, sizeof rounded);
-      }
+    float scale = 0;
+    if (panels.storage == DType::kI8) {
+      for (std::int64_t k = 0; k < panels.in; ++k)
+        scale = std::max(scale, std::abs(Element(weights, first + n, k)) / 127.0f);
+      scales[first + n] = scale;
     }
+    for (std::int64_t k = 0; k < panels.in; ++k)
+      StoreElement(panels, Element(weights, first + n, k), scale,
+                   out + PanelIndex(panels, n, k) * size);
   }
 }
 
@@ -93,21 +108,30 @@ std::unique_ptr<DeviceMemory> AllocateHostMemory(std::int64_t bytes) {
 }
 
 std::unique_ptr<PackedWeights> PackForCpu(const HostMatrix& weights, DType type,
-                                          bool pairs, ThreadPool& pool) {
+                                          DType storage, bool pairs, ThreadPool& pool) {
+  GOLDFINCH_CHECK(storage == type || storage == DType::kI8);
   GemmPanels panels;
   panels.type = type;
+  panels.storage = storage;
   panels.pairs = pairs;
   panels.in = weights.cols;
   panels.out = weights.rows;
   const std::int64_t padded_in = pairs ? (weights.cols + 1) / 2 * 2 : weights.cols;
-  panels.panel_bytes = padded_in * kPanelColumns * SizeOf(type);
+  panels.panel_bytes = padded_in * kPanelColumns * SizeOf(storage);
   const std::int64_t count = (weights.rows + kPanelColumns - 1) / kPanelColumns;
-  std::unique_ptr<DeviceMemory> memory = AllocateHostMemory(count * panels.panel_bytes);
+  const std::int64_t panel_bytes = count * panels.panel_bytes;
+  const std::int64_t scale_bytes =
+      storage == DType::kI8
+          ? count * kPanelColumns * static_cast<std::int64_t>(sizeof(float))
+          : 0;
+  std::unique_ptr<DeviceMemory> memory = AllocateHostMemory(panel_bytes + scale_bytes);
   auto* bytes = static_cast<std::byte*>(memory->data());
+  auto* scales = reinterpret_cast<float*>(bytes + panel_bytes);
   panels.data = bytes;
+  if (storage == DType::kI8) panels.scales = scales;
   pool.ParallelFor(count, 1, [&](std::int64_t begin, std::int64_t end) {
     for (std::int64_t panel = begin; panel < end; ++panel)
-      PackPanel(weights, panels, panel, bytes + panel * panels.panel_bytes);
+      PackPanel(weights, panels, panel, bytes + panel * panels.panel_bytes, scales);
   });
   return std::make_unique<CpuPackedWeights>(panels, std::move(memory));
 }

@@ -15,6 +15,7 @@ std::unique_ptr<DeviceMemory> AllocateHostMemory(std::int64_t bytes);
 
 class CpuPackedWeights final : public PackedWeights {
  public:
+  // `memory` holds what `panels` points to.
   CpuPackedWeights(const GemmPanels& panels, std::unique_ptr<DeviceMemory> memory)
       : PackedWeights(panels.out, panels.in),
         panels_(panels),
@@ -26,9 +27,9 @@ class CpuPackedWeights final : public PackedWeights {
   const std::unique_ptr<DeviceMemory> memory_;
 };
 
-// Panels as kernels.h describes them; weights are rounded to `type` when they are
-// stored wider.
+// Panels as kernels.h describes them; weights are rounded to `storage` (`type` or kI8)
+// when the file has them wider.
 std::unique_ptr<PackedWeights> PackForCpu(const HostMatrix& weights, DType type,
-                                          bool pairs, ThreadPool& pool);
+                                          DType storage, bool pairs, ThreadPool& pool);
 
 }  // namespace goldfinch

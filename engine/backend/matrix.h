@@ -6,9 +6,11 @@
 
 namespace goldfinch {
 
-enum class DType : std::uint8_t { kF32, kBf16 };
+enum class DType : std::uint8_t { kF32, kBf16, kI8 };
 
-constexpr std::int64_t SizeOf(DType type) { return type == DType::kF32 ? 4 : 2; }
+constexpr std::int64_t SizeOf(DType type) {
+  return type == DType::kF32 ? 4 : type == DType::kBf16 ? 2 : 1;
+}
 
 // Row-major [rows, cols]; element (i, j) is at data[i * stride + j].
 struct Matrix {
@@ -21,6 +23,10 @@ struct Matrix {
   float* f32(std::int64_t row) const { return static_cast<float*>(data) + row * stride; }
   std::uint16_t* bf16(std::int64_t row) const {
     return static_cast<std::uint16_t*>(data) + row * stride;
+  }
+
+  std::int8_t* i8(std::int64_t row) const {
+    return static_cast<std::int8_t*>(data) + row * stride;
   }
 
   // The first `count` rows.

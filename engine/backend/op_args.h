@@ -23,6 +23,12 @@ struct RowSpans {
   const std::int32_t* slot = nullptr;   // [count]
 };
 
+// Token ids as a cache stores them: two bytes each where the vocabulary allows it.
+struct TokenStore {
+  void* data = nullptr;
+  bool narrow = false;  // uint16, else int32
+};
+
 // y = S r [+ v (u k . r)];  S = S diag(w) + v k^T, per head. See kernels/cpu/wkv.cc.
 struct WkvArgs {
   Matrix r = {}, k = {}, v = {}, w = {};  // [rows, heads * 64]
@@ -45,10 +51,13 @@ struct AddNormArgs {
 
 // Expanded keys and values: tile t of one layer is [page_tokens, A] keys and as many
 // values.
+// Most tokens of a page: kernels keep that many weights on their stack.
+inline constexpr std::int64_t kMaxPageTokens = 256;
+
 struct KvTiles {
-  Matrix keys = {};    // [tiles * page_tokens, A], compute type
-  Matrix values = {};  // the same
-  std::int64_t page_tokens = 0;
+  Matrix keys = {};              // [tiles * page_tokens, A], compute type
+  Matrix values = {};            // the same, stride included
+  std::int64_t page_tokens = 0;  // at most kMaxPageTokens
 };
 
 // Causal attention of query rows over tiles, continuing earlier calls: tiles come in

@@ -14,6 +14,10 @@ namespace goldfinch {
 // float32 in both.
 enum class ComputeType { kF32, kBf16 };
 
+// What the large matrices, or the compressed keys, are kept in: the compute type, or
+// int8 with a scale an output, or a row. docs/quantization.md has what it costs.
+enum class StorageType { kCompute, kInt8 };
+
 // How the recurrent layers mix time.
 enum class TimeMix { kFinch, kFinchC2 };  // "x060", "x060c2"
 
@@ -27,15 +31,15 @@ struct ModelConfig {
   TimeMix tmix = TimeMix::kFinchC2;
   bool gold = true;  // tmix2 = "gold"; false: "", every layer is recurrent, no cache
   std::int32_t n_layer = 0;
-  std::int32_t n_embd = 0;        // D, a multiple of head_size
+  std::int32_t n_embd = 0;  // D, a multiple of head_size
   std::int32_t vocab_size = 0;
-  std::int32_t dim_att = 0;       // A, a multiple of head_size; = D with GOLD layers
-  std::int32_t dim_ffn = 0;       // F; a config's 0 is already resolved
+  std::int32_t dim_att = 0;  // A, a multiple of head_size; = D with GOLD layers
+  std::int32_t dim_ffn = 0;  // F; a config's 0 is already resolved
   std::int32_t head_size = 64;
   double head_size_divisor = 8;
   std::int32_t inv_other_layer_ratio = 3;
   std::int32_t kv_cache_compression_ratio = 16;
-  std::int32_t ctx_len = 0;       // training length, not a limit
+  std::int32_t ctx_len = 0;  // training length, not a limit
   bool use_one_minus_w = true;
   bool use_v2 = true;
   std::optional<Rope> rope;

@@ -10,6 +10,11 @@ namespace {
 
 constexpr Matrix kNone = {};
 constexpr std::int64_t kRopePairs = 32;
+constexpr std::int64_t kScaleBytes = sizeof(std::uint16_t);
+
+std::int64_t TokenBytes(const ModelConfig& config) {
+  return config.vocab_size <= 65536 ? 2 : 4;
+}
 
 }  // namespace
 
@@ -19,9 +24,10 @@ GoldCache::GoldCache(DeviceArena& arena, const ModelConfig& config,
     : b_(arena.backend()), config_(config), weights_(weights), shape_(shape) {
   const std::int64_t d = config.n_embd, c = config.compressed_dim();
   const std::int64_t rows = shape.num_pages * shape.page_tokens;
-  tokens_ = static_cast<std::int32_t*>(
-      arena.TakeBytes(rows * static_cast<std::int64_t>(sizeof(std::int32_t))));
-  keys_ = arena.Take(rows, c, type);
+  tokens_ = {arena.TakeBytes(rows * TokenBytes(config)), TokenBytes(config) == 2};
+  keys_ = arena.Take(rows, c, shape.storage);
+  if (shape.storage == DType::kI8)
+    scales_ = static_cast<std::uint16_t*>(arena.TakeBytes(rows * kScaleBytes));
   const std::int64_t tile_rows = shape.num_tiles * shape.page_tokens;
   for (std::int32_t layer = 0; layer < config.num_gold(); ++layer)
     tiles_.push_back({.keys = arena.Take(tile_rows, d, type),
@@ -62,29 +68,49 @@ void GoldCache::Append(const Matrix& x, const std::int32_t* tokens,
     const std::int64_t count = std::min(kMaxTargets, x.rows - first);
     const Matrix c = kv_.Rows(count).Cols(0, keys_.cols);
     b_.Gemm(scratch.RowsFrom(first, count), *weights_.compress, c);
-    b_.ScatterRows(c, index + first, keys_);
+    if (scales_ != nullptr)
+      b_.ScatterQuantized(c, index + first, keys_, scales_);
+    else
+      b_.ScatterRows(c, index + first, keys_);
   }
   b_.ScatterTokens(tokens, index, x.rows, tokens_);
+}
+
+std::int64_t GoldCache::RowBytes(const ModelConfig& config, DType storage) {
+  return TokenBytes(config) + config.compressed_dim() * SizeOf(storage) +
+         (storage == DType::kI8 ? kScaleBytes : 0);
 }
 
 void GoldCache::WriteRows(std::int64_t row, std::span<const TokenId> tokens,
                           std::span<const std::byte> keys) {
   const auto count = static_cast<std::int64_t>(tokens.size());
-  const Matrix rows = keys_.RowsFrom(row, count);
-  GOLDFINCH_CHECK(static_cast<std::int64_t>(keys.size()) ==
-                  count * rows.stride * SizeOf(rows.type));
-  b_.CopyToDevice(tokens_ + row, tokens.data(),
-                  static_cast<std::int64_t>(tokens.size_bytes()));
-  b_.CopyToDevice(rows.data, keys.data(), static_cast<std::int64_t>(keys.size()));
+  const std::int64_t key_bytes = keys_.cols * SizeOf(keys_.type);
+  const std::int64_t stored_bytes = key_bytes + (scales_ != nullptr ? kScaleBytes : 0);
+  GOLDFINCH_CHECK(static_cast<std::int64_t>(keys.size()) == count * stored_bytes);
+  for (std::int64_t i = 0; i < count; ++i) {
+    const std::byte* key = keys.data() + i * stored_bytes;
+    const TokenId token = tokens[static_cast<std::size_t>(i)];
+    const auto narrow = static_cast<std::uint16_t>(token);
+    const void* stored = tokens_.narrow ? static_cast<const void*>(&narrow) : &token;
+    b_.CopyToDevice(TokenAt(row + i), stored, TokenBytes(config_));
+    b_.CopyToDevice(keys_.RowsFrom(row + i, 1).data, key, key_bytes);
+    if (scales_ != nullptr)
+      b_.CopyToDevice(scales_ + row + i, key + key_bytes, kScaleBytes);
+  }
+}
+
+void* GoldCache::TokenAt(std::int64_t row) const {
+  return static_cast<char*>(tokens_.data) + row * TokenBytes(config_);
 }
 
 void GoldCache::CopyPage(std::int32_t from, std::int32_t to) {
   const std::int64_t rows = shape_.page_tokens;
-  b_.CopyOnDevice(tokens_ + to * rows, tokens_ + from * rows,
-                  rows * static_cast<std::int64_t>(sizeof(std::int32_t)));
+  b_.CopyOnDevice(TokenAt(to * rows), TokenAt(from * rows), rows * TokenBytes(config_));
   b_.CopyOnDevice(keys_.RowsFrom(to * rows, rows).data,
                   keys_.RowsFrom(from * rows, rows).data,
                   rows * keys_.stride * SizeOf(keys_.type));
+  if (scales_ != nullptr)
+    b_.CopyOnDevice(scales_ + to * rows, scales_ + from * rows, rows * kScaleBytes);
 }
 
 void GoldCache::Decompress(std::span<const ExpandTarget> targets) {
@@ -122,7 +148,10 @@ void GoldCache::Decompress(std::span<const ExpandTarget> targets) {
   b_.EmbedNorm(source_tokens_, weights_.embedding, weights_.ln0, e);
   b_.RmsNorm(e, unit);
   b_.Activate(Activation::kNone, e, joined.Cols(0, d));
-  b_.GatherRows(keys_, source_row_.device(), joined.Cols(d, c));
+  if (scales_ != nullptr)
+    b_.GatherQuantized(keys_, scales_, source_row_.device(), joined.Cols(d, c));
+  else
+    b_.GatherRows(keys_, source_row_.device(), joined.Cols(d, c));
   b_.Gemm(joined, *weights_.decompress, kappa);
   b_.RmsNorm(kappa, kappa);
 

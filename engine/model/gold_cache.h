@@ -21,6 +21,7 @@
 namespace goldfinch {
 
 struct GoldCacheShape {
+  DType storage = DType::kBf16;  // of compressed keys: the compute type or kI8
   std::int64_t page_tokens = 0;
   std::int64_t num_pages = 0;
   std::int64_t num_tiles = 0;  // per layer
@@ -38,6 +39,7 @@ class GoldCache {
  public:
   // Targets of one Expand.
   static constexpr std::int64_t kMaxTargets = 256;
+  static_assert(kMaxTargets >= kMaxPageTokens);
 
   GoldCache(DeviceArena& arena, const ModelConfig& config, const ModelWeights& weights,
             DType type, const GoldCacheShape& shape, std::int64_t max_mix_width);
@@ -61,7 +63,12 @@ class GoldCache {
     return tiles_[static_cast<std::size_t>(gold_layer)];
   }
 
-  // Stores host tokens and keys at consecutive rows of one page.
+  // Bytes of the cache for one token.
+  std::int64_t row_bytes() const { return RowBytes(config_, shape_.storage); }
+  static std::int64_t RowBytes(const ModelConfig& config, DType storage);
+
+  // Stores host tokens and keys at consecutive rows of one page. A key is D/R elements
+  // of the storage type, then, in int8, its scale.
   void WriteRows(std::int64_t row, std::span<const TokenId> tokens,
                  std::span<const std::byte> keys);
 
@@ -69,6 +76,7 @@ class GoldCache {
   void CopyPage(std::int32_t from, std::int32_t to);
 
  private:
+  void* TokenAt(std::int64_t row) const;
   // e, c and from them n = rms(e) and kappa of every distinct token among the targets
   // and their predecessors; then each target's own rows and its predecessor's.
   void Decompress(std::span<const ExpandTarget> targets);
@@ -79,10 +87,11 @@ class GoldCache {
   const ModelWeights& weights_;
   const GoldCacheShape shape_;
 
-  std::int32_t* tokens_ = nullptr;  // [pages * page_tokens]
-  Matrix keys_;                     // [pages * page_tokens, D/R] compute type
-  std::vector<KvTiles> tiles_;      // one a GOLD layer
-  double* frequency_ = nullptr;     // rope, [32]
+  TokenStore tokens_;                // [pages * page_tokens]
+  Matrix keys_;                      // [pages * page_tokens, D/R]
+  std::uint16_t* scales_ = nullptr;  // [pages * page_tokens] bf16; int8 keys only
+  std::vector<KvTiles> tiles_;       // one a GOLD layer
+  double* frequency_ = nullptr;      // rope, [32]
 
   // Sources: distinct tokens of one Expand.
   StepArray<std::int64_t> source_row_;

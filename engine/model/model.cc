@@ -41,7 +41,7 @@ Model::Model(Backend& backend, const Checkpoint& checkpoint, DType type,
       config_(checkpoint.config()),
       type_(type),
       limits_(limits),
-      weights_(ModelWeights::Load(checkpoint, type, backend)) {
+      weights_(ModelWeights::Load(checkpoint, type, limits.weight_storage, backend)) {
   const std::int64_t rows = limits.max_rows, d = config_.n_embd;
   const std::int64_t width = MaxMixWidth(weights_);
   const auto floats = [this](std::int64_t count) {
@@ -63,6 +63,7 @@ Model::Model(Backend& backend, const Checkpoint& checkpoint, DType type,
   output_begin_.reserve(static_cast<std::size_t>(limits.num_slots));
   if (config_.num_gold() > 0) {
     const GoldCacheShape shape{
+        .storage = limits.cache_storage,
         .page_tokens = limits.page_tokens,
         .num_pages = limits.num_pages,
         .num_tiles = limits.arena_slots + GoldAttention::kScratchTiles};

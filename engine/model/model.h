@@ -35,8 +35,10 @@ struct ModelLimits {
   std::int64_t num_slots = 0;  // sequences
   std::int64_t page_tokens = 0;
   std::int64_t num_pages = 0;
-  std::int64_t arena_slots = 0;     // pages expanded at once
-  std::int64_t max_logit_rows = 0;  // rows of one Logits
+  std::int64_t arena_slots = 0;         // pages expanded at once
+  std::int64_t max_logit_rows = 0;      // rows of one Logits
+  DType weight_storage = DType::kBf16;  // the compute type or kI8
+  DType cache_storage = DType::kBf16;   // the same
 };
 
 // Consecutive tokens of one sequence, from `position` on.
@@ -59,6 +61,11 @@ class Model {
   void ClearSlot(std::int32_t slot);
   void CopySlot(std::int32_t from, std::int32_t to);
   void CopyPage(std::int32_t from, std::int32_t to) { cache_->CopyPage(from, to); }
+  // Bytes of the cache for one token; 0 without GOLD layers.
+  std::int64_t cache_row_bytes() const {
+    return cache_ == nullptr ? 0 : cache_->row_bytes();
+  }
+
   // Stores tokens and compressed keys as they are, from `position` on.
   void WriteCache(std::span<const std::int32_t> pages, std::int64_t position,
                   std::span<const TokenId> tokens, std::span<const std::byte> keys);

@@ -10,8 +10,13 @@ namespace {
 
 class Loader {
  public:
-  Loader(const Checkpoint& checkpoint, DType type, Backend& backend, ModelWeights& out)
-      : checkpoint_(checkpoint), type_(type), backend_(backend), out_(out) {}
+  Loader(const Checkpoint& checkpoint, DType type, DType storage, Backend& backend,
+         ModelWeights& out)
+      : checkpoint_(checkpoint),
+        type_(type),
+        storage_(storage),
+        backend_(backend),
+        out_(out) {}
 
   void Load() {
     const ModelConfig& config = checkpoint_.config();
@@ -20,8 +25,8 @@ class Loader {
     out_.ln_out = Norm("ln_out");
     out_.head = Pack("head.weight");
     if (config.num_gold() > 0) {
-      out_.compress = Pack("w_kv_cache_a.weight");
-      out_.decompress = Pack("w_kv_cache_b.weight");
+      out_.compress = PackAs("w_kv_cache_a.weight", type_);
+      out_.decompress = PackAs("w_kv_cache_b.weight", type_);
     }
     for (std::int32_t i = 0; i < config.n_layer; ++i) out_.layers.push_back(Layer(i));
   }
@@ -137,7 +142,8 @@ class Loader {
   }
 
   // Stored [out, in].
-  Linear Pack(const std::string& name) {
+  Linear Pack(const std::string& name) { return PackAs(name, storage_); }
+  Linear PackAs(const std::string& name, DType storage) {
     const StoredTensor& t = checkpoint_.Get(name);
     return backend_.Pack({.data = t.data,
                           .stored = t.type,
@@ -145,7 +151,7 @@ class Loader {
                           .cols = t.shape[1],
                           .row_stride = t.shape[1],
                           .col_stride = 1},
-                         type_);
+                         type_, storage);
   }
 
   // Stored [in, out].
@@ -167,7 +173,7 @@ class Loader {
                           .cols = in,
                           .row_stride = 1,
                           .col_stride = out},
-                         type_);
+                         type_, type_);
   }
 
   LowRank Pair(const std::string& stem) {
@@ -176,16 +182,17 @@ class Loader {
 
   const Checkpoint& checkpoint_;
   const DType type_;
+  const DType storage_;
   Backend& backend_;
   ModelWeights& out_;
 };
 
 }  // namespace
 
-ModelWeights ModelWeights::Load(const Checkpoint& checkpoint, DType type,
+ModelWeights ModelWeights::Load(const Checkpoint& checkpoint, DType type, DType storage,
                                 Backend& backend) {
   ModelWeights weights;
-  Loader(checkpoint, type, backend, weights).Load();
+  Loader(checkpoint, type, storage, backend, weights).Load();
   return weights;
 }
 

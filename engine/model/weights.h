@@ -75,7 +75,10 @@ struct ModelWeights {
   Linear head;        // [V, D]
   std::vector<std::unique_ptr<DeviceMemory>> memory;  // of the vectors and the embedding
 
-  static ModelWeights Load(const Checkpoint& checkpoint, DType type, Backend& backend);
+  // `storage` is `type` or kI8 and goes for the large matrices; low-rank pairs, the
+  // cache's compression and the embedding stay in `type`.
+  static ModelWeights Load(const Checkpoint& checkpoint, DType type, DType storage,
+                           Backend& backend);
 };
 
 }  // namespace goldfinch

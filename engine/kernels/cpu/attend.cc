@@ -20,7 +20,6 @@ namespace {
 inline constexpr std::int64_t kHead = 64;
 inline constexpr std::int64_t kCarry = kHead + 2;
 inline constexpr int kParts = kHead / kLanes;
-inline constexpr std::int64_t kMaxPage = 256;
 
 struct Fold {
   F32x16 sum[kParts];
@@ -53,7 +52,7 @@ GOLDFINCH_INLINE float Scores(const float* q, const T* keys, std::int64_t stride
 template <typename T>
 GOLDFINCH_INLINE void FoldTile(const float* q, const T* keys, const T* values,
                                std::int64_t stride, std::int64_t count, Fold& fold) {
-  alignas(64) float weight[kMaxPage];
+  alignas(64) float weight[kMaxPageTokens];
   const float tile_maximum = Scores(q, keys, stride, count, weight);
   const float maximum = tile_maximum <= fold.maximum ? fold.maximum : tile_maximum;
   const F32x16 correction = Exp(Splat(fold.maximum - maximum));

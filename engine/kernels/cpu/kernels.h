@@ -15,10 +15,12 @@ inline constexpr std::int64_t kPanelColumns = 32;
 
 // Weights of y = x W^T as panels of 32 outputs: panel p holds [in][32] values, or with
 // `pairs` [in / 2][32][2] (inputs k and k+1 side by side), inputs padded to even and
-// outputs to 32 with zeros.
+// outputs to 32 with zeros. In int8, y = (x Q^T) * scales with integers Q.
 struct GemmPanels {
   const void* data = nullptr;
-  DType type = DType::kF32;
+  DType type = DType::kF32;       // of x
+  DType storage = DType::kF32;    // of the panels: `type` or kI8
+  const float* scales = nullptr;  // [out padded to 32]; kI8 only
   bool pairs = false;
   std::int64_t in = 0;
   std::int64_t out = 0;
@@ -60,6 +62,12 @@ struct CpuKernels {
                       std::int64_t begin, std::int64_t end);
   void (*scatter_rows)(const Matrix& in, const std::int64_t* index, const Matrix& out,
                        std::int64_t begin, std::int64_t end);
+  void (*scatter_quantized)(const Matrix& in, const std::int64_t* index,
+                            const Matrix& out, std::uint16_t* scales, std::int64_t begin,
+                            std::int64_t end);
+  void (*gather_quantized)(const Matrix& in, const std::uint16_t* scales,
+                           const std::int64_t* index, const Matrix& out,
+                           std::int64_t begin, std::int64_t end);
   void (*rope)(const Matrix& x, const std::int64_t* position, const double* frequency,
                std::int64_t begin, std::int64_t end);
   // Task: row * heads + head.

@@ -34,6 +34,11 @@ void GatherRows(const Matrix& in, const std::int64_t* index, const Matrix& out,
                 std::int64_t begin, std::int64_t end);
 void ScatterRows(const Matrix& in, const std::int64_t* index, const Matrix& out,
                  std::int64_t begin, std::int64_t end);
+void ScatterQuantized(const Matrix& in, const std::int64_t* index, const Matrix& out,
+                      std::uint16_t* scales, std::int64_t begin, std::int64_t end);
+void GatherQuantized(const Matrix& in, const std::uint16_t* scales,
+                     const std::int64_t* index, const Matrix& out, std::int64_t begin,
+                     std::int64_t end);
 void Rope(const Matrix& x, const std::int64_t* position, const double* frequency,
           std::int64_t begin, std::int64_t end);
 void Attend(const AttendArgs& args, std::int64_t begin, std::int64_t end);

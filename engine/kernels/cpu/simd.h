@@ -29,6 +29,7 @@ using F32x16 = float __attribute__((vector_size(64)));
 using I32x16 = std::int32_t __attribute__((vector_size(64)));
 using U32x16 = std::uint32_t __attribute__((vector_size(64)));
 using U16x16 = std::uint16_t __attribute__((vector_size(32)));
+using I8x16 = std::int8_t __attribute__((vector_size(16)));
 
 #define GOLDFINCH_INLINE inline __attribute__((always_inline))
 
@@ -68,6 +69,12 @@ GOLDFINCH_INLINE void Store(F32x16 v, std::uint16_t* p) {
   const U32x16 chosen = v != v ? U32x16{} + 0x7fc0u : rounded;
   const U16x16 half = __builtin_convertvector(chosen, U16x16);
   __builtin_memcpy(p, &half, sizeof half);
+}
+
+GOLDFINCH_INLINE F32x16 Load(const std::int8_t* p) {
+  I8x16 quarter;
+  __builtin_memcpy(&quarter, p, sizeof quarter);
+  return __builtin_convertvector(__builtin_convertvector(quarter, I32x16), F32x16);
 }
 
 GOLDFINCH_INLINE F32x16 Max(F32x16 a, F32x16 b) { return a > b ? a : b; }

@@ -82,7 +82,7 @@ TEST_P(CpuMemoryTest, BitsDoNotDependOnTheNumberOfThreads) {
                           .rows = 300,
                           .cols = 96,
                           .row_stride = 96},
-                         DType::kF32);
+                         DType::kF32, DType::kF32);
       (*other)->Gemm(x->Rows(rows), *packed, *y);
       (*other)->RmsNorm(x->Rows(rows), *z);
       if (rows == 200) products.insert(y.Bits());

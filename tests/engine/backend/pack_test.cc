@@ -96,7 +96,7 @@ TEST_P(PackTest, EveryStoredTypeAndStrideGivesTheSameWeights) {
           // A header of odd length leaves the elements unaligned.
           for (const std::size_t shift : {0u, 1u, 3u}) {
             const Stored file(w, stored, transposed, shift);
-            const auto packed = backend().Pack(file.matrix, type);
+            const auto packed = backend().Pack(file.matrix, type, type);
             EXPECT_EQ(packed->out(), shape.out);
             EXPECT_EQ(packed->in(), shape.in);
             ExpectClose(Unpack(*packed, type), w, Grid(shape.out, shape.in));
@@ -110,8 +110,9 @@ TEST_P(PackTest, EveryStoredTypeAndStrideGivesTheSameWeights) {
 TEST_P(PackTest, WiderWeightsAreRoundedToNearestEven) {
   const Grid w = RandomGrid(40, 17, 1);
   const Stored file(w, StoredType::kF32, false, 1);
-  ExpectClose(Unpack(*backend().Pack(file.matrix, DType::kBf16), DType::kBf16),
-              Rounded(w, DType::kBf16), Grid(40, 17));
+  ExpectClose(
+      Unpack(*backend().Pack(file.matrix, DType::kBf16, DType::kBf16), DType::kBf16),
+      Rounded(w, DType::kBf16), Grid(40, 17));
 }
 
 // One of several matrices stored as one tensor, as maa_w2 is.
@@ -126,7 +127,7 @@ TEST_P(PackTest, PartOfALargerMatrixIsPackedByItsStrides) {
   for (std::int64_t i = 0; i < 33; ++i)
     for (std::int64_t j = 0; j < 7; ++j) want(i, j) = all(10 + i, 5 + j);
   for (const DType type : kTypes)
-    ExpectClose(Unpack(*backend().Pack(part, type), type), want, Grid(33, 7));
+    ExpectClose(Unpack(*backend().Pack(part, type, type), type), want, Grid(33, 7));
 }
 
 }  // namespace

@@ -143,6 +143,22 @@ TEST_P(InvarianceTest, SequencesThatFightOverTheArenaKeepTheirBits) {
   CheckManyAtOnce(*engine, 24, 5);
 }
 
+TEST_P(InvarianceTest, HoldsWithInt8WeightsAndAnInt8CacheToo) {
+  auto engine = Make([](ModelEngineOptions& options) {
+    options.weight_storage = StorageType::kInt8;
+    options.cache_storage = StorageType::kInt8;
+    options.max_sequences = 24;
+  });
+  const std::vector<TokenId> tokens = Tokens(200);
+  const std::vector<float> whole = FeedInChunks(*engine, tokens, kWhole);
+  for (const std::int64_t chunk : {1, 12, 13, 64, 65}) {
+    const std::int64_t chunks[] = {chunk};
+    EXPECT_TRUE(SameBits(FeedInChunks(*engine, tokens, chunks), whole))
+        << "chunks of " << chunk;
+  }
+  CheckManyAtOnce(*engine, 24, 3);
+}
+
 TEST_P(InvarianceTest, TheNumberOfThreadsDoesNotMatter) {
   const std::vector<TokenId> tokens = Tokens(140);
   const std::int64_t chunks[] = {65, 1, 2, 40};

@@ -17,7 +17,7 @@ class SequencesTest : public testing::Test {
         MakeEngine(folder_.path(), ComputeType::kBf16, [](ModelEngineOptions& options) {
           options.page_tokens = 16;
           options.max_sequences = 4;
-          options.cache_bytes = 16 * 12 * 20;  // 20 pages
+          options.cache_bytes = 16 * 10 * 20;  // 20 pages
         });
   }
   std::vector<TokenId> Tokens(std::int64_t count, std::uint64_t seed) {
@@ -173,7 +173,7 @@ TEST(ModelEngineTest, OptionsOutOfBoundsAreNamedWithTheirLimits) {
   options.page_tokens = 64;
   options.cache_bytes = 100;
   EXPECT_EQ(ModelEngine::Create(options).status().message(),
-            "cache_bytes is 100; one page takes 768");
+            "cache_bytes is 100; one page takes 640");
   options.cache_bytes = 1 << 20;
   options.cpu_isa = "z80";
   EXPECT_EQ(ModelEngine::Create(options).status().code(),

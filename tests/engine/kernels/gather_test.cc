@@ -1,5 +1,6 @@
 // GatherRows, ScatterRows, GatherTokens, ScatterTokens: moves, exact up to the one
 // rounding of a narrower output.
+#include <algorithm>
 #include <cmath>
 #include <cstdint>
 #include <vector>
@@ -75,13 +76,49 @@ TEST_P(GatherTest, RowsMoveIntoColumnsOfAWiderMatrix) {
 TEST_P(GatherTest, TokensMoveByTheirIndex) {
   const std::vector<std::int64_t> places = {6, 0, 3};
   const DeviceArray<std::int64_t> index(backend(), places);
-  const DeviceArray<std::int32_t> from(backend(), {11, 12, 13});
-  const DeviceArray<std::int32_t> to(backend(), {0, 1, 2, 3, 4, 5, 6, 7});
-  backend().ScatterTokens(from.data(), index.data(), 3, to.data());
-  EXPECT_EQ(to.Read(), (std::vector<std::int32_t>{12, 1, 2, 13, 4, 5, 11, 7}));
+  const DeviceArray<std::int32_t> from(backend(), {11, 12, 65535});
   const DeviceArray<std::int32_t> back(backend(), {0, 0, 0, -1});
-  backend().GatherTokens(to.data(), index.data(), 3, back.data());
-  EXPECT_EQ(back.Read(), (std::vector<std::int32_t>{11, 12, 13, -1}));
+  const DeviceArray<std::int32_t> wide(backend(), {0, 1, 2, 3, 4, 5, 6, 7});
+  const TokenStore to_wide{wide.data(), false};
+  backend().ScatterTokens(from.data(), index.data(), 3, to_wide);
+  EXPECT_EQ(wide.Read(), (std::vector<std::int32_t>{12, 1, 2, 65535, 4, 5, 11, 7}));
+  backend().GatherTokens(to_wide, index.data(), 3, back.data());
+  EXPECT_EQ(back.Read(), (std::vector<std::int32_t>{11, 12, 65535, -1}));
+
+  const DeviceArray<std::uint16_t> narrow(backend(), {0, 1, 2, 3, 4, 5, 6, 7});
+  const TokenStore to_narrow{narrow.data(), true};
+  backend().ScatterTokens(from.data(), index.data(), 3, to_narrow);
+  EXPECT_EQ(narrow.Read(), (std::vector<std::uint16_t>{12, 1, 2, 65535, 4, 5, 11, 7}));
+  backend().GatherTokens(to_narrow, index.data(), 3, back.data());
+  EXPECT_EQ(back.Read(), (std::vector<std::int32_t>{11, 12, 65535, -1}));
+}
+
+// Half a unit of a scale that is itself rounded to bf16 (one part in 512).
+TEST_P(GatherTest, QuantizedRowsComeBackWithinHalfAUnitOfTheirScale) {
+  const std::vector<std::int64_t> places = {4, 0, 2};
+  const DeviceArray<std::int64_t> index(backend(), places);
+  for (const std::int64_t cols : kWidths) {
+    Grid x = RandomGrid(3, cols, 5);
+    for (std::int64_t i = 0; i < cols; ++i) x(1, i) = 0;
+    const Tensor in(backend(), x, DType::kF32), out(backend(), 3, cols, DType::kF32);
+    const DeviceArray<std::int8_t> stored(
+        backend(), std::vector<std::int8_t>(static_cast<std::size_t>(5 * cols), 9));
+    const DeviceArray<std::uint16_t> scales(backend(), {9, 9, 9, 9, 9});
+    const Matrix rows{stored.data(), DType::kI8, 5, cols, cols};
+    backend().ScatterQuantized(*in, index.data(), rows, scales.data());
+    backend().GatherQuantized(rows, scales.data(), index.data(), *out);
+    Grid tolerance(3, cols);
+    for (std::int64_t r = 0; r < 3; ++r) {
+      double largest = 0;
+      for (std::int64_t i = 0; i < cols; ++i)
+        largest = std::max(largest, std::abs(x(r, i)));
+      for (std::int64_t i = 0; i < cols; ++i)
+        tolerance(r, i) = largest / 127 * 0.5 * 1.01;
+    }
+    ExpectClose(out.Read(), x, tolerance);
+    EXPECT_EQ(scales.Read()[1], 9);
+    EXPECT_EQ(scales.Read()[3], 9);
+  }
 }
 
 }  // namespace

@@ -3,6 +3,7 @@
 // Tolerance: a sum of K products in float32, in whatever order, is off by at most
 // (K + 1) u times the sum of their magnitudes, u = 2^-24. The hardware's bf16 products
 // may flush subnormal terms to zero: 2^-126 each.
+#include <algorithm>
 #include <cmath>
 #include <cstdint>
 #include <memory>
@@ -17,7 +18,8 @@ struct Shape {
   std::int64_t in, out;
 };
 
-std::unique_ptr<PackedWeights> Pack(Backend& backend, const Grid& w, DType type) {
+std::unique_ptr<PackedWeights> Pack(Backend& backend, const Grid& w, DType type,
+                                    DType storage) {
   std::vector<float> flat;
   for (std::int64_t i = 0; i < w.rows(); ++i)
     for (std::int64_t j = 0; j < w.cols(); ++j)
@@ -27,7 +29,28 @@ std::unique_ptr<PackedWeights> Pack(Backend& backend, const Grid& w, DType type)
                            .rows = w.rows(),
                            .cols = w.cols(),
                            .row_stride = w.cols()};
-  return backend.Pack(host, type);
+  return backend.Pack(host, type, storage);
+}
+
+std::unique_ptr<PackedWeights> Pack(Backend& backend, const Grid& w, DType type) {
+  return Pack(backend, w, type, type);
+}
+
+// What int8 storage keeps of W: a scale a row, the largest magnitude / 127.
+Grid Quantized(const Grid& w) {
+  Grid out(w.rows(), w.cols());
+  for (std::int64_t i = 0; i < w.rows(); ++i) {
+    float largest = 0;
+    for (std::int64_t j = 0; j < w.cols(); ++j)
+      largest = std::max(largest, std::abs(static_cast<float>(w(i, j))));
+    const float scale = largest / 127.0f;
+    for (std::int64_t j = 0; j < w.cols(); ++j)
+      out(i, j) = scale > 0
+                      ? double{std::nearbyint(static_cast<float>(w(i, j)) / scale)} *
+                            double{scale}
+                      : 0.0;
+  }
+  return out;
 }
 
 Grid Tolerance(const Grid& x, const Grid& w) {
@@ -62,9 +85,10 @@ class GemmTest : public OpTest {
   }
 
   // Rows alone, then every number of rows up to 130, and 512.
-  void ExpectRowsKeepTheirBits(Shape shape, DType type) {
+  void ExpectRowsKeepTheirBits(Shape shape, DType type, DType storage) {
     SCOPED_TRACE(testing::Message() << "in " << shape.in << ", out " << shape.out);
-    const auto packed = Pack(backend(), RandomGrid(shape.out, shape.in, 3, type), type);
+    const auto packed =
+        Pack(backend(), RandomGrid(shape.out, shape.in, 3, type), type, storage);
     const Tensor x(backend(), RandomGrid(512, shape.in, 4, type), type);
     const auto product = [&](std::int64_t begin, std::int64_t count) {
       const Tensor y(backend(), count, shape.out, DType::kF32);
@@ -102,15 +126,44 @@ TEST_P(GemmTest, Bf16ProductIsWithinRoundingOfTheExactOne) {
   for (const Shape shape : kShapes) ExpectProduct(shape, DType::kBf16);
 }
 
+TEST_P(GemmTest, Int8WeightsAreMultipliedAsTheirRoundedValues) {
+  for (const DType type : {DType::kF32, DType::kBf16}) {
+    // Beyond 1024 inputs many rows share pieces of a widened panel.
+    for (const Shape shape : {Shape{3, 64}, Shape{131, 96}, Shape{2049, 40}}) {
+      const Grid x = RandomGrid(97, shape.in, 1, type);
+      const Grid w = RandomGrid(shape.out, shape.in, 2, type), q = Quantized(w);
+      const Grid want = reference::Gemm(x, q);
+      // One more rounding for the scale.
+      const Grid tolerance = Each([](double t) { return 1.1 * t; }, Tolerance(x, q));
+      const auto packed = Pack(backend(), w, type, DType::kI8);
+      const Tensor input(backend(), x, type);
+      for (const std::int64_t rows : {1, 5, 12, 13, 97}) {
+        const Tensor y(backend(), rows, shape.out, DType::kF32);
+        backend().Gemm(input->Rows(rows), *packed, *y);
+        ExpectClose(y.Read(), want.Rows(0, rows), tolerance.Rows(0, rows));
+        ASSERT_TRUE(y.SurroundingsAreIntact());
+      }
+    }
+  }
+}
+
+TEST_P(GemmTest, Int8RowHasTheSameBitsAmongAnyNumberOfRows) {
+  for (const Shape shape : {Shape{64, 64}, Shape{131, 33}, Shape{1027, 40}})
+    ExpectRowsKeepTheirBits(shape, DType::kBf16, DType::kI8);
+  ExpectRowsKeepTheirBits({131, 33}, DType::kF32, DType::kI8);
+}
+
 // 18 panels, which are not cut by rows on two threads; 3 inputs; one output.
 constexpr Shape kLawShapes[] = {{64, 64}, {3, 40}, {131, 33}, {24, 545}, {257, 1}};
 
 TEST_P(GemmTest, Float32RowHasTheSameBitsAmongAnyNumberOfRows) {
-  for (const Shape shape : kLawShapes) ExpectRowsKeepTheirBits(shape, DType::kF32);
+  for (const Shape shape : kLawShapes)
+    ExpectRowsKeepTheirBits(shape, DType::kF32, DType::kF32);
 }
 
 TEST_P(GemmTest, Bf16RowHasTheSameBitsAmongAnyNumberOfRows) {
-  for (const Shape shape : kLawShapes) ExpectRowsKeepTheirBits(shape, DType::kBf16);
+  for (const Shape shape : kLawShapes)
+    ExpectRowsKeepTheirBits(shape, DType::kBf16, DType::kBf16);
 }
 
 TEST_P(GemmTest, NoRowsAreNoWork) {
