@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "absl/strings/str_cat.h"
+#include "server/command_line.h"
 #include "server/version.h"
 
 namespace goldfinch {
@@ -26,9 +27,9 @@ absl::Status CheckBounds(const ServerFlags& flags, bool threads_given) {
   const std::vector<Bound> bounds = {
       {"--threads", threads_given ? flags.threads : 1, 1, 1024},
       {"--cache_bytes", flags.cache_bytes, kMebi, 16 * kTebi},
-      {"--expanded_bytes", flags.expanded_bytes, kMebi, 16 * kTebi},
+      {"--expanded_bytes", flags.expanded_bytes, 0, 16 * kTebi},
       {"--max_sequences", flags.max_sequences, 1, 65536},
-      {"--page_tokens", flags.page_tokens, 1, 65536},
+      {"--page_tokens", flags.page_tokens, 1, 256},
       {"--step_tokens", flags.step_tokens, 1, 1048576},
       {"--max_context_tokens", flags.max_context_tokens, 2, std::int64_t{1} << 30},
       {"--default_max_tokens", flags.default_max_tokens, 1, flags.max_context_tokens},
@@ -60,6 +61,14 @@ void Describe(CLI::App& app, ServerFlags& flags) {
   app.add_option("--compute_dtype", flags.compute_dtype,
                  "f32 or bf16 (default: as the weights are stored)")
       ->check(CLI::IsMember({"f32", "bf16"}));
+  app.add_option("--weight_dtype", flags.weight_dtype,
+                 "auto (the compute dtype) or int8 for the large matrices")
+      ->check(CLI::IsMember({"auto", "int8"}))
+      ->capture_default_str();
+  app.add_option("--cache_dtype", flags.cache_dtype,
+                 "auto (the compute dtype) or int8 for compressed keys")
+      ->check(CLI::IsMember({"auto", "int8"}))
+      ->capture_default_str();
   app.add_option("--cpu_isa", flags.cpu_isa, "Instruction set to compute with")
       ->check(CLI::IsMember({"auto", "plain", "avx2", "avx512", "avx512_bf16"}))
       ->capture_default_str();
@@ -111,7 +120,7 @@ absl::StatusOr<CommandLine> ParseServerFlags(int argc, const char* const* argv) 
   app.set_version_flag("--version", absl::StrCat("goldfinch-server ", kVersion));
   Describe(app, line.flags);
   try {
-    app.parse(argc, argv);
+    app.parse(ReversedArguments(argc, argv));
   } catch (const CLI::CallForHelp&) {
     line.print = app.help();
     return line;

@@ -19,6 +19,8 @@ struct ServerFlags {
   std::string listen = "127.0.0.1:50051";
   std::string metrics = "127.0.0.1:9464";
   std::string compute_dtype;  // empty: as the weights are stored
+  std::string weight_dtype = "auto";
+  std::string cache_dtype = "auto";
   std::string cpu_isa = "auto";
   std::int64_t threads = 0;  // 0, when not given: one a hardware thread
   std::int64_t cache_bytes = std::int64_t{1} << 30;

@@ -36,6 +36,8 @@ ModelEngineOptions EngineOptions(const ServerFlags& flags) {
   options.model_dir = flags.model;
   if (flags.compute_dtype == "f32") options.compute_type = ComputeType::kF32;
   if (flags.compute_dtype == "bf16") options.compute_type = ComputeType::kBf16;
+  if (flags.weight_dtype == "int8") options.weight_storage = StorageType::kInt8;
+  if (flags.cache_dtype == "int8") options.cache_storage = StorageType::kInt8;
   options.num_threads = static_cast<std::int32_t>(flags.threads);
   options.cpu_isa = flags.cpu_isa;
   options.cache_bytes = flags.cache_bytes;
@@ -124,9 +126,9 @@ absl::Status Serve(const ServerFlags& flags, Stopper& stopper) {
   absl::StatusOr<std::unique_ptr<ModelEngine>> engine =
       ModelEngine::Create(EngineOptions(flags));
   if (!engine.ok()) return engine.status();
-  absl::StatusOr<std::unique_ptr<Vocabulary>> vocabulary = Vocabulary::Load(
-      (std::filesystem::path(flags.model) / "vocab.txt").string(),
-      (*engine)->info().vocab_size);
+  absl::StatusOr<std::unique_ptr<Vocabulary>> vocabulary =
+      Vocabulary::Load((std::filesystem::path(flags.model) / "vocab.txt").string(),
+                       (*engine)->info().vocab_size);
   if (!vocabulary.ok()) return vocabulary.status();
   const SteadyClock clock;
   absl::StatusOr<std::unique_ptr<Server>> server =
@@ -182,8 +184,7 @@ int Main(int argc, char** argv) {
     status = ServeWithSignals(line->flags);
   }
   if (status.ok()) return 0;
-  std::fprintf(stderr, "goldfinch-server: %s\n",
-               std::string(status.message()).c_str());
+  std::fprintf(stderr, "goldfinch-server: %s\n", std::string(status.message()).c_str());
   return 1;
 }
 
