@@ -7,6 +7,7 @@
 
 #include "server/cli/commands.h"
 #include "server/cli/verify.h"
+#include "server/command_line.h"
 #include "server/version.h"
 
 namespace goldfinch {
@@ -43,7 +44,8 @@ CLI::App* AddGenerate(CLI::App& app, GenerateFlags& flags) {
                       "Subtracted once for each time generated");
   command->add_option("--presence_penalty", flags.presence_penalty,
                       "Subtracted if generated at all");
-  command->add_option("--seed", flags.seed, "Seed of the random draws");
+  command->add_option("--seed", flags.seed, "Seed of the random draws")
+      ->check(CLI::NonNegativeNumber);  // "-1" would become the largest one
   command->add_option("--stop", flags.stop, "String that ends the text; repeatable")
       ->allow_extra_args(false);
   command->add_option("--stop_token_ids", flags.stop_token_ids, "Tokens that end the text")
@@ -143,7 +145,7 @@ int Main(int argc, char** argv) {
   const CLI::App* health = AddHealth(app, flags.health);
   AddVerify(app, flags.verify);
   try {
-    app.parse(argc, argv);
+    app.parse(ReversedArguments(argc, argv));
   } catch (const CLI::Success& wanted) {  // help or version
     return app.exit(wanted);
   } catch (const CLI::ParseError& error) {
