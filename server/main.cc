@@ -4,6 +4,7 @@
 // operator is one line on stderr and exit code 1. SIGTERM and SIGINT drain (see
 // Server::Shutdown) and exit 0; a second one ends the patience; a third one is the
 // system's own.
+#include <grpc/support/log.h>
 #include <pthread.h>
 #include <signal.h>
 
@@ -12,6 +13,7 @@
 #include <cstdio>
 #include <cstdlib>
 #include <filesystem>
+#include <initializer_list>
 #include <memory>
 #include <string>
 #include <thread>
@@ -83,12 +85,19 @@ ServerOptions OptionsOf(const ServerFlags& flags, const ModelEngine& engine) {
   return options;
 }
 
+sigset_t SignalSet(std::initializer_list<int> numbers) {
+  sigset_t signals;
+  sigemptyset(&signals);
+  for (const int number : numbers) sigaddset(&signals, number);
+  return signals;
+}
+
 // What signals do to the server. Any thread.
 class Stopper {
  public:
   // The first one drains, the second ends the patience, a third one kills. While there
   // is no server yet, there is nothing to finish.
-  void OnSignal(const sigset_t& signals) {
+  void OnSignal() {
     MutexLock lock(mu_);
     if (server_ == nullptr) std::_Exit(0);
     if (++signals_seen_ == 1) {
@@ -97,9 +106,8 @@ class Stopper {
       return;
     }
     server_->HurryUp();
-    signal(SIGTERM, SIG_DFL);
-    signal(SIGINT, SIG_DFL);
-    pthread_sigmask(SIG_UNBLOCK, &signals, nullptr);
+    const sigset_t stop = SignalSet({SIGTERM, SIGINT});
+    pthread_sigmask(SIG_UNBLOCK, &stop, nullptr);
   }
 
   // Returns after the first signal.
@@ -150,9 +158,7 @@ absl::Status Serve(const ServerFlags& flags, Stopper& stopper) {
 // Serves on a thread of its own, so that this one can wait for signals meanwhile; the
 // other wakes it with SIGUSR1 when it is done.
 absl::Status ServeWithSignals(const ServerFlags& flags) {
-  sigset_t signals;
-  sigemptyset(&signals);
-  for (const int number : {SIGTERM, SIGINT, SIGUSR1}) sigaddset(&signals, number);
+  const sigset_t signals = SignalSet({SIGTERM, SIGINT, SIGUSR1});
   // Before any thread exists: all inherit it, and only sigwait sees the signals.
   pthread_sigmask(SIG_BLOCK, &signals, nullptr);
   signal(SIGPIPE, SIG_IGN);  // a scrape or a log reader that goes away
@@ -166,13 +172,18 @@ absl::Status ServeWithSignals(const ServerFlags& flags) {
     pthread_kill(waiter, SIGUSR1);
   });
   for (int number = 0; sigwait(&signals, &number) == 0 && !done;) {
-    if (number != SIGUSR1) stopper.OnSignal(signals);
+    if (number != SIGUSR1) stopper.OnSignal();
   }
   server.join();
   return status;
 }
 
+// gRPC logs what it meets to stderr as it pleases; here it is one voice of the log. Its
+// lines name addresses, which only who asks for all details wants to see.
+void LogLibrary(gpr_log_func_args* args) { LogDebug(args->message); }
+
 int Main(int argc, char** argv) {
+  gpr_set_log_function(LogLibrary);
   absl::StatusOr<CommandLine> line = ParseServerFlags(argc, argv);
   absl::Status status = line.status();
   if (status.ok() && !line->print.empty()) {

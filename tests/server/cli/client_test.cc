@@ -1,0 +1,273 @@
+// The client program against a server in this process: its flags, output and exit codes.
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+#include <signal.h>
+
+#include <algorithm>
+#include <nlohmann/json.hpp>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
+#include "absl/strings/str_split.h"
+#include "tests/server/cli/program.h"
+#include "tests/server/grpc/harness.h"
+
+namespace goldfinch {
+namespace {
+
+using nlohmann::json;
+using testing::HasSubstr;
+using testing::IsEmpty;
+using testing::StartsWith;
+
+class ClientTest : public testing::Test {
+ protected:
+  ProgramOutput Goldfinch(std::vector<std::string> arguments,
+                          const std::string& standard_input = "") {
+    arguments.push_back("--server=" + server_.address());
+    return RunProgram("goldfinch", arguments, standard_input);
+  }
+
+  // The messages of `generate --json`.
+  std::vector<json> Messages(std::vector<std::string> arguments) {
+    arguments.insert(arguments.begin(), {"generate", "--json"});
+    const ProgramOutput output = Goldfinch(arguments);
+    EXPECT_EQ(output.exit_code, 0) << output.err;
+    std::vector<json> messages;
+    for (const std::string& line : Lines(output.out)) {
+      if (!line.empty()) messages.push_back(json::parse(line));
+    }
+    return messages;
+  }
+
+  std::vector<TokenId> TokensOf(const std::vector<json>& messages) {
+    std::vector<TokenId> tokens;
+    for (const json& message : messages) {
+      for (const json& token : message.value("tokens", json::array())) {
+        tokens.push_back(token.get<TokenId>());
+      }
+    }
+    return tokens;
+  }
+
+  static std::vector<std::string> Lines(const std::string& text) {
+    return absl::StrSplit(text, '\n');
+  }
+
+  TestServer server_{{.engine = {.num_pages = 1000000}}};
+};
+
+TEST_F(ClientTest, GenerateStreamsTheTextOfItsPrompt) {
+  const std::vector<TokenId> tokens = ExpectedTokens(TextRequest("the prompt", 30));
+  const std::vector<std::string> flags = {"generate", "--max_tokens=30", "--seed=7"};
+  std::vector<std::string> with_prompt = flags;
+  with_prompt.insert(with_prompt.end(), {"--prompt", "the prompt"});
+  ProgramOutput output = Goldfinch(with_prompt);
+  EXPECT_EQ(output.exit_code, 0);
+  EXPECT_EQ(output.out, TextOf(tokens) + "\n");
+  EXPECT_THAT(output.err, IsEmpty());
+  EXPECT_EQ(Goldfinch(flags, "the prompt").out, output.out) << "from standard input";
+  std::vector<std::string> with_ids = flags;
+  with_ids.push_back("--tokens=" + absl::StrJoin(Encode("the prompt"), ","));
+  EXPECT_EQ(Goldfinch(with_ids).out, output.out);
+}
+
+TEST_F(ClientTest, GenerateSendsEverySamplingFlag) {
+  // Each is out of its bounds, so that the server's answer shows that it arrived.
+  const std::vector<std::pair<std::string, std::string>> cases = {
+      {"--max_tokens=0", "max_tokens is 0"},
+      {"--min_tokens=-1", "min_tokens is -1"},
+      {"--temperature=-1", "temperature is -1; it must be in [0, 100]"},
+      {"--top_p=2", "top_p is 2"},
+      {"--top_k=-3", "top_k is -3"},
+      {"--min_p=-1", "min_p is -1"},
+      {"--repetition_penalty=0", "repetition_penalty is 0"},
+      {"--frequency_penalty=nan", "frequency_penalty is nan"},
+      {"--presence_penalty=101", "presence_penalty is 101"},
+      {"--stop=", "stop[0] has 0 bytes"},
+      {"--stop_token_ids=5,1000", "stop_token_ids[1] is 1000"},
+      {"--logit_bias=5:101", "logit_bias of token 5 is 101"},
+      {"--logprobs=21", "logprobs is 21"},
+      {"--n=17", "n is 17"},
+      {"--priority=101", "priority is 101"},
+      {"--tokens=1000", "tokens[0] is 1000"},
+  };
+  for (const auto& [flag, message] : cases) {
+    const ProgramOutput output = Goldfinch({"generate", flag}, "x");
+    EXPECT_EQ(output.exit_code, 1) << flag;
+    EXPECT_THAT(output.err, StartsWith("goldfinch: INVALID_ARGUMENT: " + message));
+    EXPECT_THAT(output.out, IsEmpty());
+  }
+}
+
+TEST_F(ClientTest, GenerateSendsTheFlagsThatHaveNoBounds) {
+  v1::GenerateRequest request = TextRequest("x", 64);
+  request.mutable_sampling()->set_seed(123);
+  request.mutable_sampling()->set_ignore_eos(true);
+  const std::vector<TokenId> tokens = ExpectedTokens(request);
+  std::vector<std::string> flags = {"--prompt=x", "--max_tokens=64", "--seed=123",
+                                    "--ignore_eos"};
+  EXPECT_EQ(TokensOf(Messages(flags)), tokens);
+  const std::string whole = TextOf(tokens);
+  const std::string stop = TextOf({tokens[10]});
+  flags.push_back("--stop=" + stop);
+  flags.push_back("--stop=another one");
+  const auto text_of = [](const std::vector<json>& messages) {
+    std::string text;
+    for (const json& message : messages) text += message.value("text", "");
+    return text;
+  };
+  std::vector<json> messages = Messages(flags);
+  EXPECT_EQ(text_of(messages), whole.substr(0, whole.find(stop)));
+  EXPECT_EQ(messages.back()["matched_stop"], stop);
+  flags.push_back("--include_stop_str_in_output");
+  messages = Messages(flags);
+  EXPECT_EQ(text_of(messages), whole.substr(0, whole.find(stop) + stop.size()));
+}
+
+TEST_F(ClientTest, JsonHasOneObjectAMessageWithTheNamesOfTheContract) {
+  const std::vector<json> messages =
+      Messages({"--prompt=x", "--max_tokens=5", "--ignore_eos", "--logprobs=2",
+                "--seed=3"});
+  EXPECT_EQ(messages.front()["seed"], "3");
+  EXPECT_EQ(messages.front()["logprobs"][0]["top"].size(), 2u);
+  EXPECT_EQ(messages.back()["finish_reason"], "FINISH_REASON_LENGTH");
+  EXPECT_EQ(messages.back()["usage"]["generated_tokens"], "5");
+}
+
+TEST_F(ClientTest, SeveralCandidatesAreShownApart) {
+  v1::GenerateRequest request = TextRequest("x", 8);
+  const ProgramOutput output =
+      Goldfinch({"generate", "--prompt=x", "--max_tokens=8", "--seed=7", "--n=3"});
+  EXPECT_EQ(output.exit_code, 0);
+  for (std::uint32_t i = 0; i < 3; ++i) {
+    EXPECT_THAT(output.out, HasSubstr(absl::StrCat("--- candidate ", i, " ---\n",
+                                                   TextOf(ExpectedTokens(request, i)),
+                                                   "\n")));
+  }
+}
+
+TEST_F(ClientTest, StatsGoToStandardError) {
+  const ProgramOutput output = Goldfinch(
+      {"generate", "--prompt=x", "--max_tokens=8", "--ignore_eos", "--stats"});
+  EXPECT_THAT(output.err, HasSubstr("candidate 0: prompt 1 tokens (0 cached), generated 8"));
+}
+
+TEST_F(ClientTest, TimeoutIsTheDeadlineOfTheCall) {
+  const ProgramOutput output = Goldfinch({"generate", "--prompt=x", "--timeout=0.05",
+                                          "--max_tokens=1000000", "--ignore_eos"});
+  EXPECT_EQ(output.exit_code, 1);
+  EXPECT_THAT(output.err, StartsWith("goldfinch: DEADLINE_EXCEEDED: "));
+  EXPECT_TRUE(server_.BecomesIdle());
+}
+
+TEST_F(ClientTest, AnInterruptCancelsTheCall) {
+  Program program("goldfinch", {"generate", "--prompt=x", "--max_tokens=1000000",
+                                "--ignore_eos", "--server=" + server_.address()});
+  ASSERT_TRUE(Eventually([&] { return !program.OutSoFar().empty(); }));
+  program.Signal(SIGINT);
+  const ProgramOutput output = program.Wait();
+  EXPECT_EQ(output.exit_code, 130);
+  EXPECT_EQ(output.err, "goldfinch: interrupted\n");
+  EXPECT_TRUE(server_.BecomesIdle());
+}
+
+TEST_F(ClientTest, ScoreListsTokensAndTheirSum) {
+  const ProgramOutput output =
+      Goldfinch({"score", "--context=the", "--continuation= the end"});
+  EXPECT_EQ(output.exit_code, 0);
+  const std::vector<std::string> lines = Lines(output.out);
+  const std::vector<TokenId> continuation = Encode(" the end");
+  ASSERT_EQ(lines.size(), continuation.size() + 2);
+  EXPECT_THAT(lines[0], StartsWith(absl::StrCat(continuation[0], "\t-")));
+  EXPECT_THAT(lines[continuation.size()], StartsWith("total\t-"));
+  EXPECT_EQ(Goldfinch({"score", "--continuation="}).exit_code, 1);
+}
+
+TEST_F(ClientTest, TokenizeAndDetokenizeAreInverse) {
+  const std::string text = "the café and the 🐦";
+  const std::string ids = absl::StrJoin(Encode(text), " ");
+  EXPECT_EQ(Goldfinch({"tokenize", text}).out, ids + "\n");
+  EXPECT_EQ(Goldfinch({"tokenize"}, text).out, ids + "\n");
+  EXPECT_EQ(Goldfinch({"detokenize", absl::StrJoin(Encode(text), ",")}).out, text + "\n");
+  std::vector<std::string> arguments = absl::StrSplit("detokenize " + ids, ' ');
+  EXPECT_EQ(Goldfinch(arguments).out, text + "\n");
+  EXPECT_EQ(Goldfinch({"detokenize", "1000"}).exit_code, 1);
+}
+
+TEST_F(ClientTest, ModelShowsWhatIsServed) {
+  const ProgramOutput output = Goldfinch({"model"});
+  EXPECT_EQ(output.exit_code, 0);
+  EXPECT_THAT(output.out, HasSubstr("name: \"fake\"\n"));
+  EXPECT_THAT(output.out, HasSubstr("vocab_size: 1000\n"));
+}
+
+TEST_F(ClientTest, HealthSaysWhetherTheServerServes) {
+  ProgramOutput output = Goldfinch({"health"});
+  EXPECT_EQ(output.exit_code, 0);
+  EXPECT_EQ(output.out, "SERVING\n");
+  EXPECT_EQ(Goldfinch({"health", "--wait=60"}).exit_code, 0);
+  server_.server().BeginDrain();
+  output = Goldfinch({"health"});
+  EXPECT_EQ(output.exit_code, 1);
+  EXPECT_EQ(output.out, "NOT_SERVING\n");
+}
+
+TEST(ClientWithoutServerTest, SaysSoAndFails) {
+  const std::string nowhere = "--server=127.0.0.1:1";
+  ProgramOutput output = RunProgram("goldfinch", {"health", nowhere});
+  EXPECT_EQ(output.exit_code, 1);
+  EXPECT_THAT(output.err, HasSubstr("UNAVAILABLE"));
+  output = RunProgram("goldfinch", {"generate", "--prompt=x", nowhere});
+  EXPECT_EQ(output.exit_code, 1);
+  EXPECT_THAT(output.err, StartsWith("goldfinch: UNAVAILABLE: "));
+}
+
+TEST(ClientUsageTest, AMistakeIsOneLineAndExitCodeTwo) {
+  const std::vector<std::vector<std::string>> mistakes = {
+      {},
+      {"sing"},
+      {"generate", "--no_such_flag"},
+      {"generate", "--temperature=warm"},
+      {"generate", "--prompt=x", "--tokens=1"},
+      {"generate", "--timeout=-1"},
+      {"generate", "--seed=-1"},
+      {"score"},
+      {"detokenize"},
+      {"health", "--wait=-1"},
+      {"verify"},
+      {"verify", "dir", "file", "--compute_dtype=f8"},
+      {"verify", "dir", "file", "--chunk=0"},
+      {"verify", "dir", "file", "--batch=0"},
+  };
+  for (const std::vector<std::string>& mistake : mistakes) {
+    SCOPED_TRACE(absl::StrJoin(mistake, " "));
+    const ProgramOutput output = RunProgram("goldfinch", mistake);
+    EXPECT_EQ(output.exit_code, 2);
+    EXPECT_THAT(output.err, StartsWith("goldfinch: "));
+    EXPECT_EQ(std::count(output.err.begin(), output.err.end(), '\n'), 1) << output.err;
+    EXPECT_THAT(output.out, IsEmpty());
+  }
+  const ProgramOutput bias =
+      RunProgram("goldfinch", {"generate", "--prompt=x", "--logit_bias=5"});
+  EXPECT_NE(bias.exit_code, 0);
+  EXPECT_EQ(bias.err, "goldfinch: --logit_bias is 5; it must be ID:VALUE\n");
+}
+
+TEST(ClientUsageTest, HelpAndVersionAreNotErrors) {
+  ProgramOutput output = RunProgram("goldfinch", {"--help"});
+  EXPECT_EQ(output.exit_code, 0);
+  for (const char* command : {"generate", "score", "tokenize", "detokenize", "model",
+                              "health", "verify"}) {
+    EXPECT_THAT(output.out, HasSubstr(command));
+  }
+  output = RunProgram("goldfinch", {"--version"});
+  EXPECT_EQ(output.exit_code, 0);
+  EXPECT_THAT(output.out, StartsWith("goldfinch "));
+}
+
+}  // namespace
+}  // namespace goldfinch

@@ -1,0 +1,88 @@
+#include "tests/server/cli/program.h"
+
+#include <fcntl.h>
+#include <gtest/gtest.h>
+#include <signal.h>
+#include <spawn.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <atomic>
+#include <cstdio>
+#include <fstream>
+#include <sstream>
+
+#include "absl/strings/str_cat.h"
+#include "engine/check.h"
+
+extern char** environ;
+
+namespace goldfinch {
+namespace {
+
+std::string Slurp(const std::string& path) {
+  std::ostringstream text;
+  text << std::ifstream(path, std::ios::binary).rdbuf();
+  return text.str();
+}
+
+}  // namespace
+
+Program::Program(const std::string& name, const std::vector<std::string>& arguments,
+                 const std::string& standard_input) {
+  static std::atomic<int> next = 0;
+  path_ = absl::StrCat(testing::TempDir(), "/goldfinch_program_", getpid(), "_", next++);
+  std::ofstream(path_ + ".in", std::ios::binary) << standard_input;
+
+  posix_spawn_file_actions_t files;
+  posix_spawn_file_actions_init(&files);
+  const auto open = [&](int fd, const char* suffix, int flags) {
+    posix_spawn_file_actions_addopen(&files, fd, (path_ + suffix).c_str(), flags, 0600);
+  };
+  open(STDIN_FILENO, ".in", O_RDONLY);
+  open(STDOUT_FILENO, ".out", O_WRONLY | O_CREAT | O_TRUNC);
+  open(STDERR_FILENO, ".err", O_WRONLY | O_CREAT | O_TRUNC);
+
+  const std::string binary = absl::StrCat(GOLDFINCH_BINARY_DIR, "/", name);
+  std::vector<char*> argv = {const_cast<char*>(name.c_str())};
+  for (const std::string& argument : arguments) {
+    argv.push_back(const_cast<char*>(argument.c_str()));
+  }
+  argv.push_back(nullptr);
+  const int result =
+      posix_spawn(&pid_, binary.c_str(), &files, nullptr, argv.data(), environ);
+  posix_spawn_file_actions_destroy(&files);
+  GOLDFINCH_CHECK(result == 0);
+}
+
+Program::~Program() {
+  if (pid_ > 0) {
+    Signal(SIGKILL);
+    Wait();
+  }
+  for (const char* suffix : {".in", ".out", ".err"}) {
+    std::remove((path_ + suffix).c_str());
+  }
+}
+
+void Program::Signal(int number) const { kill(pid_, number); }
+std::string Program::OutSoFar() const { return Slurp(path_ + ".out"); }
+std::string Program::ErrSoFar() const { return Slurp(path_ + ".err"); }
+
+ProgramOutput Program::Wait() {
+  int status = 0;
+  GOLDFINCH_CHECK(waitpid(pid_, &status, 0) == pid_);
+  pid_ = -1;
+  ProgramOutput output;
+  output.exit_code = WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
+  output.out = OutSoFar();
+  output.err = ErrSoFar();
+  return output;
+}
+
+ProgramOutput RunProgram(const std::string& name, const std::vector<std::string>& arguments,
+                  const std::string& standard_input) {
+  return Program(name, arguments, standard_input).Wait();
+}
+
+}  // namespace goldfinch

@@ -1,0 +1,228 @@
+// The server program: mistakes of the operator are one line and exit code 1; with the
+// demo model it serves, drains and exits 0.
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+#include <signal.h>
+
+#include <algorithm>
+#include <filesystem>
+#include <regex>
+#include <string>
+#include <vector>
+
+#include "absl/strings/match.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
+#include "tests/server/cli/program.h"
+#include "tests/server/grpc/harness.h"
+
+namespace goldfinch {
+namespace {
+
+using testing::HasSubstr;
+using testing::IsEmpty;
+using testing::StartsWith;
+
+constexpr char kDemo[] = GOLDFINCH_SOURCE_DIR "/models/demo";
+
+void ExpectRefused(const std::vector<std::string>& arguments, const std::string& message) {
+  SCOPED_TRACE(absl::StrJoin(arguments, " "));
+  const ProgramOutput output = RunProgram("goldfinch-server", arguments);
+  EXPECT_EQ(output.exit_code, 1);
+  EXPECT_THAT(output.err, StartsWith("goldfinch-server: "));
+  EXPECT_THAT(output.err, HasSubstr(message));
+  EXPECT_EQ(std::count(output.err.begin(), output.err.end(), '\n'), 1) << output.err;
+  EXPECT_THAT(output.out, IsEmpty());
+}
+
+TEST(ServerFlagsTest, MistakesAreOneLine) {
+  ExpectRefused({}, "--model is required");
+  ExpectRefused({"--model="}, "--model is empty; it must be a directory");
+  ExpectRefused({"--model=x", "--no_such_flag=1"}, "no_such_flag");
+  ExpectRefused({"--model=x", "stray"}, "stray");
+  ExpectRefused({"--model=x", "--threads=many"}, "--threads");
+  ExpectRefused({"--model=x", "--compute_dtype=f8"}, "f8");
+  ExpectRefused({"--model=x", "--weight_dtype=int4"}, "int4");
+  ExpectRefused({"--model=x", "--cache_dtype=int4"}, "int4");
+  ExpectRefused({"--model=x", "--cpu_isa=sse"}, "sse");
+  ExpectRefused({"--model=x", "--log_level=loud"}, "loud");
+  ExpectRefused({"--model=x", "--cache_bytes=1QiB"}, "--cache_bytes: qib unit");
+}
+
+TEST(ServerFlagsTest, ZeroAndAbsurdLimitsAreRefused) {
+  for (const char* flag :
+       {"--threads", "--cache_bytes", "--max_sequences", "--step_tokens", "--max_context_tokens", "--default_max_tokens",
+        "--max_queued_requests", "--max_queued_tokens", "--stream_buffer_tokens",
+        "--slow_reader_seconds"}) {
+    ExpectRefused({"--model=x", absl::StrCat(flag, "=0")},
+                  absl::StrCat(flag, " is 0; it must be in ["));
+  }
+  for (const char* flag :
+       {"--threads", "--max_sequences", "--page_tokens", "--step_tokens",
+        "--max_context_tokens", "--default_max_tokens", "--max_queued_requests",
+        "--max_queued_tokens", "--stream_buffer_tokens", "--slow_reader_seconds",
+        "--drain_seconds"}) {
+    ExpectRefused({"--model=x", absl::StrCat(flag, "=9000000000000000000")},
+                  absl::StrCat(flag, " is 9000000000000000000; it must be in ["));
+    ExpectRefused({"--model=x", absl::StrCat(flag, "=-1")}, absl::StrCat(flag, " is -1"));
+  }
+  ExpectRefused({"--model=x", "--cache_bytes=1EiB"}, "--cache_bytes is 1152921504606846976");
+  ExpectRefused({"--model=x", "--expanded_bytes=1EiB"}, "--expanded_bytes is");
+}
+
+TEST(ServerFlagsTest, HelpNamesEveryFlagAndVersionIsOneLine) {
+  ProgramOutput output = RunProgram("goldfinch-server", {"--help"});
+  EXPECT_EQ(output.exit_code, 0);
+  for (const char* flag :
+       {"--model", "--model_name", "--listen", "--metrics", "--compute_dtype", "--cpu_isa",
+        "--weight_dtype", "--cache_dtype", "--threads", "--cache_bytes", "--expanded_bytes", "--max_sequences",
+        "--page_tokens", "--step_tokens", "--max_context_tokens", "--default_max_tokens",
+        "--max_queued_requests", "--max_queued_tokens", "--stream_buffer_tokens",
+        "--slow_reader_seconds", "--drain_seconds", "--log_level", "--version"}) {
+    EXPECT_THAT(output.out, HasSubstr(flag));
+  }
+  output = RunProgram("goldfinch-server", {"--version"});
+  EXPECT_EQ(output.exit_code, 0);
+  EXPECT_THAT(output.out, StartsWith("goldfinch-server "));
+}
+
+TEST(ServerModelTest, WhatCannotBeReadIsOneLine) {
+  ExpectRefused({"--model=/no/such/directory"}, "/no/such/directory");
+  // A model without a vocabulary.
+  ExpectRefused({absl::StrCat("--model=", GOLDFINCH_SOURCE_DIR, "/tests/golden/goldfinch"),
+                 "--cache_bytes=1MiB", "--expanded_bytes=1MiB"},
+                "vocab.txt");
+}
+
+// The server program on the demo model, on free ports.
+class ServingTest : public testing::Test {
+ protected:
+  void SetUp() override {
+    ASSERT_TRUE(std::filesystem::exists(absl::StrCat(kDemo, "/model.safetensors")));
+  }
+
+  static std::vector<std::string> Flags(const std::vector<std::string>& more) {
+    std::vector<std::string> flags = {absl::StrCat("--model=", kDemo), "--threads=2",
+                                      "--cache_bytes=16MiB", "--expanded_bytes=64mb"};
+    flags.insert(flags.end(), more.begin(), more.end());
+    return flags;
+  }
+
+  // The port in the server's first line, once it is there.
+  static int PortOf(const Program& server, const std::string& name) {
+    std::smatch match;
+    std::string log;
+    const std::regex line(name + " port ([0-9]+)");
+    EXPECT_TRUE(Eventually([&] {
+      log = server.ErrSoFar();
+      return std::regex_search(log, match, line);
+    })) << log;
+    return match.empty() ? 0 : std::stoi(match[1].str());
+  }
+
+  static ProgramOutput Client(int port, std::vector<std::string> arguments) {
+    arguments.push_back(absl::StrCat("--server=127.0.0.1:", port));
+    return RunProgram("goldfinch", arguments);
+  }
+};
+
+TEST_F(ServingTest, ServesUntilItIsToldToStopAndExitsZero) {
+  Program server("goldfinch-server",
+                 Flags({"--listen=127.0.0.1:0", "--metrics=127.0.0.1:0",
+                        "--max_sequences=4", "--model_name=test name", "--max_context_tokens=2000",
+                        "--default_max_tokens=3", "--compute_dtype=f32",
+                        "--cpu_isa=plain", "--page_tokens=32", "--step_tokens=100",
+                        "--log_level=info"}));
+  const int port = PortOf(server, "serving on");
+  EXPECT_EQ(Client(port, {"health", "--wait=60"}).out, "SERVING\n");
+  const std::string model = Client(port, {"model"}).out;
+  for (const char* line :
+       {"name: \"test name\"", "max_context_tokens: 2000", "default_max_tokens: 3",
+        "max_sequences: 4", "page_tokens: 32", "compute_dtype: \"f32\""}) {
+    EXPECT_THAT(model, HasSubstr(line));
+  }
+  EXPECT_THAT(model, HasSubstr("plain"));
+  const ProgramOutput text =
+      Client(port, {"generate", "--prompt=The", "--temperature=0", "--stats"});
+  EXPECT_EQ(text.exit_code, 0) << text.err;
+  EXPECT_THAT(text.err, HasSubstr("generated 3"));
+  EXPECT_THAT(HttpGet(PortOf(server, "metrics on"), "/metrics"),
+              HasSubstr("goldfinch_requests_finished_total{reason=\"length\"} 1"));
+
+  // Its ports are taken now.
+  ExpectRefused(Flags({absl::StrCat("--listen=127.0.0.1:", port), "--metrics="}),
+                absl::StrCat("cannot listen on 127.0.0.1:", port));
+  server.Signal(SIGTERM);
+  const ProgramOutput output = server.Wait();
+  EXPECT_EQ(output.exit_code, 0);
+  EXPECT_THAT(output.err, HasSubstr("stopped"));
+}
+
+TEST_F(ServingTest, ASecondSignalEndsRunningCallsAtOnce) {
+  Program server("goldfinch-server",
+                 Flags({"--listen=127.0.0.1:0", "--metrics=", "--drain_seconds=3600"}));
+  const int port = PortOf(server, "serving on");
+  Program client("goldfinch", {"generate", "--prompt=The", "--max_tokens=100000",
+                               "--ignore_eos", absl::StrCat("--server=127.0.0.1:", port)});
+  ASSERT_TRUE(Eventually([&] { return !client.OutSoFar().empty(); }));
+  server.Signal(SIGINT);
+  ASSERT_TRUE(
+      Eventually([&] { return Client(port, {"health"}).out == "NOT_SERVING\n"; }));
+  EXPECT_THAT(Client(port, {"generate", "--prompt=x"}).err,
+              StartsWith("goldfinch: UNAVAILABLE: "));
+  server.Signal(SIGTERM);
+  EXPECT_EQ(server.Wait().exit_code, 0);
+  const ProgramOutput output = client.Wait();
+  EXPECT_EQ(output.exit_code, 1);
+  EXPECT_THAT(output.err, StartsWith("goldfinch: UNAVAILABLE: "));
+}
+
+TEST_F(ServingTest, NoPatienceIsAllowed) {
+  Program server("goldfinch-server", Flags({"--listen=127.0.0.1:0", "--metrics=",
+                                            "--drain_seconds=0", "--log_level=off"}));
+  // Nothing in the log; so the signal may come while it loads or while it serves.
+  server.Signal(SIGTERM);
+  const ProgramOutput output = server.Wait();
+  EXPECT_THAT(output.exit_code, testing::AnyOf(0, 128 + SIGTERM));
+  EXPECT_THAT(output.err, IsEmpty());
+}
+
+TEST_F(ServingTest, AnAddressBeyondThisMachineIsWarnedAbout) {
+  Program server("goldfinch-server", Flags({"--listen=0.0.0.0:0", "--metrics="}));
+  PortOf(server, "serving on");
+  EXPECT_THAT(server.ErrSoFar(), HasSubstr("without authentication"));
+  server.Signal(SIGTERM);
+  EXPECT_EQ(server.Wait().exit_code, 0);
+}
+
+TEST_F(ServingTest, LimitsOnTheQueueReachTheScheduler) {
+  const std::vector<std::string> endless = {"generate", "--prompt=one two three",
+                                            "--max_tokens=100000", "--ignore_eos"};
+  for (const char* limit : {"--max_queued_requests=1", "--max_queued_tokens=1"}) {
+    Program server("goldfinch-server",
+                   Flags({"--listen=127.0.0.1:0", "--metrics=127.0.0.1:0",
+                          "--max_sequences=1", "--drain_seconds=0", limit}));
+    const int port = PortOf(server, "serving on");
+    const int metrics = PortOf(server, "metrics on");
+    std::vector<std::string> arguments = endless;
+    arguments.push_back(absl::StrCat("--server=127.0.0.1:", port));
+    Program running("goldfinch", arguments);
+    ASSERT_TRUE(Eventually([&] { return !running.OutSoFar().empty(); }));
+    Program waiting("goldfinch", arguments);
+    ASSERT_TRUE(Eventually([&] {
+      return absl::StrContains(HttpGet(metrics, "/metrics"),
+                               "goldfinch_requests_waiting{reason=\"admission\"} 1");
+    }));
+    const ProgramOutput refused = Client(port, endless);
+    EXPECT_EQ(refused.exit_code, 1);
+    EXPECT_THAT(refused.err, StartsWith("goldfinch: RESOURCE_EXHAUSTED: "));
+    EXPECT_THAT(refused.err, HasSubstr("the limit is 1"));
+    server.Signal(SIGTERM);
+    EXPECT_EQ(server.Wait().exit_code, 0);
+    EXPECT_EQ(running.Wait().exit_code, 1);
+    EXPECT_EQ(waiting.Wait().exit_code, 1);
+  }
+}
+
+}  // namespace
+}  // namespace goldfinch
