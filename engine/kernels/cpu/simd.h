@@ -16,7 +16,7 @@
 
 #include <cstdint>
 
-#if defined(__AVX512BF16__)
+#if defined(__AVX2__)
 #include <immintrin.h>
 #endif
 
@@ -71,10 +71,26 @@ GOLDFINCH_INLINE void Store(F32x16 v, std::uint16_t* p) {
   __builtin_memcpy(p, &half, sizeof half);
 }
 
+// The compiler takes a lane at a time for this conversion, so it is spelled out where
+// there is an instruction.
 GOLDFINCH_INLINE F32x16 Load(const std::int8_t* p) {
+#if defined(__AVX512F__)
+  const __m128i bytes = _mm_loadu_si128(reinterpret_cast<const __m128i*>(p));
+  return reinterpret_cast<F32x16>(_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(bytes)));
+#elif defined(__AVX2__)
+  const auto half = [p](int at) {
+    const __m128i bytes = _mm_loadl_epi64(reinterpret_cast<const __m128i*>(p + at));
+    return _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(bytes));
+  };
+  const __m256 parts[2] = {half(0), half(8)};
+  F32x16 v;
+  __builtin_memcpy(&v, parts, sizeof v);
+  return v;
+#else
   I8x16 quarter;
   __builtin_memcpy(&quarter, p, sizeof quarter);
   return __builtin_convertvector(__builtin_convertvector(quarter, I32x16), F32x16);
+#endif
 }
 
 GOLDFINCH_INLINE F32x16 Max(F32x16 a, F32x16 b) { return a > b ? a : b; }
