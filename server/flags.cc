@@ -1,10 +1,11 @@
 #include "server/flags.h"
 
 #include <CLI/CLI.hpp>
-#include <functional>
+#include <string>
 #include <utility>
 #include <vector>
 
+#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "server/command_line.h"
 #include "server/version.h"
@@ -48,16 +49,31 @@ absl::Status CheckBounds(const ServerFlags& flags, bool threads_given) {
   return absl::OkStatus();
 }
 
+// The libraries take an address without a port for one with a port of their choice.
+absl::Status CheckAddress(absl::string_view flag, const std::string& address) {
+  const std::size_t colon = address.rfind(':');
+  int port = -1;
+  if (colon != std::string::npos && colon > 0 &&
+      absl::SimpleAtoi(address.substr(colon + 1), &port) && port >= 0 && port <= 65535) {
+    return absl::OkStatus();
+  }
+  return absl::InvalidArgumentError(absl::StrCat(
+      flag, " is ", address, "; it must be HOST:PORT with a port in [0, 65535]"));
+}
+
 // A flag's one line of help says the same as the table in the README.
 void Describe(CLI::App& app, ServerFlags& flags) {
-  app.add_option("--model", flags.model, "Directory with config.json, model.safetensors "
-                                         "and vocab.txt")->required();
+  app.add_option("--model", flags.model,
+                 "Directory with config.json, model.safetensors "
+                 "and vocab.txt")
+      ->required();
   app.add_option("--model_name", flags.model_name,
                  "Name that GetModel gives (default: the directory's)");
   app.add_option("--listen", flags.listen, "HOST:PORT of gRPC; port 0 takes a free one")
       ->capture_default_str();
   app.add_option("--metrics", flags.metrics,
-                 "HOST:PORT of Prometheus metrics; empty: none")->capture_default_str();
+                 "HOST:PORT of Prometheus metrics; empty: none")
+      ->capture_default_str();
   app.add_option("--compute_dtype", flags.compute_dtype,
                  "f32 or bf16 (default: as the weights are stored)")
       ->check(CLI::IsMember({"f32", "bf16"}));
@@ -84,11 +100,14 @@ void Describe(CLI::App& app, ServerFlags& flags) {
                  "Most tokens of a prompt and its output together")
       ->capture_default_str();
   app.add_option("--default_max_tokens", flags.default_max_tokens,
-                 "max_tokens of a request that sets none")->capture_default_str();
+                 "max_tokens of a request that sets none")
+      ->capture_default_str();
   app.add_option("--max_queued_requests", flags.max_queued_requests,
-                 "Requests that may wait; more are refused")->capture_default_str();
+                 "Requests that may wait; more are refused")
+      ->capture_default_str();
   app.add_option("--max_queued_tokens", flags.max_queued_tokens,
-                 "Prompt tokens that may wait; more are refused")->capture_default_str();
+                 "Prompt tokens that may wait; more are refused")
+      ->capture_default_str();
   app.add_option("--stream_buffer_tokens", flags.stream_buffer_tokens,
                  "Tokens held for a client that reads slowly; then it is paused")
       ->capture_default_str();
@@ -103,10 +122,12 @@ void Describe(CLI::App& app, ServerFlags& flags) {
       ->capture_default_str();
   app.add_option("--cache_bytes", flags.cache_bytes,
                  "Bytes of the cache of compressed keys; KiB, MiB, GiB may follow")
-      ->transform(CLI::AsSizeValue(false))->capture_default_str();
+      ->transform(CLI::AsSizeValue(false))
+      ->capture_default_str();
   app.add_option("--expanded_bytes", flags.expanded_bytes,
                  "Bytes of the arena of expanded keys and values, likewise")
-      ->transform(CLI::AsSizeValue(false))->capture_default_str();
+      ->transform(CLI::AsSizeValue(false))
+      ->capture_default_str();
 }
 
 // The library ends some messages with a line of advice.
@@ -133,8 +154,11 @@ absl::StatusOr<CommandLine> ParseServerFlags(int argc, const char* const* argv) 
   if (line.flags.model.empty()) {
     return absl::InvalidArgumentError("--model is empty; it must be a directory");
   }
-  const absl::Status status =
-      CheckBounds(line.flags, app.get_option("--threads")->count() > 0);
+  absl::Status status = CheckBounds(line.flags, app.get_option("--threads")->count() > 0);
+  if (status.ok()) status = CheckAddress("--listen", line.flags.listen);
+  if (status.ok() && !line.flags.metrics.empty()) {
+    status = CheckAddress("--metrics", line.flags.metrics);
+  }
   if (!status.ok()) return status;
   return line;
 }

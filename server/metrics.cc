@@ -29,9 +29,7 @@ std::vector<double> StepSeconds() {
   return {0.0005, 0.001, 0.002, 0.004, 0.006, 0.008, 0.01, 0.015, 0.02, 0.03,
           0.05,   0.075, 0.1,   0.15,  0.25,  0.5,   1,    2.5,   5};
 }
-std::vector<double> Sequences() {
-  return {1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024};
-}
+std::vector<double> Sequences() { return {1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024}; }
 
 double Seconds(std::chrono::nanoseconds duration) {
   return std::chrono::duration<double>(duration).count();
@@ -240,8 +238,8 @@ void Metrics::CollectLevels(std::vector<MetricFamily>& families) const {
 }
 
 void Metrics::CollectCounters(std::vector<MetricFamily>& families) const {
-  MetricFamily finished =
-      Counters("goldfinch_requests_finished_total", "Accepted requests, by how they ended");
+  MetricFamily finished = Counters("goldfinch_requests_finished_total",
+                                   "Accepted requests, by how they ended");
   for (std::size_t i = 0; i < kGoodEnds.size(); ++i) {
     AddCounter(finished, {{"reason", kGoodEnds[i]}}, finished_[i].load(kRelaxed));
   }

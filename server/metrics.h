@@ -101,7 +101,7 @@ class Metrics final : public SchedulerObserver {
   Gauge slots_used_{0};
 
   std::array<Counter, kGoodEnds.size() + kNumCodes> finished_{};  // by end, then code
-  std::array<Counter, kNumCodes> refused_{};  // by code
+  std::array<Counter, kNumCodes> refused_{};                      // by code
   Counter engine_errors_{0};
   Counter prompt_tokens_{0};
   Counter cached_prompt_tokens_{0};

@@ -12,13 +12,15 @@ namespace goldfinch {
 
 class MetricsEndpoint::Source final : public prometheus::Collectable {
  public:
-  explicit Source(std::shared_ptr<const Metrics> metrics) : metrics_(std::move(metrics)) {}
+  explicit Source(std::shared_ptr<const Metrics> metrics)
+      : metrics_(std::move(metrics)) {}
   std::vector<prometheus::MetricFamily> Collect() const override {
     return metrics_->Collect();
   }
 
  private:
-  const std::shared_ptr<const Metrics> metrics_;  // shared: a scrape may outlive its owner
+  const std::shared_ptr<const Metrics>
+      metrics_;  // shared: a scrape may outlive its owner
 };
 
 MetricsEndpoint::MetricsEndpoint(std::unique_ptr<prometheus::Exposer> exposer,
@@ -34,9 +36,10 @@ absl::StatusOr<std::unique_ptr<MetricsEndpoint>> MetricsEndpoint::Start(
   try {
     exposer = std::make_unique<prometheus::Exposer>(address);
   } catch (const std::exception&) {
-    return absl::UnavailableError(absl::StrCat(
-        "cannot listen on ", address, " for metrics: the port is in use, or the address is "
-        "not one of this machine"));
+    return absl::UnavailableError(
+        absl::StrCat("cannot listen on ", address,
+                     " for metrics: the port is in use, or the address is "
+                     "not one of this machine"));
   }
   auto source = std::make_shared<Source>(std::move(metrics));
   exposer->RegisterCollectable(source);

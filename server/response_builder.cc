@@ -44,7 +44,8 @@ std::vector<v1::GenerateResponse> ResponseBuilder::Build(
                     static_cast<std::size_t>(event.candidate) < candidates_.size());
     Candidate& candidate = candidates_[static_cast<std::size_t>(event.candidate)];
     v1::GenerateResponse& message = MessageOf(event.candidate, messages);
-    if (event.kind == StreamEvent::Kind::kToken) AddToken(event.sample, candidate, message);
+    if (event.kind == StreamEvent::Kind::kToken)
+      AddToken(event.sample, candidate, message);
     if (event.kind == StreamEvent::Kind::kFinished) AddEnd(event, candidate, message);
   }
   return messages;
@@ -53,8 +54,8 @@ std::vector<v1::GenerateResponse> ResponseBuilder::Build(
 v1::GenerateResponse& ResponseBuilder::MessageOf(
     std::int32_t candidate, std::vector<v1::GenerateResponse>& messages) {
   int& open = open_[static_cast<std::size_t>(candidate)];
-  if (open >= 0 && messages[static_cast<std::size_t>(open)].tokens_size() <
-                       kMaxTokensPerMessage) {
+  if (open >= 0 &&
+      messages[static_cast<std::size_t>(open)].tokens_size() < kMaxTokensPerMessage) {
     return messages[static_cast<std::size_t>(open)];
   }
   open = static_cast<int>(messages.size());

@@ -45,7 +45,7 @@ class ScoreReactor final : public grpc::ServerUnaryReactor,
   void Fill(const StreamEvent& event);
 
   const ServingContext& serving_;
-  v1::ScoreResponse* const response_;  // gRPC's, until Finish
+  v1::ScoreResponse* const response_;   // gRPC's, until Finish
   std::shared_ptr<ScoreReactor> self_;  // from Start until OnDone
 
   // Set by Start; constant afterwards.

@@ -31,7 +31,8 @@ constexpr auto kLastWords = std::chrono::seconds(2);
 
 constexpr auto kWarmupLimit = std::chrono::minutes(10);
 
-v1::GetModelResponse DescribeModel(const ServerOptions& options, const EngineInfo& engine) {
+v1::GetModelResponse DescribeModel(const ServerOptions& options,
+                                   const EngineInfo& engine) {
   v1::GetModelResponse out;
   out.set_name(options.model.name);
   out.set_fingerprint(engine.model_fingerprint);

@@ -98,8 +98,8 @@ absl::Status ReadLogprobs(const v1::SamplingParams& in, const Vocabulary& vocabu
                           SamplingParams& out) {
   if (!in.has_logprobs()) return absl::OkStatus();
   // A vocabulary smaller than the number asked for is given whole.
-  out.num_logprobs = static_cast<std::int32_t>(
-      std::min<std::int64_t>(in.logprobs(), vocabulary.size()));
+  out.num_logprobs =
+      static_cast<std::int32_t>(std::min<std::int64_t>(in.logprobs(), vocabulary.size()));
   return IntInRange("logprobs", in.logprobs(), 0, kMaxLogprobs);
 }
 
@@ -109,9 +109,9 @@ absl::Status ReadLogitBias(const v1::SamplingParams& in, const Vocabulary& vocab
       AtMost("logit_bias", static_cast<std::int64_t>(in.logit_bias().size()), kMaxBiases);
   if (!status.ok()) return status;
   for (const auto& [token, bias] : in.logit_bias()) {
-    status = FirstError(
-        {TokenInVocabulary("logit_bias token", token, vocabulary),
-         InRange(absl::StrCat("logit_bias of token ", token), bias, -kMaxBias, kMaxBias)});
+    status = FirstError({TokenInVocabulary("logit_bias token", token, vocabulary),
+                         InRange(absl::StrCat("logit_bias of token ", token), bias,
+                                 -kMaxBias, kMaxBias)});
     if (!status.ok()) return status;
     out.logit_bias.emplace_back(token, bias);
   }
@@ -122,9 +122,9 @@ absl::Status ReadLogitBias(const v1::SamplingParams& in, const Vocabulary& vocab
 
 absl::Status ReadStops(const v1::SamplingParams& in, const Vocabulary& vocabulary,
                        GenerateCall& call) {
-  absl::Status status = FirstError({AtMost("stop", in.stop_size(), kMaxStops),
-                                    AtMost("stop_token_ids", in.stop_token_ids_size(),
-                                           kMaxStopTokens)});
+  absl::Status status =
+      FirstError({AtMost("stop", in.stop_size(), kMaxStops),
+                  AtMost("stop_token_ids", in.stop_token_ids_size(), kMaxStopTokens)});
   if (!status.ok()) return status;
   for (int i = 0; i < in.stop_size(); ++i) {
     const std::size_t size = in.stop(i).size();
@@ -215,8 +215,7 @@ absl::Status ReadSampling(const v1::SamplingParams& in, const ServingLimits& lim
   call.request.num_candidates = in.has_n() ? in.n() : 1;
   call.request.ignore_eos = in.ignore_eos();
   // One after another: the lists are only walked when they are short enough.
-  absl::Status status =
-      IntInRange("n", call.request.num_candidates, 1, kMaxCandidates);
+  absl::Status status = IntInRange("n", call.request.num_candidates, 1, kMaxCandidates);
   if (status.ok()) status = ReadNumbers(in, out);
   if (status.ok()) status = ReadLogprobs(in, limits.vocabulary, out);
   if (status.ok()) status = ReadLogitBias(in, limits.vocabulary, out);
@@ -226,9 +225,9 @@ absl::Status ReadSampling(const v1::SamplingParams& in, const ServingLimits& lim
 
 }  // namespace
 
-absl::Status ValidateTokens(
-    absl::string_view name, const google::protobuf::RepeatedField<std::int32_t>& ids,
-    const Vocabulary& vocabulary) {
+absl::Status ValidateTokens(absl::string_view name,
+                            const google::protobuf::RepeatedField<std::int32_t>& ids,
+                            const Vocabulary& vocabulary) {
   for (int i = 0; i < ids.size(); ++i) {
     if (!vocabulary.Contains(ids[i])) {
       return TokenInVocabulary(absl::StrCat(name, "[", i, "]"), ids[i], vocabulary);
@@ -292,9 +291,9 @@ absl::StatusOr<Request> ValidateScore(const v1::ScoreRequest& request,
   const auto total =
       static_cast<std::int64_t>(result.prompt.size() + result.continuation.size());
   if (total > limits.max_context_tokens) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("context and continuation have ", total, " tokens; the limit is ",
-                     limits.max_context_tokens));
+    return absl::InvalidArgumentError(absl::StrCat("context and continuation have ",
+                                                   total, " tokens; the limit is ",
+                                                   limits.max_context_tokens));
   }
   return result;
 }

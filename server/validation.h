@@ -47,8 +47,8 @@ absl::StatusOr<Request> ValidateScore(const v1::ScoreRequest& request,
                                       const ServingLimits& limits);
 
 // Every id of `ids`, called `name` in the message, is in the vocabulary.
-absl::Status ValidateTokens(
-    absl::string_view name, const google::protobuf::RepeatedField<std::int32_t>& ids,
-    const Vocabulary& vocabulary);
+absl::Status ValidateTokens(absl::string_view name,
+                            const google::protobuf::RepeatedField<std::int32_t>& ids,
+                            const Vocabulary& vocabulary);
 
 }  // namespace goldfinch

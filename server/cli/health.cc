@@ -19,8 +19,8 @@ constexpr std::int32_t kServing = 1;  // grpc.health.v1.HealthCheckResponse.SERV
 
 // No package ships the health proto. Its messages have one field each, numbered 1, so a
 // wrapper of a string and of an integer have the same bytes.
-using HealthStub =
-    grpc::TemplatedGenericStub<google::protobuf::StringValue, google::protobuf::Int32Value>;
+using HealthStub = grpc::TemplatedGenericStub<google::protobuf::StringValue,
+                                              google::protobuf::Int32Value>;
 
 grpc::Status Check(const std::shared_ptr<grpc::Channel>& channel,
                    std::chrono::system_clock::time_point deadline, bool& serving) {
@@ -57,7 +57,8 @@ int RunHealth(const HealthFlags& flags) {
     status = Check(channel, deadline, serving);
   }
   if (!status.ok()) {
-    return Report(grpc::Status(grpc::StatusCode::UNAVAILABLE, "the server does not answer"));
+    return Report(
+        grpc::Status(grpc::StatusCode::UNAVAILABLE, "the server does not answer"));
   }
   std::puts(serving ? "SERVING" : "NOT_SERVING");
   return serving ? 0 : 1;

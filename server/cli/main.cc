@@ -18,12 +18,14 @@ constexpr int kUsageExit = 2;
 void AddConnection(CLI::App& app, ConnectionFlags& flags) {
   app.add_option("--server", flags.server, "HOST:PORT of the server")
       ->capture_default_str();
-  app.add_option("--timeout", flags.timeout, "Seconds for the whole call (default: no limit)")
+  app.add_option("--timeout", flags.timeout,
+                 "Seconds for the whole call (default: no limit)")
       ->check(CLI::PositiveNumber);
 }
 
 CLI::App* AddGenerate(CLI::App& app, GenerateFlags& flags) {
-  CLI::App* command = app.add_subcommand("generate", "Streams the continuation of a prompt");
+  CLI::App* command =
+      app.add_subcommand("generate", "Streams the continuation of a prompt");
   AddConnection(*command, flags.connection);
   auto* prompt = command->add_option("--prompt", flags.prompt,
                                      "Text to continue (default: standard input)");
@@ -48,7 +50,8 @@ CLI::App* AddGenerate(CLI::App& app, GenerateFlags& flags) {
       ->check(CLI::NonNegativeNumber);  // "-1" would become the largest one
   command->add_option("--stop", flags.stop, "String that ends the text; repeatable")
       ->allow_extra_args(false);
-  command->add_option("--stop_token_ids", flags.stop_token_ids, "Tokens that end the text")
+  command
+      ->add_option("--stop_token_ids", flags.stop_token_ids, "Tokens that end the text")
       ->delimiter(',');
   command->add_flag("--include_stop_str_in_output", flags.include_stop_str_in_output,
                     "Show what ended the text");
@@ -107,8 +110,9 @@ CLI::App* AddVerify(CLI::App& app, VerifyOptions& options) {
   command->add_option("model_dir", options.model_dir, "Model directory")->required();
   command->add_option("expected", options.expected_path, "expected.safetensors")
       ->required();
-  command->add_option("--compute_dtype", options.compute_dtype,
-                      "f32 or bf16 (default: as the weights are stored)")
+  command
+      ->add_option("--compute_dtype", options.compute_dtype,
+                   "f32 or bf16 (default: as the weights are stored)")
       ->check(CLI::IsMember({"f32", "bf16"}));
   command->add_option("--chunk", options.chunk, "Prompt tokens a step (default: all)")
       ->check(CLI::PositiveNumber);
@@ -116,8 +120,9 @@ CLI::App* AddVerify(CLI::App& app, VerifyOptions& options) {
       ->check(CLI::PositiveNumber);
   command->add_option("--cpu_isa", options.cpu_isa, "Instruction set to compute with")
       ->check(CLI::IsMember({"auto", "plain", "avx2", "avx512", "avx512_bf16"}));
-  command->add_option("--threads", options.threads,
-                      "Threads (default: one a hardware thread)")
+  command
+      ->add_option("--threads", options.threads,
+                   "Threads (default: one a hardware thread)")
       ->check(CLI::PositiveNumber);
   return command;
 }

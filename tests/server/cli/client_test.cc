@@ -129,9 +129,8 @@ TEST_F(ClientTest, GenerateSendsTheFlagsThatHaveNoBounds) {
 }
 
 TEST_F(ClientTest, JsonHasOneObjectAMessageWithTheNamesOfTheContract) {
-  const std::vector<json> messages =
-      Messages({"--prompt=x", "--max_tokens=5", "--ignore_eos", "--logprobs=2",
-                "--seed=3"});
+  const std::vector<json> messages = Messages(
+      {"--prompt=x", "--max_tokens=5", "--ignore_eos", "--logprobs=2", "--seed=3"});
   EXPECT_EQ(messages.front()["seed"], "3");
   EXPECT_EQ(messages.front()["logprobs"][0]["top"].size(), 2u);
   EXPECT_EQ(messages.back()["finish_reason"], "FINISH_REASON_LENGTH");
@@ -144,16 +143,17 @@ TEST_F(ClientTest, SeveralCandidatesAreShownApart) {
       Goldfinch({"generate", "--prompt=x", "--max_tokens=8", "--seed=7", "--n=3"});
   EXPECT_EQ(output.exit_code, 0);
   for (std::uint32_t i = 0; i < 3; ++i) {
-    EXPECT_THAT(output.out, HasSubstr(absl::StrCat("--- candidate ", i, " ---\n",
-                                                   TextOf(ExpectedTokens(request, i)),
-                                                   "\n")));
+    EXPECT_THAT(output.out,
+                HasSubstr(absl::StrCat("--- candidate ", i, " ---\n",
+                                       TextOf(ExpectedTokens(request, i)), "\n")));
   }
 }
 
 TEST_F(ClientTest, StatsGoToStandardError) {
-  const ProgramOutput output = Goldfinch(
-      {"generate", "--prompt=x", "--max_tokens=8", "--ignore_eos", "--stats"});
-  EXPECT_THAT(output.err, HasSubstr("candidate 0: prompt 1 tokens (0 cached), generated 8"));
+  const ProgramOutput output =
+      Goldfinch({"generate", "--prompt=x", "--max_tokens=8", "--ignore_eos", "--stats"});
+  EXPECT_THAT(output.err,
+              HasSubstr("candidate 0: prompt 1 tokens (0 cached), generated 8"));
 }
 
 TEST_F(ClientTest, TimeoutIsTheDeadlineOfTheCall) {
@@ -260,8 +260,8 @@ TEST(ClientUsageTest, AMistakeIsOneLineAndExitCodeTwo) {
 TEST(ClientUsageTest, HelpAndVersionAreNotErrors) {
   ProgramOutput output = RunProgram("goldfinch", {"--help"});
   EXPECT_EQ(output.exit_code, 0);
-  for (const char* command : {"generate", "score", "tokenize", "detokenize", "model",
-                              "health", "verify"}) {
+  for (const char* command :
+       {"generate", "score", "tokenize", "detokenize", "model", "health", "verify"}) {
     EXPECT_THAT(output.out, HasSubstr(command));
   }
   output = RunProgram("goldfinch", {"--version"});

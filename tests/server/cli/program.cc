@@ -80,8 +80,9 @@ ProgramOutput Program::Wait() {
   return output;
 }
 
-ProgramOutput RunProgram(const std::string& name, const std::vector<std::string>& arguments,
-                  const std::string& standard_input) {
+ProgramOutput RunProgram(const std::string& name,
+                         const std::vector<std::string>& arguments,
+                         const std::string& standard_input) {
   return Program(name, arguments, standard_input).Wait();
 }
 

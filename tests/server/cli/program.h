@@ -33,7 +33,8 @@ class Program {
   pid_t pid_ = -1;
 };
 
-ProgramOutput RunProgram(const std::string& name, const std::vector<std::string>& arguments,
-                  const std::string& standard_input = "");
+ProgramOutput RunProgram(const std::string& name,
+                         const std::vector<std::string>& arguments,
+                         const std::string& standard_input = "");
 
 }  // namespace goldfinch

@@ -25,7 +25,8 @@ using testing::StartsWith;
 
 constexpr char kDemo[] = GOLDFINCH_SOURCE_DIR "/models/demo";
 
-void ExpectRefused(const std::vector<std::string>& arguments, const std::string& message) {
+void ExpectRefused(const std::vector<std::string>& arguments,
+                   const std::string& message) {
   SCOPED_TRACE(absl::StrJoin(arguments, " "));
   const ProgramOutput output = RunProgram("goldfinch-server", arguments);
   EXPECT_EQ(output.exit_code, 1);
@@ -46,14 +47,21 @@ TEST(ServerFlagsTest, MistakesAreOneLine) {
   ExpectRefused({"--model=x", "--cache_dtype=int4"}, "int4");
   ExpectRefused({"--model=x", "--cpu_isa=sse"}, "sse");
   ExpectRefused({"--model=x", "--log_level=loud"}, "loud");
+  for (const char* flag : {"--listen", "--metrics"}) {
+    for (const char* address :
+         {"localhost", "50051", ":50051", "[::1]", "a:b", "a:65536"}) {
+      ExpectRefused({"--model=x", absl::StrCat(flag, "=", address)},
+                    absl::StrCat(flag, " is ", address, "; it must be HOST:PORT"));
+    }
+  }
   ExpectRefused({"--model=x", "--cache_bytes=1QiB"}, "--cache_bytes: qib unit");
 }
 
 TEST(ServerFlagsTest, ZeroAndAbsurdLimitsAreRefused) {
   for (const char* flag :
-       {"--threads", "--cache_bytes", "--max_sequences", "--step_tokens", "--max_context_tokens", "--default_max_tokens",
-        "--max_queued_requests", "--max_queued_tokens", "--stream_buffer_tokens",
-        "--slow_reader_seconds"}) {
+       {"--threads", "--cache_bytes", "--max_sequences", "--step_tokens",
+        "--max_context_tokens", "--default_max_tokens", "--max_queued_requests",
+        "--max_queued_tokens", "--stream_buffer_tokens", "--slow_reader_seconds"}) {
     ExpectRefused({"--model=x", absl::StrCat(flag, "=0")},
                   absl::StrCat(flag, " is 0; it must be in ["));
   }
@@ -66,19 +74,37 @@ TEST(ServerFlagsTest, ZeroAndAbsurdLimitsAreRefused) {
                   absl::StrCat(flag, " is 9000000000000000000; it must be in ["));
     ExpectRefused({"--model=x", absl::StrCat(flag, "=-1")}, absl::StrCat(flag, " is -1"));
   }
-  ExpectRefused({"--model=x", "--cache_bytes=1EiB"}, "--cache_bytes is 1152921504606846976");
+  ExpectRefused({"--model=x", "--cache_bytes=1EiB"},
+                "--cache_bytes is 1152921504606846976");
   ExpectRefused({"--model=x", "--expanded_bytes=1EiB"}, "--expanded_bytes is");
 }
 
 TEST(ServerFlagsTest, HelpNamesEveryFlagAndVersionIsOneLine) {
   ProgramOutput output = RunProgram("goldfinch-server", {"--help"});
   EXPECT_EQ(output.exit_code, 0);
-  for (const char* flag :
-       {"--model", "--model_name", "--listen", "--metrics", "--compute_dtype", "--cpu_isa",
-        "--weight_dtype", "--cache_dtype", "--threads", "--cache_bytes", "--expanded_bytes", "--max_sequences",
-        "--page_tokens", "--step_tokens", "--max_context_tokens", "--default_max_tokens",
-        "--max_queued_requests", "--max_queued_tokens", "--stream_buffer_tokens",
-        "--slow_reader_seconds", "--drain_seconds", "--log_level", "--version"}) {
+  for (const char* flag : {"--model",
+                           "--model_name",
+                           "--listen",
+                           "--metrics",
+                           "--compute_dtype",
+                           "--cpu_isa",
+                           "--weight_dtype",
+                           "--cache_dtype",
+                           "--threads",
+                           "--cache_bytes",
+                           "--expanded_bytes",
+                           "--max_sequences",
+                           "--page_tokens",
+                           "--step_tokens",
+                           "--max_context_tokens",
+                           "--default_max_tokens",
+                           "--max_queued_requests",
+                           "--max_queued_tokens",
+                           "--stream_buffer_tokens",
+                           "--slow_reader_seconds",
+                           "--drain_seconds",
+                           "--log_level",
+                           "--version"}) {
     EXPECT_THAT(output.out, HasSubstr(flag));
   }
   output = RunProgram("goldfinch-server", {"--version"});
@@ -89,9 +115,10 @@ TEST(ServerFlagsTest, HelpNamesEveryFlagAndVersionIsOneLine) {
 TEST(ServerModelTest, WhatCannotBeReadIsOneLine) {
   ExpectRefused({"--model=/no/such/directory"}, "/no/such/directory");
   // A model without a vocabulary.
-  ExpectRefused({absl::StrCat("--model=", GOLDFINCH_SOURCE_DIR, "/tests/golden/goldfinch"),
-                 "--cache_bytes=1MiB", "--expanded_bytes=1MiB"},
-                "vocab.txt");
+  ExpectRefused(
+      {absl::StrCat("--model=", GOLDFINCH_SOURCE_DIR, "/tests/golden/goldfinch"),
+       "--cache_bytes=1MiB", "--expanded_bytes=1MiB"},
+      "vocab.txt");
 }
 
 // The server program on the demo model, on free ports.
@@ -127,12 +154,12 @@ class ServingTest : public testing::Test {
 };
 
 TEST_F(ServingTest, ServesUntilItIsToldToStopAndExitsZero) {
-  Program server("goldfinch-server",
-                 Flags({"--listen=127.0.0.1:0", "--metrics=127.0.0.1:0",
-                        "--max_sequences=4", "--model_name=test name", "--max_context_tokens=2000",
-                        "--default_max_tokens=3", "--compute_dtype=f32",
-                        "--cpu_isa=plain", "--page_tokens=32", "--step_tokens=100",
-                        "--log_level=info"}));
+  Program server(
+      "goldfinch-server",
+      Flags({"--listen=127.0.0.1:0", "--metrics=127.0.0.1:0", "--max_sequences=4",
+             "--model_name=test name", "--max_context_tokens=2000",
+             "--default_max_tokens=3", "--compute_dtype=f32", "--cpu_isa=plain",
+             "--page_tokens=32", "--step_tokens=100", "--log_level=info"}));
   const int port = PortOf(server, "serving on");
   EXPECT_EQ(Client(port, {"health", "--wait=60"}).out, "SERVING\n");
   const std::string model = Client(port, {"model"}).out;
@@ -162,8 +189,9 @@ TEST_F(ServingTest, ASecondSignalEndsRunningCallsAtOnce) {
   Program server("goldfinch-server",
                  Flags({"--listen=127.0.0.1:0", "--metrics=", "--drain_seconds=3600"}));
   const int port = PortOf(server, "serving on");
-  Program client("goldfinch", {"generate", "--prompt=The", "--max_tokens=100000",
-                               "--ignore_eos", absl::StrCat("--server=127.0.0.1:", port)});
+  Program client("goldfinch",
+                 {"generate", "--prompt=The", "--max_tokens=100000", "--ignore_eos",
+                  absl::StrCat("--server=127.0.0.1:", port)});
   ASSERT_TRUE(Eventually([&] { return !client.OutSoFar().empty(); }));
   server.Signal(SIGINT);
   ASSERT_TRUE(

@@ -2,8 +2,8 @@
 // one status, the others notice nothing, and no page or slot is left behind.
 #include <gmock/gmock.h>
 #include <google/protobuf/wrappers.pb.h>
-#include <grpcpp/impl/codegen/proto_utils.h>
 #include <grpcpp/generic/generic_stub.h>
+#include <grpcpp/impl/codegen/proto_utils.h>
 #include <grpcpp/support/error_details.h>
 #include <gtest/gtest.h>
 
@@ -46,8 +46,8 @@ TestServerOptions RoomForEndless() {
 bool CarriesRetryInfo(const grpc::Status& status) {
   google::rpc::Status details;
   google::rpc::RetryInfo retry;
-  return grpc::ExtractErrorDetails(status, &details).ok() && details.details_size() == 1 &&
-         details.code() == status.error_code() &&
+  return grpc::ExtractErrorDetails(status, &details).ok() &&
+         details.details_size() == 1 && details.code() == status.error_code() &&
          details.message() == status.error_message() &&
          details.details(0).UnpackTo(&retry) && retry.retry_delay().seconds() > 0;
 }
@@ -164,8 +164,9 @@ TEST(DeadlineTest, PassesInTheQueue) {
   server.engine().WaitUntilBlocked();
   grpc::ClientContext context;
   context.set_deadline(std::chrono::system_clock::now() + std::chrono::milliseconds(20));
-  EXPECT_EQ(Generate(server.stub(), TextRequest("late", 10), &context).status.error_code(),
-            StatusCode::DEADLINE_EXCEEDED);
+  EXPECT_EQ(
+      Generate(server.stub(), TextRequest("late", 10), &context).status.error_code(),
+      StatusCode::DEADLINE_EXCEEDED);
   server.engine().Release();
   EXPECT_TRUE(first.get().status.ok());
   EXPECT_TRUE(server.BecomesIdle());
@@ -186,8 +187,8 @@ TEST(QueueTest, IsRefusedAtOnceWhenFullAndSaysWhenToRetry) {
   // One of the two gets the one place, whichever comes first.
   std::future<GenerateOutput> other = std::async(std::launch::async, generate);
   ASSERT_TRUE(Eventually([&] {
-    return server.Metric("goldfinch_requests_refused_total{code=\"RESOURCE_EXHAUSTED\"}") ==
-           1;
+    return server.Metric(
+               "goldfinch_requests_refused_total{code=\"RESOURCE_EXHAUSTED\"}") == 1;
   }));
   server.engine().Release();
   EXPECT_TRUE(running.get().status.ok());

@@ -203,8 +203,7 @@ TEST_F(GenerateTest, SixtyFourConcurrentStreamsEqualSixtyFourAlone) {
   std::vector<GenerateOutput> together(requests.size());
   std::vector<std::thread> threads;
   for (std::size_t i = 0; i < requests.size(); ++i) {
-    threads.emplace_back(
-        [&, i] { together[i] = Generate(server_.stub(), requests[i]); });
+    threads.emplace_back([&, i] { together[i] = Generate(server_.stub(), requests[i]); });
   }
   for (std::thread& thread : threads) thread.join();
   for (std::size_t i = 0; i < requests.size(); ++i) {

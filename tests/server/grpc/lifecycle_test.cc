@@ -1,8 +1,8 @@
 // From the first moment to the last: warm-up, health, reflection, draining, ports.
 #include <gmock/gmock.h>
 #include <google/protobuf/wrappers.pb.h>
-#include <grpcpp/impl/codegen/proto_utils.h>
 #include <grpcpp/generic/generic_stub.h>
+#include <grpcpp/impl/codegen/proto_utils.h>
 #include <grpcpp/support/error_details.h>
 #include <gtest/gtest.h>
 
@@ -25,8 +25,8 @@ enum Health { kUnknown = 0, kServing = 1, kNotServing = 2, kNotFound = -1 };
 
 // The health messages have one field each, numbered 1, like these wrappers.
 Health HealthOf(const TestServer& server, const std::string& service) {
-  using Stub =
-      grpc::TemplatedGenericStub<google::protobuf::StringValue, google::protobuf::Int32Value>;
+  using Stub = grpc::TemplatedGenericStub<google::protobuf::StringValue,
+                                          google::protobuf::Int32Value>;
   Stub stub(server.NewChannel());
   grpc::ClientContext context;
   google::protobuf::StringValue request;
@@ -128,8 +128,7 @@ class DrainTest : public testing::Test {
 TEST_F(DrainTest, RefusesNewCallsAndFinishesRunningOnes) {
   std::future<GenerateOutput> running = StartBlocked(20);
   server_.server().BeginDrain();
-  const grpc::Status refused =
-      Generate(server_.stub(), TextRequest("new", 5)).status;
+  const grpc::Status refused = Generate(server_.stub(), TextRequest("new", 5)).status;
   EXPECT_EQ(refused.error_code(), StatusCode::UNAVAILABLE);
   google::rpc::Status details;
   google::rpc::RetryInfo retry;
@@ -174,15 +173,17 @@ TEST(PortTest, InUseIsOneClearError) {
   options.listen = first.address();
   auto second = Server::Start(options, engine, TestVocabulary(), clock);
   ASSERT_FALSE(second.ok());
-  EXPECT_THAT(std::string(second.status().message()),
-              HasSubstr(absl::StrCat("cannot listen on ", first.address(), ": the port is")));
+  EXPECT_THAT(
+      std::string(second.status().message()),
+      HasSubstr(absl::StrCat("cannot listen on ", first.address(), ": the port is")));
 
   options = OnFreePorts();
   options.metrics = absl::StrCat("127.0.0.1:", first.server().metrics_port());
   second = Server::Start(options, engine, TestVocabulary(), clock);
   ASSERT_FALSE(second.ok());
-  EXPECT_THAT(std::string(second.status().message()),
-              HasSubstr(absl::StrCat("cannot listen on ", options.metrics, " for metrics")));
+  EXPECT_THAT(
+      std::string(second.status().message()),
+      HasSubstr(absl::StrCat("cannot listen on ", options.metrics, " for metrics")));
 }
 
 }  // namespace

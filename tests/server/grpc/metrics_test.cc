@@ -78,15 +78,15 @@ TEST(MetricsTest, CountWhatHappened) {
   EXPECT_EQ(m["goldfinch_request_duration_seconds_bucket{le=\"+Inf\"}"], 5);
   EXPECT_GT(m["goldfinch_request_duration_seconds_sum"], 0);
   EXPECT_GT(m["goldfinch_step_duration_seconds_count"], 0);
-  EXPECT_EQ(m["goldfinch_step_sequences_count"], m["goldfinch_step_duration_seconds_count"]);
+  EXPECT_EQ(m["goldfinch_step_sequences_count"],
+            m["goldfinch_step_duration_seconds_count"]);
   EXPECT_GE(m["goldfinch_step_tokens_total{kind=\"prompt\"}"], 4 * prompt);
   EXPECT_GE(m["goldfinch_step_tokens_total{kind=\"decode\"}"], 3 * 9 + 4);
-  for (const char* gauge :
-       {"goldfinch_requests_running", "goldfinch_sequences_running",
-        "goldfinch_requests_waiting{reason=\"admission\"}",
-        "goldfinch_requests_waiting{reason=\"slow_reader\"}",
-        "goldfinch_waiting_prompt_tokens", "goldfinch_cache_pages_used",
-        "goldfinch_state_slots_used"}) {
+  for (const char* gauge : {"goldfinch_requests_running", "goldfinch_sequences_running",
+                            "goldfinch_requests_waiting{reason=\"admission\"}",
+                            "goldfinch_requests_waiting{reason=\"slow_reader\"}",
+                            "goldfinch_waiting_prompt_tokens",
+                            "goldfinch_cache_pages_used", "goldfinch_state_slots_used"}) {
     ASSERT_EQ(m.count(gauge), 1u) << gauge;
     EXPECT_EQ(m[gauge], 0) << gauge;
   }

@@ -32,8 +32,7 @@ void PrintTo(const BadGenerate& bad, std::ostream* out) { *out << bad.name; }
 
 template <typename Spoil>
 BadGenerate Sampling(const char* name, Spoil spoil, const char* message) {
-  return {name,
-          [spoil](v1::GenerateRequest& r) { spoil(*r.mutable_sampling()); },
+  return {name, [spoil](v1::GenerateRequest& r) { spoil(*r.mutable_sampling()); },
           message};
 }
 
@@ -71,84 +70,115 @@ const BadGenerate kBadGenerates[] = {
        r.mutable_sampling()->set_temperature(-1);
      },
      "sessions are not available", StatusCode::UNIMPLEMENTED},
-    Sampling("MaxTokensZero", [](S& s) { s.set_max_tokens(0); },
-             "max_tokens is 0; it must be in [1, 4096]"),
-    Sampling("MaxTokensNegative", [](S& s) { s.set_max_tokens(-5); }, "max_tokens is -5"),
-    Sampling("MaxTokensHuge",
-             [](S& s) { s.set_max_tokens(std::numeric_limits<std::int64_t>::max()); },
-             "max_tokens is 9223372036854775807; it must be in [1, 4096]"),
-    Sampling("MinTokensNegative", [](S& s) { s.set_min_tokens(-1); },
-             "min_tokens is -1; it must be in [0, "),
-    Sampling("MinTokensAboveMaxTokens",
-             [](S& s) {
-               s.set_max_tokens(5);
-               s.set_min_tokens(6);
-             },
-             "min_tokens is 6; it must be in [0, 5]"),
-    Sampling("TemperatureNegative", [](S& s) { s.set_temperature(-1); },
-             "temperature is -1; it must be in [0, 100]"),
-    Sampling("TemperatureTooHigh", [](S& s) { s.set_temperature(101); },
-             "temperature is 101; it must be in [0, 100]"),
-    Sampling("TemperatureNaN", [](S& s) { s.set_temperature(kNaN); },
-             "temperature is nan"),
-    Sampling("TemperatureInfinite", [](S& s) { s.set_temperature(kInfinity); },
-             "temperature is inf"),
-    Sampling("TopPZero", [](S& s) { s.set_top_p(0); }, "top_p is 0; it must be in (0, 1]"),
-    Sampling("TopPAboveOne", [](S& s) { s.set_top_p(1.5f); },
-             "top_p is 1.5; it must be in (0, 1]"),
-    Sampling("TopPNaN", [](S& s) { s.set_top_p(kNaN); }, "top_p is nan"),
-    Sampling("TopKNegative", [](S& s) { s.set_top_k(-1); },
-             "top_k is -1; it must be 0 or more"),
-    Sampling("MinPNegative", [](S& s) { s.set_min_p(-0.5f); },
-             "min_p is -0.5; it must be in [0, 1]"),
-    Sampling("MinPNaN", [](S& s) { s.set_min_p(kNaN); }, "min_p is nan"),
-    Sampling("RepetitionPenaltyZero", [](S& s) { s.set_repetition_penalty(0); },
-             "repetition_penalty is 0; it must be in (0, 100]"),
-    Sampling("RepetitionPenaltyNaN", [](S& s) { s.set_repetition_penalty(kNaN); },
-             "repetition_penalty is nan"),
-    Sampling("FrequencyPenalty", [](S& s) { s.set_frequency_penalty(-101); },
-             "frequency_penalty is -101; it must be in [-100, 100]"),
-    Sampling("FrequencyPenaltyInfinite",
-             [](S& s) { s.set_frequency_penalty(-kInfinity); },
-             "frequency_penalty is -inf"),
-    Sampling("PresencePenalty", [](S& s) { s.set_presence_penalty(101); },
-             "presence_penalty is 101; it must be in [-100, 100]"),
-    Sampling("PresencePenaltyNaN", [](S& s) { s.set_presence_penalty(kNaN); },
-             "presence_penalty is nan"),
-    Sampling("TooManyStops",
-             [](S& s) {
-               for (int i = 0; i < 17; ++i) s.add_stop(std::string(2, 'x'));
-             },
-             "stop has 17 entries; the limit is 16"),
-    Sampling("EmptyStop", [](S& s) { s.add_stop(std::string()); },
-             "stop[0] has 0 bytes; it must have 1 to 256"),
-    Sampling("LongStop", [](S& s) { s.add_stop(std::string(257, 'x')); },
-             "stop[0] has 257 bytes; it must have 1 to 256"),
-    Sampling("TooManyStopTokens",
-             [](S& s) {
-               for (int i = 0; i < 65; ++i) s.add_stop_token_ids(1);
-             },
-             "stop_token_ids has 65 entries; the limit is 64"),
-    Sampling("StopTokenBeyondVocabulary", [](S& s) { s.add_stop_token_ids(1000); },
-             "stop_token_ids[0] is 1000; it must be in [0, 999]"),
-    Sampling("TooManyBiases",
-             [](S& s) {
-               for (int i = 0; i < 1025; ++i) (*s.mutable_logit_bias())[i] = 0;
-             },
-             "logit_bias has 1025 entries; the limit is 1024"),
-    Sampling("BiasTokenBeyondVocabulary",
-             [](S& s) { (*s.mutable_logit_bias())[1000] = 0; },
-             "logit_bias token is 1000; it must be in [0, 999]"),
-    Sampling("BiasTooLarge", [](S& s) { (*s.mutable_logit_bias())[3] = 101; },
-             "logit_bias of token 3 is 101; it must be in [-100, 100]"),
-    Sampling("BiasNaN", [](S& s) { (*s.mutable_logit_bias())[3] = kNaN; },
-             "logit_bias of token 3 is nan"),
-    Sampling("LogprobsNegative", [](S& s) { s.set_logprobs(-1); },
-             "logprobs is -1; it must be in [0, 20]"),
-    Sampling("LogprobsTooMany", [](S& s) { s.set_logprobs(21); },
-             "logprobs is 21; it must be in [0, 20]"),
-    Sampling("NZero", [](S& s) { s.set_n(0); }, "n is 0; it must be in [1, 16]"),
-    Sampling("NTooMany", [](S& s) { s.set_n(17); }, "n is 17; it must be in [1, 16]"),
+    Sampling(
+        "MaxTokensZero", [](S& s) { s.set_max_tokens(0); },
+        "max_tokens is 0; it must be in [1, 4096]"),
+    Sampling(
+        "MaxTokensNegative", [](S& s) { s.set_max_tokens(-5); }, "max_tokens is -5"),
+    Sampling(
+        "MaxTokensHuge",
+        [](S& s) { s.set_max_tokens(std::numeric_limits<std::int64_t>::max()); },
+        "max_tokens is 9223372036854775807; it must be in [1, 4096]"),
+    Sampling(
+        "MinTokensNegative", [](S& s) { s.set_min_tokens(-1); },
+        "min_tokens is -1; it must be in [0, "),
+    Sampling(
+        "MinTokensAboveMaxTokens",
+        [](S& s) {
+          s.set_max_tokens(5);
+          s.set_min_tokens(6);
+        },
+        "min_tokens is 6; it must be in [0, 5]"),
+    Sampling(
+        "TemperatureNegative", [](S& s) { s.set_temperature(-1); },
+        "temperature is -1; it must be in [0, 100]"),
+    Sampling(
+        "TemperatureTooHigh", [](S& s) { s.set_temperature(101); },
+        "temperature is 101; it must be in [0, 100]"),
+    Sampling(
+        "TemperatureNaN", [](S& s) { s.set_temperature(kNaN); }, "temperature is nan"),
+    Sampling(
+        "TemperatureInfinite", [](S& s) { s.set_temperature(kInfinity); },
+        "temperature is inf"),
+    Sampling(
+        "TopPZero", [](S& s) { s.set_top_p(0); }, "top_p is 0; it must be in (0, 1]"),
+    Sampling(
+        "TopPAboveOne", [](S& s) { s.set_top_p(1.5f); },
+        "top_p is 1.5; it must be in (0, 1]"),
+    Sampling(
+        "TopPNaN", [](S& s) { s.set_top_p(kNaN); }, "top_p is nan"),
+    Sampling(
+        "TopKNegative", [](S& s) { s.set_top_k(-1); },
+        "top_k is -1; it must be 0 or more"),
+    Sampling(
+        "MinPNegative", [](S& s) { s.set_min_p(-0.5f); },
+        "min_p is -0.5; it must be in [0, 1]"),
+    Sampling(
+        "MinPNaN", [](S& s) { s.set_min_p(kNaN); }, "min_p is nan"),
+    Sampling(
+        "RepetitionPenaltyZero", [](S& s) { s.set_repetition_penalty(0); },
+        "repetition_penalty is 0; it must be in (0, 100]"),
+    Sampling(
+        "RepetitionPenaltyNaN", [](S& s) { s.set_repetition_penalty(kNaN); },
+        "repetition_penalty is nan"),
+    Sampling(
+        "FrequencyPenalty", [](S& s) { s.set_frequency_penalty(-101); },
+        "frequency_penalty is -101; it must be in [-100, 100]"),
+    Sampling(
+        "FrequencyPenaltyInfinite", [](S& s) { s.set_frequency_penalty(-kInfinity); },
+        "frequency_penalty is -inf"),
+    Sampling(
+        "PresencePenalty", [](S& s) { s.set_presence_penalty(101); },
+        "presence_penalty is 101; it must be in [-100, 100]"),
+    Sampling(
+        "PresencePenaltyNaN", [](S& s) { s.set_presence_penalty(kNaN); },
+        "presence_penalty is nan"),
+    Sampling(
+        "TooManyStops",
+        [](S& s) {
+          for (int i = 0; i < 17; ++i) s.add_stop(std::string(2, 'x'));
+        },
+        "stop has 17 entries; the limit is 16"),
+    Sampling(
+        "EmptyStop", [](S& s) { s.add_stop(std::string()); },
+        "stop[0] has 0 bytes; it must have 1 to 256"),
+    Sampling(
+        "LongStop", [](S& s) { s.add_stop(std::string(257, 'x')); },
+        "stop[0] has 257 bytes; it must have 1 to 256"),
+    Sampling(
+        "TooManyStopTokens",
+        [](S& s) {
+          for (int i = 0; i < 65; ++i) s.add_stop_token_ids(1);
+        },
+        "stop_token_ids has 65 entries; the limit is 64"),
+    Sampling(
+        "StopTokenBeyondVocabulary", [](S& s) { s.add_stop_token_ids(1000); },
+        "stop_token_ids[0] is 1000; it must be in [0, 999]"),
+    Sampling(
+        "TooManyBiases",
+        [](S& s) {
+          for (int i = 0; i < 1025; ++i) (*s.mutable_logit_bias())[i] = 0;
+        },
+        "logit_bias has 1025 entries; the limit is 1024"),
+    Sampling(
+        "BiasTokenBeyondVocabulary", [](S& s) { (*s.mutable_logit_bias())[1000] = 0; },
+        "logit_bias token is 1000; it must be in [0, 999]"),
+    Sampling(
+        "BiasTooLarge", [](S& s) { (*s.mutable_logit_bias())[3] = 101; },
+        "logit_bias of token 3 is 101; it must be in [-100, 100]"),
+    Sampling(
+        "BiasNaN", [](S& s) { (*s.mutable_logit_bias())[3] = kNaN; },
+        "logit_bias of token 3 is nan"),
+    Sampling(
+        "LogprobsNegative", [](S& s) { s.set_logprobs(-1); },
+        "logprobs is -1; it must be in [0, 20]"),
+    Sampling(
+        "LogprobsTooMany", [](S& s) { s.set_logprobs(21); },
+        "logprobs is 21; it must be in [0, 20]"),
+    Sampling(
+        "NZero", [](S& s) { s.set_n(0); }, "n is 0; it must be in [1, 16]"),
+    Sampling(
+        "NTooMany", [](S& s) { s.set_n(17); }, "n is 17; it must be in [1, 16]"),
 };
 
 TestServerOptions SmallContext() {
