@@ -6,9 +6,12 @@
 #include <grpcpp/support/error_details.h>
 #include <gtest/gtest.h>
 
+#include <atomic>
 #include <chrono>
 #include <future>
 #include <string>
+#include <thread>
+#include <vector>
 
 #include "absl/strings/str_cat.h"
 #include "google/rpc/error_details.pb.h"
@@ -154,6 +157,39 @@ TEST_F(DrainTest, EndsWhatIsLeftWithUnavailable) {
   shutdown.join();
   const grpc::Status status = running.get().status;
   EXPECT_EQ(status.error_code(), StatusCode::UNAVAILABLE);
+}
+
+// Calls of every state, and new ones all the while: each that was accepted gets exactly
+// one status of ours. One that arrives while connections close is gRPC's to refuse.
+TEST_F(DrainTest, UnderLoadGivesEveryCallOneStatus) {
+  std::atomic<int> streaming = 0;
+  std::atomic<bool> stop = false;
+  std::vector<std::thread> clients;
+  for (int i = 0; i < 32; ++i) {
+    clients.emplace_back([&, i] {
+      v1::GenerateRequest request = TextRequest("load", i % 2 == 0 ? kEndless / 100 : 20);
+      request.mutable_sampling()->set_ignore_eos(true);
+      while (!stop) {
+        grpc::ClientContext context;
+        const auto reader = server_.stub().Generate(&context, request);
+        v1::GenerateResponse message;
+        const bool accepted = reader->Read(&message);
+        if (accepted) ++streaming;
+        while (reader->Read(&message)) {
+        }
+        const grpc::Status status = reader->Finish();
+        if (!accepted && status.error_code() == StatusCode::CANCELLED) continue;
+        EXPECT_THAT(status.error_code(),
+                    testing::AnyOf(StatusCode::OK, StatusCode::UNAVAILABLE))
+            << status.error_message();
+      }
+    });
+  }
+  ASSERT_TRUE(Eventually([&] { return streaming >= 100; }));
+  server_.server().Shutdown(std::chrono::seconds(0));
+  stop = true;
+  for (std::thread& client : clients) client.join();
+  EXPECT_TRUE(server_.BecomesIdle());
 }
 
 TEST_F(DrainTest, HurryUpEndsThePatience) {
