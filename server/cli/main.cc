@@ -6,6 +6,7 @@
 #include <string>
 
 #include "server/cli/commands.h"
+#include "server/cli/perplexity.h"
 #include "server/cli/verify.h"
 #include "server/command_line.h"
 #include "server/version.h"
@@ -127,6 +128,40 @@ CLI::App* AddVerify(CLI::App& app, VerifyOptions& options) {
   return command;
 }
 
+CLI::App* AddPerplexity(CLI::App& app, PerplexityOptions& options) {
+  CLI::App* command = app.add_subcommand(
+      "perplexity", "How well a model predicts a text; needs no server");
+  command->add_option("model_dir", options.model_dir, "Model directory")->required();
+  command->add_option("text", options.text_path, "UTF-8 text")->required();
+  command
+      ->add_option("--compute_dtype", options.compute_dtype,
+                   "f32 or bf16 (default: as the weights are stored)")
+      ->check(CLI::IsMember({"f32", "bf16"}));
+  command
+      ->add_option("--weight_dtype", options.weight_dtype,
+                   "auto (the compute dtype) or int8 for the large matrices")
+      ->check(CLI::IsMember({"auto", "int8"}));
+  command
+      ->add_option("--cache_dtype", options.cache_dtype,
+                   "auto (the compute dtype) or int8 for compressed keys")
+      ->check(CLI::IsMember({"auto", "int8"}));
+  command->add_option("--cpu_isa", options.cpu_isa, "Instruction set to compute with")
+      ->check(CLI::IsMember({"auto", "plain", "avx2", "avx512", "avx512_bf16"}));
+  command
+      ->add_option("--window", options.window,
+                   "Tokens predicted from an empty context each (default: 1024)")
+      ->check(CLI::PositiveNumber);
+  command
+      ->add_option("--max_tokens", options.max_tokens,
+                   "Tokens of the text to predict (default: all)")
+      ->check(CLI::PositiveNumber);
+  command
+      ->add_option("--threads", options.threads,
+                   "Threads (default: one a hardware thread)")
+      ->check(CLI::PositiveNumber);
+  return command;
+}
+
 struct AllFlags {
   GenerateFlags generate;
   ScoreFlags score;
@@ -135,6 +170,7 @@ struct AllFlags {
   ModelFlags model;
   HealthFlags health;
   VerifyOptions verify;
+  PerplexityOptions perplexity;
 };
 
 int Main(int argc, char** argv) {
@@ -148,7 +184,8 @@ int Main(int argc, char** argv) {
   const CLI::App* detokenize = AddDetokenize(app, flags.detokenize);
   const CLI::App* model = AddModel(app, flags.model);
   const CLI::App* health = AddHealth(app, flags.health);
-  AddVerify(app, flags.verify);
+  const CLI::App* verify = AddVerify(app, flags.verify);
+  AddPerplexity(app, flags.perplexity);
   try {
     app.parse(ReversedArguments(argc, argv));
   } catch (const CLI::Success& wanted) {  // help or version
@@ -164,7 +201,8 @@ int Main(int argc, char** argv) {
   if (detokenize->parsed()) return RunDetokenize(flags.detokenize);
   if (model->parsed()) return RunModel(flags.model);
   if (health->parsed()) return RunHealth(flags.health);
-  return RunVerify(flags.verify);
+  if (verify->parsed()) return RunVerify(flags.verify);
+  return RunPerplexity(flags.perplexity);
 }
 
 }  // namespace

@@ -5,6 +5,9 @@
 
 #include <algorithm>
 #include <array>
+#include <cstdio>
+#include <filesystem>
+#include <fstream>
 #include <random>
 #include <string>
 #include <thread>
@@ -205,6 +208,31 @@ TEST_F(DemoModelTest, ScoresAreTheLogprobsThatGenerationReports) {
   for (int i = 0; i < scores.tokens_size(); ++i)
     EXPECT_EQ(scores.tokens(i).logprob(),
               output.logprobs[static_cast<std::size_t>(i)].logprob());
+}
+
+TEST_F(DemoModelTest, ThePerplexityProgramAgreesWithScoring) {
+  Start(4);
+  const std::string text = "The king said to his daughter that she must marry.";
+  const std::filesystem::path file =
+      std::filesystem::path(testing::TempDir()) / "goldfinch_perplexity.txt";
+  std::ofstream(file) << text;
+  v1::ScoreRequest score;  // an empty context is an end-of-text token
+  score.set_continuation_text(text);
+  v1::ScoreResponse scores;
+  grpc::ClientContext context;
+  ASSERT_TRUE(stub_->Score(&context, score, &scores).ok());
+
+  const std::string command = std::string(GOLDFINCH_BINARY_DIR "/goldfinch perplexity ") +
+                              kModel + " " + file.string() + " 2>&1";
+  FILE* program = popen(command.c_str(), "r");
+  std::string output;
+  for (int c = std::fgetc(program); c != EOF; c = std::fgetc(program))
+    output += static_cast<char>(c);
+  EXPECT_EQ(pclose(program), 0) << output;
+  const double loss = -scores.total_logprob() / scores.tokens_size();
+  char expected[64];
+  std::snprintf(expected, sizeof expected, "loss %.5f nats a token", loss);
+  EXPECT_NE(output.find(expected), std::string::npos) << output << expected;
 }
 
 // Not a measure of quality, which models/demo/README.md has: only that weights,

@@ -1,0 +1,126 @@
+#include "server/cli/perplexity.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstdio>
+#include <filesystem>
+#include <fstream>
+#include <iterator>
+#include <memory>
+#include <span>
+#include <utility>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/strings/str_cat.h"
+#include "engine/model_engine.h"
+#include "server/text/tokenizer.h"
+#include "server/text/vocabulary.h"
+
+namespace goldfinch {
+namespace {
+
+constexpr std::int64_t kStepTokens = 512;
+
+absl::StatusOr<std::string> ReadText(const std::string& path) {
+  std::ifstream file(path, std::ios::binary);
+  if (!file) return absl::NotFoundError("the text cannot be read");
+  std::string text((std::istreambuf_iterator<char>(file)), {});
+  if (text.empty()) return absl::InvalidArgumentError("the text is empty");
+  return text;
+}
+
+absl::StatusOr<ModelEngineOptions> EngineOptions(const PerplexityOptions& options) {
+  if (options.window < 1 || options.window > (1 << 20))
+    return absl::InvalidArgumentError(
+        absl::StrCat("window is ", options.window, "; it must be in [1, 1048576]"));
+  ModelEngineOptions engine;
+  engine.model_dir = options.model_dir;
+  engine.cpu_isa = options.cpu_isa;
+  engine.num_threads = options.threads;
+  engine.max_sequences = 1;
+  engine.max_step_tokens = kStepTokens;
+  if (options.compute_dtype == "f32") engine.compute_type = ComputeType::kF32;
+  if (options.compute_dtype == "bf16") engine.compute_type = ComputeType::kBf16;
+  if (options.weight_dtype == "int8") engine.weight_storage = StorageType::kInt8;
+  if (options.cache_dtype == "int8") engine.cache_storage = StorageType::kInt8;
+  return engine;
+}
+
+// Sum of the log-probabilities of `tokens` after an end-of-text token.
+absl::StatusOr<double> ScoreWindow(Engine& engine, std::span<const TokenId> tokens) {
+  std::vector<TokenId> inputs = {kEndOfText};
+  inputs.insert(inputs.end(), tokens.begin(), tokens.end() - 1);
+  const auto id = engine.Open({.max_tokens = static_cast<std::int64_t>(inputs.size()),
+                               .first_logits = 0,
+                               .sampling = {}});
+  if (!id.ok()) return id.status();
+  double sum = 0;
+  absl::Status status;
+  for (std::size_t begin = 0; status.ok() && begin < inputs.size();
+       begin += kStepTokens) {
+    const std::size_t count =
+        std::min(inputs.size() - begin, static_cast<std::size_t>(kStepTokens));
+    Span span;
+    span.sequence = *id;
+    span.tokens = std::span(inputs).subspan(begin, count);
+    span.output = SpanOutput::kScore;
+    span.targets = tokens.subspan(begin, count);
+    SpanResult result;
+    status = engine.Forward(std::span(&span, 1), std::span(&result, 1));
+    for (const ScoredToken& token : result.scores) sum += double{token.logprob};
+  }
+  engine.Close(*id);
+  if (!status.ok()) return status;
+  return sum;
+}
+
+absl::Status Measure(const PerplexityOptions& options) {
+  auto engine_options = EngineOptions(options);
+  if (!engine_options.ok()) return engine_options.status();
+  auto text = ReadText(options.text_path);
+  if (!text.ok()) return text.status();
+  auto engine = ModelEngine::Create(*engine_options);
+  if (!engine.ok()) return engine.status();
+  auto vocabulary =
+      Vocabulary::Load((std::filesystem::path(options.model_dir) / "vocab.txt").string(),
+                       (*engine)->info().vocab_size);
+  if (!vocabulary.ok()) return vocabulary.status();
+  const Tokenizer tokenizer(**vocabulary);
+  std::vector<TokenId> tokens;
+  tokenizer.Encode(*text, tokens);
+  if (options.max_tokens > 0 &&
+      static_cast<std::int64_t>(tokens.size()) > options.max_tokens)
+    tokens.resize(static_cast<std::size_t>(options.max_tokens));
+  const auto bytes = static_cast<double>(tokenizer.Decode(tokens).size());
+
+  double sum = 0;
+  const auto window = static_cast<std::size_t>(options.window);
+  for (std::size_t begin = 0; begin < tokens.size(); begin += window) {
+    const std::size_t count = std::min(window, tokens.size() - begin);
+    auto part = ScoreWindow(**engine, std::span(tokens).subspan(begin, count));
+    if (!part.ok()) return part.status();
+    sum += *part;
+    std::fprintf(stderr, "\r%zu of %zu tokens", begin + count, tokens.size());
+  }
+  std::fprintf(stderr, "\n");
+  const double loss = -sum / static_cast<double>(tokens.size());
+  std::printf("%zu tokens, %.0f bytes, %s\n", tokens.size(), bytes,
+              (*engine)->info().numerics_id.c_str());
+  std::printf("loss %.5f nats a token, perplexity %.3f, %.5f bits a byte\n", loss,
+              std::exp(loss), -sum / std::log(2.0) / bytes);
+  return absl::OkStatus();
+}
+
+}  // namespace
+
+int RunPerplexity(const PerplexityOptions& options) {
+  const absl::Status status = Measure(options);
+  if (status.ok()) return 0;
+  std::fprintf(stderr, "goldfinch perplexity: %s\n",
+               std::string(status.message()).c_str());
+  return 1;
+}
+
+}  // namespace goldfinch

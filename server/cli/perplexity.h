@@ -1,0 +1,25 @@
+// `goldfinch perplexity`: how well a model predicts a text, in process.
+#pragma once
+
+#include <cstdint>
+#include <string>
+
+namespace goldfinch {
+
+struct PerplexityOptions {
+  std::string model_dir;
+  std::string text_path;
+  std::string compute_dtype;          // "", "f32" or "bf16"
+  std::string weight_dtype = "auto";  // "auto" or "int8"
+  std::string cache_dtype = "auto";   // "auto" or "int8"
+  std::string cpu_isa = "auto";
+  std::int64_t window = 1024;   // tokens predicted from an empty context each
+  std::int64_t max_tokens = 0;  // of the text; 0: all
+  std::int32_t threads = 0;     // 0: one a hardware thread
+};
+
+// Cuts the text into windows, each starting after an end-of-text token, and prints the
+// mean loss a token (nats), its exponential, and the bits a byte. Returns the exit code.
+int RunPerplexity(const PerplexityOptions& options);
+
+}  // namespace goldfinch
