@@ -58,6 +58,7 @@ class CpuBackend final : public Backend {
   }
 
   void Gemm(const Matrix& x, const PackedWeights& weights, const Matrix& y) override;
+  void GemmBatch(std::span<const Product> products) override;
 
   void EmbedNorm(const std::int32_t* tokens, const Matrix& table, const NormWeights& norm,
                  const Matrix& out) override {
@@ -176,23 +177,46 @@ class CpuBackend final : public Backend {
 };
 
 void CpuBackend::Gemm(const Matrix& x, const PackedWeights& weights, const Matrix& y) {
-  const GemmPanels& w = static_cast<const CpuPackedWeights&>(weights).panels();
-  GOLDFINCH_CHECK(x.type == w.type && x.cols == w.in && y.cols == w.out &&
-                  x.rows == y.rows && y.type == DType::kF32 && w.in > 0);
-  if (x.rows == 0) return;
-  const std::int64_t panels = (w.out + kPanelColumns - 1) / kPanelColumns;
+  const Product product{x, &weights, y};
+  GemmBatch(std::span(&product, 1));
+}
+
+void CpuBackend::GemmBatch(std::span<const Product> products) {
+  GOLDFINCH_CHECK(!products.empty() && products.size() <= kMaxProducts);
+  const std::int64_t rows = products[0].x.rows;
+  if (rows == 0) return;
+  // Task t is panel t of all the panels of all products; first[i] is where those of
+  // product i begin.
+  std::int64_t first[kMaxProducts + 1] = {};
+  std::int64_t work = 0;
+  for (std::size_t i = 0; i < products.size(); ++i) {
+    const auto& [x, weights, y] = products[i];
+    const GemmPanels& w = static_cast<const CpuPackedWeights&>(*weights).panels();
+    GOLDFINCH_CHECK(x.type == w.type && x.cols == w.in && y.cols == w.out &&
+                    x.rows == rows && y.rows == rows && y.type == DType::kF32 &&
+                    w.in > 0);
+    const std::int64_t panels = (w.out + kPanelColumns - 1) / kPanelColumns;
+    first[i + 1] = first[i] + panels;
+    work += panels * w.in * kPanelColumns;
+  }
+  const std::int64_t panels = first[products.size()];
   // Few panels: cut the rows too, so that a narrow product of many rows has pieces for
   // all threads. 96 is a multiple of every kernel's block of rows.
   constexpr std::int64_t kRowPiece = 96;
   const bool narrow = panels < 8 * pool_.num_threads();
-  const std::int64_t row_piece = narrow ? kRowPiece : x.rows;
-  const std::int64_t row_pieces = (x.rows + row_piece - 1) / row_piece;
-  const std::int64_t work = std::min(x.rows, row_piece) * w.in * kPanelColumns;
-  const std::int64_t grain = std::max<std::int64_t>(1, 4 * kGrainElements / work);
+  const std::int64_t row_piece = narrow ? std::min(kRowPiece, rows) : rows;
+  const std::int64_t row_pieces = (rows + row_piece - 1) / row_piece;
+  const std::int64_t task_work = std::max<std::int64_t>(1, work / panels * row_piece);
+  const std::int64_t grain = std::max<std::int64_t>(1, 4 * kGrainElements / task_work);
   pool_.ParallelFor(panels * row_pieces, grain, [&](auto begin, auto end) {
     for (std::int64_t task = begin; task < end; ++task) {
       const std::int64_t panel = task % panels, row = task / panels * row_piece;
-      kernels_.gemm(x, w, y, row, std::min(row + row_piece, x.rows), panel, panel + 1);
+      std::size_t i = 0;
+      while (panel >= first[i + 1]) ++i;
+      const Product& p = products[i];
+      kernels_.gemm(p.x, static_cast<const CpuPackedWeights&>(*p.w).panels(), p.y, row,
+                    std::min(row + row_piece, rows), panel - first[i],
+                    panel - first[i] + 1);
     }
   });
 }

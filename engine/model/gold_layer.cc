@@ -10,7 +10,7 @@ void GoldTimeMix(LayerContext& context, const LayerWeights& layer,
   Workspace& work = context.work;
   const GoldWeights& w = *layer.gold;
   const Matrix cur = work.cur.Rows(x.rows), prev = work.prev.Rows(x.rows);
-  const Matrix mixed = work.mixed.Rows(x.rows), delta = work.delta.Rows(x.rows);
+  const Matrix mixed = work.mixed[0].Rows(x.rows), delta = work.delta[0].Rows(x.rows);
   const Matrix q = work.r.Rows(x.rows), attended = work.y.Rows(x.rows);
   const Matrix normed = work.normed.Rows(x.rows), out = work.out.Rows(x.rows);
 

@@ -240,7 +240,7 @@ void Model::BuildGold(std::span<const SpanInput> spans) {
 
 void Model::RunGold(std::span<const SpanInput> spans, const Matrix& x) {
   cache_row_.Upload();
-  cache_->Append(x, tokens_.device(), cache_row_.device(), work_->mixed.Rows(x.rows));
+  cache_->Append(x, tokens_.device(), cache_row_.device(), work_->mixed[0].Rows(x.rows));
   BuildGold(spans);
   const std::int64_t first_layer = config_.num_recurrent();
   const LayerWeights& first = weights_.layers[static_cast<std::size_t>(first_layer)];

@@ -72,11 +72,12 @@ struct Workspace {
   Workspace(DeviceArena& arena, const ModelConfig& config, DType type,
             std::int64_t max_rows, std::int64_t max_mix_width);
 
-  Matrix cur, prev;    // [rows, D] after LN1 or LN2, and one token earlier
-  Matrix mixed;        // [rows, D] compute type: input of a product
-  Matrix delta;        // [rows, D] correction of a mix
-  Matrix low, low_in;  // [rows, width] inside a low-rank pair; low_in in compute type
-  Matrix mix_in;       // [rows, width] compute type: z of a time mix
+  Matrix cur, prev;      // [rows, D] after LN1 or LN2, and one token earlier
+  Matrix mixed[5];       // [rows, D] compute type: inputs of products
+  Matrix delta[5];       // [rows, D] corrections of mixes
+  Matrix low, low_in;    // [rows, width] inside a low-rank pair; low_in in compute type
+  Matrix low2, low2_in;  // of a second pair beside it
+  Matrix mix_in;         // [rows, width] compute type: z of a time mix
   Matrix r, k, v, w, v2, y;  // [rows, A]
   Matrix normed;             // [rows, A] compute type
   Matrix out;                // [rows, D]
