@@ -63,12 +63,22 @@ GOLDFINCH_INLINE F32x16 DotPairs(F32x16 acc, std::uint32_t pair, __m512i w) {
                                                    reinterpret_cast<__m512bh>(w)));
 }
 
+// At few rows memory is the limit: asks for what is 4 KB ahead, across the ends of pages
+// and panels, where the hardware's own prefetching starts anew.
+template <typename W>
+GOLDFINCH_INLINE void Prefetch(const W* w) {
+  const char* ahead = reinterpret_cast<const char*>(w) + 4096;
+  __builtin_prefetch(ahead);
+  if constexpr (sizeof(W) == 2) __builtin_prefetch(ahead + 64);
+}
+
 template <int kCount, typename W>
 GOLDFINCH_INLINE void AccumulatePairs(const std::uint16_t* x, std::int64_t stride,
                                       const W* w, std::int64_t in,
                                       Accumulators<kCount>& acc) {
   const std::int64_t even = in & ~std::int64_t{1};
   for (std::int64_t k = 0; k < even; k += 2, w += 2 * kPanelColumns) {
+    if constexpr (kCount <= 4) Prefetch(w);
     const __m512i w0 = LoadPairs(w), w1 = LoadPairs(w + kPanelColumns);
     for (int m = 0; m < kCount; ++m) {
       std::uint32_t pair;
