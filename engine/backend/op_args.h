@@ -49,11 +49,11 @@ struct AddNormArgs {
   Matrix out = {};
 };
 
-// Expanded keys and values: tile t of one layer is [page_tokens, A] keys and as many
-// values.
 // Most tokens of a page: kernels keep that many weights on their stack.
 inline constexpr std::int64_t kMaxPageTokens = 256;
 
+// Expanded keys and values: tile t of one layer is [page_tokens, A] keys and as many
+// values.
 struct KvTiles {
   Matrix keys = {};              // [tiles * page_tokens, A], compute type
   Matrix values = {};            // the same, stride included

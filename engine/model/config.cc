@@ -167,7 +167,6 @@ absl::Status CheckTogether(const ModelConfig& config) {
   absl::Status status =
       CheckMultiple("n_embd", config.n_embd, config.head_size, "head_size ");
   status.Update(CheckMultiple("dim_att", config.dim_att, config.head_size, "head_size "));
-  status.Update(CheckMultiple("dim_ffn", config.dim_ffn, kFfnMultiple));
   if (status.ok() && config.gold) status = CheckGold(config);
   return status;
 }

@@ -80,7 +80,7 @@ void Activate(Activation f, const Matrix& in, const Matrix& out, std::int64_t be
     case Activation::kReluSquared:
       return Map(
           [](F32x16 v) {
-            // NaN must stay one, so not Max(v, 0).
+            // Compared this way a NaN stays one.
             const F32x16 positive = v < 0.0f ? F32x16{} : v;
             return positive * positive;
           },

@@ -93,8 +93,6 @@ GOLDFINCH_INLINE F32x16 Load(const std::int8_t* p) {
 #endif
 }
 
-GOLDFINCH_INLINE F32x16 Max(F32x16 a, F32x16 b) { return a > b ? a : b; }
-
 GOLDFINCH_INLINE float SumLanes(F32x16 v) {
   float lane[16];
   Store(v, lane);
