@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
+#include <ostream>
 
 #include "engine/kernels/cpu/tables.h"
 #include "engine/model/safetensors.h"
@@ -18,6 +19,9 @@ struct GoldenParam {
   std::string isa;
   ComputeType type;
 };
+
+// Names the case in a listing of tests.
+void PrintTo(const GoldenParam& param, std::ostream* out) { *out << param.model; }
 
 class GoldenTest : public testing::TestWithParam<GoldenParam> {
  protected:
