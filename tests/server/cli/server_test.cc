@@ -5,8 +5,8 @@
 #include <signal.h>
 
 #include <algorithm>
+#include <cstdlib>
 #include <filesystem>
-#include <regex>
 #include <string>
 #include <vector>
 
@@ -137,14 +137,15 @@ class ServingTest : public testing::Test {
 
   // The port in the server's first line, once it is there.
   static int PortOf(const Program& server, const std::string& name) {
-    std::smatch match;
+    const std::string label = name + " port ";
     std::string log;
-    const std::regex line(name + " port ([0-9]+)");
+    std::size_t at = std::string::npos;
     EXPECT_TRUE(Eventually([&] {
       log = server.ErrSoFar();
-      return std::regex_search(log, match, line);
+      at = log.find(label);
+      return at != std::string::npos && log.find('\n', at) != std::string::npos;
     })) << log;
-    return match.empty() ? 0 : std::stoi(match[1].str());
+    return at == std::string::npos ? 0 : std::atoi(log.c_str() + at + label.size());
   }
 
   static ProgramOutput Client(int port, std::vector<std::string> arguments) {
