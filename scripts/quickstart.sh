@@ -79,7 +79,7 @@ echo "quickstart: the prompt is: $prompt" >&2
 echo >&2
 printf '%s' "$prompt"
 "$bin/goldfinch" generate --server="$host:$port" --prompt="$prompt" \
-  --max_tokens=160 --temperature=0.7 --top_p=0.9 --seed=3 --stats
+  --max_tokens=160 --temperature=0.7 --top_p=0.9 --seed=3
 echo >&2
 cat >&2 <<EOF
 quickstart: call it again with
