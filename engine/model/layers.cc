@@ -33,6 +33,20 @@ void MixInputs(LayerContext& context, const FinchWeights& w, std::int64_t rows,
     b.Lerp(cur, prev, w.maa[i], work.delta[i].Rows(rows), work.mixed[i].Rows(rows));
 }
 
+// y from r, k, v and w, all in the workspace.
+void RunWkv(LayerContext& context, const FinchWeights& w, float* wkv, std::int64_t rows) {
+  const Workspace& work = context.work;
+  context.backend.Wkv({.r = work.r.Rows(rows),
+                       .k = work.k.Rows(rows),
+                       .v = work.v.Rows(rows),
+                       .w = work.w.Rows(rows),
+                       .bonus = w.bonus,
+                       .state = wkv,
+                       .spans = context.spans,
+                       .heads = context.config.num_heads(),
+                       .y = work.y.Rows(rows)});
+}
+
 void FinchC2(LayerContext& context, const FinchWeights& w, float* wkv, const Matrix& x) {
   Backend& b = context.backend;
   Workspace& work = context.work;
@@ -63,15 +77,7 @@ void FinchC2(LayerContext& context, const FinchWeights& w, float* wkv, const Mat
   b.GemmBatch(std::span(up).first(use_v2 ? 2 : 1));
   b.Decay(decay, w.time_decay, context.config.use_one_minus_w ? k : kNone);
   if (use_v2) b.Add(v2, y);
-  b.Wkv({.r = r,
-         .k = k,
-         .v = v,
-         .w = decay,
-         .bonus = w.bonus,
-         .state = wkv,
-         .spans = context.spans,
-         .heads = context.config.num_heads(),
-         .y = y});
+  RunWkv(context, w, wkv, x.rows);
   b.AddNorm({.a = y,
              .b = use_v2 ? v2 : kNone,
              .norm = w.ln_x,
@@ -98,15 +104,7 @@ void Finch(LayerContext& context, const FinchWeights& w, float* wkv, const Matri
   b.Activate(Activation::kTanh, d, d_in);
   b.Gemm(d_in, *w.decay.up, decay);
   b.Decay(decay, w.time_decay, kNone);
-  b.Wkv({.r = r,
-         .k = k,
-         .v = v,
-         .w = decay,
-         .bonus = w.bonus,
-         .state = wkv,
-         .spans = context.spans,
-         .heads = context.config.num_heads(),
-         .y = y});
+  RunWkv(context, w, wkv, x.rows);
   b.AddNorm({.a = y,
              .norm = w.ln_x,
              .groups = context.config.num_heads(),
