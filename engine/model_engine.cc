@@ -81,9 +81,6 @@ class ModelEngineImpl final : public ModelEngine {
     model_.WriteCache(sequence.pages, sequence.length, tokens, keys);
     sequence.length += count;
   }
-  void PoisonGoldShifts(SequenceId sequence) override {
-    model_.PoisonGoldShifts(static_cast<std::int32_t>(sequence));
-  }
 
  private:
   absl::StatusOr<SequenceId> OpenSequence(const SequenceSpec& spec, SequenceId parent,

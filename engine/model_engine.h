@@ -53,9 +53,6 @@ class ModelEngine : public Engine {
   // them, in int8 followed by its bf16 scale. The sequence has room (CHECK).
   virtual void WriteCache(SequenceId sequence, std::span<const TokenId> tokens,
                           std::span<const std::byte> keys) = 0;
-
-  // Tests only: see Model::PoisonGoldShifts.
-  virtual void PoisonGoldShifts(SequenceId sequence) = 0;
 };
 
 }  // namespace goldfinch

@@ -46,12 +46,12 @@ void GoldAttention::Begin(std::span<const AttendedSequence> sequences,
   sequences_.assign(sequences.begin(), sequences.end());
   tiles_.clear();
   arena_.BeginStep();
-  const std::int64_t overflowed_before = overflowed_pages_;
   for (std::size_t i = 0; i < sequences_.size(); ++i)
     PlanSequence(static_cast<std::int32_t>(i), sequences_[i]);
   FlushTargets(0, num_gold_);
-  one_group_ = overflowed_pages_ == overflowed_before &&
-               static_cast<std::int64_t>(tiles_.size()) <= kMaxGroupTiles;
+  const bool all_expanded = std::none_of(tiles_.begin(), tiles_.end(),
+                                         [](const Tile& tile) { return tile.slot < 0; });
+  one_group_ = all_expanded && static_cast<std::int64_t>(tiles_.size()) <= kMaxGroupTiles;
   if (one_group_) BuildGroup(0, 0);
 }
 
@@ -66,10 +66,7 @@ void GoldAttention::PlanSequence(std::int32_t index, const AttendedSequence& seq
         fits ? arena_.Acquire(sequence.pages[static_cast<std::size_t>(i)]) : -1;
     fits = slot >= 0;
     tiles_.push_back({index, static_cast<std::int32_t>(i), slot});
-    if (!fits) {
-      ++overflowed_pages_;
-      continue;
-    }
+    if (!fits) continue;
     const std::int64_t wanted = std::min(page_tokens, sequence.length - i * page_tokens);
     const std::int64_t filled = arena_.filled(slot);
     if (filled >= wanted) continue;

@@ -45,9 +45,6 @@ class GoldAttention {
   // Positions of the rows, in device memory, for rope.
   const std::int64_t* positions() const { return position_.device(); }
 
-  // Pages a step needed beyond the arena, since the start.
-  std::int64_t overflowed_pages() const { return overflowed_pages_; }
-
  private:
   struct Tile {
     std::int32_t sequence;
@@ -71,7 +68,6 @@ class GoldAttention {
   std::vector<Tile> tiles_;  // by sequence, then by position
   std::vector<ExpandTarget> targets_;
   bool one_group_ = false;  // the arrays of the only group are already uploaded
-  std::int64_t overflowed_pages_ = 0;
 
   StepArray<std::int64_t> position_;      // [rows]
   StepArray<std::int32_t> row_sequence_;  // [rows]

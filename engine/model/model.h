@@ -88,7 +88,6 @@ class Model {
 
   // Bytes of recurrent state and shift states of one sequence.
   std::int64_t state_bytes() const;
-  const ExpandedArena* arena() const { return arena_.get(); }
 
  private:
   void BuildBatch(std::span<const SpanInput> spans);
