@@ -79,49 +79,44 @@ class Backend {
   virtual std::unique_ptr<PackedWeights> Pack(const HostMatrix& weights, DType type,
                                               DType storage) = 0;
 
-  // y[rows, out] float32 = x[rows, in] W^T. x has the type W was packed for.
-  virtual void Gemm(const Matrix& x, const PackedWeights& w, const Matrix& y) = 0;
-  // Products of equal numbers of rows, none of which reads what another writes: they may
-  // run side by side, which at few rows saves most of the waiting between them.
+  // y[rows, out] = epilogue(x[rows, in] W^T). x has the type W was packed for.
   struct Product {
     Matrix x;
     const PackedWeights* w = nullptr;
     Matrix y;
+    Epilogue epilogue = {};
   };
-  static constexpr std::size_t kMaxProducts = 8;
-  virtual void GemmBatch(std::span<const Product> products) = 0;
+  // Products none of which reads what another writes: they may run side by side, which
+  // at few rows saves most of the waiting between them.
+  static constexpr std::size_t kMaxProducts = 16;
+  virtual void Gemm(std::span<const Product> products) = 0;
+  void Gemm(const Product& product) { Gemm(std::span(&product, 1)); }
 
   // out[i] = LN(table[tokens[i]]), float32.
   virtual void EmbedNorm(const std::int32_t* tokens, const Matrix& table,
                          const NormWeights& norm, const Matrix& out) = 0;
-  // cur = LN(x); prev[i] = cur[i-1], or the state of the slot at the start of a span;
-  // the state becomes the last row of the span. state is [slots, D].
-  virtual void NormShift(const Matrix& x, const NormWeights& norm, float* state,
-                         const RowSpans& spans, const Matrix& cur,
-                         const Matrix& prev) = 0;
+  virtual void NormShift(const NormShiftArgs& args) = 0;
   // state[slots[i]] = LN(x[rows[i]]) for i in [0, count).
   virtual void NormToState(const Matrix& x, const NormWeights& norm,
                            const std::int32_t* rows, const std::int32_t* slots,
                            std::int64_t count, float* state) = 0;
-  // out = cur + (prev - cur) * (mix [+ delta]); mix is [cols], delta (data null: none)
-  // a row each.
-  virtual void Lerp(const Matrix& cur, const Matrix& prev, const float* mix,
-                    const Matrix& delta, const Matrix& out) = 0;
-  // out = f(in), rounded to out's type.
-  virtual void Activate(Activation f, const Matrix& in, const Matrix& out) = 0;
-  // w = exp(-exp(bias + d)), over d in place; with k (data null: none) k *= 1 - w.
-  virtual void Decay(const Matrix& d, const float* bias, const Matrix& k) = 0;
+  // out = cur + diff * mix, rounded to out's type; mix is [cols].
+  virtual void Lerp(const Matrix& cur, const Matrix& diff, const float* mix,
+                    const Matrix& out) = 0;
+  // out = in, rounded to out's type.
+  virtual void Convert(const Matrix& in, const Matrix& out) = 0;
   virtual void Wkv(const WkvArgs& args) = 0;
   virtual void AddNorm(const AddNormArgs& args) = 0;
   // out = in / (|in| / sqrt(cols) + 1e-8).
   virtual void RmsNorm(const Matrix& in, const Matrix& out) = 0;
-  // x += y.
-  virtual void Add(const Matrix& x, const Matrix& y) = 0;
-  // x += sigmoid(r) * y.
-  virtual void GatedAdd(const Matrix& x, const Matrix& r, const Matrix& y) = 0;
   // out[i] = in[index[i]], or zero where the index is -1; converts to out's type.
   virtual void GatherRows(const Matrix& in, const std::int64_t* index,
                           const Matrix& out) = 0;
+  // cur[i] = in[index[i]], diff[i] = in[previous[i]] - cur[i]; a previous row of -1 is
+  // zero. All float32.
+  virtual void GatherShift(const Matrix& in, const std::int64_t* index,
+                           const std::int64_t* previous, const Matrix& cur,
+                           const Matrix& diff) = 0;
   // out[index[i]] = in[i], converting to out's type.
   virtual void ScatterRows(const Matrix& in, const std::int64_t* index,
                            const Matrix& out) = 0;
@@ -140,6 +135,12 @@ class Backend {
   // frequency is [32], angles are float64.
   virtual void Rope(const Matrix& x, const std::int64_t* position,
                     const double* frequency) = 0;
+  // Row i of k (or of v), [rows, A], becomes token row[i] % page_tokens of tile
+  // row[i] / page_tokens, rounded to the tiles' type. Rows are distinct.
+  virtual void ScatterKeys(const Matrix& k, const std::int64_t* row,
+                           const KvTiles& tiles) = 0;
+  virtual void ScatterValues(const Matrix& v, const std::int64_t* row,
+                             const KvTiles& tiles) = 0;
   virtual void Attend(const AttendArgs& args) = 0;
   // out = carried sums / carried sum of weights; resets nothing.
   virtual void AttendFinish(const Matrix& carry, std::int64_t heads,

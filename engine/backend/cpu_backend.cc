@@ -20,7 +20,7 @@ namespace goldfinch {
 namespace {
 
 // Raised whenever a change of ours changes bits.
-constexpr int kKernelVersion = 1;
+constexpr int kKernelVersion = 2;
 
 // Elements of work below which waking another thread costs more than it saves.
 constexpr std::int64_t kGrainElements = 16384;
@@ -57,8 +57,8 @@ class CpuBackend final : public Backend {
     return PackForCpu(weights, type, storage, pairs, pool_);
   }
 
-  void Gemm(const Matrix& x, const PackedWeights& weights, const Matrix& y) override;
-  void GemmBatch(std::span<const Product> products) override;
+  using Backend::Gemm;
+  void Gemm(std::span<const Product> products) override;
 
   void EmbedNorm(const std::int32_t* tokens, const Matrix& table, const NormWeights& norm,
                  const Matrix& out) override {
@@ -66,26 +66,21 @@ class CpuBackend final : public Backend {
       kernels_.embed_norm(tokens, table, norm, out, begin, end);
     });
   }
-  void NormShift(const Matrix& x, const NormWeights& norm, float* state,
-                 const RowSpans& spans, const Matrix& cur, const Matrix& prev) override;
+  void NormShift(const NormShiftArgs& args) override;
   void NormToState(const Matrix& x, const NormWeights& norm, const std::int32_t* rows,
                    const std::int32_t* slots, std::int64_t count, float* state) override {
     pool_.ParallelFor(count, RowGrain(x.cols), [&](auto begin, auto end) {
       kernels_.norm_to_state(x, norm, rows, slots, state, begin, end);
     });
   }
-  void Lerp(const Matrix& cur, const Matrix& prev, const float* mix, const Matrix& delta,
+  void Lerp(const Matrix& cur, const Matrix& diff, const float* mix,
             const Matrix& out) override {
     ForRows(out, [&](auto begin, auto end) {
-      kernels_.lerp(cur, prev, mix, delta, out, begin, end);
+      kernels_.lerp(cur, diff, mix, out, begin, end);
     });
   }
-  void Activate(Activation f, const Matrix& in, const Matrix& out) override {
-    ForRows(out,
-            [&](auto begin, auto end) { kernels_.activate(f, in, out, begin, end); });
-  }
-  void Decay(const Matrix& d, const float* bias, const Matrix& k) override {
-    ForRows(d, [&](auto begin, auto end) { kernels_.decay(d, bias, k, begin, end); });
+  void Convert(const Matrix& in, const Matrix& out) override {
+    ForRows(out, [&](auto begin, auto end) { kernels_.convert(in, out, begin, end); });
   }
   void Wkv(const WkvArgs& args) override {
     pool_.ParallelFor(args.spans.count * args.heads, 2,
@@ -97,16 +92,17 @@ class CpuBackend final : public Backend {
   void RmsNorm(const Matrix& in, const Matrix& out) override {
     ForRows(out, [&](auto begin, auto end) { kernels_.rms_norm(in, out, begin, end); });
   }
-  void Add(const Matrix& x, const Matrix& y) override {
-    ForRows(x, [&](auto begin, auto end) { kernels_.add(x, y, begin, end); });
-  }
-  void GatedAdd(const Matrix& x, const Matrix& r, const Matrix& y) override {
-    ForRows(x, [&](auto begin, auto end) { kernels_.gated_add(x, r, y, begin, end); });
-  }
   void GatherRows(const Matrix& in, const std::int64_t* index,
                   const Matrix& out) override {
     ForRows(out, [&](auto begin, auto end) {
       kernels_.gather_rows(in, index, out, begin, end);
+    });
+  }
+  void GatherShift(const Matrix& in, const std::int64_t* index,
+                   const std::int64_t* previous, const Matrix& cur,
+                   const Matrix& diff) override {
+    ForRows(cur, [&](auto begin, auto end) {
+      kernels_.gather_shift(in, index, previous, cur, diff, begin, end);
     });
   }
   void ScatterRows(const Matrix& in, const std::int64_t* index,
@@ -149,10 +145,20 @@ class CpuBackend final : public Backend {
       kernels_.rope(x, position, frequency, begin, end);
     });
   }
-  void Attend(const AttendArgs& args) override {
-    pool_.ParallelFor(args.q.rows * args.heads, 1,
-                      [&](auto begin, auto end) { kernels_.attend(args, begin, end); });
+  void ScatterKeys(const Matrix& k, const std::int64_t* row,
+                   const KvTiles& tiles) override {
+    pool_.ParallelFor(
+        tiles.heads, RowGrain(k.rows * KvTiles::kHead),
+        [&](auto begin, auto end) { kernels_.scatter_keys(k, row, tiles, begin, end); });
   }
+  void ScatterValues(const Matrix& v, const std::int64_t* row,
+                     const KvTiles& tiles) override {
+    pool_.ParallelFor(tiles.heads, RowGrain(v.rows * KvTiles::kHead),
+                      [&](auto begin, auto end) {
+                        kernels_.scatter_values(v, row, tiles, begin, end);
+                      });
+  }
+  void Attend(const AttendArgs& args) override;
   void AttendFinish(const Matrix& carry, std::int64_t heads, const Matrix& out) override {
     ForRows(out, [&](auto begin, auto end) {
       kernels_.attend_finish(carry, heads, out, begin, end);
@@ -171,71 +177,92 @@ class CpuBackend final : public Backend {
     pool_.ParallelFor(m.rows, RowGrain(m.cols), body);
   }
 
+  static std::int64_t PanelsOf(const Product& p) {
+    return (p.w->out() + kPanelColumns - 1) / kPanelColumns;
+  }
+
   const CpuKernels& kernels_;
   ThreadPool pool_;
-  std::vector<SampleScratch> scratch_;  // one a piece of a sampling loop
+  std::vector<std::int64_t> attend_rows_;  // first rows of an Attend's groups
+  std::vector<SampleScratch> scratch_;     // one a piece of a sampling loop
 };
 
-void CpuBackend::Gemm(const Matrix& x, const PackedWeights& weights, const Matrix& y) {
-  const Product product{x, &weights, y};
-  GemmBatch(std::span(&product, 1));
-}
-
-void CpuBackend::GemmBatch(std::span<const Product> products) {
+void CpuBackend::Gemm(std::span<const Product> products) {
   GOLDFINCH_CHECK(!products.empty() && products.size() <= kMaxProducts);
-  const std::int64_t rows = products[0].x.rows;
-  if (rows == 0) return;
-  // Task t is panel t of all the panels of all products; first[i] is where those of
-  // product i begin.
-  std::int64_t first[kMaxProducts + 1] = {};
-  std::int64_t work = 0;
-  for (std::size_t i = 0; i < products.size(); ++i) {
-    const auto& [x, weights, y] = products[i];
-    const GemmPanels& w = static_cast<const CpuPackedWeights&>(*weights).panels();
-    GOLDFINCH_CHECK(x.type == w.type && x.cols == w.in && y.cols == w.out &&
-                    x.rows == rows && y.rows == rows && y.type == DType::kF32 &&
-                    w.in > 0);
-    const std::int64_t panels = (w.out + kPanelColumns - 1) / kPanelColumns;
-    first[i + 1] = first[i] + panels;
-    work += panels * w.in * kPanelColumns;
-  }
-  const std::int64_t panels = first[products.size()];
   // Few panels: cut the rows too, so that a narrow product of many rows has pieces for
   // all threads. 96 is a multiple of every kernel's block of rows.
   constexpr std::int64_t kRowPiece = 96;
-  const bool narrow = panels < 8 * pool_.num_threads();
-  const std::int64_t row_piece = narrow ? std::min(kRowPiece, rows) : rows;
-  const std::int64_t row_pieces = (rows + row_piece - 1) / row_piece;
-  const std::int64_t task_work = std::max<std::int64_t>(1, work / panels * row_piece);
+  struct Cut {
+    GemmArgs args;
+    std::int64_t panels, row_piece;
+    std::int64_t first;  // number of the product's first task
+  };
+  Cut cuts[kMaxProducts];
+  std::int64_t all_panels = 0;
+  for (const Product& p : products) all_panels += PanelsOf(p);
+  const bool narrow = all_panels < 8 * pool_.num_threads();
+  std::int64_t tasks = 0, work = 0;
+  for (std::size_t i = 0; i < products.size(); ++i) {
+    const auto& [x, weights, y, epilogue] = products[i];
+    const GemmPanels& w = static_cast<const CpuPackedWeights&>(*weights).panels();
+    GOLDFINCH_CHECK(x.type == w.type && x.cols == w.in && y.cols == w.out &&
+                    x.rows == y.rows && w.in > 0);
+    const std::int64_t row_piece = narrow ? std::min(kRowPiece, x.rows) : x.rows;
+    cuts[i] = {{x, w, y, epilogue}, PanelsOf(products[i]), row_piece, tasks};
+    if (x.rows == 0) continue;
+    tasks += cuts[i].panels * ((x.rows + row_piece - 1) / row_piece);
+    work += w.in * kPanelColumns * cuts[i].panels * x.rows;
+  }
+  if (tasks == 0) return;
+  const std::int64_t task_work = std::max<std::int64_t>(1, work / tasks);
   const std::int64_t grain = std::max<std::int64_t>(1, 4 * kGrainElements / task_work);
-  pool_.ParallelFor(panels * row_pieces, grain, [&](auto begin, auto end) {
-    for (std::int64_t task = begin; task < end; ++task) {
-      const std::int64_t panel = task % panels, row = task / panels * row_piece;
-      std::size_t i = 0;
-      while (panel >= first[i + 1]) ++i;
-      const Product& p = products[i];
-      kernels_.gemm(p.x, static_cast<const CpuPackedWeights&>(*p.w).panels(), p.y, row,
-                    std::min(row + row_piece, rows), panel - first[i],
-                    panel - first[i] + 1);
+  pool_.ParallelFor(tasks, grain, [&](auto begin, auto end) {
+    std::size_t i = products.size() - 1;
+    while (cuts[i].first > begin || cuts[i].args.x.rows == 0) --i;
+    // Runs of panels of one product and one piece of its rows.
+    for (std::int64_t task = begin; task < end;) {
+      while (i + 1 < products.size() && task >= cuts[i + 1].first) ++i;
+      const Cut& cut = cuts[i];
+      const std::int64_t own = task - cut.first, panel = own % cut.panels;
+      const std::int64_t row = own / cut.panels * cut.row_piece;
+      const std::int64_t last = std::min(cut.panels, panel + end - task);
+      kernels_.gemm(cut.args, row, std::min(row + cut.row_piece, cut.args.x.rows), panel,
+                    last);
+      task += last - panel;
     }
   });
 }
 
-void CpuBackend::NormShift(const Matrix& x, const NormWeights& norm, float* state,
-                           const RowSpans& spans, const Matrix& cur, const Matrix& prev) {
-  ForRows(cur,
-          [&](auto begin, auto end) { kernels_.norm_rows(x, norm, cur, begin, end); });
-  const std::size_t bytes = static_cast<std::size_t>(cur.cols) * sizeof(float);
-  const std::int64_t grain = std::max<std::int64_t>(1, spans.count / 8);
-  pool_.ParallelFor(spans.count, grain, [&](auto begin, auto end) {
-    for (std::int64_t span = begin; span < end; ++span) {
-      const std::int64_t first = spans.begin[span], last = spans.begin[span + 1] - 1;
-      GOLDFINCH_CHECK(first <= last);
-      float* carried = state + spans.slot[span] * cur.cols;
-      std::memcpy(prev.f32(first), carried, bytes);
-      for (std::int64_t row = first; row < last; ++row)
-        std::memcpy(prev.f32(row + 1), cur.f32(row), bytes);
-      std::memcpy(carried, cur.f32(last), bytes);
+void CpuBackend::NormShift(const NormShiftArgs& args) {
+  ForRows(args.x, [&](auto begin, auto end) { kernels_.norm_shift(args, begin, end); });
+  // The first row of a span has read its state by now.
+  for (std::int32_t span = 0; span < args.spans.count; ++span) {
+    const std::int32_t last = args.spans.begin[span + 1] - 1;
+    if (last > args.spans.begin[span])
+      kernels_.norm_to_state(args.x, args.norm, &last, &args.spans.slot[span], args.state,
+                             0, 1);
+  }
+}
+
+void CpuBackend::Attend(const AttendArgs& args) {
+  // Rows that see the same tiles read them together; not too many, so that what they
+  // carry stays close.
+  constexpr std::int64_t kMaxRows = 64;
+  attend_rows_.clear();
+  for (std::int64_t row = 0; row < args.q.rows; ++row) {
+    const bool joins = row > 0 && args.span[row] == args.span[row - 1] &&
+                       row - attend_rows_.back() < kMaxRows;
+    if (!joins) attend_rows_.push_back(row);
+  }
+  const auto groups = static_cast<std::int64_t>(attend_rows_.size());
+  attend_rows_.push_back(args.q.rows);
+  pool_.ParallelFor(groups * args.heads, 1, [&](auto begin, auto end) {
+    for (std::int64_t task = begin; task < end;) {
+      const std::int64_t group = task / args.heads, head = task % args.heads;
+      const std::int64_t last = std::min(args.heads, head + end - task);
+      const std::int64_t* row = &attend_rows_[static_cast<std::size_t>(group)];
+      kernels_.attend(args, {row[0], row[1], head, last});
+      task += last - head;
     }
   });
 }

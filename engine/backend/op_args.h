@@ -29,6 +29,44 @@ struct TokenStore {
   bool narrow = false;  // uint16, else int32
 };
 
+// What becomes of a product's float32 sums before they are stored.
+enum class Finish : std::uint8_t {
+  kStore,        // y = sum
+  kTanh,         // y = tanh(sum)
+  kReluSquared,  // y = relu(sum)^2
+  kLerp,         // y = a + b * (bias + sum)
+  kDecay,        // y = exp(-exp(bias + sum));  a *= 1 - y, where a is given
+  kAdd,          // y += sum
+  kGatedAdd,     // y += sigmoid(a) * sum
+};
+
+// kStore, kTanh, kReluSquared and kLerp store float32 or bf16; kDecay, kAdd and kGatedAdd
+// float32. Operands are float32 and of y's shape.
+struct Epilogue {
+  Finish finish = Finish::kStore;
+  const float* bias = nullptr;  // [cols of y]
+  Matrix a = {};
+  Matrix b = {};
+  Matrix copy = {};  // data null: none; kLerp also stores y here, rounded to its type
+};
+
+// A normalised row, how far its predecessor is from it, and mixes of the two:
+//   cur = LN(x);  diff[i] = cur[i-1] - cur[i];  mixed[j] = cur + diff * mix[j]
+// Before the first row of a span comes the state of its slot, which becomes the span's
+// last cur.
+struct NormShiftArgs {
+  static constexpr int kMaxMixes = 2;
+  Matrix x = {};
+  NormWeights norm = {};
+  float* state = nullptr;  // [slots, cols]
+  RowSpans spans = {};
+  Matrix cur = {};   // data null: not stored
+  Matrix diff = {};  // stored where cur is
+  int num_mixes = 0;
+  const float* mix[kMaxMixes] = {};  // [cols]
+  Matrix mixed[kMaxMixes] = {};      // float32 or bf16
+};
+
 // y = S r [+ v (u k . r)];  S = S diag(w) + v k^T, per head. See kernels/cpu/wkv.cc.
 struct WkvArgs {
   Matrix r = {}, k = {}, v = {}, w = {};  // [rows, heads * 64]
@@ -52,12 +90,23 @@ struct AddNormArgs {
 // Most tokens of a page: kernels keep that many weights on their stack.
 inline constexpr std::int64_t kMaxPageTokens = 256;
 
-// Expanded keys and values: tile t of one layer is [page_tokens, A] keys and as many
-// values.
+// Expanded keys and values of one layer, a tile a page. Where an element of a tile lies
+// is the business of the kernels alone (ScatterKeys, ScatterValues, Attend).
 struct KvTiles {
-  Matrix keys = {};              // [tiles * page_tokens, A], compute type
-  Matrix values = {};            // the same, stride included
+  void* data = nullptr;
+  DType type = DType::kF32;  // compute type
+  std::int64_t heads = 0;
   std::int64_t page_tokens = 0;  // at most kMaxPageTokens
+
+  static constexpr std::int64_t kHead = 64;
+  static constexpr std::int64_t kTokensPad = 16;
+  // Tokens that room is kept for.
+  std::int64_t padded_tokens() const {
+    return (page_tokens + kTokensPad - 1) / kTokensPad * kTokensPad;
+  }
+  // Elements of one head's keys in a tile, and of its values.
+  std::int64_t head_elements() const { return kHead * padded_tokens(); }
+  std::int64_t tile_bytes() const { return 2 * heads * head_elements() * SizeOf(type); }
 };
 
 // Causal attention of query rows over tiles, continuing earlier calls: tiles come in
@@ -77,7 +126,5 @@ struct AttendArgs {
       {};  // [rows, heads * (64 + 2)]: per head 64 sums, then maximum, then sum
   bool first = true;  // starts the carry afresh
 };
-
-enum class Activation { kNone, kTanh, kReluSquared };
 
 }  // namespace goldfinch

@@ -8,7 +8,6 @@
 namespace goldfinch {
 namespace {
 
-constexpr Matrix kNone = {};
 constexpr std::int64_t kRopePairs = 32;
 constexpr std::int64_t kScaleBytes = sizeof(std::uint16_t);
 
@@ -28,11 +27,12 @@ GoldCache::GoldCache(DeviceArena& arena, const ModelConfig& config,
   keys_ = arena.Take(rows, c, shape.storage);
   if (shape.storage == DType::kI8)
     scales_ = static_cast<std::uint16_t*>(arena.TakeBytes(rows * kScaleBytes));
-  const std::int64_t tile_rows = shape.num_tiles * shape.page_tokens;
-  for (std::int32_t layer = 0; layer < config.num_gold(); ++layer)
-    tiles_.push_back({.keys = arena.Take(tile_rows, d, type),
-                      .values = arena.Take(tile_rows, d, type),
-                      .page_tokens = shape.page_tokens});
+  for (std::int32_t layer = 0; layer < config.num_gold(); ++layer) {
+    KvTiles tiles{
+        .type = type, .heads = config.num_heads(), .page_tokens = shape.page_tokens};
+    tiles.data = arena.TakeBytes(shape.num_tiles * tiles.tile_bytes());
+    tiles_.push_back(tiles);
+  }
   if (config.rope.has_value()) {
     double frequency[kRopePairs];
     for (std::int64_t i = 0; i < kRopePairs; ++i)
@@ -49,25 +49,26 @@ GoldCache::GoldCache(DeviceArena& arena, const ModelConfig& config,
       arena.TakeBytes(sources * static_cast<std::int64_t>(sizeof(std::int32_t))));
   for (Matrix* m : {&embedded_, &unit_, &decompressed_})
     *m = arena.Take(sources, d, DType::kF32);
-  joined_ = arena.Take(sources, d + c, type);
+  joined_ = arena.TakeInput(sources, d + c, type);
   current_ = {arena, targets};
   previous_ = {arena, targets};
   position_ = {arena, targets};
   tile_row_ = {arena, targets};
-  for (Matrix* m : {&n_, &n_prev_, &kappa_, &kappa_prev_, &delta_, &kv_, &normed_})
+  for (Matrix* m : {&n_, &n_diff_, &kappa_, &kappa_diff_, &key_, &value_})
     *m = arena.Take(targets, d, DType::kF32);
-  for (Matrix* m : {&mixed_, &kv_in_}) *m = arena.Take(targets, d, type);
-  low_ = arena.Take(targets, max_mix_width, DType::kF32);
-  for (Matrix* m : {&low_in_, &mix_in_}) *m = arena.Take(targets, max_mix_width, type);
+  for (Matrix* m : {&mixed_, &key_in_, &value_in_})
+    *m = arena.TakeInput(targets, d, type);
+  for (Matrix* m : {&mix_in_, &key_low_, &value_low_})
+    *m = arena.TakeInput(targets, max_mix_width, type);
 }
 
 void GoldCache::Append(const Matrix& x, const std::int32_t* tokens,
                        const std::int64_t* index, const Matrix& scratch) {
-  b_.Activate(Activation::kNone, x, scratch);
+  b_.Convert(x, scratch);
   for (std::int64_t first = 0; first < x.rows; first += kMaxTargets) {
     const std::int64_t count = std::min(kMaxTargets, x.rows - first);
-    const Matrix c = kv_.Rows(count).Cols(0, keys_.cols);
-    b_.Gemm(scratch.RowsFrom(first, count), *weights_.compress, c);
+    const Matrix c = key_.Rows(count).Cols(0, keys_.cols);
+    b_.Gemm({scratch.RowsFrom(first, count), weights_.compress.get(), c});
     if (scales_ != nullptr)
       b_.ScatterQuantized(c, index + first, keys_, scales_);
     else
@@ -147,52 +148,77 @@ void GoldCache::Decompress(std::span<const ExpandTarget> targets) {
   b_.GatherTokens(tokens_, source_row_.device(), sources, source_tokens_);
   b_.EmbedNorm(source_tokens_, weights_.embedding, weights_.ln0, e);
   b_.RmsNorm(e, unit);
-  b_.Activate(Activation::kNone, e, joined.Cols(0, d));
+  b_.Convert(e, joined.Cols(0, d));
   if (scales_ != nullptr)
     b_.GatherQuantized(keys_, scales_, source_row_.device(), joined.Cols(d, c));
   else
     b_.GatherRows(keys_, source_row_.device(), joined.Cols(d, c));
-  b_.Gemm(joined, *weights_.decompress, kappa);
+  b_.Gemm({joined, weights_.decompress.get(), kappa});
   b_.RmsNorm(kappa, kappa);
 
   const std::int64_t count = current_.size();
-  b_.GatherRows(unit, current_.device(), n_.Rows(count));
-  b_.GatherRows(unit, previous_.device(), n_prev_.Rows(count));
-  b_.GatherRows(kappa, current_.device(), kappa_.Rows(count));
-  b_.GatherRows(kappa, previous_.device(), kappa_prev_.Rows(count));
+  b_.GatherShift(unit, current_.device(), previous_.device(), n_.Rows(count),
+                 n_diff_.Rows(count));
+  b_.GatherShift(kappa, current_.device(), previous_.device(), kappa_.Rows(count),
+                 kappa_diff_.Rows(count));
 }
 
-void GoldCache::ExpandLayer(const GoldWeights& w, std::int64_t count,
-                            const KvTiles& tiles) {
-  const std::int64_t width = w.kv_up[0]->in();
-  const Matrix mixed = mixed_.Rows(count), delta = delta_.Rows(count);
-  const Matrix z = low_.Rows(count).Cols(0, 2 * width);
-  const Matrix z_in = mix_in_.Rows(count).Cols(0, 2 * width);
-  b_.Lerp(n_.Rows(count), n_prev_.Rows(count), w.maa_v_cache, kNone, mixed);
-  b_.Gemm(mixed, *w.kv_down, z);
-  b_.Activate(Activation::kTanh, z, z_in);
-
-  // a = lerp(x, x_prev, maa + z up);  LN(a + up(tanh(down(a))))
-  const auto expand = [&](const Matrix& x, const Matrix& x_prev, const float* maa,
-                          int half, const LowRank& pair, const NormWeights& norm) {
-    const Matrix a = kv_.Rows(count), a_in = kv_in_.Rows(count);
-    const Matrix low = low_.Rows(count).Cols(0, pair.down->out());
-    const Matrix low_in = low_in_.Rows(count).Cols(0, pair.down->out());
-    const Matrix normed = normed_.Rows(count);
-    b_.Gemm(z_in.Cols(half * width, width), *w.kv_up[half], delta);
-    b_.Lerp(x.Rows(count), x_prev.Rows(count), maa, delta, a);
-    b_.Activate(Activation::kNone, a, a_in);
-    b_.Gemm(a_in, *pair.down, low);
-    b_.Activate(Activation::kTanh, low, low_in);
-    b_.Gemm(low_in, *pair.up, delta);
-    b_.AddNorm({.a = a, .b = delta, .norm = norm, .out = normed});
-    return normed;
+void GoldCache::ExpandLayers(std::int64_t first, std::int64_t last, std::int64_t count) {
+  const auto gold = [this](std::int64_t layer) -> const GoldWeights& {
+    const std::int64_t index = config_.num_recurrent() + layer;
+    return *weights_.layers[static_cast<std::size_t>(index)].gold;
   };
-  const Matrix k = expand(kappa_, kappa_prev_, w.maa_k, 0, w.key, w.ln_k);
-  if (frequency_ != nullptr) b_.Rope(k, position_.device(), frequency_);
-  b_.ScatterRows(k, tile_row_.device(), tiles.keys);
-  const Matrix v = expand(n_, n_prev_, w.maa_v, 1, w.value, w.ln_v);
-  b_.ScatterRows(v, tile_row_.device(), tiles.values);
+  // Each layer has `count` rows of every buffer.
+  const auto rows = [&](const Matrix& m, std::int64_t layer) {
+    return m.RowsFrom((layer - first) * count, count);
+  };
+  const Matrix n = n_.Rows(count), n_diff = n_diff_.Rows(count);
+  const Matrix kappa = kappa_.Rows(count), kappa_diff = kappa_diff_.Rows(count);
+  const Epilogue tanh = {.finish = Finish::kTanh}, add = {.finish = Finish::kAdd};
+  // z = tanh(lerp(n, n_prev, maa_v_cache) kv_w1)
+  // a = lerp(x, x_prev, maa + z kv_w2);  LN(a + tanh(a w1) w2), x being kappa or n
+  Products down, mix, low, up;
+  for (std::int64_t i = first; i < last; ++i) {
+    const GoldWeights& w = gold(i);
+    const std::int64_t width = w.kv_up[0]->in();
+    const Matrix mixed = rows(mixed_, i);
+    const Matrix z = rows(mix_in_, i).Cols(0, 2 * width);
+    const Matrix key_low = rows(key_low_, i).Cols(0, w.key.down->out());
+    const Matrix value_low = rows(value_low_, i).Cols(0, w.value.down->out());
+    b_.Lerp(n, n_diff, w.maa_v_cache, mixed);
+    down.Add({mixed, w.kv_down.get(), z, tanh});
+    mix.Add({z.Cols(0, width),
+             w.kv_up[0].get(),
+             rows(key_, i),
+             {.finish = Finish::kLerp,
+              .bias = w.maa_k,
+              .a = kappa,
+              .b = kappa_diff,
+              .copy = rows(key_in_, i)}});
+    mix.Add({z.Cols(width, width),
+             w.kv_up[1].get(),
+             rows(value_, i),
+             {.finish = Finish::kLerp,
+              .bias = w.maa_v,
+              .a = n,
+              .b = n_diff,
+              .copy = rows(value_in_, i)}});
+    low.Add({rows(key_in_, i), w.key.down.get(), key_low, tanh});
+    low.Add({rows(value_in_, i), w.value.down.get(), value_low, tanh});
+    up.Add({key_low, w.key.up.get(), rows(key_, i), add});
+    up.Add({value_low, w.value.up.get(), rows(value_, i), add});
+  }
+  for (const Products* products : {&down, &mix, &low, &up}) b_.Gemm(products->get());
+  for (std::int64_t i = first; i < last; ++i) {
+    const GoldWeights& w = gold(i);
+    const Matrix k = rows(key_, i), v = rows(value_, i);
+    const KvTiles& tiles = tiles_[static_cast<std::size_t>(i)];
+    b_.AddNorm({.a = k, .norm = w.ln_k, .out = k});
+    if (frequency_ != nullptr) b_.Rope(k, position_.device(), frequency_);
+    b_.ScatterKeys(k, tile_row_.device(), tiles);
+    b_.AddNorm({.a = v, .norm = w.ln_v, .out = v});
+    b_.ScatterValues(v, tile_row_.device(), tiles);
+  }
 }
 
 void GoldCache::Expand(std::span<const ExpandTarget> targets, std::int64_t first,
@@ -201,10 +227,10 @@ void GoldCache::Expand(std::span<const ExpandTarget> targets, std::int64_t first
   GOLDFINCH_CHECK(static_cast<std::int64_t>(targets.size()) <= kMaxTargets);
   Decompress(targets);
   const auto count = static_cast<std::int64_t>(targets.size());
-  const std::int64_t below = config_.num_recurrent();
-  for (std::int64_t layer = first; layer < last; ++layer)
-    ExpandLayer(*weights_.layers[static_cast<std::size_t>(below + layer)].gold, count,
-                tiles_[static_cast<std::size_t>(layer)]);
+  // Few targets leave room for several layers at once.
+  const std::int64_t group = std::clamp<std::int64_t>(kMaxTargets / count, 1, kMaxLayers);
+  for (std::int64_t layer = first; layer < last; layer += group)
+    ExpandLayers(layer, std::min(layer + group, last), count);
 }
 
 }  // namespace goldfinch

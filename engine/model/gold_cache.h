@@ -9,6 +9,8 @@
 // Threads: one at a time.
 #pragma once
 
+#include <array>
+#include <cstddef>
 #include <cstdint>
 #include <span>
 #include <vector>
@@ -80,7 +82,24 @@ class GoldCache {
   // e, c and from them n = rms(e) and kappa of every distinct token among the targets
   // and their predecessors; then each target's own rows and its predecessor's.
   void Decompress(std::span<const ExpandTarget> targets);
-  void ExpandLayer(const GoldWeights& w, std::int64_t count, const KvTiles& tiles);
+  // Keys and values of GOLD layers [first, last), at most kMaxLayers, for `count`
+  // targets; (last - first) * count is at most kMaxTargets.
+  void ExpandLayers(std::int64_t first, std::int64_t last, std::int64_t count);
+
+  static constexpr std::int64_t kMaxLayers =
+      static_cast<std::int64_t>(Backend::kMaxProducts) / 2;
+  // Products of one Gemm.
+  class Products {
+   public:
+    void Add(const Backend::Product& product) { products_[count_++] = product; }
+    std::span<const Backend::Product> get() const {
+      return std::span(products_).first(count_);
+    }
+
+   private:
+    std::array<Backend::Product, Backend::kMaxProducts> products_;
+    std::size_t count_ = 0;
+  };
 
   Backend& b_;
   const ModelConfig& config_;
@@ -101,8 +120,11 @@ class GoldCache {
   // Targets.
   StepArray<std::int64_t> current_, previous_;  // rows among the sources
   StepArray<std::int64_t> position_, tile_row_;
-  Matrix n_, n_prev_, kappa_, kappa_prev_;  // [targets, D]
-  Matrix mixed_, low_, low_in_, mix_in_, delta_, kv_, kv_in_, normed_;
+  Matrix n_, n_diff_, kappa_, kappa_diff_;  // [targets, D]
+  // Of several layers, one behind the other.
+  Matrix key_, value_;                   // [targets, D]
+  Matrix mixed_, key_in_, value_in_;     // [targets, D] compute type
+  Matrix mix_in_, key_low_, value_low_;  // [targets, width] compute type
 };
 
 }  // namespace goldfinch

@@ -1,5 +1,9 @@
 #include "engine/model/layers.h"
 
+#include <cstddef>
+#include <cstdint>
+#include <span>
+
 namespace goldfinch {
 namespace {
 
@@ -9,28 +13,35 @@ constexpr Matrix kNone = {};
 enum C2Input { kC2R, kC2K, kC2V, kC2W, kC2V2 };
 enum FinchInput { kFinchW, kFinchK, kFinchV, kFinchR, kFinchG };
 
-// z = tanh(lerp(x, p, maa_x) maa_w1);  x_i = lerp(x, p, maa_i + z_i maa_w2[i]), left in
-// work.mixed[i] for the first `count` inputs.
-void MixInputs(LayerContext& context, const FinchWeights& w, std::int64_t rows,
-               std::size_t count) {
+// cur, diff and x_i = lerp(x, p, maa_i + z_i maa_w2[i]) for the first `count` inputs,
+// with z = tanh(lerp(x, p, maa_x) maa_w1). out[i] may be wherever there is room.
+void MixInputs(LayerContext& context, const LayerWeights& layer, const LayerState& state,
+               const Matrix& x, std::span<const Matrix> out) {
   Backend& b = context.backend;
   Workspace& work = context.work;
-  const Matrix cur = work.cur.Rows(rows), prev = work.prev.Rows(rows);
-  const Matrix mixed = work.mixed[0].Rows(rows);
-  const Matrix z = work.low.Rows(rows).Cols(0, w.mix_down->out());
-  const Matrix z_in = work.mix_in.Rows(rows).Cols(0, w.mix_down->out());
-  b.Lerp(cur, prev, w.maa_x, kNone, mixed);
-  b.Gemm(mixed, *w.mix_down, z);
-  b.Activate(Activation::kTanh, z, z_in);
+  const FinchWeights& w = *layer.finch;
+  const Matrix cur = work.cur.Rows(x.rows), diff = work.diff.Rows(x.rows);
+  const Matrix mixed = work.mixed[0].Rows(x.rows);
+  const Matrix z = work.mix_in.Rows(x.rows).Cols(0, w.mix_down->out());
+  b.NormShift({.x = x,
+               .norm = layer.ln1,
+               .state = state.att_shift,
+               .spans = context.spans,
+               .cur = cur,
+               .diff = diff,
+               .num_mixes = 1,
+               .mix = {w.maa_x},
+               .mixed = {mixed}});
+  b.Gemm({mixed, w.mix_down.get(), z, {.finish = Finish::kTanh}});
   Backend::Product up[5];
-  for (std::size_t i = 0; i < count; ++i) {
+  for (std::size_t i = 0; i < out.size(); ++i) {
     const std::int64_t width = w.mix_up[i]->in();
-    up[i] = {z_in.Cols(static_cast<std::int64_t>(i) * width, width), w.mix_up[i].get(),
-             work.delta[i].Rows(rows)};
+    up[i] = {z.Cols(static_cast<std::int64_t>(i) * width, width),
+             w.mix_up[i].get(),
+             out[i],
+             {.finish = Finish::kLerp, .bias = w.maa[i], .a = cur, .b = diff}};
   }
-  b.GemmBatch(std::span(up, count));
-  for (std::size_t i = 0; i < count; ++i)
-    b.Lerp(cur, prev, w.maa[i], work.delta[i].Rows(rows), work.mixed[i].Rows(rows));
+  b.Gemm(std::span(up).first(out.size()));
 }
 
 // y from r, k, v and w, all in the workspace.
@@ -47,69 +58,73 @@ void RunWkv(LayerContext& context, const FinchWeights& w, float* wkv, std::int64
                        .y = work.y.Rows(rows)});
 }
 
-void FinchC2(LayerContext& context, const FinchWeights& w, float* wkv, const Matrix& x) {
+void FinchC2(LayerContext& context, const LayerWeights& layer, const LayerState& state,
+             const Matrix& x) {
   Backend& b = context.backend;
   Workspace& work = context.work;
-  const Matrix r = work.r.Rows(x.rows), k = work.k.Rows(x.rows);
-  const Matrix v = work.v.Rows(x.rows), decay = work.w.Rows(x.rows);
-  const Matrix v2 = work.v2.Rows(x.rows), y = work.y.Rows(x.rows);
+  const FinchWeights& w = *layer.finch;
+  const std::int64_t rows = x.rows;
   const bool use_v2 = context.config.use_v2;
-  const auto mixed = [&](C2Input i) { return work.mixed[i].Rows(x.rows); };
-  const Matrix d = work.low.Rows(x.rows).Cols(0, w.decay.down->out());
-  const Matrix d_in = work.low_in.Rows(x.rows).Cols(0, w.decay.down->out());
-
-  MixInputs(context, w, x.rows, use_v2 ? 5 : 4);
-  const std::size_t products = use_v2 ? 6 : 4;
-  const Matrix e = use_v2 ? work.low2.Rows(x.rows).Cols(0, w.value2.down->out()) : kNone;
-  const Matrix e_in =
-      use_v2 ? work.low2_in.Rows(x.rows).Cols(0, w.value2.down->out()) : kNone;
-  const Backend::Product in[] = {
-      {mixed(kC2R), w.receptance.get(), r}, {mixed(kC2K), w.key.get(), k},
-      {mixed(kC2V), w.value.get(), v},      {mixed(kC2W), w.decay.down.get(), d},
-      {mixed(kC2V2), w.value.get(), v2},    {mixed(kC2V2), w.value2.down.get(), e}};
-  b.GemmBatch(std::span(in).first(products));
-  // d = time_decay + tanh(x_w decay_w1) decay_w2;  w = exp(-exp(d));
+  const Matrix r = work.r.Rows(rows), k = work.k.Rows(rows), y = work.y.Rows(rows);
+  const Matrix decay = work.w.Rows(rows);
+  // v and v2 share the matrix `value`, so they are rows of one product.
+  const Matrix values = work.v.Rows(use_v2 ? 2 * rows : rows);
+  const Matrix v2 = use_v2 ? values.RowsFrom(rows, rows) : kNone;
+  const Matrix mixed[] = {work.mixed[0].Rows(rows), work.mixed[1].Rows(rows),
+                          work.mixed[2].Rows(rows), work.mixed[3].Rows(rows),
+                          work.mixed[2].RowsFrom(rows, rows)};
+  const Matrix d = work.low[0].Rows(rows).Cols(0, w.decay.down->out());
+  MixInputs(context, layer, state, x, std::span(mixed).first(use_v2 ? 5 : 4));
+  const Matrix e = use_v2 ? work.low[1].Rows(rows).Cols(0, w.value2.down->out()) : kNone;
+  const Epilogue tanh = {.finish = Finish::kTanh};
+  const Backend::Product in[] = {{mixed[kC2R], w.receptance.get(), r},
+                                 {mixed[kC2K], w.key.get(), k},
+                                 {work.mixed[2].Rows(values.rows), w.value.get(), values},
+                                 {mixed[kC2W], w.decay.down.get(), d, tanh},
+                                 {mixed[kC2V2], w.value2.down.get(), e, tanh}};
+  b.Gemm(std::span(in).first(use_v2 ? 5 : 4));
+  // w = exp(-exp(time_decay + tanh(x_w decay_w1) decay_w2)), k scaled by 1 - w;
   // v2 = x_v2 value^T + tanh(x_v2 value2_w1) value2_w2.
-  b.Activate(Activation::kTanh, d, d_in);
-  if (use_v2) b.Activate(Activation::kTanh, e, e_in);
-  const Backend::Product up[] = {{d_in, w.decay.up.get(), decay},
-                                 {e_in, w.value2.up.get(), y}};
-  b.GemmBatch(std::span(up).first(use_v2 ? 2 : 1));
-  b.Decay(decay, w.time_decay, context.config.use_one_minus_w ? k : kNone);
-  if (use_v2) b.Add(v2, y);
-  RunWkv(context, w, wkv, x.rows);
-  b.AddNorm({.a = y,
-             .b = use_v2 ? v2 : kNone,
-             .norm = w.ln_x,
-             .out = work.normed.Rows(x.rows)});
+  const Backend::Product up[] = {{d,
+                                  w.decay.up.get(),
+                                  decay,
+                                  {.finish = Finish::kDecay,
+                                   .bias = w.time_decay,
+                                   .a = context.config.use_one_minus_w ? k : kNone}},
+                                 {e, w.value2.up.get(), v2, {.finish = Finish::kAdd}}};
+  b.Gemm(std::span(up).first(use_v2 ? 2 : 1));
+  RunWkv(context, w, state.wkv, rows);
+  b.AddNorm({.a = y, .b = v2, .norm = w.ln_x, .out = work.normed.Rows(rows)});
 }
 
-void Finch(LayerContext& context, const FinchWeights& w, float* wkv, const Matrix& x) {
+void Finch(LayerContext& context, const LayerWeights& layer, const LayerState& state,
+           const Matrix& x) {
   Backend& b = context.backend;
   Workspace& work = context.work;
-  const Matrix r = work.r.Rows(x.rows), k = work.k.Rows(x.rows);
-  const Matrix v = work.v.Rows(x.rows), decay = work.w.Rows(x.rows);
-  const Matrix gate = work.v2.Rows(x.rows), y = work.y.Rows(x.rows);
-  const auto mixed = [&](FinchInput i) { return work.mixed[i].Rows(x.rows); };
-  const Matrix d = work.low.Rows(x.rows).Cols(0, w.decay.down->out());
-  const Matrix d_in = work.low_in.Rows(x.rows).Cols(0, w.decay.down->out());
-
-  MixInputs(context, w, x.rows, 5);
-  const Backend::Product in[] = {{mixed(kFinchW), w.decay.down.get(), d},
-                                 {mixed(kFinchK), w.key.get(), k},
-                                 {mixed(kFinchV), w.value.get(), v},
-                                 {mixed(kFinchR), w.receptance.get(), r},
-                                 {mixed(kFinchG), w.gate.get(), gate}};
-  b.GemmBatch(in);
-  b.Activate(Activation::kTanh, d, d_in);
-  b.Gemm(d_in, *w.decay.up, decay);
-  b.Decay(decay, w.time_decay, kNone);
-  RunWkv(context, w, wkv, x.rows);
+  const FinchWeights& w = *layer.finch;
+  const std::int64_t rows = x.rows;
+  const Matrix gate = work.gate.Rows(rows), y = work.y.Rows(rows);
+  Matrix mixed[5];
+  for (std::size_t i = 0; i < 5; ++i) mixed[i] = work.mixed[i].Rows(rows);
+  const Matrix d = work.low[0].Rows(rows).Cols(0, w.decay.down->out());
+  MixInputs(context, layer, state, x, mixed);
+  const Backend::Product in[] = {
+      {mixed[kFinchW], w.decay.down.get(), d, {.finish = Finish::kTanh}},
+      {mixed[kFinchK], w.key.get(), work.k.Rows(rows)},
+      {mixed[kFinchV], w.value.get(), work.v.Rows(rows)},
+      {mixed[kFinchR], w.receptance.get(), work.r.Rows(rows)},
+      {mixed[kFinchG], w.gate.get(), gate}};
+  b.Gemm(in);
+  b.Gemm({d,
+          w.decay.up.get(),
+          work.w.Rows(rows),
+          {.finish = Finish::kDecay, .bias = w.time_decay}});
+  RunWkv(context, w, state.wkv, rows);
   b.AddNorm({.a = y,
              .norm = w.ln_x,
              .groups = context.config.num_heads(),
              .gate = gate,
-             .out = work.normed.Rows(x.rows)});
+             .out = work.normed.Rows(rows)});
 }
 
 }  // namespace
@@ -117,43 +132,30 @@ void Finch(LayerContext& context, const FinchWeights& w, float* wkv, const Matri
 Workspace::Workspace(DeviceArena& arena, const ModelConfig& config, DType type,
                      std::int64_t rows, std::int64_t width) {
   const std::int64_t d = config.n_embd, a = config.dim_att, f = config.dim_ffn;
+  // Room for v2's rows behind v's.
+  const std::int64_t value_rows = config.use_v2 ? 2 * rows : rows;
   cur = arena.Take(rows, d, DType::kF32);
-  prev = arena.Take(rows, d, DType::kF32);
-  for (Matrix& m : mixed) m = arena.Take(rows, d, type);
-  for (Matrix& m : delta) m = arena.Take(rows, d, DType::kF32);
-  low = arena.Take(rows, width, DType::kF32);
-  low2 = arena.Take(rows, width, DType::kF32);
-  for (Matrix* m : {&low_in, &low2_in}) *m = arena.Take(rows, width, type);
-  mix_in = arena.Take(rows, width, type);
-  for (Matrix* m : {&r, &k, &v, &w, &v2, &y}) *m = arena.Take(rows, a, DType::kF32);
-  normed = arena.Take(rows, a, type);
-  out = arena.Take(rows, d, DType::kF32);
-  ffn = arena.Take(rows, f, DType::kF32);
-  ffn_in = arena.Take(rows, f, type);
-}
-
-void ApplyLowRank(LayerContext& context, const LowRank& pair, const Matrix& x,
-                  const Matrix& out) {
-  const Matrix low = context.work.low.Rows(x.rows).Cols(0, pair.down->out());
-  const Matrix in = context.work.low_in.Rows(x.rows).Cols(0, pair.down->out());
-  context.backend.Gemm(x, *pair.down, low);
-  context.backend.Activate(Activation::kTanh, low, in);
-  context.backend.Gemm(in, *pair.up, out);
+  diff = arena.Take(rows, d, DType::kF32);
+  for (std::size_t i = 0; i < 5; ++i)
+    mixed[i] = arena.TakeInput(i == 2 ? value_rows : rows, d, type);
+  for (Matrix& m : low) m = arena.TakeInput(rows, width, type);
+  mix_in = arena.TakeInput(rows, width, type);
+  for (Matrix* m : {&r, &k, &w, &y, &gate}) *m = arena.Take(rows, a, DType::kF32);
+  v = arena.Take(value_rows, a, DType::kF32);
+  normed = arena.TakeInput(rows, a, type);
+  ffn = arena.TakeInput(rows, f, type);
 }
 
 void FinchTimeMix(LayerContext& context, const LayerWeights& layer,
                   const LayerState& state, const Matrix& x) {
-  Workspace& work = context.work;
-  const FinchWeights& w = *layer.finch;
-  context.backend.NormShift(x, layer.ln1, state.att_shift, context.spans,
-                            work.cur.Rows(x.rows), work.prev.Rows(x.rows));
   if (context.config.tmix == TimeMix::kFinchC2)
-    FinchC2(context, w, state.wkv, x);
+    FinchC2(context, layer, state, x);
   else
-    Finch(context, w, state.wkv, x);
-  const Matrix out = work.out.Rows(x.rows);
-  context.backend.Gemm(work.normed.Rows(x.rows), *w.output, out);
-  context.backend.Add(x, out);
+    Finch(context, layer, state, x);
+  context.backend.Gemm({context.work.normed.Rows(x.rows),
+                        layer.finch->output.get(),
+                        x,
+                        {.finish = Finish::kAdd}});
 }
 
 void ChannelMix(LayerContext& context, const LayerWeights& layer, const LayerState& state,
@@ -161,19 +163,20 @@ void ChannelMix(LayerContext& context, const LayerWeights& layer, const LayerSta
   Backend& b = context.backend;
   Workspace& work = context.work;
   const ChannelMixWeights& w = layer.ffn;
-  const Matrix cur = work.cur.Rows(x.rows), prev = work.prev.Rows(x.rows);
   const Matrix x_k = work.mixed[0].Rows(x.rows), x_r = work.mixed[1].Rows(x.rows);
-  const Matrix r = work.delta[0].Rows(x.rows), out = work.out.Rows(x.rows);
-  const Matrix k = work.ffn.Rows(x.rows), k_in = work.ffn_in.Rows(x.rows);
-
-  b.NormShift(x, layer.ln2, state.ffn_shift, context.spans, cur, prev);
-  b.Lerp(cur, prev, w.maa_k, kNone, x_k);
-  b.Lerp(cur, prev, w.maa_r, kNone, x_r);
-  const Backend::Product in[] = {{x_k, w.key.get(), k}, {x_r, w.receptance.get(), r}};
-  b.GemmBatch(in);
-  b.Activate(Activation::kReluSquared, k, k_in);
-  b.Gemm(k_in, *w.value, out);
-  b.GatedAdd(x, r, out);
+  // Nothing else wants `cur` here, and `gate` may be narrower.
+  const Matrix k = work.ffn.Rows(x.rows), r = work.cur.Rows(x.rows);
+  b.NormShift({.x = x,
+               .norm = layer.ln2,
+               .state = state.ffn_shift,
+               .spans = context.spans,
+               .num_mixes = 2,
+               .mix = {w.maa_k, w.maa_r},
+               .mixed = {x_k, x_r}});
+  const Backend::Product in[] = {{x_k, w.key.get(), k, {.finish = Finish::kReluSquared}},
+                                 {x_r, w.receptance.get(), r}};
+  b.Gemm(in);
+  b.Gemm({k, w.value.get(), x, {.finish = Finish::kGatedAdd, .a = r}});
 }
 
 }  // namespace goldfinch

@@ -27,10 +27,6 @@ struct LayerState {
   float* wkv = nullptr;        // [slots, heads, 64, 64]; recurrent layers only
 };
 
-// out = up(tanh(down(x))), through the workspace's `low`.
-void ApplyLowRank(LayerContext& context, const LowRank& pair, const Matrix& x,
-                  const Matrix& out);
-
 // x += TimeMix(LN1(x)) of a recurrent layer.
 void FinchTimeMix(LayerContext& context, const LayerWeights& layer,
                   const LayerState& state, const Matrix& x);

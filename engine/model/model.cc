@@ -85,7 +85,7 @@ Model::Model(Backend& backend, const Checkpoint& checkpoint, DType type,
   }
   logit_row_ = {memory_, limits.max_logit_rows};
   last_ = memory_.Take(limits.max_logit_rows, d, DType::kF32);
-  last_normed_ = memory_.Take(limits.max_logit_rows, d, type);
+  last_normed_ = memory_.TakeInput(limits.max_logit_rows, d, type);
   logits_ = memory_.Take(limits.max_logit_rows, config_.vocab_size, DType::kF32);
 }
 
@@ -286,7 +286,7 @@ Matrix Model::Logits(std::span<const std::int64_t> rows) {
   const Matrix logits = logits_.Rows(logit_row_.size());
   backend_.GatherRows(source, logit_row_.device(), last);
   backend_.AddNorm({.a = last, .norm = weights_.ln_out, .out = normed});
-  backend_.Gemm(normed, *weights_.head, logits);
+  backend_.Gemm({normed, weights_.head.get(), logits});
   return logits;
 }
 

@@ -20,6 +20,15 @@ class DeviceArena {
   Matrix Take(std::int64_t rows, std::int64_t cols, DType type) {
     return {TakeBytes(rows * cols * SizeOf(type)), type, rows, cols, cols};
   }
+  // Of rows that products read side by side: rows a multiple of 4 KB apart would share
+  // one set of a processor's first cache, so the stride avoids that.
+  Matrix TakeInput(std::int64_t rows, std::int64_t cols, DType type) {
+    const std::int64_t line = 64 / SizeOf(type);
+    const std::int64_t lines = (cols + line - 1) / line;
+    Matrix m = Take(rows, (lines % 2 == 0 ? lines + 1 : lines) * line, type);
+    m.cols = cols;
+    return m;
+  }
   void* TakeBytes(std::int64_t bytes) {
     memory_.push_back(backend_.Allocate(bytes));
     return memory_.back()->data();
@@ -72,16 +81,16 @@ struct Workspace {
   Workspace(DeviceArena& arena, const ModelConfig& config, DType type,
             std::int64_t max_rows, std::int64_t max_mix_width);
 
-  Matrix cur, prev;      // [rows, D] after LN1 or LN2, and one token earlier
-  Matrix mixed[5];       // [rows, D] compute type: inputs of products
-  Matrix delta[5];       // [rows, D] corrections of mixes
-  Matrix low, low_in;    // [rows, width] inside a low-rank pair; low_in in compute type
-  Matrix low2, low2_in;  // of a second pair beside it
-  Matrix mix_in;         // [rows, width] compute type: z of a time mix
-  Matrix r, k, v, w, v2, y;  // [rows, A]
-  Matrix normed;             // [rows, A] compute type
-  Matrix out;                // [rows, D]
-  Matrix ffn, ffn_in;        // [rows, F]; ffn_in in the compute type
+  // Float32.
+  Matrix cur, diff;         // [rows, D] after LN1, and how far its predecessor is from it
+  Matrix r, k, w, y, gate;  // [rows, A]
+  Matrix v;                 // [rows, A], v2 of the same rows behind them
+  // Inputs of products, in the compute type.
+  Matrix mixed[5];  // [rows, D]; the third as v
+  Matrix low[2];    // [rows, width] inside two low-rank pairs
+  Matrix mix_in;    // [rows, width] z of a time mix
+  Matrix normed;    // [rows, A]
+  Matrix ffn;       // [rows, F]
 };
 
 }  // namespace goldfinch

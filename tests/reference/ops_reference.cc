@@ -107,39 +107,48 @@ Grid RmsNorm(const Grid& x) {
   return out;
 }
 
-Grid Lerp(const Grid& cur, const Grid& prev, const Grid& mix, const Grid* delta) {
+Grid Lerp(const Grid& cur, const Grid& diff, const Grid& mix) {
   Grid out(cur.rows(), cur.cols());
-  for (std::int64_t i = 0; i < cur.rows(); ++i) {
-    for (std::int64_t j = 0; j < cur.cols(); ++j) {
-      const double m = mix(0, j) + (delta != nullptr ? (*delta)(i, j) : 0.0);
-      out(i, j) = cur(i, j) + (prev(i, j) - cur(i, j)) * m;
-    }
-  }
+  for (std::int64_t i = 0; i < cur.rows(); ++i)
+    for (std::int64_t j = 0; j < cur.cols(); ++j)
+      out(i, j) = cur(i, j) + diff(i, j) * mix(0, j);
   return out;
 }
 
-Grid Activate(Activation f, const Grid& in) {
-  const auto one = [f](double v) {
-    if (f == Activation::kTanh) return std::tanh(v);
-    if (f == Activation::kReluSquared) return v < 0.0 ? 0.0 : v * v;
-    return v;
-  };
-  return Each(one, in);
-}
-
-Grid Decay(const Grid& d, const Grid& bias) {
-  Grid w(d.rows(), d.cols());
-  for (std::int64_t i = 0; i < d.rows(); ++i)
-    for (std::int64_t j = 0; j < d.cols(); ++j)
-      w(i, j) = std::exp(-std::exp(bias(0, j) + d(i, j)));
-  return w;
+Grid Apply(Finish finish, const Grid& sums, const FinishOperands& with) {
+  Grid y(sums.rows(), sums.cols());
+  for (std::int64_t i = 0; i < y.rows(); ++i) {
+    for (std::int64_t j = 0; j < y.cols(); ++j) {
+      const double sum = sums(i, j);
+      switch (finish) {
+        case Finish::kStore:
+          y(i, j) = sum;
+          break;
+        case Finish::kTanh:
+          y(i, j) = std::tanh(sum);
+          break;
+        case Finish::kReluSquared:
+          y(i, j) = sum < 0.0 ? 0.0 : sum * sum;
+          break;
+        case Finish::kLerp:
+          y(i, j) = with.a(i, j) + with.b(i, j) * (with.bias(0, j) + sum);
+          break;
+        case Finish::kDecay:
+          y(i, j) = std::exp(-std::exp(with.bias(0, j) + sum));
+          break;
+        case Finish::kAdd:
+          y(i, j) = with.y(i, j) + sum;
+          break;
+        case Finish::kGatedAdd:
+          y(i, j) = with.y(i, j) + SigmoidOf(with.a(i, j)) * sum;
+          break;
+      }
+    }
+  }
+  return y;
 }
 
 Grid Sigmoid(const Grid& x) { return Each(SigmoidOf, x); }
-
-Grid GatedAdd(const Grid& x, const Grid& r, const Grid& y) {
-  return Each([](double a, double g, double b) { return a + SigmoidOf(g) * b; }, x, r, y);
-}
 
 Grid GatherRows(const Grid& in, const std::vector<std::int64_t>& index) {
   Grid out(Size(index), in.cols());

@@ -79,13 +79,16 @@ Grid AddNorm(const Grid& a, const Grid* b, const Norm& norm, std::int64_t groups
              const Grid* gate);
 Grid RmsNorm(const Grid& x);
 
-// mix is [1, cols]; delta may be null.
-Grid Lerp(const Grid& cur, const Grid& prev, const Grid& mix, const Grid* delta);
-Grid Activate(Activation f, const Grid& in);
-// w of d and the bias [1, cols].
-Grid Decay(const Grid& d, const Grid& bias);
+// mix is [1, cols].
+Grid Lerp(const Grid& cur, const Grid& diff, const Grid& mix);
 Grid Sigmoid(const Grid& x);
-Grid GatedAdd(const Grid& x, const Grid& r, const Grid& y);
+
+// As Epilogue; bias is [1, cols], y what was there before. Grids a finish does not read
+// may be empty.
+struct FinishOperands {
+  Grid bias = {}, a = {}, b = {}, y = {};
+};
+Grid Apply(Finish finish, const Grid& sums, const FinishOperands& with);
 
 Grid GatherRows(const Grid& in, const std::vector<std::int64_t>& index);
 void ScatterRows(const Grid& in, const std::vector<std::int64_t>& index, Grid& out);

@@ -1,11 +1,16 @@
 // Causal softmax attention, per query row and head of 64, over tiles of keys and values:
 //   out = sum over t <= position of softmax(q . k[t] / 8) v[t]
 //   q      : [rows, heads, 64]  float32
-//   keys   : [tiles * page_tokens, heads, 64], values the same: f32 or bf16
+//   tile   : per head keys [64][padded tokens], then values [padded tokens][64]: f32 or
+//            bf16; a head of a tile is one run of memory
 //   carry  : [rows, heads, 64 + 2] float32: sums of weighted values, maximum, sum
-// A tile is folded in whole: its maximum first, then its weights in ascending tokens.
-// Tiles start at fixed positions of the sequence and come in order, so a query's bits
-// depend on the tokens before it alone. Task = row * heads + head.
+// Keys lie with tokens in vector lanes, so a score is a sum over 0 .. 63 in that order
+// and nothing is added across lanes but once a tile. A tile is folded in whole: its
+// maximum first, then its weights in ascending tokens. Tiles start at fixed positions of
+// the sequence and come in order, so a query's bits depend on the tokens before it alone.
+//
+// A call takes rows that see the same tiles and some of the heads: a tile's head is read
+// once for all the rows, and the next one is asked for meanwhile.
 //
 // Rope: pairs (2i, 2i+1) of each head are rotated by position * frequency[i], the angle
 // in float64 so that the error does not grow with the position.
@@ -27,34 +32,63 @@ struct Fold {
   float weights;
 };
 
-// Scores of the tile's first `count` tokens, padded with -infinity to a whole vector;
-// returns their maximum.
-template <typename T>
-GOLDFINCH_INLINE float Scores(const float* q, const T* keys, std::int64_t stride,
-                              std::int64_t count, float* score) {
-  F32x16 query[kParts];
-  for (int part = 0; part < kParts; ++part)
-    query[part] = Load(q + part * kLanes) * 0.125f;
-  float maximum = -__builtin_inff();
-  for (std::int64_t t = 0; t < count; ++t) {
-    const T* key = keys + t * stride;
-    F32x16 dot = query[0] * Load(key);
-    for (int part = 1; part < kParts; ++part)
-      dot += query[part] * Load(key + part * kLanes);
-    score[t] = SumLanes(dot);
-    // A NaN score must reach the output: comparing this way lets it through.
-    maximum = score[t] <= maximum ? maximum : score[t];
+// What to ask memory for: the same bytes of the head that is read next.
+struct Ahead {
+  const char* next;
+  template <typename T>
+  GOLDFINCH_INLINE void Ask(std::int64_t element, std::int64_t count) const {
+    const char* p = next + element * static_cast<std::int64_t>(sizeof(T));
+    for (std::int64_t i = 0; i < count * static_cast<std::int64_t>(sizeof(T)); i += 64)
+      __builtin_prefetch(p + i);
   }
-  for (std::int64_t t = count; t % kLanes != 0; ++t) score[t] = -__builtin_inff();
-  return maximum;
+};
+
+// Scores of kCount vectors of tokens.
+template <int kCount, typename T>
+GOLDFINCH_INLINE void ScoreVectors(const float* q, const T* keys, std::int64_t padded,
+                                   float* score, const Ahead& ahead, std::int64_t at) {
+  F32x16 sum[kCount] = {};
+  for (std::int64_t d = 0; d < kHead; ++d) {
+    const F32x16 qd = Splat(q[d]);
+    ahead.Ask<T>(at + d * padded, kCount * kLanes);
+    for (int i = 0; i < kCount; ++i)
+      sum[i] = MulAdd(qd, Load(keys + d * padded + i * kLanes), sum[i]);
+  }
+  for (int i = 0; i < kCount; ++i) Store(sum[i], score + i * kLanes);
 }
 
+// Scores of the first `count` tokens of a head, then -infinity up to a whole vector;
+// returns their maximum.
 template <typename T>
-GOLDFINCH_INLINE void FoldTile(const float* q, const T* keys, const T* values,
-                               std::int64_t stride, std::int64_t count, Fold& fold) {
+GOLDFINCH_INLINE float Scores(const float* q, const T* keys, std::int64_t padded,
+                              std::int64_t count, float* score, const Ahead& ahead) {
+  alignas(64) float query[kHead];
+  for (int part = 0; part < kParts; ++part)
+    Store(Load(q + part * kLanes) * 0.125f, query + part * kLanes);
+  std::int64_t t = 0;
+  for (; t + 4 * kLanes <= padded && t < count; t += 4 * kLanes)
+    ScoreVectors<4>(query, keys + t, padded, score + t, ahead, t);
+  for (; t < count; t += kLanes)
+    ScoreVectors<1>(query, keys + t, padded, score + t, ahead, t);
+  for (t = count; t % kLanes != 0; ++t) score[t] = -__builtin_inff();
+  F32x16 maximum = Splat(-__builtin_inff());
+  for (t = 0; t < count; t += kLanes) {
+    const F32x16 s = Load(score + t);
+    maximum = s > maximum ? s : maximum;
+  }
+  float largest = -__builtin_inff();
+  for (int i = 0; i < kLanes; ++i) largest = maximum[i] > largest ? maximum[i] : largest;
+  return largest;
+}
+
+// A NaN among the scores does not become the maximum, but its weight is NaN, and so are
+// the sums.
+template <typename T>
+GOLDFINCH_INLINE void FoldTile(const float* q, const T* tile, std::int64_t padded,
+                               std::int64_t count, const Ahead& ahead, Fold& fold) {
   alignas(64) float weight[kMaxPageTokens];
-  const float tile_maximum = Scores(q, keys, stride, count, weight);
-  const float maximum = tile_maximum <= fold.maximum ? fold.maximum : tile_maximum;
+  const float tile_maximum = Scores(q, tile, padded, count, weight, ahead);
+  const float maximum = tile_maximum > fold.maximum ? tile_maximum : fold.maximum;
   const F32x16 correction = Exp(Splat(fold.maximum - maximum));
   fold.maximum = maximum;
   F32x16 total = {};
@@ -65,11 +99,13 @@ GOLDFINCH_INLINE void FoldTile(const float* q, const T* keys, const T* values,
   }
   fold.weights = fold.weights * correction[0] + SumLanes(total);
   for (int part = 0; part < kParts; ++part) fold.sum[part] *= correction;
+  const T* values = tile + kHead * padded;
   for (std::int64_t t = 0; t < count; ++t) {
     const F32x16 w = Splat(weight[t]);
-    const T* value = values + t * stride;
+    const T* value = values + t * kHead;
+    ahead.Ask<T>(kHead * padded + t * kHead, kHead);
     for (int part = 0; part < kParts; ++part)
-      fold.sum[part] += w * Load(value + part * kLanes);
+      fold.sum[part] = MulAdd(w, Load(value + part * kLanes), fold.sum[part]);
   }
 }
 
@@ -84,32 +120,95 @@ GOLDFINCH_INLINE Fold Resume(const float* carry, bool first) {
 
 }  // namespace
 
-void Attend(const AttendArgs& args, std::int64_t begin, std::int64_t end) {
+namespace {
+
+GOLDFINCH_INLINE void Save(const Fold& fold, float* carry) {
+  for (int part = 0; part < kParts; ++part) Store(fold.sum[part], carry + part * kLanes);
+  carry[kHead] = fold.maximum;
+  carry[kHead + 1] = fold.weights;
+}
+
+template <typename T>
+void AttendTiles(const AttendArgs& args, const AttendPart& part) {
   const KvTiles& kv = args.tiles;
-  for (std::int64_t task = begin; task < end; ++task) {
-    const std::int64_t row = task / args.heads, head = task % args.heads;
-    const std::int64_t at = head * kHead;
-    float* carry = args.carry.f32(row) + head * kCarry;
-    Fold fold = Resume(carry, args.first);
-    const std::int32_t list = args.span[row];
-    for (std::int32_t i = args.tile_begin[list]; i < args.tile_begin[list + 1]; ++i) {
-      const std::int64_t seen = args.position[row] + 1 - args.tile_position[i];
-      const std::int64_t count = seen < kv.page_tokens ? seen : kv.page_tokens;
-      if (count <= 0) continue;
-      const std::int64_t token = args.tile[i] * kv.page_tokens;
-      const float* q = args.q.f32(row) + at;
-      if (kv.keys.type == DType::kF32)
-        FoldTile(q, kv.keys.f32(token) + at, kv.values.f32(token) + at, kv.keys.stride,
-                 count, fold);
-      else
-        FoldTile(q, kv.keys.bf16(token) + at, kv.values.bf16(token) + at, kv.keys.stride,
-                 count, fold);
-    }
-    for (int part = 0; part < kParts; ++part)
-      Store(fold.sum[part], carry + part * kLanes);
-    carry[kHead] = fold.maximum;
-    carry[kHead + 1] = fold.weights;
+  const std::int64_t padded = kv.padded_tokens(), head_size = 2 * kv.head_elements();
+  const std::int32_t list = args.span[part.row_begin];
+  const std::int32_t first = args.tile_begin[list], last = args.tile_begin[list + 1];
+  const auto tile_head = [&](std::int32_t i, std::int64_t head) {
+    return static_cast<const T*>(kv.data) + (args.tile[i] * kv.heads + head) * head_size;
+  };
+  if (args.first) {
+    const Fold none = Resume(nullptr, true);
+    for (std::int64_t row = part.row_begin; row < part.row_end; ++row)
+      for (std::int64_t head = part.head_begin; head < part.head_end; ++head)
+        Save(none, args.carry.f32(row) + head * kCarry);
   }
+  for (std::int32_t i = first; i < last; ++i) {
+    for (std::int64_t head = part.head_begin; head < part.head_end; ++head) {
+      const T* tile = tile_head(i, head);
+      const T* next = tile + head_size;
+      if (head + 1 == part.head_end)
+        next = i + 1 < last ? tile_head(i + 1, part.head_begin) : tile;
+      for (std::int64_t row = part.row_begin; row < part.row_end; ++row) {
+        const std::int64_t seen = args.position[row] + 1 - args.tile_position[i];
+        const std::int64_t count = seen < kv.page_tokens ? seen : kv.page_tokens;
+        if (count <= 0) continue;
+        float* carry = args.carry.f32(row) + head * kCarry;
+        Fold fold = Resume(carry, false);
+        FoldTile(args.q.f32(row) + head * kHead, tile, padded, count,
+                 Ahead{reinterpret_cast<const char*>(next)}, fold);
+        Save(fold, carry);
+      }
+    }
+  }
+}
+
+// Element (row, head, d) of keys or values, rounded to the tiles' type, to its place:
+// `first` elements into the head's run, then token * token_stride + d * stride.
+template <typename T>
+GOLDFINCH_INLINE void ScatterHeads(const Matrix& in, const std::int64_t* row,
+                                   const KvTiles& kv, std::int64_t first,
+                                   std::int64_t token_stride, std::int64_t stride,
+                                   std::int64_t begin, std::int64_t end) {
+  for (std::int64_t head = begin; head < end; ++head) {
+    for (std::int64_t i = 0; i < in.rows; ++i) {
+      const std::int64_t tile = row[i] / kv.page_tokens, token = row[i] % kv.page_tokens;
+      T* to = static_cast<T*>(kv.data) +
+              (tile * kv.heads + head) * 2 * kv.head_elements() + first +
+              token * token_stride;
+      T rounded[kHead];
+      for (int part = 0; part < kParts; ++part)
+        Store(Load(in.f32(i) + head * kHead + part * kLanes), rounded + part * kLanes);
+      for (std::int64_t d = 0; d < kHead; ++d) to[d * stride] = rounded[d];
+    }
+  }
+}
+
+}  // namespace
+
+void Attend(const AttendArgs& args, const AttendPart& part) {
+  if (args.tiles.type == DType::kF32)
+    AttendTiles<float>(args, part);
+  else
+    AttendTiles<std::uint16_t>(args, part);
+}
+
+void ScatterKeys(const Matrix& k, const std::int64_t* row, const KvTiles& tiles,
+                 std::int64_t begin, std::int64_t end) {
+  const std::int64_t padded = tiles.padded_tokens();
+  if (tiles.type == DType::kF32)
+    ScatterHeads<float>(k, row, tiles, 0, 1, padded, begin, end);
+  else
+    ScatterHeads<std::uint16_t>(k, row, tiles, 0, 1, padded, begin, end);
+}
+
+void ScatterValues(const Matrix& v, const std::int64_t* row, const KvTiles& tiles,
+                   std::int64_t begin, std::int64_t end) {
+  const std::int64_t first = tiles.head_elements();
+  if (tiles.type == DType::kF32)
+    ScatterHeads<float>(v, row, tiles, first, kHead, 1, begin, end);
+  else
+    ScatterHeads<std::uint16_t>(v, row, tiles, first, kHead, 1, begin, end);
 }
 
 void AttendFinish(const Matrix& carry, std::int64_t heads, const Matrix& out,

@@ -1,47 +1,89 @@
-// y[m, n] = sum over k of x[m, k] W[n, k],  float32 accumulation.
+// y[m, n] = epilogue(sum over k of x[m, k] W[n, k]),  float32 accumulation.
 //   x : [rows, in]   f32 or bf16        W : panels of 32 outputs, the type of x or int8
-//   y : [rows, out]  float32            nothing aliases
-// Every y[m, n] has one accumulator that takes k = 0, 1, 2, ... in order (with bf16
-// pairs: (0,1), (2,3), ...), whatever the number of rows: the rows processed together
-// only share loads of W. A panel is at most a few hundred KB and stays in the second
-// level cache while all rows pass over it, so k needs no blocking.
+//   y : [rows, out]  f32 or bf16        nothing aliases but what an epilogue updates
+// Every sum has one accumulator that takes k = 0, 1, 2, ... in order (with bf16 pairs:
+// (0,1), (2,3), ...), whatever the number of rows: the rows and panels processed together
+// only share loads. A panel is at most a few hundred KB and stays in the second level
+// cache while all rows pass over it, so k needs no blocking.
+//
+// Memory: with one block of rows every weight is read once, straight from memory, and
+// asked for a few KB ahead, across the ends of pages and panels where the hardware's own
+// prefetching starts anew. With more, the last two blocks ask for the next panel.
 //
 // int8 weights are exact in bf16 and float32, so they are widened and multiplied as
 // such, and the sum is scaled once at the end. Few rows widen in registers; many rows
-// share a widened piece of the panel, with y holding the sums between pieces: the same
-// operations in the same order.
+// share a widened piece of the panel, their sums waiting on the stack between pieces: the
+// same operations in the same order.
+#include "engine/kernels/cpu/epilogue.h"
 #include "engine/kernels/cpu/kernels_isa.h"
 #include "engine/kernels/cpu/simd.h"
 
 namespace goldfinch::GOLDFINCH_ISA {
 namespace {
 
-// Rows that keep their accumulators (two vectors each) in registers.
+// Rows that keep their accumulators (two vectors each) in registers, and panels taken
+// side by side when rows are so few that the latency of a sum would show.
 #if defined(__AVX512F__)
 inline constexpr int kRows = 12;
+constexpr int PanelsFor(int rows) { return rows == 1 ? 4 : rows <= 4 ? 2 : 1; }
 #elif defined(__AVX2__)
 inline constexpr int kRows = 3;
+constexpr int PanelsFor(int rows) { return rows == 1 ? 2 : 1; }
 #else
 inline constexpr int kRows = 1;
+constexpr int PanelsFor(int) { return 1; }
 #endif
+
+// Bytes ahead of the weights in use that are asked for, of all panels side by side.
+inline constexpr std::int64_t kAheadBytes = 4096;
 
 GOLDFINCH_INLINE float Value(const float* x) { return *x; }
 GOLDFINCH_INLINE float Value(const std::uint16_t* x) { return ToFloat(*x); }
 
-template <int kCount>
+template <int kCount, int kPanels = 1>
 struct Accumulators {
-  F32x16 sum[kCount][2];
+  F32x16 sum[kPanels][kCount][2];
 };
 
-template <int kCount, typename T, typename W>
+// What to ask memory for while weights are used.
+struct Prefetcher {
+  bool streaming = false;      // each panel ahead of itself
+  std::int64_t panel_end = 0;  // streaming: offset at which a panel's successor begins
+  std::int64_t skip = 0;       // streaming: bytes between the two, beyond panel_end
+  const char* next = nullptr;  // not streaming: a line of the next panel a call
+
+  // `bytes` are used at `p`, `offset` bytes into its panel.
+  template <int kPanels>
+  GOLDFINCH_INLINE void Ask(const void* p, std::int64_t offset, std::int64_t bytes) {
+    if (streaming) {
+      constexpr std::int64_t kAhead = kAheadBytes / kPanels;
+      const char* ahead = static_cast<const char*>(p) + kAhead;
+      if (offset + kAhead >= panel_end) ahead += skip;
+      __builtin_prefetch(ahead);
+      if (bytes > 64) __builtin_prefetch(ahead + 64);
+    } else if (next != nullptr) {
+      __builtin_prefetch(next, 0, 2);
+      next += 64;
+    }
+  }
+};
+
+// x + m * stride is row m; panel p begins p * panel elements after w.
+template <int kCount, int kPanels, typename T, typename W>
 GOLDFINCH_INLINE void AccumulatePlain(const T* x, std::int64_t stride, const W* w,
-                                      std::int64_t in, Accumulators<kCount>& acc) {
+                                      std::int64_t panel, std::int64_t in, Prefetcher ask,
+                                      Accumulators<kCount, kPanels>& acc) {
+  constexpr std::int64_t kStep = kPanelColumns * static_cast<std::int64_t>(sizeof(W));
   for (std::int64_t k = 0; k < in; ++k, w += kPanelColumns) {
-    const F32x16 w0 = Load(w), w1 = Load(w + kLanes);
-    for (int m = 0; m < kCount; ++m) {
-      const F32x16 xk = Splat(Value(x + m * stride + k));
-      acc.sum[m][0] += xk * w0;
-      acc.sum[m][1] += xk * w1;
+    for (int p = 0; p < kPanels; ++p) {
+      const W* at = w + p * panel;
+      if (p == 0 || ask.streaming) ask.Ask<kPanels>(at, k * kStep, kStep);
+      const F32x16 w0 = Load(at), w1 = Load(at + kLanes);
+      for (int m = 0; m < kCount; ++m) {
+        const F32x16 xk = Splat(Value(x + m * stride + k));
+        acc.sum[p][m][0] += xk * w0;
+        acc.sum[p][m][1] += xk * w1;
+      }
     }
   }
 }
@@ -63,172 +105,192 @@ GOLDFINCH_INLINE F32x16 DotPairs(F32x16 acc, std::uint32_t pair, __m512i w) {
                                                    reinterpret_cast<__m512bh>(w)));
 }
 
-// At few rows memory is the limit: asks for what is 4 KB ahead, across the ends of pages
-// and panels, where the hardware's own prefetching starts anew.
-template <typename W>
-GOLDFINCH_INLINE void Prefetch(const W* w) {
-  const char* ahead = reinterpret_cast<const char*>(w) + 4096;
-  __builtin_prefetch(ahead);
-  if constexpr (sizeof(W) == 2) __builtin_prefetch(ahead + 64);
-}
-
-template <int kCount, typename W>
-GOLDFINCH_INLINE void AccumulatePairs(const std::uint16_t* x, std::int64_t stride,
-                                      const W* w, std::int64_t in,
-                                      Accumulators<kCount>& acc) {
-  const std::int64_t even = in & ~std::int64_t{1};
-  for (std::int64_t k = 0; k < even; k += 2, w += 2 * kPanelColumns) {
-    if constexpr (kCount <= 4) Prefetch(w);
-    const __m512i w0 = LoadPairs(w), w1 = LoadPairs(w + kPanelColumns);
+// One step: inputs k and k + 1, given by pair(m), of every panel.
+template <int kCount, int kPanels, typename W, typename Pair>
+GOLDFINCH_INLINE void PairStep(const W* w, std::int64_t panel, const Pair& pair,
+                               Accumulators<kCount, kPanels>& acc) {
+  for (int p = 0; p < kPanels; ++p) {
+    const W* at = w + p * panel;
+    const __m512i w0 = LoadPairs(at), w1 = LoadPairs(at + kPanelColumns);
     for (int m = 0; m < kCount; ++m) {
-      std::uint32_t pair;
-      __builtin_memcpy(&pair, x + m * stride + k, sizeof pair);
-      acc.sum[m][0] = DotPairs(acc.sum[m][0], pair, w0);
-      acc.sum[m][1] = DotPairs(acc.sum[m][1], pair, w1);
+      acc.sum[p][m][0] = DotPairs(acc.sum[p][m][0], pair(m), w0);
+      acc.sum[p][m][1] = DotPairs(acc.sum[p][m][1], pair(m), w1);
     }
   }
-  if (even == in) return;
-  const __m512i w0 = LoadPairs(w), w1 = LoadPairs(w + kPanelColumns);
-  for (int m = 0; m < kCount; ++m) {
-    const std::uint32_t pair = x[m * stride + even];
-    acc.sum[m][0] = DotPairs(acc.sum[m][0], pair, w0);
-    acc.sum[m][1] = DotPairs(acc.sum[m][1], pair, w1);
+}
+
+template <int kCount, int kPanels, typename W>
+GOLDFINCH_INLINE void AccumulatePairs(const std::uint16_t* x, std::int64_t stride,
+                                      const W* w, std::int64_t panel, std::int64_t in,
+                                      Prefetcher ask,
+                                      Accumulators<kCount, kPanels>& acc) {
+  constexpr std::int64_t kStep = 2 * kPanelColumns * static_cast<std::int64_t>(sizeof(W));
+  const std::int64_t pairs = in / 2;
+  for (std::int64_t i = 0; i < pairs; ++i, w += 2 * kPanelColumns) {
+    ask.Ask<kPanels>(w, i * kStep, kStep);
+    if (ask.streaming)
+      for (int p = 1; p < kPanels; ++p) ask.Ask<kPanels>(w + p * panel, i * kStep, kStep);
+    PairStep<kCount, kPanels>(
+        w, panel,
+        [&](int m) {
+          std::uint32_t pair;
+          __builtin_memcpy(&pair, x + m * stride + 2 * i, sizeof pair);
+          return pair;
+        },
+        acc);
   }
+  if (in % 2 != 0)
+    PairStep<kCount, kPanels>(
+        w, panel, [&](int m) { return std::uint32_t{x[m * stride + in - 1]}; }, acc);
 }
 #endif
 
-template <int kCount, typename W>
+template <int kCount, int kPanels, typename W>
 GOLDFINCH_INLINE void AccumulateBf16(const std::uint16_t* x, std::int64_t stride,
-                                     const W* w, std::int64_t in,
-                                     Accumulators<kCount>& acc) {
+                                     const W* w, std::int64_t panel, std::int64_t in,
+                                     Prefetcher ask, Accumulators<kCount, kPanels>& acc) {
 #if defined(__AVX512BF16__)
-  AccumulatePairs<kCount>(x, stride, w, in, acc);
+  AccumulatePairs<kCount, kPanels>(x, stride, w, panel, in, ask, acc);
 #else
-  AccumulatePlain<kCount>(x, stride, w, in, acc);
+  AccumulatePlain<kCount, kPanels>(x, stride, w, panel, in, ask, acc);
 #endif
 }
 
-// The outputs of one panel: whole, or fewer than 32 at the right edge of y.
-template <int kCount>
-GOLDFINCH_INLINE void LoadBlock(const Matrix& y, std::int64_t row, std::int64_t column,
-                                Accumulators<kCount>& acc) {
-  const std::int64_t columns = y.cols - column;
-  for (int m = 0; m < kCount; ++m) {
-    const float* from = y.f32(row + m) + column;
-    float tail[kPanelColumns] = {};
-    if (columns < kPanelColumns) {
-      for (std::int64_t n = 0; n < columns; ++n) tail[n] = from[n];
-      from = tail;
-    }
-    acc.sum[m][0] = Load(from);
-    acc.sum[m][1] = Load(from + kLanes);
-  }
-}
-
-template <int kCount>
-GOLDFINCH_INLINE void StoreBlock(const Accumulators<kCount>& acc, const Matrix& y,
-                                 std::int64_t row, std::int64_t column) {
-  const std::int64_t columns = y.cols - column;
-  for (int m = 0; m < kCount; ++m) {
-    float* out = y.f32(row + m) + column;
-    if (columns >= kPanelColumns) {
-      Store(acc.sum[m][0], out);
-      Store(acc.sum[m][1], out + kLanes);
-      continue;
-    }
-    float tail[kPanelColumns];
-    Store(acc.sum[m][0], tail);
-    Store(acc.sum[m][1], tail + kLanes);
-    for (std::int64_t n = 0; n < columns; ++n) out[n] = tail[n];
-  }
-}
-
-template <int kCount>
-GOLDFINCH_INLINE void Scale(const float* scales, Accumulators<kCount>& acc) {
-  const F32x16 scale0 = Load(scales), scale1 = Load(scales + kLanes);
-  for (int m = 0; m < kCount; ++m) {
-    acc.sum[m][0] *= scale0;
-    acc.sum[m][1] *= scale1;
-  }
-}
-
-template <int kCount>
-void Block(const Matrix& x, const GemmPanels& w, const Matrix& y, std::int64_t row,
-           std::int64_t panel) {
-  Accumulators<kCount> acc = {};
-  const void* data = static_cast<const char*>(w.data) + panel * w.panel_bytes;
+template <int kCount, int kPanels>
+GOLDFINCH_INLINE void Accumulate(const Matrix& x, std::int64_t row, const GemmPanels& w,
+                                 const void* data, Prefetcher ask,
+                                 Accumulators<kCount, kPanels>& acc) {
+  const std::int64_t panel = w.panel_bytes / SizeOf(w.storage);
   if (w.storage == DType::kI8) {
     const auto* i8 = static_cast<const std::int8_t*>(data);
     if (w.type == DType::kF32)
-      AccumulatePlain<kCount>(x.f32(row), x.stride, i8, w.in, acc);
+      AccumulatePlain<kCount, kPanels>(x.f32(row), x.stride, i8, panel, w.in, ask, acc);
     else
-      AccumulateBf16<kCount>(x.bf16(row), x.stride, i8, w.in, acc);
-    Scale<kCount>(w.scales + panel * kPanelColumns, acc);
+      AccumulateBf16<kCount, kPanels>(x.bf16(row), x.stride, i8, panel, w.in, ask, acc);
   } else if (w.type == DType::kF32) {
-    AccumulatePlain<kCount>(x.f32(row), x.stride, static_cast<const float*>(data), w.in,
-                            acc);
+    AccumulatePlain<kCount, kPanels>(
+        x.f32(row), x.stride, static_cast<const float*>(data), panel, w.in, ask, acc);
   } else {
-    AccumulateBf16<kCount>(x.bf16(row), x.stride, static_cast<const std::uint16_t*>(data),
-                           w.in, acc);
+    AccumulateBf16<kCount, kPanels>(x.bf16(row), x.stride,
+                                    static_cast<const std::uint16_t*>(data), panel, w.in,
+                                    ask, acc);
   }
-  StoreBlock<kCount>(acc, y, row, panel * kPanelColumns);
 }
 
-// Calls f<number of rows>(first row) on blocks of kRows rows and a smaller last one.
-template <int kCount, typename F>
-GOLDFINCH_INLINE void ForTail(std::int64_t row, std::int64_t count, const F& f) {
-  if constexpr (kCount > 0) {
-    if (count == kCount)
-      f.template operator()<kCount>(row);
-    else
-      ForTail<kCount - 1>(row, count, f);
+// Sums of `kCount` rows of one panel, finished and stored.
+template <int kCount>
+GOLDFINCH_INLINE void FinishPanel(const GemmArgs& args, std::int64_t row,
+                                  std::int64_t panel, F32x16 (&sum)[kCount][2]) {
+  const std::int64_t column = panel * kPanelColumns;
+  if (args.w.storage == DType::kI8) {
+    const float* scales = args.w.scales + column;
+    for (int m = 0; m < kCount; ++m)
+      for (int half = 0; half < 2; ++half) sum[m][half] *= Load(scales + half * kLanes);
   }
+  FinishSums(args.epilogue, &sum[0][0], kCount, args.y, row, column);
 }
+
+template <int kCount, int kPanels>
+void Block(const GemmArgs& args, std::int64_t row, std::int64_t panel, Prefetcher ask) {
+  Accumulators<kCount, kPanels> acc = {};
+  const char* data = static_cast<const char*>(args.w.data) + panel * args.w.panel_bytes;
+  Accumulate<kCount, kPanels>(args.x, row, args.w, data, ask, acc);
+  for (int p = 0; p < kPanels; ++p) FinishPanel<kCount>(args, row, panel + p, acc.sum[p]);
+}
+
+// Calls f<count>() for a count of 1 to kMax.
+template <int kMax, typename F>
+GOLDFINCH_INLINE void WithCount(std::int64_t count, const F& f) {
+  if constexpr (kMax > 1) {
+    if (count < kMax) return WithCount<kMax - 1>(count, f);
+  }
+  f.template operator()<kMax>();
+}
+
+// All panels for a few rows, several panels at a time: weights stream from memory.
+template <int kCount>
+void Stream(const GemmArgs& args, std::int64_t row, std::int64_t begin,
+            std::int64_t end) {
+  constexpr int kPanels = PanelsFor(kCount);
+  const Prefetcher ask = {.streaming = true,
+                          .panel_end = args.w.panel_bytes,
+                          .skip = (kPanels - 1) * args.w.panel_bytes};
+  std::int64_t panel = begin;
+  for (; panel + kPanels <= end; panel += kPanels)
+    Block<kCount, kPanels>(args, row, panel, ask);
+  const Prefetcher single = {.streaming = true, .panel_end = args.w.panel_bytes};
+  for (; panel < end; ++panel) Block<kCount, 1>(args, row, panel, single);
+}
+
+// Calls f<number of rows>(first row, blocks left) on blocks of nearly equal numbers of
+// rows, at most kRows.
 template <typename F>
 GOLDFINCH_INLINE void ForBlocks(std::int64_t begin, std::int64_t end, const F& f) {
-  std::int64_t row = begin;
-  for (; row + kRows <= end; row += kRows) f.template operator()<kRows>(row);
-  ForTail<kRows - 1>(row, end - row, f);
+  const std::int64_t rows = end - begin;
+  for (std::int64_t left = (rows + kRows - 1) / kRows, row = begin; left > 0; --left) {
+    const std::int64_t count = (end - row + left - 1) / left;
+    WithCount<kRows>(count,
+                     [&]<int kCount>() { f.template operator()<kCount>(row, left); });
+    row += count;
+  }
 }
 
 #if defined(__AVX512BF16__)
-// int8 panels for many rows: pieces of 1024 inputs are widened once for all of them.
-void WidenedPanel(const Matrix& x, const GemmPanels& w, const Matrix& y,
-                  std::int64_t row_begin, std::int64_t row_end, std::int64_t panel) {
-  constexpr std::int64_t kPiece = 1024;
+// int8 panels for many rows: pieces of 1024 inputs are widened once for up to 192 rows.
+void WidenedPanel(const GemmArgs& args, std::int64_t row_begin, std::int64_t row_end,
+                  std::int64_t panel) {
+  constexpr std::int64_t kPiece = 1024, kMaxRows = 192;
+  static_assert(kMaxRows % kRows == 0);
   alignas(64) std::uint16_t wide[kPiece * kPanelColumns];
+  F32x16 sums[kMaxRows][2];
+  const GemmPanels& w = args.w;
   const auto* i8 = static_cast<const std::int8_t*>(w.data) + panel * w.panel_bytes;
-  const std::int64_t column = panel * kPanelColumns;
-  for (std::int64_t k = 0; k < w.in; k += kPiece) {
-    const std::int64_t count = w.in - k < kPiece ? w.in - k : kPiece;
-    const std::int64_t padded = (count + 1) / 2 * 2 * kPanelColumns;
-    for (std::int64_t i = 0; i < padded; i += kPanelColumns)
-      _mm512_store_si512(wide + i, LoadPairs(i8 + k * kPanelColumns + i));
-    ForBlocks(row_begin, row_end, [&]<int kCount>(std::int64_t row) {
-      Accumulators<kCount> acc = {};
-      if (k > 0) LoadBlock<kCount>(y, row, column, acc);
-      AccumulatePairs<kCount>(x.bf16(row) + k, x.stride, wide, count, acc);
-      if (k + count == w.in) Scale<kCount>(w.scales + column, acc);
-      StoreBlock<kCount>(acc, y, row, column);
-    });
+  for (std::int64_t first = row_begin; first < row_end; first += kMaxRows) {
+    const std::int64_t last = first + kMaxRows < row_end ? first + kMaxRows : row_end;
+    for (std::int64_t k = 0; k < w.in; k += kPiece) {
+      const std::int64_t count = w.in - k < kPiece ? w.in - k : kPiece;
+      const std::int64_t padded = (count + 1) / 2 * 2 * kPanelColumns;
+      for (std::int64_t i = 0; i < padded; i += kPanelColumns)
+        _mm512_store_si512(wide + i, LoadPairs(i8 + k * kPanelColumns + i));
+      ForBlocks(first, last, [&]<int kCount>(std::int64_t row, std::int64_t) {
+        Accumulators<kCount> acc = {};
+        F32x16(*kept)[2] = sums + (row - first);
+        for (int m = 0; k > 0 && m < kCount; ++m)
+          for (int half = 0; half < 2; ++half) acc.sum[0][m][half] = kept[m][half];
+        AccumulatePairs<kCount, 1>(args.x.bf16(row) + k, args.x.stride, wide, 0, count,
+                                   {}, acc);
+        if (k + count == w.in) return FinishPanel<kCount>(args, row, panel, acc.sum[0]);
+        for (int m = 0; m < kCount; ++m)
+          for (int half = 0; half < 2; ++half) kept[m][half] = acc.sum[0][m][half];
+      });
+    }
   }
 }
 #endif
 
 }  // namespace
 
-void Gemm(const Matrix& x, const GemmPanels& w, const Matrix& y, std::int64_t row_begin,
-          std::int64_t row_end, std::int64_t panel_begin, std::int64_t panel_end) {
+void Gemm(const GemmArgs& args, std::int64_t row_begin, std::int64_t row_end,
+          std::int64_t panel_begin, std::int64_t panel_end) {
+  const GemmPanels& w = args.w;
+  const std::int64_t rows = row_end - row_begin;
+  if (rows <= kRows)
+    return WithCount<kRows>(rows, [&]<int kCount>() {
+      Stream<kCount>(args, row_begin, panel_begin, panel_end);
+    });
   for (std::int64_t panel = panel_begin; panel < panel_end; ++panel) {
 #if defined(__AVX512BF16__)
-    if (w.storage == DType::kI8 && w.type == DType::kBf16 &&
-        row_end - row_begin > kRows) {
-      WidenedPanel(x, w, y, row_begin, row_end, panel);
+    if (w.storage == DType::kI8 && w.type == DType::kBf16) {
+      WidenedPanel(args, row_begin, row_end, panel);
       continue;
     }
 #endif
-    ForBlocks(row_begin, row_end,
-              [&]<int kCount>(std::int64_t row) { Block<kCount>(x, w, y, row, panel); });
+    const char* next = static_cast<const char*>(w.data) + (panel + 1) * w.panel_bytes;
+    ForBlocks(row_begin, row_end, [&]<int kCount>(std::int64_t row, std::int64_t left) {
+      Prefetcher ask;
+      if (left <= 2) ask.next = left == 2 ? next : next + w.panel_bytes / 2 / 64 * 64;
+      Block<kCount, 1>(args, row, panel, ask);
+    });
   }
 }
 

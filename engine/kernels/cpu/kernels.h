@@ -27,39 +27,48 @@ struct GemmPanels {
   std::int64_t panel_bytes = 0;
 };
 
+// Rows that see one list of tiles, and some of the heads.
+struct AttendPart {
+  std::int64_t row_begin = 0, row_end = 0;
+  std::int64_t head_begin = 0, head_end = 0;
+};
+
+struct GemmArgs {
+  Matrix x = {};
+  GemmPanels w = {};
+  Matrix y = {};
+  Epilogue epilogue = {};
+};
+
 struct CpuKernels {
   const char* name;
   bool bf16_pairs;  // wants bf16 panels in pairs
 
   // Rows [row_begin, row_end) of panels [panel_begin, panel_end).
-  void (*gemm)(const Matrix& x, const GemmPanels& w, const Matrix& y,
-               std::int64_t row_begin, std::int64_t row_end, std::int64_t panel_begin,
-               std::int64_t panel_end);
+  void (*gemm)(const GemmArgs& args, std::int64_t row_begin, std::int64_t row_end,
+               std::int64_t panel_begin, std::int64_t panel_end);
   void (*embed_norm)(const std::int32_t* tokens, const Matrix& table,
                      const NormWeights& norm, const Matrix& out, std::int64_t begin,
                      std::int64_t end);
-  void (*norm_rows)(const Matrix& x, const NormWeights& norm, const Matrix& out,
-                    std::int64_t begin, std::int64_t end);
+  // Leaves the states of spans of more than one row to norm_to_state.
+  void (*norm_shift)(const NormShiftArgs& args, std::int64_t begin, std::int64_t end);
   void (*norm_to_state)(const Matrix& x, const NormWeights& norm,
                         const std::int32_t* rows, const std::int32_t* slots, float* state,
                         std::int64_t begin, std::int64_t end);
-  void (*lerp)(const Matrix& cur, const Matrix& prev, const float* mix,
-               const Matrix& delta, const Matrix& out, std::int64_t begin,
-               std::int64_t end);
-  void (*activate)(Activation f, const Matrix& in, const Matrix& out, std::int64_t begin,
-                   std::int64_t end);
-  void (*decay)(const Matrix& d, const float* bias, const Matrix& k, std::int64_t begin,
-                std::int64_t end);
+  void (*lerp)(const Matrix& cur, const Matrix& diff, const float* mix, const Matrix& out,
+               std::int64_t begin, std::int64_t end);
+  void (*convert)(const Matrix& in, const Matrix& out, std::int64_t begin,
+                  std::int64_t end);
   // Task: span * heads + head.
   void (*wkv)(const WkvArgs& args, std::int64_t begin, std::int64_t end);
   void (*add_norm)(const AddNormArgs& args, std::int64_t begin, std::int64_t end);
   void (*rms_norm)(const Matrix& in, const Matrix& out, std::int64_t begin,
                    std::int64_t end);
-  void (*add)(const Matrix& x, const Matrix& y, std::int64_t begin, std::int64_t end);
-  void (*gated_add)(const Matrix& x, const Matrix& r, const Matrix& y, std::int64_t begin,
-                    std::int64_t end);
   void (*gather_rows)(const Matrix& in, const std::int64_t* index, const Matrix& out,
                       std::int64_t begin, std::int64_t end);
+  void (*gather_shift)(const Matrix& in, const std::int64_t* index,
+                       const std::int64_t* previous, const Matrix& cur,
+                       const Matrix& diff, std::int64_t begin, std::int64_t end);
   void (*scatter_rows)(const Matrix& in, const std::int64_t* index, const Matrix& out,
                        std::int64_t begin, std::int64_t end);
   void (*scatter_quantized)(const Matrix& in, const std::int64_t* index,
@@ -70,8 +79,12 @@ struct CpuKernels {
                            std::int64_t begin, std::int64_t end);
   void (*rope)(const Matrix& x, const std::int64_t* position, const double* frequency,
                std::int64_t begin, std::int64_t end);
-  // Task: row * heads + head.
-  void (*attend)(const AttendArgs& args, std::int64_t begin, std::int64_t end);
+  // Heads [begin, end) of all rows.
+  void (*scatter_keys)(const Matrix& k, const std::int64_t* row, const KvTiles& tiles,
+                       std::int64_t begin, std::int64_t end);
+  void (*scatter_values)(const Matrix& v, const std::int64_t* row, const KvTiles& tiles,
+                         std::int64_t begin, std::int64_t end);
+  void (*attend)(const AttendArgs& args, const AttendPart& part);
   void (*attend_finish)(const Matrix& carry, std::int64_t heads, const Matrix& out,
                         std::int64_t begin, std::int64_t end);
 };

@@ -9,29 +9,25 @@
 
 namespace goldfinch::GOLDFINCH_ISA {
 
-void Gemm(const Matrix& x, const GemmPanels& w, const Matrix& y, std::int64_t row_begin,
-          std::int64_t row_end, std::int64_t panel_begin, std::int64_t panel_end);
+void Gemm(const GemmArgs& args, std::int64_t row_begin, std::int64_t row_end,
+          std::int64_t panel_begin, std::int64_t panel_end);
 void EmbedNorm(const std::int32_t* tokens, const Matrix& table, const NormWeights& norm,
                const Matrix& out, std::int64_t begin, std::int64_t end);
-void NormRows(const Matrix& x, const NormWeights& norm, const Matrix& out,
-              std::int64_t begin, std::int64_t end);
+void NormShift(const NormShiftArgs& args, std::int64_t begin, std::int64_t end);
 void NormToState(const Matrix& x, const NormWeights& norm, const std::int32_t* rows,
                  const std::int32_t* slots, float* state, std::int64_t begin,
                  std::int64_t end);
-void Lerp(const Matrix& cur, const Matrix& prev, const float* mix, const Matrix& delta,
-          const Matrix& out, std::int64_t begin, std::int64_t end);
-void Activate(Activation f, const Matrix& in, const Matrix& out, std::int64_t begin,
-              std::int64_t end);
-void Decay(const Matrix& d, const float* bias, const Matrix& k, std::int64_t begin,
-           std::int64_t end);
+void Lerp(const Matrix& cur, const Matrix& diff, const float* mix, const Matrix& out,
+          std::int64_t begin, std::int64_t end);
+void Convert(const Matrix& in, const Matrix& out, std::int64_t begin, std::int64_t end);
 void Wkv(const WkvArgs& args, std::int64_t begin, std::int64_t end);
 void AddNorm(const AddNormArgs& args, std::int64_t begin, std::int64_t end);
 void RmsNorm(const Matrix& in, const Matrix& out, std::int64_t begin, std::int64_t end);
-void Add(const Matrix& x, const Matrix& y, std::int64_t begin, std::int64_t end);
-void GatedAdd(const Matrix& x, const Matrix& r, const Matrix& y, std::int64_t begin,
-              std::int64_t end);
 void GatherRows(const Matrix& in, const std::int64_t* index, const Matrix& out,
                 std::int64_t begin, std::int64_t end);
+void GatherShift(const Matrix& in, const std::int64_t* index,
+                 const std::int64_t* previous, const Matrix& cur, const Matrix& diff,
+                 std::int64_t begin, std::int64_t end);
 void ScatterRows(const Matrix& in, const std::int64_t* index, const Matrix& out,
                  std::int64_t begin, std::int64_t end);
 void ScatterQuantized(const Matrix& in, const std::int64_t* index, const Matrix& out,
@@ -41,7 +37,11 @@ void GatherQuantized(const Matrix& in, const std::uint16_t* scales,
                      std::int64_t end);
 void Rope(const Matrix& x, const std::int64_t* position, const double* frequency,
           std::int64_t begin, std::int64_t end);
-void Attend(const AttendArgs& args, std::int64_t begin, std::int64_t end);
+void ScatterKeys(const Matrix& k, const std::int64_t* row, const KvTiles& tiles,
+                 std::int64_t begin, std::int64_t end);
+void ScatterValues(const Matrix& v, const std::int64_t* row, const KvTiles& tiles,
+                   std::int64_t begin, std::int64_t end);
+void Attend(const AttendArgs& args, const AttendPart& part);
 void AttendFinish(const Matrix& carry, std::int64_t heads, const Matrix& out,
                   std::int64_t begin, std::int64_t end);
 

@@ -29,15 +29,19 @@ GOLDFINCH_INLINE Moments MomentsOf(const Read& read, std::int64_t cols, float ep
   return {mean, 1.0f / __builtin_sqrtf(var + eps)};
 }
 
+GOLDFINCH_INLINE F32x16 Normalised(F32x16 x, const Moments& m, const NormWeights& norm,
+                                   std::int64_t i) {
+  return MulAdd((x - m.mean) * m.inverse_deviation, Load(norm.weight + i),
+                Load(norm.bias + i));
+}
+
 template <typename Read, typename Write>
 GOLDFINCH_INLINE void Normalise(const Read& read, const NormWeights& norm,
                                 std::int64_t first, std::int64_t cols,
                                 const Write& write) {
   const Moments m = MomentsOf(read, cols, norm.eps);
-  for (std::int64_t i = 0; i < cols; i += kLanes) {
-    const F32x16 unit = (read(i) - m.mean) * m.inverse_deviation;
-    write(i, unit * Load(norm.weight + first + i) + Load(norm.bias + first + i));
-  }
+  for (std::int64_t i = 0; i < cols; i += kLanes)
+    write(i, Normalised(read(i), m, norm, first + i));
 }
 
 GOLDFINCH_INLINE void NormRow(const float* x, const NormWeights& norm, std::int64_t cols,
@@ -82,10 +86,38 @@ void EmbedNorm(const std::int32_t* tokens, const Matrix& table, const NormWeight
   }
 }
 
-void NormRows(const Matrix& x, const NormWeights& norm, const Matrix& out,
-              std::int64_t begin, std::int64_t end) {
-  for (std::int64_t row = begin; row < end; ++row)
-    NormRow(x.f32(row), norm, x.cols, out.f32(row));
+// The predecessor of a row is normalised anew instead of being kept: its moments are at
+// hand, and rows then need nothing from each other.
+void NormShift(const NormShiftArgs& args, std::int64_t begin, std::int64_t end) {
+  const std::int64_t cols = args.x.cols;
+  const RowSpans& spans = args.spans;
+  std::int32_t span = 0;
+  Moments before = {};
+  for (std::int64_t row = begin; row < end; ++row) {
+    while (row >= spans.begin[span + 1]) ++span;
+    const bool first = row == spans.begin[span];
+    const bool alone = first && row + 1 == spans.begin[span + 1];
+    float* state = args.state + spans.slot[span] * cols;
+    const auto read = [&](std::int64_t r) {
+      return [x = args.x.f32(r)](std::int64_t i) { return Load(x + i); };
+    };
+    const Moments m = MomentsOf(read(row), cols, args.norm.eps);
+    if (!first && row == begin) before = MomentsOf(read(row - 1), cols, args.norm.eps);
+    for (std::int64_t i = 0; i < cols; i += kLanes) {
+      const F32x16 cur = Normalised(read(row)(i), m, args.norm, i);
+      const F32x16 prev =
+          first ? Load(state + i) : Normalised(read(row - 1)(i), before, args.norm, i);
+      const F32x16 diff = prev - cur;
+      if (args.cur.data != nullptr) {
+        Store(cur, args.cur.f32(row) + i);
+        Store(diff, args.diff.f32(row) + i);
+      }
+      for (int j = 0; j < args.num_mixes; ++j)
+        Write(MulAdd(diff, Load(args.mix[j] + i), cur), args.mixed[j], row, i);
+      if (alone) Store(cur, state + i);
+    }
+    before = m;
+  }
 }
 
 void NormToState(const Matrix& x, const NormWeights& norm, const std::int32_t* rows,

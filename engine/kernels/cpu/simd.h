@@ -16,6 +16,8 @@
 
 #include <cstdint>
 
+#include "engine/backend/matrix.h"
+
 #if defined(__AVX2__)
 #include <immintrin.h>
 #endif
@@ -91,6 +93,57 @@ GOLDFINCH_INLINE F32x16 Load(const std::int8_t* p) {
   __builtin_memcpy(&quarter, p, sizeof quarter);
   return __builtin_convertvector(__builtin_convertvector(quarter, I32x16), F32x16);
 #endif
+}
+
+// a * b + c with one rounding where the machine has an instruction for it. Spelled out
+// where two pieces of code must agree: what the compiler fuses is its own choice.
+GOLDFINCH_INLINE F32x16 MulAdd(F32x16 a, F32x16 b, F32x16 c) {
+#if defined(__AVX512F__)
+  return reinterpret_cast<F32x16>(_mm512_fmadd_ps(reinterpret_cast<__m512>(a),
+                                                  reinterpret_cast<__m512>(b),
+                                                  reinterpret_cast<__m512>(c)));
+#elif defined(__FMA__)
+  __m256 x[2], y[2], z[2];
+  __builtin_memcpy(x, &a, sizeof a);
+  __builtin_memcpy(y, &b, sizeof b);
+  __builtin_memcpy(z, &c, sizeof c);
+  for (int i = 0; i < 2; ++i) z[i] = _mm256_fmadd_ps(x[i], y[i], z[i]);
+  __builtin_memcpy(&c, z, sizeof c);
+  return c;
+#else
+  return a * b + c;
+#endif
+}
+
+// The first `count` lanes, or all where there are as many; the others are zero and are
+// not stored. A row's tail is computed as a padded vector, so an element's bits do not
+// depend on where it stands.
+template <typename T>
+GOLDFINCH_INLINE F32x16 LoadPart(const T* p, std::int64_t count) {
+  if (count >= kLanes) return Load(p);
+  T lane[kLanes] = {};
+  for (std::int64_t i = 0; i < count; ++i) lane[i] = p[i];
+  return Load(lane);
+}
+template <typename T>
+GOLDFINCH_INLINE void StorePart(F32x16 v, T* p, std::int64_t count) {
+  if (count >= kLanes) return Store(v, p);
+  T lane[kLanes];
+  Store(v, lane);
+  for (std::int64_t i = 0; i < count; ++i) p[i] = lane[i];
+}
+
+// The same of a matrix: up to a vector from column `at` on.
+GOLDFINCH_INLINE F32x16 Read(const Matrix& m, std::int64_t row, std::int64_t at) {
+  return m.type == DType::kF32 ? LoadPart(m.f32(row) + at, m.cols - at)
+                               : LoadPart(m.bf16(row) + at, m.cols - at);
+}
+GOLDFINCH_INLINE void Write(F32x16 v, const Matrix& m, std::int64_t row,
+                            std::int64_t at) {
+  if (m.type == DType::kF32)
+    StorePart(v, m.f32(row) + at, m.cols - at);
+  else
+    StorePart(v, m.bf16(row) + at, m.cols - at);
 }
 
 GOLDFINCH_INLINE float SumLanes(F32x16 v) {

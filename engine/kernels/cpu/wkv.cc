@@ -38,8 +38,8 @@ GOLDFINCH_INLINE void Token(const float* r, const float* k, const float* v,
     const F32x16 rj = Splat(r[j]), kj = Splat(k[j]), wj = Splat(w[j]);
     for (int part = 0; part < kParts; ++part) {
       const F32x16 s = Load(row + part * kLanes);
-      y[part] += rj * s;
-      Store(wj * s + kj * value[part], row + part * kLanes);
+      y[part] = MulAdd(rj, s, y[part]);
+      Store(MulAdd(wj, s, kj * value[part]), row + part * kLanes);
     }
   }
   for (int part = 0; part < kParts; ++part) Store(y[part], out + part * kLanes);

@@ -83,7 +83,7 @@ TEST_P(CpuMemoryTest, BitsDoNotDependOnTheNumberOfThreads) {
                           .cols = 96,
                           .row_stride = 96},
                          DType::kF32, DType::kF32);
-      (*other)->Gemm(x->Rows(rows), *packed, *y);
+      (*other)->Gemm({x->Rows(rows), packed.get(), *y});
       (*other)->RmsNorm(x->Rows(rows), *z);
       if (rows == 200) products.insert(y.Bits());
       if (rows == 200) norms.insert(z.Bits());

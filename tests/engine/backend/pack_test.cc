@@ -73,7 +73,7 @@ class PackTest : public OpTest {
     for (std::int64_t i = 0; i < packed.in(); ++i) identity(i, i) = 1.0;
     const Tensor x(backend(), identity, type);
     const Tensor y(backend(), packed.in(), packed.out(), DType::kF32);
-    backend().Gemm(*x, packed, *y);
+    backend().Gemm({*x, &packed, *y});
     const Grid transposed = y.Read();
     Grid w(packed.out(), packed.in());
     for (std::int64_t i = 0; i < w.rows(); ++i)

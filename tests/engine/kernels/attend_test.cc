@@ -8,6 +8,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
+#include <memory>
 #include <numeric>
 #include <random>
 #include <vector>
@@ -96,10 +97,21 @@ class DeviceAttention {
       : backend_(backend),
         in_(in),
         q_(backend, in.q),
-        keys_(backend, in.keys, type),
-        values_(backend, in.values, type),
         position_(backend, in.position),
-        span_(backend, in.span) {}
+        span_(backend, in.span) {
+    tiles_ = {.type = type, .heads = in.q.cols() / 64, .page_tokens = in.page_tokens};
+    const std::int64_t count = in.keys.rows() / in.page_tokens;
+    // Everything that is not scattered is NaN, between the tiles' tokens too.
+    memory_ = std::make_unique<DeviceArray<std::uint8_t>>(
+        backend, std::vector<std::uint8_t>(
+                     static_cast<std::size_t>(count * tiles_.tile_bytes()), 0xff));
+    tiles_.data = memory_->data();
+    std::vector<std::int64_t> rows(static_cast<std::size_t>(in.keys.rows()));
+    std::iota(rows.begin(), rows.end(), 0);
+    const DeviceArray<std::int64_t> places(backend, rows);
+    backend.ScatterKeys(*Tensor(backend, in.keys), places.data(), tiles_);
+    backend.ScatterValues(*Tensor(backend, in.values), places.data(), tiles_);
+  }
 
   // A carry for `rows` queries, its elements NaN.
   Tensor Carry(std::int64_t rows) const {
@@ -122,7 +134,7 @@ class DeviceAttention {
     const DeviceArray<std::int32_t> begins(backend_, tile_begin), tiles(backend_, tile);
     const DeviceArray<std::int64_t> positions(backend_, position);
     backend_.Attend({.q = q_->RowsFrom(begin, carry->rows),
-                     .tiles = {*keys_, *values_, in_.page_tokens},
+                     .tiles = tiles_,
                      .heads = in_.q.cols() / 64,
                      .position = position_.data() + begin,
                      .span = span_.data() + begin,
@@ -158,7 +170,9 @@ class DeviceAttention {
  private:
   Backend& backend_;
   const Attention& in_;
-  const Tensor q_, keys_, values_;
+  const Tensor q_;
+  KvTiles tiles_;
+  std::unique_ptr<DeviceArray<std::uint8_t>> memory_;
   const DeviceArray<std::int64_t> position_;
   const DeviceArray<std::int32_t> span_;
 };
@@ -241,6 +255,52 @@ TEST_P(AttendTest, AnyCutOfTheTilesIntoCallsGivesTheSameBits) {
         from = to;
       }
       EXPECT_EQ(attention.Finish(carry).Bits(), whole);
+    }
+  }
+}
+
+// Queries of one sequence read its tiles together: as many as that takes, and more.
+TEST_P(AttendTest, ManyQueriesOfOneSequenceStandAlone) {
+  const Attention in =
+      RandomAttention({.heads = 3, .lengths = {150}, .queries = 150}, DType::kBf16, 12);
+  const DeviceAttention attention(backend(), in, DType::kBf16);
+  ExpectRowsStandAlone(in.q.rows(), [&](std::int64_t begin, std::int64_t count) {
+    return attention.Attend(begin, count).Bits();
+  });
+}
+
+// Tokens go to their tile one at a time or many at once, in any order, and leave the
+// others alone.
+TEST_P(AttendTest, TokensScatteredOneByOneAreThoseScatteredTogether) {
+  for (const DType type : kTypes) {
+    for (const std::int64_t page_tokens : {5, 16, 64}) {
+      KvTiles tiles = {.type = type, .heads = 3, .page_tokens = page_tokens};
+      const Tensor k(backend(), RandomGrid(40, 192, 13));
+      const Tensor v(backend(), RandomGrid(40, 192, 14));
+      std::vector<std::int64_t> rows(40);
+      std::iota(rows.begin(), rows.end(), 3);
+      std::mt19937_64 random(15);
+      std::shuffle(rows.begin(), rows.end(), random);
+      const std::size_t bytes =
+          static_cast<std::size_t>((45 / page_tokens + 1) * tiles.tile_bytes());
+      const DeviceArray<std::uint8_t> together(backend(),
+                                               std::vector<std::uint8_t>(bytes, 0xab));
+      const DeviceArray<std::uint8_t> one_by_one(backend(),
+                                                 std::vector<std::uint8_t>(bytes, 0xab));
+      const DeviceArray<std::int64_t> places(backend(), rows);
+      tiles.data = together.data();
+      backend().ScatterKeys(*k, places.data(), tiles);
+      backend().ScatterValues(*v, places.data(), tiles);
+      tiles.data = one_by_one.data();
+      for (std::int64_t i = 39; i >= 0; --i) {
+        backend().ScatterKeys(k->RowsFrom(i, 1), places.data() + i, tiles);
+        backend().ScatterValues(v->RowsFrom(i, 1), places.data() + i, tiles);
+      }
+      EXPECT_EQ(together.Read(), one_by_one.Read());
+      const std::vector<std::uint8_t> all = together.Read();
+      const auto untouched = std::count(all.begin(), all.end(), 0xab);
+      EXPECT_GE(untouched,
+                static_cast<std::int64_t>(bytes) - 40 * 192 * 2 * SizeOf(type));
     }
   }
 }

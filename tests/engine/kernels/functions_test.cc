@@ -60,32 +60,45 @@ double WorstAbsolute(const Grid& got, const Grid& want) {
 
 class FunctionsTest : public OpTest {
  protected:
-  Grid Activated(Activation f, const Grid& x) {
-    const Tensor in(backend(), x), out(backend(), x.rows(), x.cols(), DType::kF32);
-    backend().Activate(f, *in, *out);
-    return out.Read();
+  // The finish of sums that are `sums` to the bit: products of one input that is one.
+  Grid Finished(Finish finish, const Grid& sums, const Grid& a = {}, const Grid& y = {}) {
+    const std::int64_t count = sums.rows() * sums.cols();
+    const auto weights = PackWeights(backend(), Flat(sums, count, 1), DType::kF32);
+    const Tensor one(backend(), Grid(1, 1, 1.0));
+    const Tensor out(backend(), y.rows() > 0 ? Flat(y, 1, count) : Grid(1, count));
+    const Tensor operand(backend(), a.rows() > 0 ? Flat(a, 1, count) : Grid(1, count));
+    const DeviceArray<float> bias = FlatArray(backend(), Grid(1, count));
+    backend().Gemm({*one,
+                    weights.get(),
+                    *out,
+                    {.finish = finish,
+                     .bias = bias.data(),
+                     .a = a.rows() > 0 ? *operand : Matrix{}}});
+    operand_after_ = Flat(operand.Read(), sums.rows(), sums.cols());
+    return Flat(out.Read(), sums.rows(), sums.cols());
   }
   // 0 + sigmoid(r) * 1 is the sigmoid to the bit.
   Grid SigmoidOf(const Grid& r) {
-    const Tensor x(backend(), Grid(r.rows(), r.cols()));
-    const Tensor one(backend(), Grid(r.rows(), r.cols(), 1.0)), gate(backend(), r);
-    backend().GatedAdd(*x, *gate, *one);
-    return x.Read();
+    return Finished(Finish::kGatedAdd, Grid(r.rows(), r.cols(), 1.0), r);
   }
-  Grid DecayOf(const Grid& d) {
-    const Tensor w(backend(), d);
-    const DeviceArray<float> bias = FlatArray(backend(), Grid(1, d.cols()));
-    backend().Decay(*w, bias.data(), {});
-    return w.Read();
+  Grid DecayOf(const Grid& d) { return Finished(Finish::kDecay, d); }
+
+  static Grid Flat(const Grid& values, std::int64_t rows, std::int64_t cols) {
+    Grid out(rows, cols);
+    for (std::int64_t i = 0; i < rows * cols; ++i)
+      out(i / cols, i % cols) = values(i / values.cols(), i % values.cols());
+    return out;
   }
+
+  Grid operand_after_;
 };
 
 GOLDFINCH_ON_ALL_BACKENDS(FunctionsTest);
 
 TEST_P(FunctionsTest, TanhIsWithinFourUnits) {
   const Grid x = Sweep(12.0);
-  const Grid got = Activated(Activation::kTanh, x);
-  const Grid want = reference::Activate(Activation::kTanh, x);
+  const Grid got = Finished(Finish::kTanh, x);
+  const Grid want = reference::Apply(Finish::kTanh, x, {});
   const double worst = WorstRelative(got, want) / kF32Unit;
   RecordProperty("worst", std::to_string(worst));
   EXPECT_LE(worst, 4.0);
@@ -93,11 +106,11 @@ TEST_P(FunctionsTest, TanhIsWithinFourUnits) {
 }
 
 TEST_P(FunctionsTest, TanhOfExtremesIsItsLimit) {
-  const Grid got = Activated(Activation::kTanh,
-                             RowOf({1e4, -1e4, kInf, -kInf, kNaN, 0.0, 3e38, -3e38}));
+  const Grid got =
+      Finished(Finish::kTanh, RowOf({1e4, -1e4, kInf, -kInf, kNaN, 0.0, 3e38, -3e38}));
   ExpectClose(got, RowOf({1.0, -1.0, 1.0, -1.0, kNaN, 0.0, 1.0, -1.0}), Grid(1, 64));
   const Grid tiny = RowOf({kSubnormal, -kSubnormal, 0x1p-126, -0x1p-149});
-  ExpectClose(Activated(Activation::kTanh, tiny), tiny, Grid(1, 64));
+  ExpectClose(Finished(Finish::kTanh, tiny), tiny, Grid(1, 64));
 }
 
 // exp(-r) is off by 2 u of itself, as r large and negative makes the gate; the sum and
@@ -122,7 +135,7 @@ TEST_P(FunctionsTest, SigmoidOfExtremesIsItsLimit) {
 TEST_P(FunctionsTest, DecayIsWithinThreeUnitsForEachExp) {
   const Grid x = Sweep(90.0);
   const Grid got = DecayOf(x);
-  const Grid want = reference::Decay(x, Grid(1, kCols));
+  const Grid want = reference::Apply(Finish::kDecay, x, {.bias = Grid(1, kCols)});
   const Grid tolerance = Each(
       [](double d, double w) {
         const double e = std::exp(d);
@@ -148,15 +161,13 @@ TEST_P(FunctionsTest, DecayNeverLeavesZeroToOne) {
 }
 
 TEST_P(FunctionsTest, DecayOfAKeyIsZeroWhereNothingDecays) {
-  const Tensor d(backend(), RowOf({-1e4, 1e4, kNaN})), k(backend(), Grid(1, 64, 2.0));
-  const DeviceArray<float> bias = FlatArray(backend(), Grid(1, 64));
-  backend().Decay(*d, bias.data(), *k);
-  ExpectClose(k.Read(), RowOf({0.0, 2.0, kNaN}), Grid(1, 64));
+  Finished(Finish::kDecay, RowOf({-1e4, 1e4, kNaN}), Grid(1, 64, 2.0));
+  ExpectClose(operand_after_, RowOf({0.0, 2.0, kNaN}), Grid(1, 64));
 }
 
 TEST_P(FunctionsTest, ReluSquaredOfExtremesIsWellDefined) {
-  const Grid got = Activated(Activation::kReluSquared,
-                             RowOf({1e4, -1e4, kInf, -kInf, kNaN, 1e30, -1e30, -0.0}));
+  const Grid got = Finished(Finish::kReluSquared,
+                            RowOf({1e4, -1e4, kInf, -kInf, kNaN, 1e30, -1e30, -0.0}));
   ExpectClose(got, RowOf({1e8, 0.0, kInf, 0.0, kNaN, kInf, 0.0, 0.0}), Grid(1, 64));
 }
 
@@ -170,7 +181,7 @@ TEST_P(FunctionsTest, Bf16IsRoundedToNearestEven) {
                                   kInf, -kInf,        0x1p-133,     0x1p-132,
                                   0.0,  kNaN,         kInf,         -kInf};
   const Tensor in(backend(), RowOf(from)), out(backend(), 1, 64, DType::kBf16);
-  backend().Activate(Activation::kNone, *in, *out);
+  backend().Convert(*in, *out);
   ExpectClose(out.Read(), RowOf(to), Grid(1, 64));
 }
 

@@ -18,24 +18,6 @@ struct Shape {
   std::int64_t in, out;
 };
 
-std::unique_ptr<PackedWeights> Pack(Backend& backend, const Grid& w, DType type,
-                                    DType storage) {
-  std::vector<float> flat;
-  for (std::int64_t i = 0; i < w.rows(); ++i)
-    for (std::int64_t j = 0; j < w.cols(); ++j)
-      flat.push_back(static_cast<float>(w(i, j)));
-  const HostMatrix host = {.data = reinterpret_cast<const std::byte*>(flat.data()),
-                           .stored = StoredType::kF32,
-                           .rows = w.rows(),
-                           .cols = w.cols(),
-                           .row_stride = w.cols()};
-  return backend.Pack(host, type, storage);
-}
-
-std::unique_ptr<PackedWeights> Pack(Backend& backend, const Grid& w, DType type) {
-  return Pack(backend, w, type, type);
-}
-
 // What int8 storage keeps of W: a scale a row, the largest magnitude / 127.
 Grid Quantized(const Grid& w) {
   Grid out(w.rows(), w.cols());
@@ -69,7 +51,7 @@ class GemmTest : public OpTest {
     const Grid x = RandomGrid(512, shape.in, 1, type);
     const Grid w = RandomGrid(shape.out, shape.in, 2, type);
     const Grid want = reference::Gemm(x, w), tolerance = Tolerance(x, w);
-    const auto packed = Pack(backend(), w, type);
+    const auto packed = PackWeights(backend(), w, type);
     const Tensor input(backend(), x, type);
     std::vector<std::int64_t> counts = {97, 512};
     for (std::int64_t rows = 1; rows <= 40; ++rows) counts.push_back(rows);
@@ -77,7 +59,7 @@ class GemmTest : public OpTest {
       SCOPED_TRACE(testing::Message()
                    << rows << " rows, in " << shape.in << ", out " << shape.out);
       const Tensor y(backend(), rows, shape.out, DType::kF32);
-      backend().Gemm(input->Rows(rows), *packed, *y);
+      backend().Gemm({input->Rows(rows), packed.get(), *y});
       ExpectClose(y.Read(), want.Rows(0, rows), tolerance.Rows(0, rows));
       ASSERT_TRUE(y.SurroundingsAreIntact());
       if (HasFatalFailure()) return;
@@ -88,11 +70,11 @@ class GemmTest : public OpTest {
   void ExpectRowsKeepTheirBits(Shape shape, DType type, DType storage) {
     SCOPED_TRACE(testing::Message() << "in " << shape.in << ", out " << shape.out);
     const auto packed =
-        Pack(backend(), RandomGrid(shape.out, shape.in, 3, type), type, storage);
+        PackWeights(backend(), RandomGrid(shape.out, shape.in, 3, type), type, storage);
     const Tensor x(backend(), RandomGrid(512, shape.in, 4, type), type);
     const auto product = [&](std::int64_t begin, std::int64_t count) {
       const Tensor y(backend(), count, shape.out, DType::kF32);
-      backend().Gemm(x->RowsFrom(begin, count), *packed, *y);
+      backend().Gemm({x->RowsFrom(begin, count), packed.get(), *y});
       return y.Bits();
     };
     std::vector<RowBits> alone;
@@ -135,11 +117,11 @@ TEST_P(GemmTest, Int8WeightsAreMultipliedAsTheirRoundedValues) {
       const Grid want = reference::Gemm(x, q);
       // One more rounding for the scale.
       const Grid tolerance = Each([](double t) { return 1.1 * t; }, Tolerance(x, q));
-      const auto packed = Pack(backend(), w, type, DType::kI8);
+      const auto packed = PackWeights(backend(), w, type, DType::kI8);
       const Tensor input(backend(), x, type);
       for (const std::int64_t rows : {1, 5, 12, 13, 97}) {
         const Tensor y(backend(), rows, shape.out, DType::kF32);
-        backend().Gemm(input->Rows(rows), *packed, *y);
+        backend().Gemm({input->Rows(rows), packed.get(), *y});
         ExpectClose(y.Read(), want.Rows(0, rows), tolerance.Rows(0, rows));
         ASSERT_TRUE(y.SurroundingsAreIntact());
       }
@@ -167,10 +149,36 @@ TEST_P(GemmTest, Bf16RowHasTheSameBitsAmongAnyNumberOfRows) {
 }
 
 TEST_P(GemmTest, NoRowsAreNoWork) {
-  const auto packed = Pack(backend(), RandomGrid(40, 8, 5), DType::kF32);
+  const auto packed = PackWeights(backend(), RandomGrid(40, 8, 5), DType::kF32);
   const Tensor x(backend(), 0, 8, DType::kF32), y(backend(), 0, 40, DType::kF32);
-  backend().Gemm(*x, *packed, *y);
+  backend().Gemm({*x, packed.get(), *y});
   EXPECT_TRUE(y.SurroundingsAreIntact());
+}
+
+// Products of one call, of different shapes and numbers of rows, are those of calls of
+// their own.
+TEST_P(GemmTest, ProductsSideBySideAreTheProductsAlone) {
+  const Shape shapes[] = {{64, 100}, {33, 7}, {20, 300}, {64, 33}};
+  const std::int64_t rows[] = {40, 97, 0, 1};
+  std::vector<std::unique_ptr<PackedWeights>> weights;
+  std::vector<std::unique_ptr<Tensor>> inputs, alone, together;
+  std::vector<Backend::Product> products;
+  for (std::size_t i = 0; i < 4; ++i) {
+    const auto [in, out] = shapes[i];
+    weights.push_back(
+        PackWeights(backend(), RandomGrid(out, in, i, DType::kBf16), DType::kBf16));
+    inputs.push_back(std::make_unique<Tensor>(
+        backend(), RandomGrid(rows[i], in, 9 + i, DType::kBf16), DType::kBf16));
+    for (auto* tensors : {&alone, &together})
+      tensors->push_back(std::make_unique<Tensor>(backend(), rows[i], out, DType::kF32));
+    backend().Gemm({**inputs[i], weights[i].get(), **alone[i]});
+    products.push_back({**inputs[i], weights[i].get(), **together[i]});
+  }
+  backend().Gemm(products);
+  for (std::size_t i = 0; i < 4; ++i) {
+    EXPECT_EQ(together[i]->Bits(), alone[i]->Bits()) << i;
+    EXPECT_TRUE(together[i]->SurroundingsAreIntact()) << i;
+  }
 }
 
 TEST_P(GemmTest, RowOfNaNLeavesOtherRowsAlone) {
@@ -179,7 +187,8 @@ TEST_P(GemmTest, RowOfNaNLeavesOtherRowsAlone) {
     Grid x = RandomGrid(30, 33, 7, type);
     for (std::int64_t j = 0; j < 33; ++j) x(11, j) = std::nan("");
     const Tensor input(backend(), x, type), y(backend(), 30, 70, DType::kF32);
-    backend().Gemm(*input, *Pack(backend(), w, type), *y);
+    const auto packed = PackWeights(backend(), w, type);
+    backend().Gemm({*input, packed.get(), *y});
     ExpectClose(y.Read(), reference::Gemm(x, w), Tolerance(x, w));
   }
 }
@@ -191,7 +200,8 @@ TEST_P(GemmTest, RowsOfOneValueGiveEqualBits) {
   Grid x(100, 515, 0x1p-25);
   for (std::int64_t i = 0; i < 100; ++i) x(i, 0) = 1.0;
   const Tensor input(backend(), x), y(backend(), 100, 64, DType::kF32);
-  backend().Gemm(*input, *Pack(backend(), w, DType::kF32), *y);
+  const auto packed = PackWeights(backend(), w, DType::kF32);
+  backend().Gemm({*input, packed.get(), *y});
   const std::vector<RowBits> bits = y.Bits();
   for (const RowBits& row : bits) ASSERT_EQ(row, bits[0]);
 }
@@ -200,7 +210,8 @@ TEST_P(GemmTest, ColumnsOfAWiderMatrixAreAnInput) {
   for (const DType type : {DType::kF32, DType::kBf16}) {
     const Grid w = RandomGrid(48, 32, 9, type), wide = RandomGrid(17, 160, 10, type);
     const Tensor x(backend(), wide, type), y(backend(), 17, 100, DType::kF32);
-    backend().Gemm(x->Cols(96, 32), *Pack(backend(), w, type), y->Cols(50, 48));
+    const auto packed = PackWeights(backend(), w, type);
+    backend().Gemm({x->Cols(96, 32), packed.get(), y->Cols(50, 48)});
     Grid part(17, 32), got(17, 48);
     const Grid all = y.Read();
     for (std::int64_t i = 0; i < 17; ++i) {

@@ -129,6 +129,20 @@ bool Tensor::SurroundingsAreIntact() const {
   return std::all_of(bytes.begin(), bytes.end(), [](auto b) { return b == 0xff; });
 }
 
+std::unique_ptr<PackedWeights> PackWeights(Backend& backend, const Grid& w, DType type,
+                                           DType storage) {
+  std::vector<float> flat;
+  for (std::int64_t i = 0; i < w.rows(); ++i)
+    for (std::int64_t j = 0; j < w.cols(); ++j)
+      flat.push_back(static_cast<float>(w(i, j)));
+  const HostMatrix host = {.data = reinterpret_cast<const std::byte*>(flat.data()),
+                           .stored = StoredType::kF32,
+                           .rows = w.rows(),
+                           .cols = w.cols(),
+                           .row_stride = w.cols()};
+  return backend.Pack(host, type, storage);
+}
+
 DeviceArray<float> FlatArray(Backend& backend, const Grid& values) {
   std::vector<float> flat;
   for (std::int64_t i = 0; i < values.rows(); ++i)

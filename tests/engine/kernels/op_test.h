@@ -101,6 +101,14 @@ class DeviceArray {
   std::unique_ptr<DeviceMemory> memory_;
 };
 
+// Weights of y = x w^T.
+std::unique_ptr<PackedWeights> PackWeights(Backend& backend, const Grid& w, DType type,
+                                           DType storage);
+inline std::unique_ptr<PackedWeights> PackWeights(Backend& backend, const Grid& w,
+                                                  DType type) {
+  return PackWeights(backend, w, type, type);
+}
+
 // A [rows, cols] float32 array that a kernel sees as a bare pointer: weights, states.
 DeviceArray<float> FlatArray(Backend& backend, const Grid& values);
 Grid ReadGrid(const DeviceArray<float>& array, std::int64_t rows, std::int64_t cols);

@@ -1,8 +1,10 @@
-// NormShift and NormToState: each row's normalised value, and its predecessor's.
+// NormShift and NormToState: each row's normalised value, the way from it to its
+// predecessor's, and mixes of the two.
 //
 // Values are AddNorm's, which norm_test.cc holds to its tolerance; here bits are
 // compared, because what a shift state holds must be what the row itself was.
 #include <cstdint>
+#include <cstring>
 #include <memory>
 #include <utility>
 #include <vector>
@@ -34,12 +36,31 @@ class ShiftTest : public OpTest {
       const DeviceArray<float>& state) {
     const std::int64_t rows = spans.begin.back();
     const Tensor cur(backend(), rows, kCols, DType::kF32);
-    const Tensor prev(backend(), rows, kCols, DType::kF32);
+    const Tensor diff(backend(), rows, kCols, DType::kF32);
     const DeviceSpans device(backend(), spans);
-    backend().NormShift(x->RowsFrom(begin, rows), norm_->get(), state.data(),
-                        device.get(), *cur, *prev);
-    EXPECT_TRUE(cur.SurroundingsAreIntact() && prev.SurroundingsAreIntact());
-    return {cur.Bits(), prev.Bits()};
+    backend().NormShift({.x = x->RowsFrom(begin, rows),
+                         .norm = norm_->get(),
+                         .state = state.data(),
+                         .spans = device.get(),
+                         .cur = *cur,
+                         .diff = *diff,
+                         .mix = {},
+                         .mixed = {}});
+    EXPECT_TRUE(cur.SurroundingsAreIntact() && diff.SurroundingsAreIntact());
+    return {cur.Bits(), diff.Bits()};
+  }
+
+  // What diff is where `row` and `before` are rows' bits.
+  static RowBits Difference(const RowBits& before, const RowBits& row) {
+    RowBits out(row.size(), '\0');
+    for (std::size_t at = 0; at < row.size(); at += sizeof(float)) {
+      float p, c;
+      std::memcpy(&p, before.data() + at, sizeof p);
+      std::memcpy(&c, row.data() + at, sizeof c);
+      const float d = p - c;
+      std::memcpy(out.data() + at, &d, sizeof d);
+    }
+    return out;
   }
 
   std::unique_ptr<DeviceNorm> norm_;
@@ -54,14 +75,23 @@ TEST_P(ShiftTest, ValuesAreTheReferences) {
   Grid want_state = RandomGrid(6, kCols, 3);
   const DeviceArray<float> state = FlatArray(backend(), want_state);
   const auto [want_cur, want_prev] = reference::NormShift(x, norm, spans, want_state);
+  const Grid want_diff =
+      Each([](double p, double c) { return p - c; }, want_prev, want_cur);
   const Tensor in(backend(), x), cur(backend(), 30, kCols, DType::kF32);
-  const Tensor prev(backend(), 30, kCols, DType::kF32);
+  const Tensor diff(backend(), 30, kCols, DType::kF32);
   const DeviceSpans device(backend(), spans);
-  backend().NormShift(*in, norm_->get(), state.data(), device.get(), *cur, *prev);
+  backend().NormShift({.x = *in,
+                       .norm = norm_->get(),
+                       .state = state.data(),
+                       .spans = device.get(),
+                       .cur = *cur,
+                       .diff = *diff,
+                       .mix = {},
+                       .mixed = {}});
   // Looser than norm_test.cc's: what is tested here is which row went where.
   const auto tolerance = [](const Grid& g) { return Grid(g.rows(), g.cols(), 1e-4); };
   ExpectClose(cur.Read(), want_cur, tolerance(want_cur));
-  ExpectClose(prev.Read(), want_prev, tolerance(want_prev));
+  ExpectClose(diff.Read(), want_diff, tolerance(want_diff));
   ExpectClose(ReadGrid(state, 6, kCols), want_state, tolerance(want_state));
 }
 
@@ -70,16 +100,54 @@ TEST_P(ShiftTest, PredecessorHasTheBitsOfTheRowBeforeIt) {
   const std::vector<RowBits> normed = NormBits(x);
   const DeviceArray<float> state = FlatArray(backend(), RandomGrid(5, kCols, 5));
   const std::vector<RowBits> before = RowsOf(state, 5);
-  const auto [cur, prev] =
+  const auto [cur, diff] =
       Shift(x, 0, {.begin = {0, 17, 18, 40}, .slot = {3, 1, 0}}, state);
   const std::vector<RowBits> after = RowsOf(state, 5);
   EXPECT_EQ(cur, normed);
-  EXPECT_EQ(prev[0], before[3]);
-  EXPECT_EQ(prev[17], before[1]);
-  EXPECT_EQ(prev[18], before[0]);
-  for (const std::size_t i : {1u, 16u, 19u, 39u}) EXPECT_EQ(prev[i], normed[i - 1]);
+  EXPECT_EQ(diff[0], Difference(before[3], normed[0]));
+  EXPECT_EQ(diff[17], Difference(before[1], normed[17]));
+  EXPECT_EQ(diff[18], Difference(before[0], normed[18]));
+  for (const std::size_t i : {1u, 16u, 19u, 39u})
+    EXPECT_EQ(diff[i], Difference(normed[i - 1], normed[i]));
   EXPECT_EQ(after, (std::vector<RowBits>{normed[39], normed[17], before[2], normed[16],
                                          before[4]}));
+}
+
+// Mixes are what Lerp makes of cur and diff, in either type, with cur stored or not.
+TEST_P(ShiftTest, MixesAreLerpsOfTheRowAndItsPredecessor) {
+  const Tensor x(backend(), RandomGrid(40, kCols, 4));
+  const DeviceSpans spans(backend(), {.begin = {0, 17, 18, 40}, .slot = {3, 1, 0}});
+  const Grid fresh = RandomGrid(5, kCols, 5);
+  const DeviceArray<float> mix0 = FlatArray(backend(), RandomGrid(1, kCols, 12));
+  const DeviceArray<float> mix1 = FlatArray(backend(), RandomGrid(1, kCols, 13));
+  const Tensor cur(backend(), 40, kCols, DType::kF32);
+  const Tensor diff(backend(), 40, kCols, DType::kF32);
+  const Tensor want0(backend(), 40, kCols, DType::kF32);
+  const Tensor want1(backend(), 40, kCols, DType::kBf16);
+  std::vector<RowBits> states;
+  for (const bool stored : {true, false}) {
+    const DeviceArray<float> state = FlatArray(backend(), fresh);
+    const Tensor got0(backend(), 40, kCols, DType::kF32);
+    const Tensor got1(backend(), 40, kCols, DType::kBf16);
+    backend().NormShift({.x = *x,
+                         .norm = norm_->get(),
+                         .state = state.data(),
+                         .spans = spans.get(),
+                         .cur = stored ? *cur : Matrix{},
+                         .diff = stored ? *diff : Matrix{},
+                         .num_mixes = 2,
+                         .mix = {mix0.data(), mix1.data()},
+                         .mixed = {*got0, *got1}});
+    if (stored) {
+      backend().Lerp(*cur, *diff, mix0.data(), *want0);
+      backend().Lerp(*cur, *diff, mix1.data(), *want1);
+      states = RowsOf(state, 5);
+    }
+    EXPECT_EQ(got0.Bits(), want0.Bits());
+    EXPECT_EQ(got1.Bits(), want1.Bits());
+    EXPECT_EQ(RowsOf(state, 5), states);
+    EXPECT_TRUE(got0.SurroundingsAreIntact() && got1.SurroundingsAreIntact());
+  }
 }
 
 TEST_P(ShiftTest, AnyCutOfASequenceGivesTheSameBitsAndState) {
@@ -90,17 +158,17 @@ TEST_P(ShiftTest, AnyCutOfASequenceGivesTheSameBitsAndState) {
   const auto whole = Shift(x, 0, {.begin = {0, kRows}, .slot = {1}}, whole_state);
   for (const std::uint64_t seed : {8u, 9u, 10u}) {
     const DeviceArray<float> state = FlatArray(backend(), fresh);
-    std::vector<RowBits> cur, prev;
+    std::vector<RowBits> cur, diff;
     std::int64_t begin = 0;
     for (const std::int64_t end : RandomCut(kRows, seed)) {
       const auto rows = static_cast<std::int32_t>(end - begin);
       const auto piece = Shift(x, begin, {.begin = {0, rows}, .slot = {1}}, state);
       cur.insert(cur.end(), piece.first.begin(), piece.first.end());
-      prev.insert(prev.end(), piece.second.begin(), piece.second.end());
+      diff.insert(diff.end(), piece.second.begin(), piece.second.end());
       begin = end;
     }
     EXPECT_EQ(cur, whole.first);
-    EXPECT_EQ(prev, whole.second);
+    EXPECT_EQ(diff, whole.second);
     EXPECT_EQ(RowsOf(state, 2), RowsOf(whole_state, 2));
   }
 }

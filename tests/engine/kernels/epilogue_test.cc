@@ -1,0 +1,171 @@
+// What a product does with its sums, against the plain twin over the sums that the same
+// product stores.
+//
+// Tolerances count roundings, u = 2^-24 each; how exact tanh, exp and sigmoid themselves
+// are is the subject of functions_test.cc.
+#include <cmath>
+#include <cstdint>
+#include <memory>
+#include <vector>
+
+#include "tests/engine/kernels/op_test.h"
+
+namespace goldfinch {
+namespace {
+
+constexpr std::int64_t kIn = 35, kOut = 83, kMaxRows = 130;
+constexpr Finish kFinishes[] = {Finish::kStore,   Finish::kTanh,  Finish::kReluSquared,
+                                Finish::kLerp,    Finish::kDecay, Finish::kAdd,
+                                Finish::kGatedAdd};
+// May store bf16.
+constexpr Finish kNarrow[] = {Finish::kStore, Finish::kTanh, Finish::kReluSquared,
+                              Finish::kLerp};
+
+class EpilogueTest : public OpTest {
+ protected:
+  void SetUp() override {
+    OpTest::SetUp();
+    if (IsSkipped()) return;
+    for (const DType type : {DType::kF32, DType::kBf16}) {
+      x_.push_back(
+          std::make_unique<Tensor>(backend(), RandomGrid(kMaxRows, kIn, 1, type), type));
+      w_.push_back(PackWeights(backend(), RandomGrid(kOut, kIn, 2, type, 0.3), type));
+    }
+    int8_ = PackWeights(backend(), RandomGrid(kOut, kIn, 2, DType::kF32, 0.3),
+                        DType::kBf16, DType::kI8);
+    with_ = {.bias = RandomGrid(1, kOut, 3),
+             .a = RandomGrid(kMaxRows, kOut, 4),
+             .b = RandomGrid(kMaxRows, kOut, 5),
+             .y = RandomGrid(kMaxRows, kOut, 6)};
+    bias_ = std::make_unique<DeviceArray<float>>(FlatArray(backend(), with_.bias));
+  }
+
+  struct Result {
+    Tensor y, a, copy;
+  };
+  // Rows [begin, begin + rows) of a product whose y is of type `to`.
+  Result Run(Finish finish, const Tensor& x, const PackedWeights& w, std::int64_t begin,
+             std::int64_t rows, DType to = DType::kF32) {
+    Result result{Tensor(backend(), with_.y.Rows(begin, rows), to),
+                  Tensor(backend(), with_.a.Rows(begin, rows)),
+                  Tensor(backend(), rows, kOut, DType::kBf16)};
+    const Tensor b(backend(), with_.b.Rows(begin, rows));
+    backend().Gemm({x->RowsFrom(begin, rows),
+                    &w,
+                    *result.y,
+                    {.finish = finish,
+                     .bias = bias_->data(),
+                     .a = *result.a,
+                     .b = *b,
+                     .copy = finish == Finish::kLerp ? *result.copy : Matrix{}}});
+    EXPECT_TRUE(result.y.SurroundingsAreIntact() && result.a.SurroundingsAreIntact() &&
+                result.copy.SurroundingsAreIntact());
+    return result;
+  }
+
+  // Of y, given the sum and its operands.
+  static double Tolerance(Finish finish, double sum, double bias, double a, double b,
+                          double y) {
+    const double s = std::abs(sum);
+    switch (finish) {
+      case Finish::kStore:
+        return 0.0;
+      case Finish::kTanh:
+        return 6 * kF32Unit;
+      case Finish::kReluSquared:
+        return kF32Unit * s * s;
+      case Finish::kLerp:
+        return 4 * kF32Unit * (std::abs(a) + std::abs(b) * (std::abs(bias) + s));
+      case Finish::kDecay:  // the sum with the bias is rounded; |dw/dx| is at most 1/e
+        return kF32Unit * (3 + 0.37 * (std::abs(bias) + s));
+      case Finish::kAdd:
+        return kF32Unit * (std::abs(y) + s);
+      case Finish::kGatedAdd:
+        return kF32Unit * (2 * std::abs(y) + (6 + std::abs(a)) * s);
+    }
+    return 0.0;
+  }
+
+  void ExpectFinish(Finish finish, const Tensor& x, const PackedWeights& w,
+                    std::int64_t rows) {
+    SCOPED_TRACE(testing::Message()
+                 << "finish " << static_cast<int>(finish) << ", rows " << rows);
+    const Grid sums = Run(Finish::kStore, x, w, 0, rows).y.Read();
+    const reference::FinishOperands with = {.bias = with_.bias,
+                                            .a = with_.a.Rows(0, rows),
+                                            .b = with_.b.Rows(0, rows),
+                                            .y = with_.y.Rows(0, rows)};
+    const Grid want = reference::Apply(finish, sums, with);
+    Grid tolerance(rows, kOut);
+    for (std::int64_t i = 0; i < rows; ++i)
+      for (std::int64_t j = 0; j < kOut; ++j)
+        tolerance(i, j) = Tolerance(finish, sums(i, j), with.bias(0, j), with.a(i, j),
+                                    with.b(i, j), with.y(i, j));
+    const Result got = Run(finish, x, w, 0, rows);
+    ExpectClose(got.y.Read(), want, tolerance);
+    Grid a = with.a;  // kDecay scales it, and nothing else touches it
+    Grid a_tolerance(rows, kOut);
+    if (finish == Finish::kDecay) {
+      a = Each([](double k, double decay) { return k * (1 - decay); }, a, want);
+      a_tolerance =
+          Each([](double k, double t) { return (t + 2 * kF32Unit) * std::abs(k); },
+               with.a, tolerance);
+    }
+    ExpectClose(got.a.Read(), a, a_tolerance);
+    if (finish == Finish::kLerp) ExpectIsRounded(got.copy, got.y);
+  }
+
+  std::vector<std::unique_ptr<Tensor>> x_;
+  std::vector<std::unique_ptr<PackedWeights>> w_;
+  std::unique_ptr<PackedWeights> int8_;
+  reference::FinishOperands with_;
+  std::unique_ptr<DeviceArray<float>> bias_;
+};
+
+GOLDFINCH_ON_ALL_BACKENDS(EpilogueTest);
+
+TEST_P(EpilogueTest, FinishIsItsFormulaOverTheStoredSums) {
+  for (const Finish finish : kFinishes) {
+    for (std::size_t type = 0; type < 2; ++type)
+      for (const std::int64_t rows : {1, 2, 4, 12, 13, 130})
+        ExpectFinish(finish, *x_[type], *w_[type], rows);
+    for (const std::int64_t rows : {1, 13}) ExpectFinish(finish, *x_[1], *int8_, rows);
+  }
+}
+
+TEST_P(EpilogueTest, Bf16ResultIsTheFloat32OneRounded) {
+  for (const Finish finish : kNarrow)
+    for (const std::int64_t rows : {1, 13})
+      ExpectIsRounded(Run(finish, *x_[1], *w_[1], 0, rows, DType::kBf16).y,
+                      Run(finish, *x_[1], *w_[1], 0, rows).y);
+}
+
+TEST_P(EpilogueTest, DecayWithoutAKeyIsTheSameDecay) {
+  const Result with_key = Run(Finish::kDecay, *x_[1], *w_[1], 0, 13);
+  const Tensor y(backend(), 13, kOut, DType::kF32);
+  backend().Gemm({x_[1]->operator*().Rows(13),
+                  w_[1].get(),
+                  *y,
+                  {.finish = Finish::kDecay, .bias = bias_->data()}});
+  EXPECT_EQ(y.Bits(), with_key.y.Bits());
+}
+
+TEST_P(EpilogueTest, RowsStandAlone) {
+  for (const Finish finish : kFinishes) {
+    for (std::size_t type = 0; type < 2; ++type) {
+      ExpectRowsStandAlone(kMaxRows, [&](std::int64_t begin, std::int64_t count) {
+        Result result = Run(finish, *x_[type], *w_[type], begin, count);
+        std::vector<RowBits> bits = result.y.Bits();
+        const std::vector<RowBits> a = result.a.Bits();
+        for (std::size_t i = 0; i < bits.size(); ++i) bits[i] += a[i];
+        return bits;
+      });
+    }
+    ExpectRowsStandAlone(kMaxRows, [&](std::int64_t begin, std::int64_t count) {
+      return Run(finish, *x_[1], *int8_, begin, count).y.Bits();
+    });
+  }
+}
+
+}  // namespace
+}  // namespace goldfinch
