@@ -49,7 +49,7 @@ void Ours(benchmark::State& state) {
                                        DType::kBf16, DType::kBf16);
   const Matrix x{p.x.data(), DType::kBf16, p.rows, p.in, p.in};
   const Matrix y{p.y.data(), DType::kF32, p.rows, p.out, p.out};
-  for (auto _ : state) (*backend)->Gemm(x, *packed, y);
+  for (auto _ : state) (*backend)->Gemm({x, packed.get(), y});
   p.Count(state);
 }
 

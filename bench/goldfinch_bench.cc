@@ -148,7 +148,8 @@ class Bench {
       return Skip(name, absl::StrCat("would take longer than --case_seconds=",
                                      flags_.case_seconds));
     std::fprintf(stderr, "%s ...\n", name.c_str());
-    const double limit = PeakFlops(threads_, bf16_) / costs_.prompt_flops;
+    constexpr int kPasses = 15;
+    const double before = PeakFlops(threads_, bf16_, kPasses);
     ModelEngine& engine = EngineFor(tokens, 1, false);
     PrefillOnce(engine, std::min<std::int64_t>(tokens, flags_.step_tokens));  // warm-up
     std::vector<double> seconds;
@@ -158,7 +159,8 @@ class Bench {
     } while (seconds.size() < 5 && Seconds(start) < flags_.case_seconds / 6);
     const double rate = static_cast<double>(tokens) / Median(seconds);
     prefill_rate_ = rate;
-    Report(name, rate, "tokens/s", limit);
+    const double peak = (before + PeakFlops(threads_, bf16_, kPasses)) / 2;
+    Report(name, rate, "tokens/s", peak / costs_.prompt_flops);
   }
 
   double PrefillOnce(ModelEngine& engine, std::int64_t tokens) {
@@ -181,6 +183,8 @@ class Bench {
   }
 
   void Decode(const DecodeCase& decode) {
+    constexpr int kPasses = 5;
+    constexpr std::size_t kStepsBetween = 8;
     const std::int64_t tokens = decode.context + kDecodeSteps;
     if (!Wanted(decode.name) ||
         !FitsMemory(decode.name, tokens, decode.batch, decode.rebuilt))
@@ -192,18 +196,21 @@ class Bench {
       ids.push_back(Open(engine, tokens, decode.context));
       FillCache(engine, ids.back(), decode.context);
     }
-    const double before = ReadBandwidth(threads_);
-    std::vector<double> seconds;
+    std::vector<double> seconds, bandwidths = {ReadBandwidth(threads_, kPasses)};
     // The first step expands the whole context; it is not a decode step.
     const double first = DecodeStep(engine, ids);
     if (decode.rebuilt && first * 3 > flags_.case_seconds)
       return Skip(decode.name, "would take longer than --case_seconds");
     const auto start = Clock::now();
     do {
+      // Before and after, and in between: a neighbour may come and go within a case.
+      if (seconds.size() % kStepsBetween == kStepsBetween - 1)
+        bandwidths.push_back(ReadBandwidth(threads_, 1));
       seconds.push_back(DecodeStep(engine, ids));
     } while (static_cast<std::int64_t>(seconds.size()) < kDecodeSteps - 2 &&
              (seconds.size() < 3 || Seconds(start) < flags_.case_seconds / 12));
-    const double bandwidth = (before + ReadBandwidth(threads_)) / 2;
+    bandwidths.push_back(ReadBandwidth(threads_, kPasses));
+    const double bandwidth = Median(bandwidths);
     const double expanded =
         decode.rebuilt ? 0 : static_cast<double>(decode.context) * costs_.expanded_bytes;
     const double bytes =

@@ -1,5 +1,6 @@
 #include "bench/machine.h"
 
+#include <sched.h>
 #include <sys/mman.h>
 
 #include <algorithm>
@@ -24,6 +25,30 @@ double Seconds(Clock::time_point since) {
   return std::chrono::duration<double>(Clock::now() - since).count();
 }
 
+// Each thread on a processor of its own, where the system says which it may use.
+void Pin(int thread) {
+  cpu_set_t allowed;
+  if (sched_getaffinity(0, sizeof allowed, &allowed) != 0) return;
+  int skip = thread % std::max(1, CPU_COUNT(&allowed));
+  for (int cpu = 0; cpu < CPU_SETSIZE; ++cpu) {
+    if (!CPU_ISSET(cpu, &allowed) || skip-- > 0) continue;
+    cpu_set_t one;
+    CPU_ZERO(&one);
+    CPU_SET(cpu, &one);
+    static_cast<void>(sched_setaffinity(0, sizeof one, &one));
+    return;
+  }
+}
+
+// The median of `passes` of measure().
+template <typename Measure>
+double MedianOf(int passes, const Measure& measure) {
+  std::vector<double> values;
+  for (int i = 0; i < passes; ++i) values.push_back(measure());
+  std::nth_element(values.begin(), values.begin() + passes / 2, values.end());
+  return values[static_cast<std::size_t>(passes / 2)];
+}
+
 // Runs body(thread) on every thread at once and returns how long the slowest took.
 double Together(int threads, const std::function<void(int)>& body) {
   std::atomic<int> ready{0};
@@ -31,6 +56,7 @@ double Together(int threads, const std::function<void(int)>& body) {
   std::vector<double> seconds(static_cast<std::size_t>(threads));
   for (int i = 0; i < threads; ++i) {
     workers.emplace_back([&, i] {
+      Pin(i);
       ready.fetch_add(1);
       while (ready.load() < threads) std::this_thread::yield();
       const auto start = Clock::now();
@@ -106,7 +132,7 @@ PeakLoop BestLoop(bool bf16) {
 
 }  // namespace
 
-double ReadBandwidth(int threads) {
+double ReadBandwidth(int threads, int passes) {
   constexpr std::size_t kBytes = std::size_t{1} << 29;
   static const std::uint64_t* const buffer = [] {
     void* p =
@@ -118,9 +144,8 @@ double ReadBandwidth(int threads) {
     return words;
   }();
   const std::size_t part = kBytes / 8 / static_cast<std::size_t>(threads);
-  double best = 0;
   std::atomic<std::uint64_t> sink{0};
-  for (int pass = 0; pass < 4; ++pass) {
+  return MedianOf(passes, [&] {
     const double seconds = Together(threads, [&](int thread) {
       const std::uint64_t* p = buffer + part * static_cast<std::size_t>(thread);
       std::uint64_t sums[8] = {};
@@ -128,21 +153,18 @@ double ReadBandwidth(int threads) {
         for (std::size_t j = 0; j < 8; ++j) sums[j] += p[i + j];
       for (const std::uint64_t sum : sums) sink.fetch_add(sum);
     });
-    best = std::max(best, static_cast<double>(part * 8) * threads / seconds);
-  }
-  return best;
+    return static_cast<double>(part * 8) * threads / seconds;
+  });
 }
 
-double PeakFlops(int threads, bool bf16) {
+double PeakFlops(int threads, bool bf16, int passes) {
   const PeakLoop loop = BestLoop(bf16);
   if (loop.run == nullptr) return 0;
-  double best = 0;
-  for (int pass = 0; pass < 3; ++pass) {
+  return MedianOf(passes, [&] {
     volatile float sink = 0;
     const double seconds = Together(threads, [&](int) { sink = loop.run(); });
-    best = std::max(best, loop.flops * threads / seconds);
-  }
-  return best;
+    return loop.flops * threads / seconds;
+  });
 }
 
 }  // namespace goldfinch

@@ -216,7 +216,11 @@ void CpuBackend::Gemm(std::span<const Product> products) {
   if (tasks == 0) return;
   const std::int64_t task_work = std::max<std::int64_t>(1, work / tasks);
   const std::int64_t grain = std::max<std::int64_t>(1, 4 * kGrainElements / task_work);
-  pool_.ParallelFor(tasks, grain, [&](auto begin, auto end) {
+  // Kernels take up to four panels side by side where rows are few.
+  const std::int64_t unit = tasks >= 8 * pool_.num_threads() ? 4 : 1;
+  const std::int64_t units = (tasks + unit - 1) / unit;
+  pool_.ParallelFor(units, (grain + unit - 1) / unit, [&](auto first, auto last) {
+    const std::int64_t begin = first * unit, end = std::min(last * unit, tasks);
     std::size_t i = products.size() - 1;
     while (cuts[i].first > begin || cuts[i].args.x.rows == 0) --i;
     // Runs of panels of one product and one piece of its rows.
@@ -225,10 +229,10 @@ void CpuBackend::Gemm(std::span<const Product> products) {
       const Cut& cut = cuts[i];
       const std::int64_t own = task - cut.first, panel = own % cut.panels;
       const std::int64_t row = own / cut.panels * cut.row_piece;
-      const std::int64_t last = std::min(cut.panels, panel + end - task);
+      const std::int64_t panel_end = std::min(cut.panels, panel + end - task);
       kernels_.gemm(cut.args, row, std::min(row + cut.row_piece, cut.args.x.rows), panel,
-                    last);
-      task += last - panel;
+                    panel_end);
+      task += panel_end - panel;
     }
   });
 }

@@ -45,39 +45,44 @@ struct Accumulators {
   F32x16 sum[kPanels][kCount][2];
 };
 
-// What to ask memory for while weights are used.
-struct Prefetcher {
-  bool streaming = false;      // each panel ahead of itself
-  std::int64_t panel_end = 0;  // streaming: offset at which a panel's successor begins
-  std::int64_t skip = 0;       // streaming: bytes between the two, beyond panel_end
-  const char* next = nullptr;  // not streaming: a line of the next panel a call
+// What to ask memory for while weights are used. One of two: every panel ahead of
+// itself,
+template <int kPanels>
+struct AskAhead {
+  std::int64_t panel_bytes;
 
-  // `bytes` are used at `p`, `offset` bytes into its panel.
-  template <int kPanels>
-  GOLDFINCH_INLINE void Ask(const void* p, std::int64_t offset, std::int64_t bytes) {
-    if (streaming) {
-      constexpr std::int64_t kAhead = kAheadBytes / kPanels;
-      const char* ahead = static_cast<const char*>(p) + kAhead;
-      if (offset + kAhead >= panel_end) ahead += skip;
-      __builtin_prefetch(ahead);
-      if (bytes > 64) __builtin_prefetch(ahead + 64);
-    } else if (next != nullptr) {
-      __builtin_prefetch(next, 0, 2);
-      next += 64;
-    }
+  // `bytes` are used of each panel, `offset` bytes into it; `w` is the first one's.
+  GOLDFINCH_INLINE void Ask(const void* w, std::int64_t offset, std::int64_t bytes) {
+    constexpr std::int64_t kAhead = kAheadBytes / kPanels;
+    const char* ahead = static_cast<const char*>(w) + kAhead;
+    // Beyond a panel's end comes that of the next turn.
+    if (offset + kAhead >= panel_bytes) ahead += (kPanels - 1) * panel_bytes;
+    for (int p = 0; p < kPanels; ++p, ahead += panel_bytes)
+      for (std::int64_t i = 0; i < bytes; i += 64) __builtin_prefetch(ahead + i);
+  }
+};
+
+// or a line of the next panel a step.
+struct AskNext {
+  const char* next;
+  std::int64_t step;  // 0: nothing new
+
+  GOLDFINCH_INLINE void Ask(const void*, std::int64_t, std::int64_t) {
+    __builtin_prefetch(next, 0, 2);
+    next += step;
   }
 };
 
 // x + m * stride is row m; panel p begins p * panel elements after w.
-template <int kCount, int kPanels, typename T, typename W>
+template <int kCount, int kPanels, typename T, typename W, typename Asker>
 GOLDFINCH_INLINE void AccumulatePlain(const T* x, std::int64_t stride, const W* w,
-                                      std::int64_t panel, std::int64_t in, Prefetcher ask,
+                                      std::int64_t panel, std::int64_t in, Asker ask,
                                       Accumulators<kCount, kPanels>& acc) {
   constexpr std::int64_t kStep = kPanelColumns * static_cast<std::int64_t>(sizeof(W));
   for (std::int64_t k = 0; k < in; ++k, w += kPanelColumns) {
+    ask.Ask(w, k * kStep, kStep);
     for (int p = 0; p < kPanels; ++p) {
       const W* at = w + p * panel;
-      if (p == 0 || ask.streaming) ask.Ask<kPanels>(at, k * kStep, kStep);
       const F32x16 w0 = Load(at), w1 = Load(at + kLanes);
       for (int m = 0; m < kCount; ++m) {
         const F32x16 xk = Splat(Value(x + m * stride + k));
@@ -119,17 +124,14 @@ GOLDFINCH_INLINE void PairStep(const W* w, std::int64_t panel, const Pair& pair,
   }
 }
 
-template <int kCount, int kPanels, typename W>
+template <int kCount, int kPanels, typename W, typename Asker>
 GOLDFINCH_INLINE void AccumulatePairs(const std::uint16_t* x, std::int64_t stride,
                                       const W* w, std::int64_t panel, std::int64_t in,
-                                      Prefetcher ask,
-                                      Accumulators<kCount, kPanels>& acc) {
+                                      Asker ask, Accumulators<kCount, kPanels>& acc) {
   constexpr std::int64_t kStep = 2 * kPanelColumns * static_cast<std::int64_t>(sizeof(W));
   const std::int64_t pairs = in / 2;
   for (std::int64_t i = 0; i < pairs; ++i, w += 2 * kPanelColumns) {
-    ask.Ask<kPanels>(w, i * kStep, kStep);
-    if (ask.streaming)
-      for (int p = 1; p < kPanels; ++p) ask.Ask<kPanels>(w + p * panel, i * kStep, kStep);
+    ask.Ask(w, i * kStep, kStep);
     PairStep<kCount, kPanels>(
         w, panel,
         [&](int m) {
@@ -145,10 +147,10 @@ GOLDFINCH_INLINE void AccumulatePairs(const std::uint16_t* x, std::int64_t strid
 }
 #endif
 
-template <int kCount, int kPanels, typename W>
+template <int kCount, int kPanels, typename W, typename Asker>
 GOLDFINCH_INLINE void AccumulateBf16(const std::uint16_t* x, std::int64_t stride,
                                      const W* w, std::int64_t panel, std::int64_t in,
-                                     Prefetcher ask, Accumulators<kCount, kPanels>& acc) {
+                                     Asker ask, Accumulators<kCount, kPanels>& acc) {
 #if defined(__AVX512BF16__)
   AccumulatePairs<kCount, kPanels>(x, stride, w, panel, in, ask, acc);
 #else
@@ -156,9 +158,9 @@ GOLDFINCH_INLINE void AccumulateBf16(const std::uint16_t* x, std::int64_t stride
 #endif
 }
 
-template <int kCount, int kPanels>
+template <int kCount, int kPanels, typename Asker>
 GOLDFINCH_INLINE void Accumulate(const Matrix& x, std::int64_t row, const GemmPanels& w,
-                                 const void* data, Prefetcher ask,
+                                 const void* data, Asker ask,
                                  Accumulators<kCount, kPanels>& acc) {
   const std::int64_t panel = w.panel_bytes / SizeOf(w.storage);
   if (w.storage == DType::kI8) {
@@ -187,11 +189,22 @@ GOLDFINCH_INLINE void FinishPanel(const GemmArgs& args, std::int64_t row,
     for (int m = 0; m < kCount; ++m)
       for (int half = 0; half < 2; ++half) sum[m][half] *= Load(scales + half * kLanes);
   }
-  FinishSums(args.epilogue, &sum[0][0], kCount, args.y, row, column);
+  if (args.epilogue.finish == Finish::kStore && args.y.type == DType::kF32 &&
+      column + kPanelColumns <= args.y.cols) {
+    for (int m = 0; m < kCount; ++m)
+      for (int half = 0; half < 2; ++half)
+        Store(sum[m][half], args.y.f32(row + m) + column + half * kLanes);
+    return;
+  }
+  // A copy: were the sums themselves reached through memory, they would live there.
+  F32x16 kept[kCount][2];
+  for (int m = 0; m < kCount; ++m)
+    for (int half = 0; half < 2; ++half) kept[m][half] = sum[m][half];
+  FinishSums(args.epilogue, &kept[0][0], kCount, args.y, row, column);
 }
 
-template <int kCount, int kPanels>
-void Block(const GemmArgs& args, std::int64_t row, std::int64_t panel, Prefetcher ask) {
+template <int kCount, int kPanels, typename Asker>
+void Block(const GemmArgs& args, std::int64_t row, std::int64_t panel, Asker ask) {
   Accumulators<kCount, kPanels> acc = {};
   const char* data = static_cast<const char*>(args.w.data) + panel * args.w.panel_bytes;
   Accumulate<kCount, kPanels>(args.x, row, args.w, data, ask, acc);
@@ -212,14 +225,11 @@ template <int kCount>
 void Stream(const GemmArgs& args, std::int64_t row, std::int64_t begin,
             std::int64_t end) {
   constexpr int kPanels = PanelsFor(kCount);
-  const Prefetcher ask = {.streaming = true,
-                          .panel_end = args.w.panel_bytes,
-                          .skip = (kPanels - 1) * args.w.panel_bytes};
+  const std::int64_t bytes = args.w.panel_bytes;
   std::int64_t panel = begin;
   for (; panel + kPanels <= end; panel += kPanels)
-    Block<kCount, kPanels>(args, row, panel, ask);
-  const Prefetcher single = {.streaming = true, .panel_end = args.w.panel_bytes};
-  for (; panel < end; ++panel) Block<kCount, 1>(args, row, panel, single);
+    Block<kCount, kPanels>(args, row, panel, AskAhead<kPanels>{bytes});
+  for (; panel < end; ++panel) Block<kCount, 1>(args, row, panel, AskAhead<1>{bytes});
 }
 
 // Calls f<number of rows>(first row, blocks left) on blocks of nearly equal numbers of
@@ -258,7 +268,7 @@ void WidenedPanel(const GemmArgs& args, std::int64_t row_begin, std::int64_t row
         for (int m = 0; k > 0 && m < kCount; ++m)
           for (int half = 0; half < 2; ++half) acc.sum[0][m][half] = kept[m][half];
         AccumulatePairs<kCount, 1>(args.x.bf16(row) + k, args.x.stride, wide, 0, count,
-                                   {}, acc);
+                                   AskNext{nullptr, 0}, acc);
         if (k + count == w.in) return FinishPanel<kCount>(args, row, panel, acc.sum[0]);
         for (int m = 0; m < kCount; ++m)
           for (int half = 0; half < 2; ++half) kept[m][half] = acc.sum[0][m][half];
@@ -285,10 +295,12 @@ void Gemm(const GemmArgs& args, std::int64_t row_begin, std::int64_t row_end,
       continue;
     }
 #endif
-    const char* next = static_cast<const char*>(w.data) + (panel + 1) * w.panel_bytes;
+    const char* data = static_cast<const char*>(w.data) + panel * w.panel_bytes;
     ForBlocks(row_begin, row_end, [&]<int kCount>(std::int64_t row, std::int64_t left) {
-      Prefetcher ask;
-      if (left <= 2) ask.next = left == 2 ? next : next + w.panel_bytes / 2 / 64 * 64;
+      // The last two blocks ask for half of the next panel each.
+      const std::int64_t first = left == 2 ? 0 : w.panel_bytes / 2 / 64 * 64;
+      const AskNext ask =
+          left <= 2 ? AskNext{data + w.panel_bytes + first, 64} : AskNext{data, 0};
       Block<kCount, 1>(args, row, panel, ask);
     });
   }

@@ -66,11 +66,23 @@ GOLDFINCH_INLINE F32x16 Load(const std::uint16_t* p) {
   return reinterpret_cast<F32x16>(bits);
 }
 GOLDFINCH_INLINE void Store(F32x16 v, std::uint16_t* p) {
+#if defined(__AVX512F__)
+  // The compiler narrows lanes by permutations. vcvtneps2bf16 would flush subnormals.
+  const __m512 f = reinterpret_cast<__m512>(v);
+  const __m512i bits = reinterpret_cast<__m512i>(v);
+  const __m512i odd = _mm512_and_si512(_mm512_srli_epi32(bits, 16), _mm512_set1_epi32(1));
+  const __m512i up = _mm512_add_epi32(odd, _mm512_set1_epi32(0x7fff));
+  const __m512i rounded = _mm512_srli_epi32(_mm512_add_epi32(bits, up), 16);
+  const __m512i chosen = _mm512_mask_mov_epi32(
+      rounded, _mm512_cmp_ps_mask(f, f, _CMP_UNORD_Q), _mm512_set1_epi32(0x7fc0));
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), _mm512_cvtepi32_epi16(chosen));
+#else
   const U32x16 bits = reinterpret_cast<U32x16>(v);
   const U32x16 rounded = (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16;
   const U32x16 chosen = v != v ? U32x16{} + 0x7fc0u : rounded;
   const U16x16 half = __builtin_convertvector(chosen, U16x16);
   __builtin_memcpy(p, &half, sizeof half);
+#endif
 }
 
 // The compiler takes a lane at a time for this conversion, so it is spelled out where
