@@ -42,6 +42,7 @@ struct Flags {
   int threads = 0;
   std::int32_t step_tokens = 512;
   std::int64_t memory_bytes = std::int64_t{16} << 30;
+  bool float_threads = false;
   bool json = false;
   bool long_contexts = false;
 };
@@ -107,6 +108,7 @@ class Bench {
     if (flags_.cache_dtype == "int8") options.cache_storage = StorageType::kInt8;
     options.num_threads = threads_;
     options.cpu_isa = flags_.cpu_isa;
+    options.pin_threads = !flags_.float_threads;
     options.max_sequences = sequences;
     options.max_step_tokens = flags_.step_tokens;
     const double padded = static_cast<double>((tokens / 64 + 2) * 64) * sequences;
@@ -342,6 +344,7 @@ int Main(int argc, char** argv) {
   app.add_option("--threads", flags.threads, "0: one a hardware thread")
       ->check(CLI::Range(0, 1024))
       ->capture_default_str();
+  app.add_flag("--float_threads", flags.float_threads, "do not pin the engine's threads");
   app.add_option("--step_tokens", flags.step_tokens, "prompt tokens in a step")
       ->check(CLI::Range(1, 1 << 16))
       ->capture_default_str();

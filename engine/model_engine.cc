@@ -200,6 +200,7 @@ absl::Status ModelEngineImpl::Forward(std::span<const Span> batch,
                       .gold_begin = GoldBegin(sequence)});
     Feed(sequence, span.tokens);
   }
+  backend_->BeginStep();
   model_.Run(spans_);
   SampleSpans(batch, results);
   for (std::size_t i = 0; i < batch.size(); ++i) {
@@ -207,6 +208,7 @@ absl::Status ModelEngineImpl::Forward(std::span<const Span> batch,
     if (batch[i].output == SpanOutput::kLogits) CopyLogits(batch[i], i);
   }
   backend_->Synchronize();
+  backend_->EndStep();
   return absl::OkStatus();
 }
 
@@ -340,8 +342,9 @@ absl::StatusOr<std::unique_ptr<ModelEngine>> ModelEngine::Create(
 absl::StatusOr<std::unique_ptr<ModelEngine>> ModelEngine::Create(
     const ModelEngineOptions& options, const Checkpoint& checkpoint) {
   if (absl::Status status = CheckOptions(options); !status.ok()) return status;
-  auto backend =
-      CreateBackend({.cpu_isa = options.cpu_isa, .num_threads = options.num_threads});
+  auto backend = CreateBackend({.cpu_isa = options.cpu_isa,
+                                .num_threads = options.num_threads,
+                                .pin_threads = options.pin_threads});
   if (!backend.ok()) return backend.status();
   const ComputeType compute = options.compute_type.value_or(
       checkpoint.stored_bf16() ? ComputeType::kBf16 : ComputeType::kF32);

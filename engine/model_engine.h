@@ -25,8 +25,9 @@ struct ModelEngineOptions {
   StorageType weight_storage = StorageType::kCompute;  // of the large matrices
   StorageType cache_storage = StorageType::kCompute;   // of compressed keys
   std::int32_t num_threads = 0;                        // 0: one a hardware thread
-  std::string cpu_isa = "auto";        // "auto", "plain", "avx2", "avx512", "avx512_bf16"
-  std::int64_t cache_bytes = 1 << 30;  // pool of compressed pages
+  bool pin_threads = false;      // each to a processor, where there are as many of them
+  std::string cpu_isa = "auto";  // "auto", "plain", "avx2", "avx512", "avx512_bf16"
+  std::int64_t cache_bytes = 1 << 30;     // pool of compressed pages
   std::int64_t expanded_bytes = 1 << 30;  // arena of expanded keys and values
   std::int32_t max_sequences = 64;        // state slots
   std::int32_t max_step_tokens = 512;     // rows in one Forward

@@ -90,6 +90,10 @@ void Describe(CLI::App& app, ServerFlags& flags) {
       ->capture_default_str();
   app.add_option("--threads", flags.threads,
                  "Threads of the engine (default: one a hardware thread)");
+  app.add_option("--pin_threads", flags.pin_threads,
+                 "auto: each to a processor where the engine has all of them; or off")
+      ->check(CLI::IsMember({"auto", "off"}))
+      ->capture_default_str();
   app.add_option("--max_sequences", flags.max_sequences, "Sequences that run at once")
       ->capture_default_str();
   app.add_option("--page_tokens", flags.page_tokens, "Tokens in one page of the cache")

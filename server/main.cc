@@ -42,6 +42,7 @@ ModelEngineOptions EngineOptions(const ServerFlags& flags) {
   if (flags.cache_dtype == "int8") options.cache_storage = StorageType::kInt8;
   options.num_threads = static_cast<std::int32_t>(flags.threads);
   options.cpu_isa = flags.cpu_isa;
+  options.pin_threads = flags.pin_threads == "auto";
   options.cache_bytes = flags.cache_bytes;
   options.expanded_bytes = flags.expanded_bytes;
   options.max_sequences = static_cast<std::int32_t>(flags.max_sequences);

@@ -74,6 +74,11 @@ class Backend {
   virtual void Zero(void* device, std::int64_t bytes) = 0;
   virtual void Synchronize() = 0;
 
+  // Ops of one step come between the two, closely one after another: a device may keep
+  // its threads awake meanwhile.
+  virtual void BeginStep() = 0;
+  virtual void EndStep() = 0;
+
   // Weights for inputs of type `type`. With `storage` kI8 they are kept in int8, one
   // scale an output: the largest magnitude / 127.
   virtual std::unique_ptr<PackedWeights> Pack(const HostMatrix& weights, DType type,

@@ -27,8 +27,8 @@ constexpr std::int64_t kGrainElements = 16384;
 
 class CpuBackend final : public Backend {
  public:
-  CpuBackend(const CpuKernels& kernels, int num_threads)
-      : kernels_(kernels), pool_(num_threads) {}
+  CpuBackend(const CpuKernels& kernels, int num_threads, bool pin_threads)
+      : kernels_(kernels), pool_(num_threads, pin_threads) {}
 
   std::string numerics() const override {
     return absl::StrCat("cpu-", kernels_.name, "-v", kKernelVersion);
@@ -50,6 +50,8 @@ class CpuBackend final : public Backend {
     std::memset(device, 0, static_cast<std::size_t>(bytes));
   }
   void Synchronize() override {}
+  void BeginStep() override { pool_.BeginStep(); }
+  void EndStep() override { pool_.EndStep(); }
 
   std::unique_ptr<PackedWeights> Pack(const HostMatrix& weights, DType type,
                                       DType storage) override {
@@ -311,7 +313,8 @@ absl::StatusOr<std::unique_ptr<Backend>> CreateCpuBackend(
   if (!kernels.ok()) return kernels.status();
   int threads = options.num_threads;
   if (threads == 0) threads = static_cast<int>(std::thread::hardware_concurrency());
-  return std::make_unique<CpuBackend>(**kernels, std::max(1, threads));
+  return std::make_unique<CpuBackend>(**kernels, std::max(1, threads),
+                                      options.pin_threads);
 }
 
 }  // namespace goldfinch

@@ -13,6 +13,7 @@ namespace goldfinch {
 struct CpuBackendOptions {
   std::string isa = "auto";  // see SelectCpuKernels
   int num_threads = 0;       // 0: one a hardware thread
+  bool pin_threads = false;  // see ThreadPool
 };
 
 absl::StatusOr<std::unique_ptr<Backend>> CreateCpuBackend(

@@ -5,7 +5,9 @@
 namespace goldfinch {
 
 absl::StatusOr<std::unique_ptr<Backend>> CreateBackend(const BackendOptions& options) {
-  return CreateCpuBackend({.isa = options.cpu_isa, .num_threads = options.num_threads});
+  return CreateCpuBackend({.isa = options.cpu_isa,
+                           .num_threads = options.num_threads,
+                           .pin_threads = options.pin_threads});
 }
 
 }  // namespace goldfinch

@@ -12,7 +12,8 @@ namespace goldfinch {
 
 struct BackendOptions {
   std::string cpu_isa = "auto";
-  int num_threads = 0;  // 0: one a hardware thread
+  int num_threads = 0;       // 0: one a hardware thread
+  bool pin_threads = false;  // each to a processor, where there are as many of them
 };
 
 absl::StatusOr<std::unique_ptr<Backend>> CreateBackend(const BackendOptions& options);

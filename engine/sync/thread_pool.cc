@@ -2,6 +2,10 @@
 
 #include <algorithm>
 
+#if defined(__linux__)
+#include <pthread.h>
+#include <sched.h>
+#endif
 #if defined(__x86_64__)
 #include <immintrin.h>
 #endif
@@ -23,8 +27,41 @@ void Pause() {
 
 }  // namespace
 
-ThreadPool::ThreadPool(int num_threads) {
+ThreadPool::ThreadPool(int num_threads, bool pin) {
   for (int i = 1; i < num_threads; ++i) workers_.emplace_back([this] { Work(); });
+  if (pin) PinWorkers();
+}
+
+void ThreadPool::PinWorkers() {
+#if defined(__linux__)
+  cpu_set_t allowed;
+  if (sched_getaffinity(0, sizeof allowed, &allowed) != 0) return;
+  if (workers_.empty() || CPU_COUNT(&allowed) != num_threads()) return;
+  int cpu = -1;
+  const auto next = [&] {
+    do ++cpu;
+    while (!CPU_ISSET(cpu, &allowed));
+    return cpu;
+  };
+  next();  // the caller's
+  pinned_ = true;
+  for (std::thread& worker : workers_) {
+    cpu_set_t one;
+    CPU_ZERO(&one);
+    CPU_SET(next(), &one);
+    const bool done =
+        pthread_setaffinity_np(worker.native_handle(), sizeof one, &one) == 0;
+    pinned_ = pinned_ && done;  // a refusal costs speed
+  }
+#endif
+}
+
+void ThreadPool::BeginStep() {
+  in_step_.store(true);
+  if (sleeping_.load() > 0) {
+    MutexLock lock(mu_);
+    wake_.NotifyAll();
+  }
 }
 
 ThreadPool::~ThreadPool() {
@@ -69,18 +106,26 @@ void ThreadPool::TakePieces() {
 }
 
 bool ThreadPool::WaitForLoop(std::uint64_t seen) {
-  for (int spin = 0; spin < kSpins; ++spin) {
-    if (generation_.load(std::memory_order_acquire) != seen) return true;
-    if (stop_.load(std::memory_order_relaxed)) return false;
-    Pause();
+  const auto called = [&] { return generation_.load() != seen || stop_.load(); };
+  for (;;) {
+    for (int spin = 0; spin < kSpins; ++spin) {
+      if (generation_.load(std::memory_order_acquire) != seen) return true;
+      if (stop_.load(std::memory_order_relaxed)) return false;
+      Pause();
+    }
+    if (in_step_.load(std::memory_order_relaxed)) {
+      // A long serial part of a step; the processor may have other work meanwhile.
+      std::this_thread::yield();
+      continue;
+    }
+    MutexLock lock(mu_);
+    // Raised before anything is looked at again: Run and BeginStep set what they set
+    // before they look here, so one of the two sees the other.
+    sleeping_.fetch_add(1);
+    while (!called() && !in_step_.load()) wake_.Wait(mu_);
+    sleeping_.fetch_sub(1);
+    if (called()) return generation_.load() != seen;
   }
-  MutexLock lock(mu_);
-  // Raised before the generation is looked at again: Run raises the generation before
-  // it looks here, so one of the two sees the other.
-  sleeping_.fetch_add(1);
-  while (generation_.load() == seen && !stop_.load()) wake_.Wait(mu_);
-  sleeping_.fetch_sub(1);
-  return generation_.load() != seen;
 }
 
 void ThreadPool::Work() {

@@ -1,8 +1,13 @@
 #include "engine/sync/thread_pool.h"
 
+#if defined(__linux__)
+#include <sched.h>
+#endif
+
 #include <atomic>
 #include <chrono>
 #include <cstdint>
+#include <map>
 #include <set>
 #include <thread>
 #include <utility>
@@ -122,6 +127,59 @@ TEST(ThreadPoolTest, WorkersWakeFromAnySleep) {
                    [&](auto begin, auto end) { taken += static_cast<int>(end - begin); });
   EXPECT_EQ(taken.load(), 64);
 }
+
+// Within a step workers do not sleep, so a loop after a long serial part finds them;
+// after it they do, and the next step wakes them before its first loop.
+TEST(ThreadPoolTest, StepsWithAndWithoutGapsRunEveryLoop) {
+  for (const int threads : kThreads) {
+    ThreadPool pool(threads);
+    for (int step = 0; step < 6; ++step) {
+      if (step % 2 == 0) std::this_thread::sleep_for(kUntilAsleep);
+      pool.BeginStep();
+      for (int loop = 0; loop < 5; ++loop) {
+        if (loop == 3) std::this_thread::sleep_for(kUntilAsleep);
+        std::atomic<std::int64_t> taken{0};
+        pool.ParallelFor(64, 1, [&](auto begin, auto end) { taken += end - begin; });
+        EXPECT_EQ(taken.load(), 64);
+      }
+      pool.EndStep();
+    }
+  }
+}
+
+TEST(ThreadPoolTest, PoolMayEndWithinAStep) {
+  for (const int threads : kThreads) {
+    ThreadPool pool(threads);
+    pool.BeginStep();
+    std::this_thread::sleep_for(kUntilAsleep);
+  }
+}
+
+#if defined(__linux__)
+TEST(ThreadPoolTest, WorkersArePinnedOnlyWhereThePoolHasEveryProcessor) {
+  cpu_set_t allowed;
+  ASSERT_EQ(sched_getaffinity(0, sizeof allowed, &allowed), 0);
+  const int cpus = CPU_COUNT(&allowed);
+  EXPECT_FALSE(ThreadPool(cpus, /*pin=*/false).pinned());
+  EXPECT_FALSE(ThreadPool(cpus + 1, /*pin=*/true).pinned());
+  ThreadPool pool(cpus, /*pin=*/true);
+  EXPECT_EQ(pool.pinned(), cpus > 1);
+  // Workers each see one processor of their own, the caller still all of them.
+  Mutex mu;
+  std::map<std::thread::id, int> seen;
+  std::atomic<int> begun{0};
+  pool.ParallelFor(cpus, 1, [&](auto begin, auto end) {
+    begun += static_cast<int>(end - begin);
+    while (begun.load() < cpus) std::this_thread::yield();
+    cpu_set_t now;
+    ASSERT_EQ(sched_getaffinity(0, sizeof now, &now), 0);
+    MutexLock lock(mu);
+    seen[std::this_thread::get_id()] = CPU_COUNT(&now);
+  });
+  for (const auto& [id, count] : seen)
+    EXPECT_EQ(count, id == std::this_thread::get_id() ? cpus : 1);
+}
+#endif
 
 // A worker takes part: the caller waits inside its piece for the other's to begin.
 TEST(ThreadPoolTest, LoopsRunOnTheWorkersToo) {
