@@ -42,6 +42,7 @@ struct Flags {
   int threads = 0;
   std::int32_t step_tokens = 512;
   std::int64_t memory_bytes = std::int64_t{16} << 30;
+  bool vocab_table = false;
   bool float_threads = false;
   bool json = false;
   bool long_contexts = false;
@@ -108,6 +109,7 @@ class Bench {
     if (flags_.cache_dtype == "int8") options.cache_storage = StorageType::kInt8;
     options.num_threads = threads_;
     options.cpu_isa = flags_.cpu_isa;
+    options.vocab_table = flags_.vocab_table;
     options.pin_threads = !flags_.float_threads;
     options.max_sequences = sequences;
     options.max_step_tokens = flags_.step_tokens;
@@ -220,6 +222,27 @@ class Bench {
     Report(decode.name, decode.batch / Median(seconds), "tokens/s",
            decode.batch * bandwidth / bytes);
     for (const SequenceId id : ids) engine.Close(id);
+    if (decode.batch == 1 && !decode.rebuilt && decode.context > kShortContext)
+      Expand(engine, decode.context, Median(seconds));
+  }
+
+  // Keys and values of a whole context, as a restored session pays for them in its first
+  // step: `step` seconds of it are the step itself. The arena's memory has been written
+  // before, as on a server that has run for a while.
+  void Expand(ModelEngine& engine, std::int64_t context, double step) {
+    constexpr int kPasses = 15;
+    const std::string name = absl::StrCat("expand/t:", context);
+    std::vector<double> seconds;
+    const double before = PeakFlops(threads_, bf16_, kPasses);
+    for (int i = 0; i < 3; ++i) {
+      const std::vector<SequenceId> ids = {Open(engine, context + 1, context)};
+      FillCache(engine, ids[0], context);
+      seconds.push_back(DecodeStep(engine, ids) - step);
+      engine.Close(ids[0]);
+    }
+    const double peak = (before + PeakFlops(threads_, bf16_, kPasses)) / 2;
+    Report(name, static_cast<double>(context) / Median(seconds), "tokens/s",
+           peak / costs_.expand_flops);
   }
 
   double DecodeStep(ModelEngine& engine, const std::vector<SequenceId>& ids) {
@@ -344,6 +367,7 @@ int Main(int argc, char** argv) {
   app.add_option("--threads", flags.threads, "0: one a hardware thread")
       ->check(CLI::Range(0, 1024))
       ->capture_default_str();
+  app.add_flag("--vocab_table", flags.vocab_table, "keep the vocabulary's part of keys");
   app.add_flag("--float_threads", flags.float_threads, "do not pin the engine's threads");
   app.add_option("--step_tokens", flags.step_tokens, "prompt tokens in a step")
       ->check(CLI::Range(1, 1 << 16))

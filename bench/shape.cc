@@ -41,6 +41,10 @@ ShapeCosts CostsOf(const ModelConfig& config, const ElementBytes& element) {
     int layer = -1;
     const bool in_block = std::sscanf(tensor.name.c_str(), "blocks.%d.", &layer) == 1;
     const bool recurrent = in_block && layer < config.num_recurrent();
+    // Decompression, and the low-rank pairs of keys and values.
+    for (const char* part :
+         {"w_kv_cache_b", "att.time_maa_kv_w", "att.time_key_w", "att.time_value_w"})
+      if (!recurrent && name.find(part) != name.npos) costs.expand_flops += 2 * elements;
     const bool matrix = tensor.shape.size() >= 2 && tensor.shape[0] > 1;
     if (!matrix || !(recurrent || name.starts_with("w_kv_cache_a"))) continue;
     const bool twice = config.use_v2 && name.ends_with("att.value.weight");

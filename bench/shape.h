@@ -16,6 +16,7 @@ absl::StatusOr<ModelConfig> ConfigOfShape(const std::string& shape);
 struct ShapeCosts {
   double weight_bytes = 0;    // read once a step: everything but the embedding table
   double prompt_flops = 0;    // per prompt token: recurrent layers and compression
+  double expand_flops = 0;    // keys and values of one token, all GOLD layers
   double state_bytes = 0;     // of one sequence
   double expanded_bytes = 0;  // keys and values of one token, all GOLD layers
   double cache_bytes = 0;     // of one token

@@ -314,7 +314,8 @@ absl::StatusOr<ModelLimits> Limits(const ModelEngineOptions& options,
                      .page_tokens = options.page_tokens,
                      .max_logit_rows = kLogitRows,
                      .weight_storage = StoredAs(options.weight_storage, type),
-                     .cache_storage = StoredAs(options.cache_storage, type)};
+                     .cache_storage = StoredAs(options.cache_storage, type),
+                     .vocab_table = options.vocab_table};
   if (config.num_gold() == 0) return limits;
   const std::int64_t page_bytes =
       options.page_tokens * GoldCache::RowBytes(config, limits.cache_storage);

@@ -25,6 +25,8 @@ struct ModelEngineOptions {
   StorageType weight_storage = StorageType::kCompute;  // of the large matrices
   StorageType cache_storage = StorageType::kCompute;   // of compressed keys
   std::int32_t num_threads = 0;                        // 0: one a hardware thread
+  // V * D * 4 bytes that make rebuilding keys cheaper; no bit depends on it.
+  bool vocab_table = false;
   bool pin_threads = false;      // each to a processor, where there are as many of them
   std::string cpu_isa = "auto";  // "auto", "plain", "avx2", "avx512", "avx512_bf16"
   std::int64_t cache_bytes = 1 << 30;     // pool of compressed pages

@@ -132,6 +132,10 @@ void Describe(CLI::App& app, ServerFlags& flags) {
                  "Bytes of the arena of expanded keys and values, likewise")
       ->transform(CLI::AsSizeValue(false))
       ->capture_default_str();
+  app.add_option("--vocab_table", flags.vocab_table,
+                 "on: keep a table of the vocabulary that halves what rebuilding costs")
+      ->check(CLI::IsMember({"on", "off"}))
+      ->capture_default_str();
 }
 
 // The library ends some messages with a line of advice.

@@ -45,6 +45,7 @@ ModelEngineOptions EngineOptions(const ServerFlags& flags) {
   options.pin_threads = flags.pin_threads == "auto";
   options.cache_bytes = flags.cache_bytes;
   options.expanded_bytes = flags.expanded_bytes;
+  options.vocab_table = flags.vocab_table == "on";
   options.max_sequences = static_cast<std::int32_t>(flags.max_sequences);
   options.max_step_tokens = static_cast<std::int32_t>(flags.step_tokens);
   options.page_tokens = static_cast<std::int32_t>(flags.page_tokens);

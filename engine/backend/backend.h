@@ -117,6 +117,9 @@ class Backend {
   // out[i] = in[index[i]], or zero where the index is -1; converts to out's type.
   virtual void GatherRows(const Matrix& in, const std::int64_t* index,
                           const Matrix& out) = 0;
+  // out[i] = table[tokens[i]], converting to out's type.
+  virtual void GatherTokenRows(const Matrix& table, const std::int32_t* tokens,
+                               const Matrix& out) = 0;
   // cur[i] = in[index[i]], diff[i] = in[previous[i]] - cur[i]; a previous row of -1 is
   // zero. All float32.
   virtual void GatherShift(const Matrix& in, const std::int64_t* index,

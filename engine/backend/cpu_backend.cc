@@ -100,6 +100,12 @@ class CpuBackend final : public Backend {
       kernels_.gather_rows(in, index, out, begin, end);
     });
   }
+  void GatherTokenRows(const Matrix& table, const std::int32_t* tokens,
+                       const Matrix& out) override {
+    ForRows(out, [&](auto begin, auto end) {
+      kernels_.gather_token_rows(table, tokens, out, begin, end);
+    });
+  }
   void GatherShift(const Matrix& in, const std::int64_t* index,
                    const std::int64_t* previous, const Matrix& cur,
                    const Matrix& diff) override {
@@ -209,6 +215,8 @@ void CpuBackend::Gemm(std::span<const Product> products) {
     const GemmPanels& w = static_cast<const CpuPackedWeights&>(*weights).panels();
     GOLDFINCH_CHECK(x.type == w.type && x.cols == w.in && y.cols == w.out &&
                     x.rows == y.rows && w.in > 0);
+    // Scales go over finished sums, so int8 sums cannot be taken up again.
+    GOLDFINCH_CHECK(!epilogue.resume || (y.type == DType::kF32 && w.storage == w.type));
     const std::int64_t row_piece = narrow ? std::min(kRowPiece, x.rows) : x.rows;
     cuts[i] = {{x, w, y, epilogue}, PanelsOf(products[i]), row_piece, tasks};
     if (x.rows == 0) continue;

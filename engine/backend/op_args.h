@@ -44,6 +44,9 @@ enum class Finish : std::uint8_t {
 // float32. Operands are float32 and of y's shape.
 struct Epilogue {
   Finish finish = Finish::kStore;
+  // Sums start from y instead of zero. y is float32 and holds the sums of the inputs
+  // before these, an even number of them: the bits are those of one product over all.
+  bool resume = false;
   const float* bias = nullptr;  // [cols of y]
   Matrix a = {};
   Matrix b = {};

@@ -2,6 +2,8 @@
 
 #include <algorithm>
 #include <cmath>
+#include <numeric>
+#include <vector>
 
 #include "engine/check.h"
 
@@ -49,7 +51,8 @@ GoldCache::GoldCache(DeviceArena& arena, const ModelConfig& config,
       arena.TakeBytes(sources * static_cast<std::int64_t>(sizeof(std::int32_t))));
   for (Matrix* m : {&embedded_, &unit_, &decompressed_})
     *m = arena.Take(sources, d, DType::kF32);
-  joined_ = arena.TakeInput(sources, d + c, type);
+  embedded_in_ = arena.TakeInput(sources, d, type);
+  key_part_ = arena.TakeInput(sources, c, type);
   current_ = {arena, targets};
   previous_ = {arena, targets};
   position_ = {arena, targets};
@@ -60,6 +63,10 @@ GoldCache::GoldCache(DeviceArena& arena, const ModelConfig& config,
     *m = arena.TakeInput(targets, d, type);
   for (Matrix* m : {&mix_in_, &key_low_, &value_low_})
     *m = arena.TakeInput(targets, max_mix_width, type);
+  if (shape.vocab_table) {
+    vocab_table_ = arena.Take(config.vocab_size, d, DType::kF32);
+    FillVocabTable();
+  }
 }
 
 void GoldCache::Append(const Matrix& x, const std::int32_t* tokens,
@@ -97,6 +104,27 @@ void GoldCache::WriteRows(std::int64_t row, std::span<const TokenId> tokens,
     b_.CopyToDevice(keys_.RowsFrom(row + i, 1).data, key, key_bytes);
     if (scales_ != nullptr)
       b_.CopyToDevice(scales_ + row + i, key + key_bytes, kScaleBytes);
+  }
+}
+
+// The part of decompressed keys that embedded tokens make.
+void GoldCache::EmbeddingPart(const Matrix& e, const Matrix& out) {
+  const Matrix in = embedded_in_.Rows(e.rows);
+  b_.Convert(e, in);
+  b_.Gemm({in, weights_.decompress_embedding.get(), out});
+}
+
+void GoldCache::FillVocabTable() {
+  std::vector<std::int32_t> tokens;
+  for (std::int64_t first = 0; first < vocab_table_.rows; first += kMaxTargets) {
+    const std::int64_t count = std::min(kMaxTargets, vocab_table_.rows - first);
+    tokens.resize(static_cast<std::size_t>(count));
+    std::iota(tokens.begin(), tokens.end(), static_cast<std::int32_t>(first));
+    b_.CopyToDevice(source_tokens_, tokens.data(),
+                    count * static_cast<std::int64_t>(sizeof(std::int32_t)));
+    const Matrix e = embedded_.Rows(count);
+    b_.EmbedNorm(source_tokens_, weights_.embedding, weights_.ln0, e);
+    EmbeddingPart(e, vocab_table_.RowsFrom(first, count));
   }
 }
 
@@ -142,18 +170,20 @@ void GoldCache::Decompress(std::span<const ExpandTarget> targets) {
   tile_row_.Upload();
 
   const std::int64_t sources = source_row_.size();
-  const std::int64_t d = config_.n_embd, c = config_.compressed_dim();
   const Matrix e = embedded_.Rows(sources), unit = unit_.Rows(sources);
-  const Matrix kappa = decompressed_.Rows(sources), joined = joined_.Rows(sources);
+  const Matrix kappa = decompressed_.Rows(sources), c = key_part_.Rows(sources);
   b_.GatherTokens(tokens_, source_row_.device(), sources, source_tokens_);
   b_.EmbedNorm(source_tokens_, weights_.embedding, weights_.ln0, e);
   b_.RmsNorm(e, unit);
-  b_.Convert(e, joined.Cols(0, d));
   if (scales_ != nullptr)
-    b_.GatherQuantized(keys_, scales_, source_row_.device(), joined.Cols(d, c));
+    b_.GatherQuantized(keys_, scales_, source_row_.device(), c);
   else
-    b_.GatherRows(keys_, source_row_.device(), joined.Cols(d, c));
-  b_.Gemm({joined, weights_.decompress.get(), kappa});
+    b_.GatherRows(keys_, source_row_.device(), c);
+  if (vocab_table_.data != nullptr)
+    b_.GatherTokenRows(vocab_table_, source_tokens_, kappa);
+  else
+    EmbeddingPart(e, kappa);
+  b_.Gemm({c, weights_.decompress_key.get(), kappa, {.resume = true}});
   b_.RmsNorm(kappa, kappa);
 
   const std::int64_t count = current_.size();

@@ -27,6 +27,7 @@ struct GoldCacheShape {
   std::int64_t page_tokens = 0;
   std::int64_t num_pages = 0;
   std::int64_t num_tiles = 0;  // per layer
+  bool vocab_table = false;    // keep every token's part of a decompressed key
 };
 
 // One token whose keys and values are wanted.
@@ -78,6 +79,8 @@ class GoldCache {
   void CopyPage(std::int32_t from, std::int32_t to);
 
  private:
+  void EmbeddingPart(const Matrix& e, const Matrix& out);
+  void FillVocabTable();
   void* TokenAt(std::int64_t row) const;
   // e, c and from them n = rms(e) and kappa of every distinct token among the targets
   // and their predecessors; then each target's own rows and its predecessor's.
@@ -116,7 +119,11 @@ class GoldCache {
   StepArray<std::int64_t> source_row_;
   std::int32_t* source_tokens_ = nullptr;
   Matrix embedded_, unit_, decompressed_;  // e, n, kappa: [sources, D]
-  Matrix joined_;                          // [e, c] [sources, D + D/R] compute type
+  Matrix embedded_in_,
+      key_part_;  // e and c: [sources, D] and [sources, D/R] compute type
+  // A token's part of its decompressed key, e w_kv_cache_b[:, :D]^T: [V, D] float32, data
+  // null without a table. The rest is added to it as it would be in one product.
+  Matrix vocab_table_;
   // Targets.
   StepArray<std::int64_t> current_, previous_;  // rows among the sources
   StepArray<std::int64_t> position_, tile_row_;

@@ -66,7 +66,8 @@ Model::Model(Backend& backend, const Checkpoint& checkpoint, DType type,
         .storage = limits.cache_storage,
         .page_tokens = limits.page_tokens,
         .num_pages = limits.num_pages,
-        .num_tiles = limits.arena_slots + GoldAttention::kScratchTiles};
+        .num_tiles = limits.arena_slots + GoldAttention::kScratchTiles,
+        .vocab_table = limits.vocab_table};
     arena_ = std::make_unique<ExpandedArena>(limits.arena_slots, limits.num_pages);
     cache_ = std::make_unique<GoldCache>(memory_, config_, weights_, type, shape, width);
     attention_ =

@@ -39,6 +39,7 @@ struct ModelLimits {
   std::int64_t max_logit_rows = 0;      // rows of one Logits
   DType weight_storage = DType::kBf16;  // the compute type or kI8
   DType cache_storage = DType::kBf16;   // the same
+  bool vocab_table = false;             // see GoldCacheShape
 };
 
 // Consecutive tokens of one sequence, from `position` on.

@@ -26,7 +26,10 @@ class Loader {
     out_.head = Pack("head.weight");
     if (config.num_gold() > 0) {
       out_.compress = PackAs("w_kv_cache_a.weight", type_);
-      out_.decompress = PackAs("w_kv_cache_b.weight", type_);
+      const std::int64_t d = config.n_embd;
+      out_.decompress_embedding = PackColumns("w_kv_cache_b.weight", 0, d);
+      out_.decompress_key =
+          PackColumns("w_kv_cache_b.weight", d, config.compressed_dim());
     }
     for (std::int32_t i = 0; i < config.n_layer; ++i) out_.layers.push_back(Layer(i));
   }
@@ -144,11 +147,20 @@ class Loader {
   // Stored [out, in].
   Linear Pack(const std::string& name) { return PackAs(name, storage_); }
   Linear PackAs(const std::string& name, DType storage) {
+    return PackColumns(name, 0, checkpoint_.Get(name).shape[1], storage);
+  }
+  // Inputs [begin, begin + count).
+  Linear PackColumns(const std::string& name, std::int64_t begin, std::int64_t count) {
+    return PackColumns(name, begin, count, type_);
+  }
+  Linear PackColumns(const std::string& name, std::int64_t begin, std::int64_t count,
+                     DType storage) {
     const StoredTensor& t = checkpoint_.Get(name);
-    return backend_.Pack({.data = t.data,
+    const auto offset = static_cast<std::size_t>(begin) * StoredTypeBytes(t.type);
+    return backend_.Pack({.data = t.data + offset,
                           .stored = t.type,
                           .rows = t.shape[0],
-                          .cols = t.shape[1],
+                          .cols = count,
                           .row_stride = t.shape[1],
                           .col_stride = 1},
                          type_, storage);

@@ -70,9 +70,10 @@ struct ModelWeights {
   Matrix embedding;  // [V, D]
   NormWeights ln0, ln_out;
   std::vector<LayerWeights> layers;
-  Linear compress;    // w_kv_cache_a [D/R, D]; with GOLD layers only
-  Linear decompress;  // w_kv_cache_b [D, D + D/R]
-  Linear head;        // [V, D]
+  Linear compress;  // w_kv_cache_a [D/R, D]; with GOLD layers only
+  // w_kv_cache_b [D, D + D/R] in two: of the embedding and of the compressed key.
+  Linear decompress_embedding, decompress_key;
+  Linear head;                                        // [V, D]
   std::vector<std::unique_ptr<DeviceMemory>> memory;  // of the vectors and the embedding
 
   // `storage` is `type` or kI8 and goes for the large matrices; low-rank pairs, the

@@ -42,6 +42,11 @@ void GatherRows(const Matrix& in, const std::int64_t* index, const Matrix& out,
   }
 }
 
+void GatherTokenRows(const Matrix& table, const std::int32_t* tokens, const Matrix& out,
+                     std::int64_t begin, std::int64_t end) {
+  for (std::int64_t row = begin; row < end; ++row) CopyRow(table, tokens[row], out, row);
+}
+
 void GatherShift(const Matrix& in, const std::int64_t* index,
                  const std::int64_t* previous, const Matrix& cur, const Matrix& diff,
                  std::int64_t begin, std::int64_t end) {

@@ -179,6 +179,20 @@ GOLDFINCH_INLINE void Accumulate(const Matrix& x, std::int64_t row, const GemmPa
   }
 }
 
+// Where the sums of `kCount` rows of one panel start: see Epilogue::resume.
+template <int kCount>
+GOLDFINCH_INLINE void StartPanel(const GemmArgs& args, std::int64_t row,
+                                 std::int64_t panel, F32x16 (&sum)[kCount][2]) {
+  if (!args.epilogue.resume) return;
+  const std::int64_t column = panel * kPanelColumns;
+  for (int m = 0; m < kCount; ++m) {
+    for (int half = 0; half < 2; ++half) {
+      const std::int64_t at = column + half * kLanes;
+      if (at < args.y.cols) sum[m][half] = Read(args.y, row + m, at);
+    }
+  }
+}
+
 // Sums of `kCount` rows of one panel, finished and stored.
 template <int kCount>
 GOLDFINCH_INLINE void FinishPanel(const GemmArgs& args, std::int64_t row,
@@ -206,6 +220,7 @@ GOLDFINCH_INLINE void FinishPanel(const GemmArgs& args, std::int64_t row,
 template <int kCount, int kPanels, typename Asker>
 void Block(const GemmArgs& args, std::int64_t row, std::int64_t panel, Asker ask) {
   Accumulators<kCount, kPanels> acc = {};
+  for (int p = 0; p < kPanels; ++p) StartPanel<kCount>(args, row, panel + p, acc.sum[p]);
   const char* data = static_cast<const char*>(args.w.data) + panel * args.w.panel_bytes;
   Accumulate<kCount, kPanels>(args.x, row, args.w, data, ask, acc);
   for (int p = 0; p < kPanels; ++p) FinishPanel<kCount>(args, row, panel + p, acc.sum[p]);

@@ -66,6 +66,8 @@ struct CpuKernels {
                    std::int64_t end);
   void (*gather_rows)(const Matrix& in, const std::int64_t* index, const Matrix& out,
                       std::int64_t begin, std::int64_t end);
+  void (*gather_token_rows)(const Matrix& table, const std::int32_t* tokens,
+                            const Matrix& out, std::int64_t begin, std::int64_t end);
   void (*gather_shift)(const Matrix& in, const std::int64_t* index,
                        const std::int64_t* previous, const Matrix& cur,
                        const Matrix& diff, std::int64_t begin, std::int64_t end);

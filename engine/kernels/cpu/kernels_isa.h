@@ -25,6 +25,8 @@ void AddNorm(const AddNormArgs& args, std::int64_t begin, std::int64_t end);
 void RmsNorm(const Matrix& in, const Matrix& out, std::int64_t begin, std::int64_t end);
 void GatherRows(const Matrix& in, const std::int64_t* index, const Matrix& out,
                 std::int64_t begin, std::int64_t end);
+void GatherTokenRows(const Matrix& table, const std::int32_t* tokens, const Matrix& out,
+                     std::int64_t begin, std::int64_t end);
 void GatherShift(const Matrix& in, const std::int64_t* index,
                  const std::int64_t* previous, const Matrix& cur, const Matrix& diff,
                  std::int64_t begin, std::int64_t end);

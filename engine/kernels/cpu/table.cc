@@ -24,6 +24,7 @@ const CpuKernels kKernels = {
     .add_norm = AddNorm,
     .rms_norm = RmsNorm,
     .gather_rows = GatherRows,
+    .gather_token_rows = GatherTokenRows,
     .gather_shift = GatherShift,
     .scatter_rows = ScatterRows,
     .scatter_quantized = ScatterQuantized,

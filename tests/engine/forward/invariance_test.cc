@@ -134,6 +134,19 @@ TEST_P(InvarianceTest, AFullArenaGivesTheSameBitsAsAnEmptyOne) {
   }
 }
 
+TEST_P(InvarianceTest, AVocabularyTableDoesNotChangeBits) {
+  const std::vector<TokenId> tokens = Tokens(150);
+  const std::int64_t chunks[] = {90, 1, 1, 40};
+  const std::vector<float> without = FeedInChunks(*Make(), tokens, chunks);
+  for (const std::int64_t bytes : {std::int64_t{0}, std::int64_t{1} << 24}) {
+    auto engine = Make([&](ModelEngineOptions& options) {
+      options.vocab_table = true;
+      options.expanded_bytes = bytes;
+    });
+    EXPECT_TRUE(SameBits(FeedInChunks(*engine, tokens, chunks), without));
+  }
+}
+
 TEST_P(InvarianceTest, SequencesThatFightOverTheArenaKeepTheirBits) {
   auto engine = Make([](ModelEngineOptions& options) {
     options.expanded_bytes = 1 << 18;

@@ -150,6 +150,32 @@ TEST_P(EpilogueTest, DecayWithoutAKeyIsTheSameDecay) {
   EXPECT_EQ(y.Bits(), with_key.y.Bits());
 }
 
+// Inputs in two parts, the first an even number of them, are one product.
+TEST_P(EpilogueTest, ResumedSumsAreThoseOfOneProduct) {
+  for (std::size_t type = 0; type < 2; ++type) {
+    const DType dtype = type == 0 ? DType::kF32 : DType::kBf16;
+    const Grid weights = RandomGrid(kOut, kIn, 2, dtype, 0.3);
+    const std::int64_t first = 18;
+    Grid head(kOut, first), tail(kOut, kIn - first);
+    for (std::int64_t i = 0; i < kOut; ++i)
+      for (std::int64_t j = 0; j < kIn; ++j)
+        (j < first ? head(i, j) : tail(i, j - first)) = weights(i, j);
+    const auto w_head = PackWeights(backend(), head, dtype);
+    const auto w_tail = PackWeights(backend(), tail, dtype);
+    for (const std::int64_t rows : {1, 3, 12, 40}) {
+      const Tensor whole(backend(), rows, kOut, DType::kF32);
+      const Tensor parts(backend(), rows, kOut, DType::kF32);
+      const Matrix x = (**x_[type]).Rows(rows);
+      backend().Gemm({x, w_[type].get(), *whole});
+      backend().Gemm({x.Cols(0, first), w_head.get(), *parts});
+      backend().Gemm(
+          {x.Cols(first, kIn - first), w_tail.get(), *parts, {.resume = true}});
+      EXPECT_EQ(parts.Bits(), whole.Bits());
+      EXPECT_TRUE(parts.SurroundingsAreIntact());
+    }
+  }
+}
+
 TEST_P(EpilogueTest, RowsStandAlone) {
   for (const Finish finish : kFinishes) {
     for (std::size_t type = 0; type < 2; ++type) {

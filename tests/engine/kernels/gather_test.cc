@@ -73,6 +73,19 @@ TEST_P(GatherTest, RowsMoveIntoColumnsOfAWiderMatrix) {
   EXPECT_TRUE(wide.SurroundingsAreIntact());
 }
 
+TEST_P(GatherTest, RowsOfATableGoToTheirTokens) {
+  const Grid table = RandomGrid(9, 192, 6);
+  std::vector<std::int32_t> tokens;
+  std::vector<std::int64_t> index;
+  for (std::int32_t i = 0; i < 97; ++i) tokens.push_back((i * 5 + 3) % 9);
+  index.assign(tokens.begin(), tokens.end());
+  const Tensor in(backend(), table), out(backend(), 97, 192, DType::kF32);
+  const DeviceArray<std::int32_t> device(backend(), tokens);
+  backend().GatherTokenRows(*in, device.data(), *out);
+  ExpectClose(out.Read(), reference::GatherRows(table, index), Grid(97, 192));
+  EXPECT_TRUE(out.SurroundingsAreIntact());
+}
+
 TEST_P(GatherTest, TokensMoveByTheirIndex) {
   const std::vector<std::int64_t> places = {6, 0, 3};
   const DeviceArray<std::int64_t> index(backend(), places);
