@@ -1,10 +1,12 @@
 // Is our matrix product as fast as oneDNN's, at every number of rows?
 //
-// Arguments: rows, in, out. bf16 inputs, float32 output, all hardware threads for both;
-// weights are packed beforehand in each library's own layout. GFLOP/s is the counter.
+// Arguments: rows, in, out. Inputs and weights of one type, float32 output, all hardware
+// threads for both; weights are packed beforehand in each library's own layout. FLOP/s is
+// the counter. oneDNN has no product of bf16 inputs and int8 weights.
 #include <benchmark/benchmark.h>
 
 #include <cstdint>
+#include <cstring>
 #include <dnnl.hpp>
 #include <memory>
 #include <vector>
@@ -17,54 +19,63 @@ namespace goldfinch {
 namespace {
 
 struct Problem {
-  explicit Problem(const benchmark::State& state)
-      : rows(state.range(0)), in(state.range(1)), out(state.range(2)) {
-    x.assign(static_cast<std::size_t>(rows * in), RoundToBf16(0.5f));
-    w.assign(static_cast<std::size_t>(out * in), RoundToBf16(0.25f));
+  Problem(const benchmark::State& state, DType element)
+      : type(element), rows(state.range(0)), in(state.range(1)), out(state.range(2)) {
+    x = Filled(rows * in, 0.5f);
+    w = Filled(out * in, 0.25f);
     y.assign(static_cast<std::size_t>(rows * out), 0.0f);
+  }
+  std::vector<std::byte> Filled(std::int64_t count, float value) const {
+    std::vector<std::byte> bytes(static_cast<std::size_t>(count * SizeOf(type)));
+    const std::uint16_t narrow = RoundToBf16(value);
+    for (std::size_t i = 0; i < bytes.size(); i += static_cast<std::size_t>(SizeOf(type)))
+      std::memcpy(bytes.data() + i,
+                  type == DType::kF32 ? static_cast<const void*>(&value) : &narrow,
+                  static_cast<std::size_t>(SizeOf(type)));
+    return bytes;
   }
   void Count(benchmark::State& state) const {
     state.counters["FLOP/s"] = benchmark::Counter(
         2.0 * static_cast<double>(rows * in * out),
         benchmark::Counter::kIsIterationInvariantRate, benchmark::Counter::kIs1000);
-    state.counters["weight_bytes/s"] = benchmark::Counter(
-        2.0 * static_cast<double>(in * out),
-        benchmark::Counter::kIsIterationInvariantRate, benchmark::Counter::kIs1000);
   }
 
+  const DType type;
   const std::int64_t rows, in, out;
-  std::vector<std::uint16_t> x, w;
+  std::vector<std::byte> x, w;
   std::vector<float> y;
 };
 
-void Ours(benchmark::State& state) {
-  Problem p(state);
-  auto backend = CreateCpuBackend({});
+void Ours(benchmark::State& state, DType type, DType storage) {
+  Problem p(state, type);
+  auto backend = CreateCpuBackend({.pin_threads = true});
   GOLDFINCH_CHECK(backend.ok());
-  const auto packed = (*backend)->Pack({.data = std::as_bytes(std::span(p.w)).data(),
-                                        .stored = StoredType::kBf16,
-                                        .rows = p.out,
-                                        .cols = p.in,
-                                        .row_stride = p.in},
-                                       DType::kBf16, DType::kBf16);
-  const Matrix x{p.x.data(), DType::kBf16, p.rows, p.in, p.in};
+  const auto packed = (*backend)->Pack(
+      {.data = p.w.data(),
+       .stored = type == DType::kF32 ? StoredType::kF32 : StoredType::kBf16,
+       .rows = p.out,
+       .cols = p.in,
+       .row_stride = p.in},
+      type, storage);
+  const Matrix x{p.x.data(), type, p.rows, p.in, p.in};
   const Matrix y{p.y.data(), DType::kF32, p.rows, p.out, p.out};
+  (*backend)->BeginStep();
   for (auto _ : state) (*backend)->Gemm({x, packed.get(), y});
+  (*backend)->EndStep();
   p.Count(state);
 }
 
-void OneDnn(benchmark::State& state) {
+void OneDnn(benchmark::State& state, DType type) {
   using dnnl::memory;
-  Problem p(state);
+  Problem p(state, type);
+  const auto element =
+      type == DType::kF32 ? memory::data_type::f32 : memory::data_type::bf16;
   const dnnl::engine engine(dnnl::engine::kind::cpu, 0);
   dnnl::stream stream(engine);
-  const memory::desc x_desc({p.rows, p.in}, memory::data_type::bf16,
-                            memory::format_tag::ab);
+  const memory::desc x_desc({p.rows, p.in}, element, memory::format_tag::ab);
   // W is [out, in]: its transpose is read in place and reordered once.
-  const memory::desc w_plain({p.in, p.out}, memory::data_type::bf16,
-                             memory::format_tag::ba);
-  const memory::desc w_any({p.in, p.out}, memory::data_type::bf16,
-                           memory::format_tag::any);
+  const memory::desc w_plain({p.in, p.out}, element, memory::format_tag::ba);
+  const memory::desc w_any({p.in, p.out}, element, memory::format_tag::any);
   const memory::desc y_desc({p.rows, p.out}, memory::data_type::f32,
                             memory::format_tag::ab);
   const dnnl::matmul::primitive_desc desc(dnnl::matmul::desc(x_desc, w_any, y_desc),
@@ -90,8 +101,11 @@ void Shapes(benchmark::internal::Benchmark* bench) {
   bench->UseRealTime()->MinTime(0.1);
 }
 
-BENCHMARK(Ours)->Apply(Shapes);
-BENCHMARK(OneDnn)->Apply(Shapes);
+BENCHMARK_CAPTURE(Ours, bf16, DType::kBf16, DType::kBf16)->Apply(Shapes);
+BENCHMARK_CAPTURE(OneDnn, bf16, DType::kBf16)->Apply(Shapes);
+BENCHMARK_CAPTURE(Ours, f32, DType::kF32, DType::kF32)->Apply(Shapes);
+BENCHMARK_CAPTURE(OneDnn, f32, DType::kF32)->Apply(Shapes);
+BENCHMARK_CAPTURE(Ours, int8, DType::kBf16, DType::kI8)->Apply(Shapes);
 
 }  // namespace
 }  // namespace goldfinch
