@@ -48,6 +48,9 @@ class ModelEngineImpl final : public ModelEngine {
       free_slots_.push_back(slot);
     spans_.reserve(sequences_.size());
     rows_.reserve(kLogitRows);
+    sample_requests_.reserve(kLogitRows);
+    score_requests_.reserve(kLogitRows);
+    backend_->Prepare(limits.max_rows, config().vocab_size);
   }
 
   const EngineInfo& info() const override { return info_; }

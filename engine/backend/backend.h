@@ -74,6 +74,10 @@ class Backend {
   virtual void Zero(void* device, std::int64_t bytes) = 0;
   virtual void Synchronize() = 0;
 
+  // Takes what ops of up to `rows` rows and logits of `vocab_size` columns need besides
+  // their arguments, so that a step takes nothing.
+  virtual void Prepare(std::int64_t rows, std::int64_t vocab_size) = 0;
+
   // Ops of one step come between the two, closely one after another: a device may keep
   // its threads awake meanwhile.
   virtual void BeginStep() = 0;
