@@ -75,12 +75,10 @@ ThreadPool::~ThreadPool() {
 
 void ThreadPool::Run(std::int64_t count, std::int64_t grain, Call call,
                      const void* context) {
-  const std::int64_t threads = num_threads();
   call_ = call;
   context_ = context;
   count_ = count;
-  // A few pieces a thread, so that one held up by the system does not hold up all.
-  piece_ = std::max(grain, (count + threads * 4 - 1) / (threads * 4));
+  grain_ = grain;
   next_.store(0, std::memory_order_relaxed);
   busy_.store(static_cast<int>(workers_.size()), std::memory_order_relaxed);
   generation_.fetch_add(1);
@@ -98,10 +96,16 @@ void ThreadPool::Run(std::int64_t count, std::int64_t grain, Call call,
 }
 
 void ThreadPool::TakePieces() {
-  for (;;) {
-    const std::int64_t begin = next_.fetch_add(piece_, std::memory_order_relaxed);
-    if (begin >= count_) return;
-    call_(context_, begin, std::min(begin + piece_, count_));
+  // Large pieces first, small ones last: neither a thread that the system holds up nor an
+  // uneven number of pieces leaves the others waiting for long.
+  const std::int64_t share = 2 * num_threads();
+  std::int64_t begin = next_.load(std::memory_order_relaxed);
+  while (begin < count_) {
+    const std::int64_t piece = std::max(grain_, (count_ - begin) / share);
+    const std::int64_t end = std::min(begin + piece, count_);
+    if (!next_.compare_exchange_weak(begin, end, std::memory_order_relaxed)) continue;
+    call_(context_, begin, end);
+    begin = next_.load(std::memory_order_relaxed);
   }
 }
 

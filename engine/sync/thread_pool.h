@@ -64,7 +64,7 @@ class ThreadPool {
   Call call_ = nullptr;
   const void* context_ = nullptr;
   std::int64_t count_ = 0;
-  std::int64_t piece_ = 1;
+  std::int64_t grain_ = 1;
 
   alignas(64) std::atomic<std::uint64_t> generation_{0};
   alignas(64) std::atomic<std::int64_t> next_{0};
