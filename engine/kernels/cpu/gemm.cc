@@ -3,17 +3,17 @@
 //   y : [rows, out]  f32 or bf16        nothing aliases but what an epilogue updates
 // Every sum has one accumulator that takes k = 0, 1, 2, ... in order (with bf16 pairs:
 // (0,1), (2,3), ...), whatever the number of rows: the rows and panels processed together
-// only share loads. A panel is at most a few hundred KB and stays in the second level
-// cache while all rows pass over it, so k needs no blocking.
+// only share loads. A panel of a few hundred KB stays in the second level cache while all
+// rows pass over it; a larger one goes in pieces, sums waiting on the stack between them.
 //
 // Memory: with one block of rows every weight is read once, straight from memory, and
 // asked for a few KB ahead, across the ends of pages and panels where the hardware's own
-// prefetching starts anew. With more, the last two blocks ask for the next panel.
+// prefetching starts anew. With more, blocks ask for the rows of the next one, and the
+// last two for the next panel.
 //
 // int8 weights are exact in bf16 and float32, so they are widened and multiplied as
 // such, and the sum is scaled once at the end. Few rows widen in registers; many rows
-// share a widened piece of the panel, their sums waiting on the stack between pieces: the
-// same operations in the same order.
+// share a widened piece of the panel: the same operations in the same order.
 #include "engine/kernels/cpu/epilogue.h"
 #include "engine/kernels/cpu/kernels_isa.h"
 #include "engine/kernels/cpu/simd.h"
@@ -62,10 +62,10 @@ struct AskAhead {
   }
 };
 
-// or a line of the next panel a step.
+// or a line a step of something that comes next.
 struct AskNext {
   const char* next;
-  std::int64_t step;  // 0: nothing new
+  std::int64_t step;  // 64, or 0: nothing new
 
   GOLDFINCH_INLINE void Ask(const void*, std::int64_t, std::int64_t) {
     __builtin_prefetch(next, 0, 2);
@@ -260,38 +260,70 @@ GOLDFINCH_INLINE void ForBlocks(std::int64_t begin, std::int64_t end, const F& f
   }
 }
 
-#if defined(__AVX512BF16__)
-// int8 panels for many rows: pieces of 1024 inputs are widened once for up to 192 rows.
-void WidenedPanel(const GemmArgs& args, std::int64_t row_begin, std::int64_t row_end,
-                  std::int64_t panel) {
-  constexpr std::int64_t kPiece = 1024, kMaxRows = 192;
-  static_assert(kMaxRows % kRows == 0);
-  alignas(64) std::uint16_t wide[kPiece * kPanelColumns];
-  F32x16 sums[kMaxRows][2];
-  const GemmPanels& w = args.w;
-  const auto* i8 = static_cast<const std::int8_t*>(w.data) + panel * w.panel_bytes;
-  for (std::int64_t first = row_begin; first < row_end; first += kMaxRows) {
-    const std::int64_t last = first + kMaxRows < row_end ? first + kMaxRows : row_end;
-    for (std::int64_t k = 0; k < w.in; k += kPiece) {
-      const std::int64_t count = w.in - k < kPiece ? w.in - k : kPiece;
-      const std::int64_t padded = (count + 1) / 2 * 2 * kPanelColumns;
-      for (std::int64_t i = 0; i < padded; i += kPanelColumns)
-        _mm512_store_si512(wide + i, LoadPairs(i8 + k * kPanelColumns + i));
+// Inputs that pass over a panel in one piece, and rows whose sums wait between pieces.
+inline constexpr std::int64_t kPiece = 1024, kPieceRows = 192;
+static_assert(kPieceRows % kRows == 0);
+
+// A panel in pieces of kPiece inputs: piece(k, count) gives the weights of inputs k and
+// on, of the type of x or wider stored ones made so.
+template <typename T, typename Piece>
+GOLDFINCH_INLINE void PanelInPieces(const GemmArgs& args, std::int64_t row_begin,
+                                    std::int64_t row_end, std::int64_t panel,
+                                    const Piece& piece) {
+  F32x16 sums[kPieceRows][2];
+  const std::int64_t in = args.w.in;
+  const auto* x = static_cast<const T*>(args.x.data);
+  for (std::int64_t first = row_begin; first < row_end; first += kPieceRows) {
+    const std::int64_t last = first + kPieceRows < row_end ? first + kPieceRows : row_end;
+    for (std::int64_t k = 0; k < in; k += kPiece) {
+      const std::int64_t count = in - k < kPiece ? in - k : kPiece;
+      const T* w = piece(k, count);
       ForBlocks(first, last, [&]<int kCount>(std::int64_t row, std::int64_t) {
         Accumulators<kCount> acc = {};
         F32x16(*kept)[2] = sums + (row - first);
+        if (k == 0) StartPanel<kCount>(args, row, panel, acc.sum[0]);
         for (int m = 0; k > 0 && m < kCount; ++m)
           for (int half = 0; half < 2; ++half) acc.sum[0][m][half] = kept[m][half];
-        AccumulatePairs<kCount, 1>(args.x.bf16(row) + k, args.x.stride, wide, 0, count,
-                                   AskNext{nullptr, 0}, acc);
-        if (k + count == w.in) return FinishPanel<kCount>(args, row, panel, acc.sum[0]);
+        const T* rows = x + row * args.x.stride + k;
+        const AskNext ask = {reinterpret_cast<const char*>(w), 0};
+        if constexpr (sizeof(T) == sizeof(float))
+          AccumulatePlain<kCount, 1>(rows, args.x.stride, w, 0, count, ask, acc);
+        else
+          AccumulateBf16<kCount, 1>(rows, args.x.stride, w, 0, count, ask, acc);
+        if (k + count == in) return FinishPanel<kCount>(args, row, panel, acc.sum[0]);
         for (int m = 0; m < kCount; ++m)
           for (int half = 0; half < 2; ++half) kept[m][half] = acc.sum[0][m][half];
       });
     }
   }
 }
+
+#if defined(__AVX512BF16__)
+// int8 panels for many rows: a piece is widened once for all of them.
+void WidenedPanel(const GemmArgs& args, std::int64_t row_begin, std::int64_t row_end,
+                  std::int64_t panel) {
+  alignas(64) std::uint16_t wide[kPiece * kPanelColumns];
+  const auto* i8 =
+      static_cast<const std::int8_t*>(args.w.data) + panel * args.w.panel_bytes;
+  PanelInPieces<std::uint16_t>(
+      args, row_begin, row_end, panel, [&](std::int64_t k, std::int64_t count) {
+        const std::int64_t padded = (count + 1) / 2 * 2 * kPanelColumns;
+        for (std::int64_t i = 0; i < padded; i += kPanelColumns)
+          _mm512_store_si512(wide + i, LoadPairs(i8 + k * kPanelColumns + i));
+        return static_cast<const std::uint16_t*>(wide);
+      });
+}
 #endif
+
+// float32 panels too large for the second level cache.
+void LargePanel(const GemmArgs& args, std::int64_t row_begin, std::int64_t row_end,
+                std::int64_t panel) {
+  const auto* data = reinterpret_cast<const float*>(
+      static_cast<const char*>(args.w.data) + panel * args.w.panel_bytes);
+  PanelInPieces<float>(
+      args, row_begin, row_end, panel,
+      [&](std::int64_t k, std::int64_t) { return data + k * kPanelColumns; });
+}
 
 }  // namespace
 
@@ -303,6 +335,11 @@ void Gemm(const GemmArgs& args, std::int64_t row_begin, std::int64_t row_end,
     return WithCount<kRows>(rows, [&]<int kCount>() {
       Stream<kCount>(args, row_begin, panel_begin, panel_end);
     });
+  const auto rows_at = [&](std::int64_t row) {
+    return static_cast<const char*>(args.x.data) +
+           row * args.x.stride * SizeOf(args.x.type);
+  };
+  constexpr std::int64_t kLargePanelBytes = 512 * 1024;
   for (std::int64_t panel = panel_begin; panel < panel_end; ++panel) {
 #if defined(__AVX512BF16__)
     if (w.storage == DType::kI8 && w.type == DType::kBf16) {
@@ -310,13 +347,17 @@ void Gemm(const GemmArgs& args, std::int64_t row_begin, std::int64_t row_end,
       continue;
     }
 #endif
-    const char* data = static_cast<const char*>(w.data) + panel * w.panel_bytes;
+    if (w.storage == DType::kF32 && w.panel_bytes > kLargePanelBytes) {
+      LargePanel(args, row_begin, row_end, panel);
+      continue;
+    }
+    const char* next = static_cast<const char*>(w.data) + (panel + 1) * w.panel_bytes;
     ForBlocks(row_begin, row_end, [&]<int kCount>(std::int64_t row, std::int64_t left) {
-      // The last two blocks ask for half of the next panel each.
-      const std::int64_t first = left == 2 ? 0 : w.panel_bytes / 2 / 64 * 64;
-      const AskNext ask =
-          left <= 2 ? AskNext{data + w.panel_bytes + first, 64} : AskNext{data, 0};
-      Block<kCount, 1>(args, row, panel, ask);
+      // The last two blocks ask for half of the next panel each, the others for the rows
+      // of the block behind them.
+      const char* half = left == 2 ? next : next + w.panel_bytes / 2 / 64 * 64;
+      Block<kCount, 1>(args, row, panel,
+                       AskNext{left <= 2 ? half : rows_at(row + kCount), 64});
     });
   }
 }

@@ -141,6 +141,8 @@ constexpr Shape kLawShapes[] = {{64, 64}, {3, 40}, {131, 33}, {24, 545}, {257, 1
 TEST_P(GemmTest, Float32RowHasTheSameBitsAmongAnyNumberOfRows) {
   for (const Shape shape : kLawShapes)
     ExpectRowsKeepTheirBits(shape, DType::kF32, DType::kF32);
+  // A panel of more than 512 KB goes in pieces where rows are many.
+  ExpectRowsKeepTheirBits({4101, 40}, DType::kF32, DType::kF32);
 }
 
 TEST_P(GemmTest, Bf16RowHasTheSameBitsAmongAnyNumberOfRows) {
