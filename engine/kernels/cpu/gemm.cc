@@ -261,7 +261,7 @@ GOLDFINCH_INLINE void ForBlocks(std::int64_t begin, std::int64_t end, const F& f
 }
 
 // Inputs that pass over a panel in one piece, and rows whose sums wait between pieces.
-inline constexpr std::int64_t kPiece = 1024, kPieceRows = 192;
+inline constexpr std::int64_t kPiece = 512, kPieceRows = 192;
 static_assert(kPieceRows % kRows == 0);
 
 // A panel in pieces of kPiece inputs: piece(k, count) gives the weights of inputs k and
@@ -278,14 +278,18 @@ GOLDFINCH_INLINE void PanelInPieces(const GemmArgs& args, std::int64_t row_begin
     for (std::int64_t k = 0; k < in; k += kPiece) {
       const std::int64_t count = in - k < kPiece ? in - k : kPiece;
       const T* w = piece(k, count);
-      ForBlocks(first, last, [&]<int kCount>(std::int64_t row, std::int64_t) {
+      // The last block asks for the stored weights behind this piece.
+      const char* next = static_cast<const char*>(args.w.data) +
+                         panel * args.w.panel_bytes +
+                         (k + count) * kPanelColumns * SizeOf(args.w.storage);
+      ForBlocks(first, last, [&]<int kCount>(std::int64_t row, std::int64_t left) {
         Accumulators<kCount> acc = {};
         F32x16(*kept)[2] = sums + (row - first);
         if (k == 0) StartPanel<kCount>(args, row, panel, acc.sum[0]);
         for (int m = 0; k > 0 && m < kCount; ++m)
           for (int half = 0; half < 2; ++half) acc.sum[0][m][half] = kept[m][half];
         const T* rows = x + row * args.x.stride + k;
-        const AskNext ask = {reinterpret_cast<const char*>(w), 0};
+        const AskNext ask = {next, left == 1 ? 64 : 0};
         if constexpr (sizeof(T) == sizeof(float))
           AccumulatePlain<kCount, 1>(rows, args.x.stride, w, 0, count, ask, acc);
         else
