@@ -10,7 +10,7 @@
 // the sequence and come in order, so a query's bits depend on the tokens before it alone.
 //
 // A call takes rows that see the same tiles and some of the heads: a tile's head is read
-// once for all the rows, and the next one is asked for meanwhile.
+// once for all the rows, and a later one is asked for meanwhile.
 //
 // Rope: pairs (2i, 2i+1) of each head are rotated by position * frequency[i], the angle
 // in float64 so that the error does not grow with the position.
@@ -32,14 +32,14 @@ struct Fold {
   float weights;
 };
 
-// What to ask memory for: the same bytes of the head that is read next.
+// What to ask memory for: the same bytes of a head that is read soon.
 struct Ahead {
   const char* next;
   template <typename T>
   GOLDFINCH_INLINE void Ask(std::int64_t element, std::int64_t count) const {
     const char* p = next + element * static_cast<std::int64_t>(sizeof(T));
     for (std::int64_t i = 0; i < count * static_cast<std::int64_t>(sizeof(T)); i += 64)
-      __builtin_prefetch(p + i);
+      __builtin_prefetch(p + i, 0, 2);
   }
 };
 
@@ -143,12 +143,15 @@ void AttendTiles(const AttendArgs& args, const AttendPart& part) {
       for (std::int64_t head = part.head_begin; head < part.head_end; ++head)
         Save(none, args.carry.f32(row) + head * kCarry);
   }
+  const std::int64_t heads = part.head_end - part.head_begin;
   for (std::int32_t i = first; i < last; ++i) {
     for (std::int64_t head = part.head_begin; head < part.head_end; ++head) {
       const T* tile = tile_head(i, head);
-      const T* next = tile + head_size;
-      if (head + 1 == part.head_end)
-        next = i + 1 < last ? tile_head(i + 1, part.head_begin) : tile;
+      // Two heads on, in the order in which they are read.
+      const std::int64_t on = head - part.head_begin + 2;
+      const std::int64_t later = i + on / heads;
+      const T* next = tile_head(later < last ? static_cast<std::int32_t>(later) : i,
+                                part.head_begin + on % heads);
       for (std::int64_t row = part.row_begin; row < part.row_end; ++row) {
         const std::int64_t seen = args.position[row] + 1 - args.tile_position[i];
         const std::int64_t count = seen < kv.page_tokens ? seen : kv.page_tokens;
