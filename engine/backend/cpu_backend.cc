@@ -214,7 +214,7 @@ void CpuBackend::Gemm(std::span<const Product> products) {
   std::int64_t all_panels = 0;
   for (const Product& p : products) all_panels += PanelsOf(p);
   const bool narrow = all_panels < 8 * pool_.num_threads();
-  std::int64_t tasks = 0, work = 0;
+  std::int64_t tasks = 0, work = 0, most_rows = 0;
   for (std::size_t i = 0; i < products.size(); ++i) {
     const auto& [x, weights, y, epilogue] = products[i];
     const GemmPanels& w = static_cast<const CpuPackedWeights&>(*weights).panels();
@@ -225,14 +225,16 @@ void CpuBackend::Gemm(std::span<const Product> products) {
     const std::int64_t row_piece = narrow ? std::min(kRowPiece, x.rows) : x.rows;
     cuts[i] = {{x, w, y, epilogue}, PanelsOf(products[i]), row_piece, tasks};
     if (x.rows == 0) continue;
+    most_rows = std::max(most_rows, x.rows);
     tasks += cuts[i].panels * ((x.rows + row_piece - 1) / row_piece);
     work += w.in * kPanelColumns * cuts[i].panels * x.rows;
   }
   if (tasks == 0) return;
   const std::int64_t task_work = std::max<std::int64_t>(1, work / tasks);
   const std::int64_t grain = std::max<std::int64_t>(1, 4 * kGrainElements / task_work);
-  // Kernels take up to four panels side by side where rows are few.
-  const std::int64_t unit = tasks >= 8 * pool_.num_threads() ? 4 : 1;
+  // Kernels take up to four panels side by side where rows are few. With more rows large
+  // units would leave a thread waiting for the other's last one.
+  const std::int64_t unit = most_rows <= 4 && tasks >= 8 * pool_.num_threads() ? 4 : 1;
   const std::int64_t units = (tasks + unit - 1) / unit;
   pool_.ParallelFor(units, (grain + unit - 1) / unit, [&](auto first, auto last) {
     const std::int64_t begin = first * unit, end = std::min(last * unit, tasks);
