@@ -84,8 +84,12 @@ class ModelEngineImpl final : public ModelEngine {
     model_.WriteCache(sequence.pages, sequence.length, tokens, keys);
     sequence.length += count;
   }
+  void Save(SequenceId id, SequenceImage& image) override;
+  absl::StatusOr<SequenceId> Restore(const SequenceSpec& spec, const SequenceImage& image,
+                                     std::span<const TokenId> history) override;
 
  private:
+  absl::Status CheckImage(const SequenceImage& image) const;
   absl::StatusOr<SequenceId> OpenSequence(const SequenceSpec& spec, SequenceId parent,
                                           std::int64_t at);
   Sequence& Get(SequenceId id) { return sequences_[static_cast<std::size_t>(id)]; }
@@ -175,6 +179,65 @@ void ModelEngineImpl::Close(SequenceId id) {
     if (pool_.Unref(page)) model_.DropExpanded(page);
   sequence = Sequence{};
   free_slots_.push_back(static_cast<std::int32_t>(id));
+}
+
+void ModelEngineImpl::Save(SequenceId id, SequenceImage& image) {
+  const Sequence& sequence = Get(id);
+  GOLDFINCH_CHECK(sequence.open && sequence.parent == SequenceId::kNone);
+  image.length = sequence.length;
+  image.num_generated = sequence.num_generated;
+  model_.ReadCache(sequence.pages, sequence.length, image.tokens, image.keys);
+  model_.ReadState(static_cast<std::int32_t>(id), image.state);
+}
+
+absl::Status ModelEngineImpl::CheckImage(const SequenceImage& image) const {
+  const auto expect = [](const char* what, std::size_t got,
+                         std::int64_t want) -> absl::Status {
+    if (static_cast<std::int64_t>(got) == want) return absl::OkStatus();
+    return absl::InvalidArgumentError(
+        absl::StrCat("the sequence's ", what, " are ", got, "; this model has ", want));
+  };
+  if (image.length < 0 || image.num_generated < 0 || image.num_generated > image.length)
+    return absl::InvalidArgumentError(absl::StrCat(
+        "the sequence has ", image.length, " tokens, ", image.num_generated, " sampled"));
+  const bool cached = config().num_gold() > 0;
+  const std::int64_t tokens = cached ? image.length : 0;
+  absl::Status status = expect("tokens", image.tokens.size(), tokens);
+  if (status.ok())
+    status =
+        expect("bytes of keys", image.keys.size(), tokens * model_.stored_key_bytes());
+  if (status.ok())
+    status = expect("bytes of state", image.state.size(), model_.state_bytes());
+  for (std::size_t i = 0; status.ok() && i < image.tokens.size(); ++i)
+    if (image.tokens[i] < 0 || image.tokens[i] >= info_.vocab_size)
+      status = absl::InvalidArgumentError(
+          absl::StrCat("the sequence's token ", i, " is ", image.tokens[i],
+                       "; it must be in [0, ", info_.vocab_size, ")"));
+  return status;
+}
+
+absl::StatusOr<SequenceId> ModelEngineImpl::Restore(const SequenceSpec& spec,
+                                                    const SequenceImage& image,
+                                                    std::span<const TokenId> history) {
+  if (absl::Status status = CheckImage(image); !status.ok()) return status;
+  GOLDFINCH_CHECK(image.length <= spec.max_tokens);
+  GOLDFINCH_CHECK(!spec.sampling.HasPenalties() ||
+                  static_cast<std::int64_t>(history.size()) >= image.length);
+  auto id = Open(spec);
+  if (!id.ok()) return id;
+  Sequence& sequence = Get(*id);
+  model_.WriteCache(sequence.pages, 0, image.tokens, image.keys);
+  model_.WriteState(static_cast<std::int32_t>(*id), image.state);
+  sequence.length = image.length;
+  sequence.num_generated = image.num_generated;
+  if (sequence.counts.has_value()) {
+    const std::int64_t prompt =
+        std::min(static_cast<std::int64_t>(history.size()), spec.first_logits + 1);
+    sequence.counts->AddPrompt(history.first(static_cast<std::size_t>(prompt)));
+    for (const TokenId token : history.subspan(static_cast<std::size_t>(prompt)))
+      sequence.counts->AddOutput(token);
+  }
+  return id;
 }
 
 void ModelEngineImpl::Feed(Sequence& sequence, std::span<const TokenId> tokens) {

@@ -1,6 +1,7 @@
 #include "engine/model/gold_cache.h"
 
 #include <algorithm>
+#include <array>
 #include <cmath>
 #include <numeric>
 #include <vector>
@@ -84,6 +85,10 @@ void GoldCache::Append(const Matrix& x, const std::int32_t* tokens,
   b_.ScatterTokens(tokens, index, x.rows, tokens_);
 }
 
+std::int64_t GoldCache::stored_key_bytes() const {
+  return RowBytes(config_, shape_.storage) - TokenBytes(config_);
+}
+
 std::int64_t GoldCache::RowBytes(const ModelConfig& config, DType storage) {
   return TokenBytes(config) + config.compressed_dim() * SizeOf(storage) +
          (storage == DType::kI8 ? kScaleBytes : 0);
@@ -93,17 +98,44 @@ void GoldCache::WriteRows(std::int64_t row, std::span<const TokenId> tokens,
                           std::span<const std::byte> keys) {
   const auto count = static_cast<std::int64_t>(tokens.size());
   const std::int64_t key_bytes = keys_.cols * SizeOf(keys_.type);
-  const std::int64_t stored_bytes = key_bytes + (scales_ != nullptr ? kScaleBytes : 0);
-  GOLDFINCH_CHECK(static_cast<std::int64_t>(keys.size()) == count * stored_bytes);
+  GOLDFINCH_CHECK(count <= kMaxPageTokens &&
+                  static_cast<std::int64_t>(keys.size()) == count * stored_key_bytes());
+  std::array<std::uint16_t, kMaxPageTokens> narrow;
+  std::transform(tokens.begin(), tokens.end(), narrow.begin(),
+                 [](TokenId token) { return static_cast<std::uint16_t>(token); });
+  b_.CopyToDevice(
+      TokenAt(row),
+      tokens_.narrow ? static_cast<const void*>(narrow.data()) : tokens.data(),
+      count * TokenBytes(config_));
+  if (scales_ == nullptr) {
+    b_.CopyToDevice(keys_.RowsFrom(row, count).data, keys.data(), count * key_bytes);
+    return;
+  }
   for (std::int64_t i = 0; i < count; ++i) {
-    const std::byte* key = keys.data() + i * stored_bytes;
-    const TokenId token = tokens[static_cast<std::size_t>(i)];
-    const auto narrow = static_cast<std::uint16_t>(token);
-    const void* stored = tokens_.narrow ? static_cast<const void*>(&narrow) : &token;
-    b_.CopyToDevice(TokenAt(row + i), stored, TokenBytes(config_));
+    const std::byte* key = keys.data() + i * stored_key_bytes();
     b_.CopyToDevice(keys_.RowsFrom(row + i, 1).data, key, key_bytes);
-    if (scales_ != nullptr)
-      b_.CopyToDevice(scales_ + row + i, key + key_bytes, kScaleBytes);
+    b_.CopyToDevice(scales_ + row + i, key + key_bytes, kScaleBytes);
+  }
+}
+
+void GoldCache::ReadRows(std::int64_t row, std::span<TokenId> tokens,
+                         std::span<std::byte> keys) const {
+  const auto count = static_cast<std::int64_t>(tokens.size());
+  const std::int64_t key_bytes = keys_.cols * SizeOf(keys_.type);
+  GOLDFINCH_CHECK(count <= kMaxPageTokens &&
+                  static_cast<std::int64_t>(keys.size()) == count * stored_key_bytes());
+  std::array<std::uint16_t, kMaxPageTokens> narrow;
+  b_.CopyToHost(tokens_.narrow ? static_cast<void*>(narrow.data()) : tokens.data(),
+                TokenAt(row), count * TokenBytes(config_));
+  if (tokens_.narrow) std::copy_n(narrow.begin(), count, tokens.begin());
+  if (scales_ == nullptr) {
+    b_.CopyToHost(keys.data(), keys_.RowsFrom(row, count).data, count * key_bytes);
+    return;
+  }
+  for (std::int64_t i = 0; i < count; ++i) {
+    std::byte* key = keys.data() + i * stored_key_bytes();
+    b_.CopyToHost(key, keys_.RowsFrom(row + i, 1).data, key_bytes);
+    b_.CopyToHost(key + key_bytes, scales_ + row + i, kScaleBytes);
   }
 }
 

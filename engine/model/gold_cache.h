@@ -70,10 +70,13 @@ class GoldCache {
   std::int64_t row_bytes() const { return RowBytes(config_, shape_.storage); }
   static std::int64_t RowBytes(const ModelConfig& config, DType storage);
 
-  // Stores host tokens and keys at consecutive rows of one page. A key is D/R elements
-  // of the storage type, then, in int8, its scale.
+  // Host tokens and keys to and from consecutive rows of one page. A key is D/R elements
+  // of the storage type, then, in int8, its scale: stored_key_bytes() in all.
   void WriteRows(std::int64_t row, std::span<const TokenId> tokens,
                  std::span<const std::byte> keys);
+  void ReadRows(std::int64_t row, std::span<TokenId> tokens,
+                std::span<std::byte> keys) const;
+  std::int64_t stored_key_bytes() const;
 
   // Copies the rows of one page, for a branch that will write to its own copy.
   void CopyPage(std::int32_t from, std::int32_t to);

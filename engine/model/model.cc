@@ -137,21 +137,63 @@ void Model::PoisonGoldShifts(std::int32_t slot) {
   }
 }
 
+template <typename Visit>
+void Model::ForEachRun(std::span<const std::int32_t> pages, std::int64_t begin,
+                       std::int64_t count, const Visit& visit) const {
+  const std::int64_t page_tokens = limits_.page_tokens;
+  for (std::int64_t done = 0; done < count;) {
+    const std::int64_t position = begin + done, offset = position % page_tokens;
+    const std::int64_t run = std::min(count - done, page_tokens - offset);
+    const std::int64_t page = pages[static_cast<std::size_t>(position / page_tokens)];
+    visit(page * page_tokens + offset, static_cast<std::size_t>(done),
+          static_cast<std::size_t>(run));
+    done += run;
+  }
+}
+
 void Model::WriteCache(std::span<const std::int32_t> pages, std::int64_t position,
                        std::span<const TokenId> tokens, std::span<const std::byte> keys) {
   if (cache_ == nullptr) return;
-  const std::int64_t page_tokens = limits_.page_tokens;
-  const std::size_t key_bytes = keys.size() / tokens.size();
-  for (std::size_t done = 0; done < tokens.size();) {
-    const std::int64_t offset = position % page_tokens;
-    const std::size_t count =
-        std::min(tokens.size() - done, static_cast<std::size_t>(page_tokens - offset));
-    const std::int64_t page = pages[static_cast<std::size_t>(position / page_tokens)];
-    cache_->WriteRows(page * page_tokens + offset, tokens.subspan(done, count),
-                      keys.subspan(done * key_bytes, count * key_bytes));
-    done += count;
-    position += static_cast<std::int64_t>(count);
-  }
+  const auto key_bytes = static_cast<std::size_t>(cache_->stored_key_bytes());
+  ForEachRun(pages, position, static_cast<std::int64_t>(tokens.size()),
+             [&](std::int64_t row, std::size_t at, std::size_t run) {
+               cache_->WriteRows(row, tokens.subspan(at, run),
+                                 keys.subspan(at * key_bytes, run * key_bytes));
+             });
+}
+
+void Model::ReadCache(std::span<const std::int32_t> pages, std::int64_t count,
+                      std::vector<TokenId>& tokens, std::vector<std::byte>& keys) const {
+  tokens.clear();
+  keys.clear();
+  if (cache_ == nullptr) return;
+  const auto key_bytes = static_cast<std::size_t>(cache_->stored_key_bytes());
+  tokens.resize(static_cast<std::size_t>(count));
+  keys.resize(tokens.size() * key_bytes);
+  ForEachRun(pages, 0, count, [&](std::int64_t row, std::size_t at, std::size_t run) {
+    cache_->ReadRows(row, std::span(tokens).subspan(at, run),
+                     std::span(keys).subspan(at * key_bytes, run * key_bytes));
+  });
+}
+
+void Model::ReadState(std::int32_t slot, std::vector<std::byte>& state) const {
+  state.resize(static_cast<std::size_t>(state_bytes()));
+  std::byte* to = state.data();
+  ForEachState([&](float* all, std::int64_t count) {
+    const std::int64_t bytes = count * static_cast<std::int64_t>(sizeof(float));
+    backend_.CopyToHost(to, all + slot * count, bytes);
+    to += bytes;
+  });
+}
+
+void Model::WriteState(std::int32_t slot, std::span<const std::byte> state) {
+  GOLDFINCH_CHECK(static_cast<std::int64_t>(state.size()) == state_bytes());
+  const std::byte* from = state.data();
+  ForEachState([&](float* all, std::int64_t count) {
+    const std::int64_t bytes = count * static_cast<std::int64_t>(sizeof(float));
+    backend_.CopyToDevice(all + slot * count, from, bytes);
+    from += bytes;
+  });
 }
 
 void Model::BuildBatch(std::span<const SpanInput> spans) {

@@ -67,9 +67,21 @@ class Model {
     return cache_ == nullptr ? 0 : cache_->row_bytes();
   }
 
+  // Bytes of one key in WriteCache and ReadCache; 0 without GOLD layers.
+  std::int64_t stored_key_bytes() const {
+    return cache_ == nullptr ? 0 : cache_->stored_key_bytes();
+  }
   // Stores tokens and compressed keys as they are, from `position` on.
   void WriteCache(std::span<const std::int32_t> pages, std::int64_t position,
                   std::span<const TokenId> tokens, std::span<const std::byte> keys);
+  // The first `count` tokens and their keys, as WriteCache takes them; nothing without
+  // GOLD layers.
+  void ReadCache(std::span<const std::int32_t> pages, std::int64_t count,
+                 std::vector<TokenId>& tokens, std::vector<std::byte>& keys) const;
+  // The state of a slot: layer after layer the two shift vectors and, where there is
+  // one, the recurrent state [heads, 64 key, 64 value]; float32.
+  void ReadState(std::int32_t slot, std::vector<std::byte>& state) const;
+  void WriteState(std::int32_t slot, std::span<const std::byte> state);
   // The page's content is about to change hands.
   void DropExpanded(std::int32_t page) { arena_->Drop(page); }
 
@@ -96,6 +108,11 @@ class Model {
   void RunGold(std::span<const SpanInput> spans, const Matrix& x);
   void BuildGold(std::span<const SpanInput> spans);
   LayerState State(std::int64_t layer) const;
+  // visit(cache row, index from `begin`, count) of the runs within pages that positions
+  // [begin, begin + count) are.
+  template <typename Visit>
+  void ForEachRun(std::span<const std::int32_t> pages, std::int64_t begin,
+                  std::int64_t count, const Visit& visit) const;
   // Every state array with its floats per slot.
   template <typename Visit>
   void ForEachState(const Visit& visit) const;
