@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <chrono>
 #include <cstdio>
+#include <cstring>
 #include <memory>
 #include <nlohmann/json.hpp>
 #include <random>
@@ -88,6 +89,7 @@ class Bench {
       }
     }
     SessionBytes();
+    for (const std::int64_t tokens : {8192, 65536}) Image(tokens);
   }
 
  private:
@@ -311,6 +313,46 @@ class Bench {
     // A transformer of the same shape keeps keys and values in every layer.
     Report("session_bytes/t:65536", bytes, "bytes",
            kTokens * 2 * config.n_embd * (bf16_ ? 2 : 4) * config.n_layer);
+  }
+
+  // Copying a whole session out of the engine and back, against copying as many bytes.
+  void Image(std::int64_t tokens) {
+    constexpr int kPasses = 9;
+    const std::string save = absl::StrCat("save/t:", tokens);
+    const std::string restore = absl::StrCat("restore/t:", tokens);
+    if (!(Wanted(save) || Wanted(restore)) || !FitsMemory(save, tokens, 2, true)) return;
+    std::fprintf(stderr, "%s ...\n", save.c_str());
+    ModelEngine& engine = EngineFor(tokens, 2, true);
+    const SequenceId id = Open(engine, tokens, tokens - 1);
+    FillCache(engine, id, tokens - 1);
+    SamplingParams sampling;
+    sampling.temperature = 0;
+    SequenceImage image;
+    engine.Save(id, image);
+    const std::size_t bytes =
+        image.tokens.size() * sizeof(TokenId) + image.keys.size() + image.state.size();
+    const std::vector<std::byte> from(bytes, std::byte{1});
+    std::vector<std::byte> to(bytes);
+    std::vector<double> copies, saves, restores;
+    for (int i = 0; i < kPasses; ++i) {
+      auto start = Clock::now();
+      std::memcpy(to.data(), from.data(), bytes);
+      copies.push_back(Seconds(start));
+      start = Clock::now();
+      engine.Save(id, image);
+      saves.push_back(Seconds(start));
+      start = Clock::now();
+      const auto restored = engine.Restore(
+          {.max_tokens = tokens, .first_logits = tokens - 1, .sampling = sampling}, image,
+          {});
+      restores.push_back(Seconds(start));
+      GOLDFINCH_CHECK(restored.ok());
+      engine.Close(*restored);
+    }
+    const double size = static_cast<double>(bytes), limit = size / Median(copies);
+    Report(save, size / Median(saves), "bytes/s", limit);
+    Report(restore, size / Median(restores), "bytes/s", limit);
+    engine.Close(id);
   }
 
   static double Median(std::vector<double> values) {
