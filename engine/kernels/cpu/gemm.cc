@@ -86,8 +86,8 @@ GOLDFINCH_INLINE void AccumulatePlain(const T* x, std::int64_t stride, const W* 
       const F32x16 w0 = Load(at), w1 = Load(at + kLanes);
       for (int m = 0; m < kCount; ++m) {
         const F32x16 xk = Splat(Value(x + m * stride + k));
-        acc.sum[p][m][0] += xk * w0;
-        acc.sum[p][m][1] += xk * w1;
+        acc.sum[p][m][0] = MulAdd(xk, w0, acc.sum[p][m][0]);
+        acc.sum[p][m][1] = MulAdd(xk, w1, acc.sum[p][m][1]);
       }
     }
   }
