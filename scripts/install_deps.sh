@@ -8,7 +8,7 @@ packages=(
   libgrpc++-dev protobuf-compiler protobuf-compiler-grpc libprotobuf-dev
   libabsl-dev prometheus-cpp-dev zlib1g-dev libcurl4-openssl-dev
   libcli11-dev libgtest-dev libgmock-dev libbenchmark-dev
-  libdnnl-dev nlohmann-json3-dev libspdlog-dev libxxhash-dev
+  libdnnl-dev nlohmann-json3-dev libspdlog-dev libxxhash-dev libssl-dev
   curl python3 python3-numpy python3-yaml
 )
 
