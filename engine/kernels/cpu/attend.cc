@@ -43,17 +43,74 @@ struct Ahead {
   }
 };
 
+// sum += w * x over 16 kVectors neighbouring elements, each on its own.
+template <int kVectors, typename T>
+struct Sums {
+  F32x16 sum[kVectors];
+
+  GOLDFINCH_INLINE explicit Sums(const F32x16* from) {
+    for (int i = 0; i < kVectors; ++i) sum[i] = from[i];
+  }
+  GOLDFINCH_INLINE void Add(F32x16 w, const T* x) {
+    for (int i = 0; i < kVectors; ++i) sum[i] = MulAdd(w, Load(x + i * kLanes), sum[i]);
+  }
+  GOLDFINCH_INLINE void Give(F32x16* to) const {
+    for (int i = 0; i < kVectors; ++i) to[i] = sum[i];
+  }
+};
+
+#if defined(__AVX512F__)
+// The same for bf16: 32 elements are one load, and their even and odd ones one more
+// instruction each, so sums are kept apart and put back in order at the end.
+template <>
+struct Sums<4, std::uint16_t> {
+  F32x16 even[2], odd[2];
+
+  GOLDFINCH_INLINE static F32x16 Pick(F32x16 a, F32x16 b, int first, int step) {
+    // Lanes first, first + step, ... of a and b behind one another; or, with a step of
+    // 0, lanes of a and b in turn from `first` on.
+    std::int32_t lane[kLanes];
+    for (int i = 0; i < kLanes; ++i)
+      lane[i] = step > 0 ? first + i * step : first + i / 2 + (i % 2) * 16;
+    return reinterpret_cast<F32x16>(_mm512_permutex2var_ps(reinterpret_cast<__m512>(a),
+                                                           _mm512_loadu_si512(lane),
+                                                           reinterpret_cast<__m512>(b)));
+  }
+
+  GOLDFINCH_INLINE explicit Sums(const F32x16* from) {
+    for (int i = 0; i < 2; ++i) {
+      even[i] = Pick(from[2 * i], from[2 * i + 1], 0, 2);
+      odd[i] = Pick(from[2 * i], from[2 * i + 1], 1, 2);
+    }
+  }
+  GOLDFINCH_INLINE void Add(F32x16 w, const std::uint16_t* x) {
+    for (int i = 0; i < 2; ++i) {
+      const __m512i both = _mm512_loadu_si512(x + 2 * i * kLanes);
+      const __m512i high = _mm512_set1_epi32(static_cast<int>(0xffff0000u));
+      even[i] = MulAdd(w, reinterpret_cast<F32x16>(_mm512_slli_epi32(both, 16)), even[i]);
+      odd[i] = MulAdd(w, reinterpret_cast<F32x16>(_mm512_and_si512(both, high)), odd[i]);
+    }
+  }
+  GOLDFINCH_INLINE void Give(F32x16* to) const {
+    for (int i = 0; i < 2; ++i) {
+      to[2 * i] = Pick(even[i], odd[i], 0, 0);
+      to[2 * i + 1] = Pick(even[i], odd[i], 8, 0);
+    }
+  }
+};
+#endif
+
 // Scores of kCount vectors of tokens.
 template <int kCount, typename T>
 GOLDFINCH_INLINE void ScoreVectors(const float* q, const T* keys, std::int64_t padded,
                                    float* score, const Ahead& ahead, std::int64_t at) {
   F32x16 sum[kCount] = {};
+  Sums<kCount, T> sums(sum);
   for (std::int64_t d = 0; d < kHead; ++d) {
-    const F32x16 qd = Splat(q[d]);
     ahead.Ask<T>(at + d * padded, kCount * kLanes);
-    for (int i = 0; i < kCount; ++i)
-      sum[i] = MulAdd(qd, Load(keys + d * padded + i * kLanes), sum[i]);
+    sums.Add(Splat(q[d]), keys + d * padded);
   }
+  sums.Give(sum);
   for (int i = 0; i < kCount; ++i) Store(sum[i], score + i * kLanes);
 }
 
@@ -100,13 +157,12 @@ GOLDFINCH_INLINE void FoldTile(const float* q, const T* tile, std::int64_t padde
   fold.weights = fold.weights * correction[0] + SumLanes(total);
   for (int part = 0; part < kParts; ++part) fold.sum[part] *= correction;
   const T* values = tile + kHead * padded;
+  Sums<kParts, T> sums(fold.sum);
   for (std::int64_t t = 0; t < count; ++t) {
-    const F32x16 w = Splat(weight[t]);
-    const T* value = values + t * kHead;
     ahead.Ask<T>(kHead * padded + t * kHead, kHead);
-    for (int part = 0; part < kParts; ++part)
-      fold.sum[part] = MulAdd(w, Load(value + part * kLanes), fold.sum[part]);
+    sums.Add(Splat(weight[t]), values + t * kHead);
   }
+  sums.Give(fold.sum);
 }
 
 GOLDFINCH_INLINE Fold Resume(const float* carry, bool first) {
