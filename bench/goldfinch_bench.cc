@@ -325,8 +325,6 @@ class Bench {
     ModelEngine& engine = EngineFor(tokens, 2, true);
     const SequenceId id = Open(engine, tokens, tokens - 1);
     FillCache(engine, id, tokens - 1);
-    SamplingParams sampling;
-    sampling.temperature = 0;
     SequenceImage image;
     engine.Save(id, image);
     const std::size_t bytes =
@@ -343,8 +341,7 @@ class Bench {
       saves.push_back(Seconds(start));
       start = Clock::now();
       const auto restored = engine.Restore(
-          {.max_tokens = tokens, .first_logits = tokens - 1, .sampling = sampling}, image,
-          {});
+          {.max_tokens = tokens, .first_logits = tokens - 1, .sampling = {}}, image, {});
       restores.push_back(Seconds(start));
       GOLDFINCH_CHECK(restored.ok());
       engine.Close(*restored);

@@ -238,8 +238,7 @@ void CpuBackend::Gemm(std::span<const Product> products) {
   const std::int64_t units = (tasks + unit - 1) / unit;
   pool_.ParallelFor(units, (grain + unit - 1) / unit, [&](auto first, auto last) {
     const std::int64_t begin = first * unit, end = std::min(last * unit, tasks);
-    std::size_t i = products.size() - 1;
-    while (cuts[i].first > begin || cuts[i].args.x.rows == 0) --i;
+    std::size_t i = 0;
     // Runs of panels of one product and one piece of its rows.
     for (std::int64_t task = begin; task < end;) {
       while (i + 1 < products.size() && task >= cuts[i + 1].first) ++i;

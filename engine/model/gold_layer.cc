@@ -14,15 +14,7 @@ void GoldTimeMix(LayerContext& context, const LayerWeights& layer,
   const Matrix q = work.r.Rows(x.rows), attended = work.y.Rows(x.rows);
   const Matrix normed = work.normed.Rows(x.rows);
 
-  b.NormShift({.x = x,
-               .norm = layer.ln1,
-               .state = state.att_shift,
-               .spans = context.spans,
-               .cur = cur,
-               .diff = diff,
-               .num_mixes = 1,
-               .mix = {w.maa_x},
-               .mixed = {mixed}});
+  StartTimeMix(context, layer, state, w.maa_x, x);
   b.Gemm({mixed, w.mix_q.down.get(), low, {.finish = Finish::kTanh}});
   b.Gemm({low,
           w.mix_q.up.get(),

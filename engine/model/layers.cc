@@ -23,15 +23,7 @@ void MixInputs(LayerContext& context, const LayerWeights& layer, const LayerStat
   const Matrix cur = work.cur.Rows(x.rows), diff = work.diff.Rows(x.rows);
   const Matrix mixed = work.mixed[0].Rows(x.rows);
   const Matrix z = work.mix_in.Rows(x.rows).Cols(0, w.mix_down->out());
-  b.NormShift({.x = x,
-               .norm = layer.ln1,
-               .state = state.att_shift,
-               .spans = context.spans,
-               .cur = cur,
-               .diff = diff,
-               .num_mixes = 1,
-               .mix = {w.maa_x},
-               .mixed = {mixed}});
+  StartTimeMix(context, layer, state, w.maa_x, x);
   b.Gemm({mixed, w.mix_down.get(), z, {.finish = Finish::kTanh}});
   Backend::Product up[5];
   for (std::size_t i = 0; i < out.size(); ++i) {
@@ -144,6 +136,20 @@ Workspace::Workspace(DeviceArena& arena, const ModelConfig& config, DType type,
   v = arena.Take(value_rows, a, DType::kF32);
   normed = arena.TakeInput(rows, a, type);
   ffn = arena.TakeInput(rows, f, type);
+}
+
+void StartTimeMix(LayerContext& context, const LayerWeights& layer,
+                  const LayerState& state, const float* maa_x, const Matrix& x) {
+  const Workspace& work = context.work;
+  context.backend.NormShift({.x = x,
+                             .norm = layer.ln1,
+                             .state = state.att_shift,
+                             .spans = context.spans,
+                             .cur = work.cur.Rows(x.rows),
+                             .diff = work.diff.Rows(x.rows),
+                             .num_mixes = 1,
+                             .mix = {maa_x},
+                             .mixed = {work.mixed[0].Rows(x.rows)}});
 }
 
 void FinchTimeMix(LayerContext& context, const LayerWeights& layer,

@@ -27,6 +27,11 @@ struct LayerState {
   float* wkv = nullptr;        // [slots, heads, 64, 64]; recurrent layers only
 };
 
+// What every time mix starts from, left in the workspace: cur = LN1(x), diff, and
+// lerp(x, p, maa_x) in mixed[0].
+void StartTimeMix(LayerContext& context, const LayerWeights& layer,
+                  const LayerState& state, const float* maa_x, const Matrix& x);
+
 // x += TimeMix(LN1(x)) of a recurrent layer.
 void FinchTimeMix(LayerContext& context, const LayerWeights& layer,
                   const LayerState& state, const Matrix& x);

@@ -56,12 +56,16 @@ void ThreadPool::PinWorkers() {
 #endif
 }
 
+// After what they wait for has been set: see WaitForLoop.
+void ThreadPool::WakeSleepers() {
+  if (sleeping_.load() == 0) return;
+  MutexLock lock(mu_);
+  wake_.NotifyAll();
+}
+
 void ThreadPool::BeginStep() {
   in_step_.store(true);
-  if (sleeping_.load() > 0) {
-    MutexLock lock(mu_);
-    wake_.NotifyAll();
-  }
+  WakeSleepers();
 }
 
 ThreadPool::~ThreadPool() {
@@ -82,10 +86,7 @@ void ThreadPool::Run(std::int64_t count, std::int64_t grain, Call call,
   next_.store(0, std::memory_order_relaxed);
   busy_.store(static_cast<int>(workers_.size()), std::memory_order_relaxed);
   generation_.fetch_add(1);
-  if (sleeping_.load() > 0) {
-    MutexLock lock(mu_);
-    wake_.NotifyAll();
-  }
+  WakeSleepers();
   TakePieces();
   for (int spin = 0; busy_.load(std::memory_order_acquire) != 0; ++spin) {
     if (spin < kSpins)

@@ -56,6 +56,7 @@ class ThreadPool {
   void Run(std::int64_t count, std::int64_t grain, Call call, const void* context);
   void Work();
   void TakePieces();
+  void WakeSleepers();
   void PinWorkers();
   // Waits for a loop newer than `seen`; false when the pool ends.
   bool WaitForLoop(std::uint64_t seen);

@@ -30,15 +30,12 @@ class ShiftTest : public OpTest {
     return out.Bits();
   }
 
-  // Runs NormShift over rows [begin, begin + rows of spans) of x.
-  std::pair<std::vector<RowBits>, std::vector<RowBits>> Shift(
-      const Tensor& x, std::int64_t begin, const reference::Spans& spans,
-      const DeviceArray<float>& state) {
-    const std::int64_t rows = spans.begin.back();
-    const Tensor cur(backend(), rows, kCols, DType::kF32);
-    const Tensor diff(backend(), rows, kCols, DType::kF32);
+  // NormShift of rows x, without mixes.
+  void StoreShift(const Matrix& x, const reference::Spans& spans,
+                  const DeviceArray<float>& state, const Tensor& cur,
+                  const Tensor& diff) {
     const DeviceSpans device(backend(), spans);
-    backend().NormShift({.x = x->RowsFrom(begin, rows),
+    backend().NormShift({.x = x,
                          .norm = norm_->get(),
                          .state = state.data(),
                          .spans = device.get(),
@@ -46,6 +43,16 @@ class ShiftTest : public OpTest {
                          .diff = *diff,
                          .mix = {},
                          .mixed = {}});
+  }
+
+  // Runs NormShift over rows [begin, begin + rows of spans) of x.
+  std::pair<std::vector<RowBits>, std::vector<RowBits>> Shift(
+      const Tensor& x, std::int64_t begin, const reference::Spans& spans,
+      const DeviceArray<float>& state) {
+    const std::int64_t rows = spans.begin.back();
+    const Tensor cur(backend(), rows, kCols, DType::kF32);
+    const Tensor diff(backend(), rows, kCols, DType::kF32);
+    StoreShift(x->RowsFrom(begin, rows), spans, state, cur, diff);
     EXPECT_TRUE(cur.SurroundingsAreIntact() && diff.SurroundingsAreIntact());
     return {cur.Bits(), diff.Bits()};
   }
@@ -79,15 +86,7 @@ TEST_P(ShiftTest, ValuesAreTheReferences) {
       Each([](double p, double c) { return p - c; }, want_prev, want_cur);
   const Tensor in(backend(), x), cur(backend(), 30, kCols, DType::kF32);
   const Tensor diff(backend(), 30, kCols, DType::kF32);
-  const DeviceSpans device(backend(), spans);
-  backend().NormShift({.x = *in,
-                       .norm = norm_->get(),
-                       .state = state.data(),
-                       .spans = device.get(),
-                       .cur = *cur,
-                       .diff = *diff,
-                       .mix = {},
-                       .mixed = {}});
+  StoreShift(*in, spans, state, cur, diff);
   // Looser than norm_test.cc's: what is tested here is which row went where.
   const auto tolerance = [](const Grid& g) { return Grid(g.rows(), g.cols(), 1e-4); };
   ExpectClose(cur.Read(), want_cur, tolerance(want_cur));
