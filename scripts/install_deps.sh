@@ -1,6 +1,9 @@
 #!/usr/bin/env bash
-# Installs what the build and the tests need on Debian 12, and nothing when it
-# is all there. Asks apt once, for the missing packages only.
+# Installs what the build needs on Debian 12, and nothing when it is all there. Asks
+# apt once, for the missing packages only.
+#
+#   scripts/install_deps.sh            # to build and run
+#   scripts/install_deps.sh --tests    # to run every test as well
 set -euo pipefail
 
 packages=(
@@ -9,8 +12,12 @@ packages=(
   libabsl-dev prometheus-cpp-dev zlib1g-dev libcurl4-openssl-dev
   libcli11-dev libgtest-dev libgmock-dev libbenchmark-dev
   libdnnl-dev nlohmann-json3-dev libspdlog-dev libxxhash-dev libssl-dev
+  libhiredis-dev
   curl python3 python3-numpy python3-yaml
 )
+# A server that tests start and stop themselves. Not for who only runs a model: its
+# package starts one as a service.
+[[ ${1:-} == --tests ]] && packages+=(redis-server)
 
 missing=()
 for package in "${packages[@]}"; do

@@ -13,7 +13,7 @@ cd "$(dirname "$0")/.."
 presets=("$@")
 ((${#presets[@]})) || presets=(release)
 
-scripts/install_deps.sh
+scripts/install_deps.sh --tests
 for preset in "${presets[@]}"; do
   echo "test: configuring and building $preset" >&2
   cmake --preset "$preset"

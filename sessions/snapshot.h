@@ -19,26 +19,36 @@
 #include "absl/status/statusor.h"
 #include "engine/sampling.h"
 #include "engine/token.h"
+#include "scheduler/request.h"
 #include "sessions/snapshot_key.h"
 
 namespace goldfinch {
 
 inline constexpr std::uint32_t kSnapshotVersion = 1;
 
-// What a generation that was broken off needs to go on with the very next token.
-struct Interrupted {
-  std::vector<TokenId> remaining_prompt;  // not fed yet
+// A session's last generation: enough to continue it with the very next token if it was
+// broken off, or to tell a client again what it did not receive. The tokens themselves
+// are the end of the session's history; text, partial characters and partial stop
+// strings are functions of them.
+struct Turn {
   std::int64_t max_tokens = 0;
   SamplingParams sampling;
   std::vector<std::string> stop;
-  std::vector<TokenId> stop_token_ids;
+  std::vector<TokenId> stop_token_ids;  // sorted
   bool include_stop = false;
   bool ignore_eos = false;
-  std::int64_t num_generated = 0;
-  std::vector<TokenId> undelivered;  // generated, not yet with the client
-  std::string partial_utf8;          // bytes of a character that is not complete
-  std::string partial_stop;          // bytes held back: they may begin a stop string
   std::int32_t priority = 0;
+  // Of all its tokens, those interrupted and resumed included; the last so many of the
+  // session's history.
+  std::int64_t num_generated = 0;
+  // One a generated token when sampling.num_logprobs >= 0, else empty.
+  std::vector<SampledToken> logprobs;
+  // How it ended; none while it can be continued.
+  struct End {
+    FinishReason reason = FinishReason::kStop;
+    StopMatch match;
+  };
+  std::optional<End> end;
 };
 
 struct Snapshot {
@@ -48,10 +58,11 @@ struct Snapshot {
   std::string session_id;        // 32 lowercase hex digits
   std::uint64_t generation = 0;  // raised with every park
   std::vector<TokenId> tokens;   // the whole history
-  std::int64_t key_bytes_per_token = 0;
-  std::vector<std::byte> keys;   // key_bytes_per_token for each of tokens
-  std::vector<std::byte> state;  // recurrent and shift states, opaque
-  std::optional<Interrupted> interrupted;
+  std::int64_t length = 0;       // the first so many have passed through the model
+  std::int64_t key_bytes_per_token = 0;  // 0: the model keeps none
+  std::vector<std::byte> keys;   // key_bytes_per_token for each of those `length` tokens
+  std::vector<std::byte> state;  // recurrent and shift states after them, opaque
+  std::optional<Turn> turn;
 };
 
 // Bounds of what a reader takes; beyond them is FAILED_PRECONDITION.

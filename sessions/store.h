@@ -1,9 +1,20 @@
-// Where parked sessions rest: bytes under a session id, with a generation.
+// Where parked sessions rest, and who may continue them: snapshots under a session id,
+// and claims on them.
 //
-// Invariant: an older generation never replaces a newer one, and an acknowledged Put
-// survives the end of the process. Any thread may call.
+// Several replicas share a store. A replica is an owner: it keeps one lease alive
+// (Renew) and claims each session it holds. Its claims are good while its lease is; once
+// that lapsed, another owner may claim what it held. A claim has an epoch, raised by
+// every Acquire, so that whoever lost a session can no longer write it, however late its
+// write arrives.
+//
+// Invariants: of all owners at most one has a good claim on a session. A Put or Delete
+// without one changes nothing. An older generation never replaces a newer one. An
+// acknowledged Put survives the end of the process, kill -9 included.
+//
+// Threads: any; calls block for as long as the medium takes, which is bounded.
 #pragma once
 
+#include <chrono>
 #include <cstddef>
 #include <cstdint>
 #include <string>
@@ -15,24 +26,74 @@
 
 namespace goldfinch {
 
-// An id that is not 32 lowercase hex digits is INVALID_ARGUMENT everywhere.
+// The right to continue and to write one session.
+struct Claim {
+  std::uint64_t epoch = 0;
+  std::uint64_t generation = 0;  // of what was stored when it was given; 0: nothing
+};
+
+// What is known of a snapshot without reading it.
+struct SnapshotInfo {
+  std::string tenant;
+  std::int64_t num_tokens = 0;
+};
+
+struct StoredSession {
+  std::string id;
+  SnapshotInfo info;
+  std::uint64_t generation = 0;
+  std::uint64_t bytes = 0;
+  std::chrono::system_clock::time_point stored_at;  // when it was last put
+  bool claimed = false;                             // by an owner whose lease is good
+};
+
+enum class AcquireMode {
+  kStored,  // NOT_FOUND when nothing is stored under the id
+  kNew,     // the id may be new; what is stored is claimed just the same
+};
+
+// An id that is not 32 lowercase hex digits is INVALID_ARGUMENT everywhere. UNAVAILABLE
+// when the medium fails or takes too long; RESOURCE_EXHAUSTED when it is full.
 class SnapshotStore {
  public:
   virtual ~SnapshotStore() = default;
 
-  // OK only when durable. FAILED_PRECONDITION when `generation` is not above the stored
-  // one; RESOURCE_EXHAUSTED when there is no room, UNAVAILABLE when the store fails: what
-  // was acknowledged before is then still there. After UNAVAILABLE the new one may be
-  // there too, so a retry takes a higher generation.
-  virtual absl::Status Put(std::string_view session_id, std::uint64_t generation,
+  // Makes this owner's lease last from now. After it had lapsed, earlier claims stay
+  // lost and Acquire works again.
+  virtual absl::Status Renew() = 0;
+  // By this process's own steady clock, at once: false from the moment another owner
+  // may have taken over.
+  virtual bool lease_is_good() const = 0;
+
+  // UNAVAILABLE while another owner has a good claim. Claiming what one holds already
+  // raises the epoch: the older claim is void.
+  virtual absl::StatusOr<Claim> Acquire(std::string_view session_id,
+                                        AcquireMode mode) = 0;
+  // Others may claim it. No error when the claim was lost before.
+  virtual absl::Status Release(std::string_view session_id, const Claim& claim) = 0;
+
+  // OK only when durable. FAILED_PRECONDITION, and nothing is changed, when the claim is
+  // not good any more or `generation` is not above the stored one. After UNAVAILABLE the
+  // new one may be there all the same, so a retry takes a higher generation.
+  virtual absl::Status Put(std::string_view session_id, const Claim& claim,
+                           std::uint64_t generation, const SnapshotInfo& info,
                            std::string_view bytes) = 0;
-  // NOT_FOUND when there is none, DATA_LOSS when it is damaged.
+  // Needs no claim. NOT_FOUND when there is none, DATA_LOSS when it is damaged.
   virtual absl::StatusOr<std::string> Get(std::string_view session_id) = 0;
-  // NOT_FOUND when there is none.
-  virtual absl::Status Delete(std::string_view session_id) = 0;
-  // Up to `limit` ids above `after` (empty: from the first), ascending.
-  virtual absl::StatusOr<std::vector<std::string>> List(std::string_view after,
-                                                        std::size_t limit) = 0;
+  virtual absl::StatusOr<StoredSession> Head(std::string_view session_id) = 0;
+  // With the claim, which ends. NOT_FOUND when nothing is stored (the claim ends too);
+  // FAILED_PRECONDITION when the claim is not good.
+  virtual absl::Status Delete(std::string_view session_id, const Claim& claim) = 0;
+
+  // Up to `limit` sessions of `tenant` with ids above `after` (empty: from the first),
+  // in ascending order of id.
+  virtual absl::StatusOr<std::vector<StoredSession>> List(std::string_view tenant,
+                                                          std::string_view after,
+                                                          std::size_t limit) = 0;
+
+  // Forgets what was stored longer ago than the store's time to live and is not claimed.
+  // Called now and then.
+  virtual absl::Status RemoveExpired() = 0;
 };
 
 }  // namespace goldfinch
