@@ -325,10 +325,10 @@ class Bench {
     ModelEngine& engine = EngineFor(tokens, 2, true);
     const SequenceId id = Open(engine, tokens, tokens - 1);
     FillCache(engine, id, tokens - 1);
-    SequenceImage image;
-    engine.Save(id, image);
-    const std::size_t bytes =
-        image.tokens.size() * sizeof(TokenId) + image.keys.size() + image.state.size();
+    const PrefixId kept = engine.Keep(id);
+    PrefixImage image;
+    engine.Save(kept, image);
+    const auto bytes = static_cast<std::size_t>(image.bytes());
     const std::vector<std::byte> from(bytes, std::byte{1});
     std::vector<std::byte> to(bytes);
     std::vector<double> copies, saves, restores;
@@ -337,15 +337,21 @@ class Bench {
       std::memcpy(to.data(), from.data(), bytes);
       copies.push_back(Seconds(start));
       start = Clock::now();
-      engine.Save(id, image);
+      const PrefixId prefix = engine.Keep(id);
+      engine.Save(prefix, image);
+      engine.Drop(prefix);
       saves.push_back(Seconds(start));
       start = Clock::now();
-      const auto restored = engine.Restore(
-          {.max_tokens = tokens, .first_logits = tokens - 1, .sampling = {}}, image, {});
+      const auto loaded = engine.Load(image);
+      GOLDFINCH_CHECK(loaded.ok());
+      const auto restored = engine.OpenFrom(
+          *loaded, {.max_tokens = tokens, .first_logits = tokens - 1}, {});
       restores.push_back(Seconds(start));
       GOLDFINCH_CHECK(restored.ok());
       engine.Close(*restored);
+      engine.Drop(*loaded);
     }
+    engine.Drop(kept);
     const double size = static_cast<double>(bytes), limit = size / Median(copies);
     Report(save, size / Median(saves), "bytes/s", limit);
     Report(restore, size / Median(restores), "bytes/s", limit);

@@ -1,15 +1,22 @@
-// The engine as the scheduler sees it: sequences that own a state slot and pages, and
-// Forward over a batch of spans of their tokens.
+// The engine as the scheduler sees it: sequences that own a state slot and pages,
+// Forward over a batch of spans of their tokens, and prefixes.
 //
-// Invariants: a sequence's memory is taken whole by Open or OpenBranch and given back
-// by Close, so Forward never runs out of it and never allocates. A sequence's outputs
-// depend on its own tokens and sampling parameters only, bit for bit: not on what
-// shares a batch, nor on how its tokens were cut into spans.
+// A prefix is a sequence at one position, kept as a value: its recurrent state in host
+// memory, its pages shared with whoever else holds them. It never changes, so any number
+// of sequences can go on from it; conversations at rest and the prefix cache are made of
+// them. Its image is the same without pages: bytes that can leave the device.
+//
+// Invariants: a sequence's memory is taken whole by Open, OpenBranch or OpenFrom and
+// given back by Close, so Forward never runs out of it and never allocates. A sequence's
+// outputs depend on its own tokens and sampling parameters only, bit for bit: not on what
+// shares a batch, how its tokens were cut into spans, or whether it goes on from a
+// prefix.
 //
 // Threads: one thread at a time calls the non-const methods (the step thread); info()
 // may be called from any thread.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <span>
 #include <string>
@@ -25,6 +32,9 @@ namespace goldfinch {
 // Names one open sequence; reused after Close.
 enum class SequenceId : std::int32_t { kNone = -1 };
 
+// Names one kept prefix; reused after Drop.
+enum class PrefixId : std::int32_t { kNone = -1 };
+
 // Constant for the life of an engine.
 struct EngineInfo {
   std::int32_t vocab_size = 0;
@@ -37,6 +47,10 @@ struct EngineInfo {
   // promise equal bits.
   std::string numerics_id;
   std::string model_fingerprint;  // 16 hexadecimal digits over config and weights
+  std::int64_t state_bytes = 0;   // of one sequence's state: host memory of a prefix
+  // Of one compressed key in an image: D/R elements as the cache holds them, in int8
+  // followed by a bf16 scale. 0 without GOLD layers.
+  std::int64_t key_bytes = 0;
 
   // Pages that `tokens` tokens occupy.
   std::int64_t PagesFor(std::int64_t tokens) const {
@@ -45,8 +59,24 @@ struct EngineInfo {
 };
 
 struct EngineUsage {
-  std::int64_t pages_used = 0;
+  std::int64_t pages_used = 0;  // by sequences or prefixes
+  std::int64_t pages_open = 0;  // of them, by sequences: no Drop can free these
   std::int32_t slots_used = 0;
+};
+
+// What a prefix is, in host memory. Loaded anywhere it continues with the same state, and
+// under the same numerics id with the same bits.
+struct PrefixImage {
+  std::int64_t length = 0;  // tokens it holds
+  // Of a model with a cache (GOLD layers); empty without, which keeps no tokens.
+  std::vector<TokenId> tokens;   // [length]
+  std::vector<std::byte> keys;   // [length, EngineInfo::key_bytes]
+  std::vector<std::byte> state;  // [EngineInfo::state_bytes], float32
+
+  std::int64_t bytes() const {
+    return static_cast<std::int64_t>(tokens.size() * sizeof(TokenId) + keys.size() +
+                                     state.size());
+  }
 };
 
 // What a sequence will need, told when it is opened.
@@ -56,9 +86,15 @@ struct SequenceSpec {
   // First position whose logits will be asked for. GOLD layers (G of them) run on the 2G
   // positions up to it and on all later ones, which is all that outputs depend on.
   std::int64_t first_logits = 0;
+  // Positions up to first_logits, ascending, at which Keep will be called, each for a
+  // prefix that anything can go on from: GOLD layers run on the 2G positions before each
+  // as well. No span may reach across one.
+  std::vector<std::int64_t> keep_at = {};
+  // Tokens sampled before, by the sequence this one goes on from.
+  std::int64_t num_generated = 0;
   // Tokens up to and including this position are the prompt to the penalties; tokens
   // the engine samples are the output.
-  SamplingParams sampling;
+  SamplingParams sampling = {};
 };
 
 // What is wanted of a span's rows.
@@ -109,8 +145,36 @@ class Engine {
   // `at` tokens. Cannot fail: everything was taken by OpenBranch.
   virtual void Branch(SequenceId child) = 0;
 
-  // Gives back the slot and the pages no other sequence shares.
+  // Gives back the slot, and the pages that nothing else holds.
   virtual void Close(SequenceId sequence) = 0;
+
+  // Keeps what the sequence holds now; the sequence goes on as before. Takes host memory
+  // (EngineInfo::state_bytes), no slot and no page.
+  virtual PrefixId Keep(SequenceId sequence) = 0;
+
+  // As Open, for a sequence that goes on from `base`, whose full pages it shares.
+  // spec.max_tokens counts the base's tokens. spec.first_logits is not below that of the
+  // sequence `base` was kept of, unless it was kept at one of its keep_at or after its
+  // first_logits. `history` is read with penalties only: the base's tokens and, where
+  // num_generated > 0, the one that was sampled and not fed yet.
+  virtual absl::StatusOr<SequenceId> OpenFrom(PrefixId base, const SequenceSpec& spec,
+                                              std::span<const TokenId> history) = 0;
+
+  // Pages that are free or held by prefixes only, and that OpenFrom would make a
+  // sequence hold.
+  virtual std::int64_t PagesToOpen(PrefixId base, std::int64_t max_tokens) const = 0;
+
+  virtual void Drop(PrefixId prefix) = 0;
+
+  // Copies a prefix out; it stays. Equal prefixes give equal bytes.
+  virtual void Save(PrefixId prefix, PrefixImage& image) = 0;
+
+  // INVALID_ARGUMENT when the image is not one of this model and cache type. Any thread.
+  virtual absl::Status CheckImage(const PrefixImage& image) const = 0;
+
+  // The prefix that `image`, which passes CheckImage, is of. RESOURCE_EXHAUSTED, with
+  // nothing taken, when its pages are not free.
+  virtual absl::StatusOr<PrefixId> Load(const PrefixImage& image) = 0;
 
   // Runs every span; results[i] belongs to batch[i]. `results` has batch.size()
   // entries. The total of tokens is at most info().max_step_tokens and no sequence

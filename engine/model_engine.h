@@ -10,7 +10,6 @@
 #include <optional>
 #include <span>
 #include <string>
-#include <vector>
 
 #include "absl/status/statusor.h"
 #include "engine/engine.h"
@@ -37,17 +36,6 @@ struct ModelEngineOptions {
   std::int32_t page_tokens = 64;
 };
 
-// Everything a sequence is, in host memory. Restored anywhere it continues with the same
-// state, and under the same numerics id with the same bits.
-struct SequenceImage {
-  std::int64_t length = 0;         // tokens it holds
-  std::int64_t num_generated = 0;  // of them sampled: the number of the next draw
-  // Of a model with a cache (GOLD layers); empty without, which keeps no tokens.
-  std::vector<TokenId> tokens;   // [length]
-  std::vector<std::byte> keys;   // [length] compressed keys, see WriteCache
-  std::vector<std::byte> state;  // recurrent and shift states, see Model::ReadState
-};
-
 class ModelEngine : public Engine {
  public:
   // Loads and checks everything. An error is one line that names the file, the value
@@ -64,24 +52,10 @@ class ModelEngine : public Engine {
   virtual std::int64_t state_bytes_per_sequence() const = 0;
 
   // Appends tokens with their compressed keys to a sequence without computing anything;
-  // the recurrent state stays as it is. A key is D/R elements as the cache holds
-  // them, in int8 followed by its bf16 scale. The sequence has room (CHECK).
+  // the recurrent state stays as it is. Keys are as in PrefixImage. The sequence has room
+  // (CHECK).
   virtual void WriteCache(SequenceId sequence, std::span<const TokenId> tokens,
                           std::span<const std::byte> keys) = 0;
-
-  // Copies a sequence out; it stays as it is. Equal sequences give equal bytes.
-  virtual void Save(SequenceId sequence, SequenceImage& image) = 0;
-
-  // Opens a sequence and makes it what `image` is. `spec` says how it goes on: max_tokens
-  // counts the image's tokens too; first_logits is that of the saved sequence or, where a
-  // new prompt follows (with image.num_generated 0), that prompt's last position.
-  // `history` is read with penalties only: all tokens, one that was sampled and not fed
-  // yet included; those up to first_logits count as prompt, later ones as output.
-  // RESOURCE_EXHAUSTED as Open; INVALID_ARGUMENT when the image is not one of this model
-  // and cache type. Nothing is taken then.
-  virtual absl::StatusOr<SequenceId> Restore(const SequenceSpec& spec,
-                                             const SequenceImage& image,
-                                             std::span<const TokenId> history) = 0;
 };
 
 }  // namespace goldfinch

@@ -1,0 +1,58 @@
+#include "engine/model_limits.h"
+
+#include <algorithm>
+
+#include "absl/strings/str_cat.h"
+#include "engine/model/gold_cache.h"
+
+namespace goldfinch {
+namespace {
+
+DType StoredAs(StorageType storage, DType compute) {
+  return storage == StorageType::kInt8 ? DType::kI8 : compute;
+}
+
+}  // namespace
+
+absl::Status CheckOptions(const ModelEngineOptions& options) {
+  const auto bounded = [](const char* name, std::int64_t value, std::int64_t low,
+                          std::int64_t high) -> absl::Status {
+    if (value >= low && value <= high) return absl::OkStatus();
+    return absl::InvalidArgumentError(
+        absl::StrCat(name, " is ", value, "; it must be in [", low, ", ", high, "]"));
+  };
+  for (absl::Status status :
+       {bounded("threads", options.num_threads, 0, 1024),
+        bounded("max_sequences", options.max_sequences, 1, 1 << 20),
+        bounded("step_tokens", options.max_step_tokens, 1, 1 << 20),
+        bounded("page_tokens", options.page_tokens, 1, kMaxPageTokens),
+        bounded("cache_bytes", options.cache_bytes, 1, std::int64_t{1} << 50),
+        bounded("expanded_bytes", options.expanded_bytes, 0, std::int64_t{1} << 50)}) {
+    if (!status.ok()) return status;
+  }
+  return absl::OkStatus();
+}
+
+absl::StatusOr<ModelLimits> LimitsOf(const ModelEngineOptions& options,
+                                     const ModelConfig& config, DType type) {
+  ModelLimits limits{.max_rows = std::max(options.max_step_tokens, options.max_sequences),
+                     .num_slots = options.max_sequences,
+                     .page_tokens = options.page_tokens,
+                     .max_logit_rows = kMaxLogitRows,
+                     .weight_storage = StoredAs(options.weight_storage, type),
+                     .cache_storage = StoredAs(options.cache_storage, type),
+                     .vocab_table = options.vocab_table};
+  if (config.num_gold() == 0) return limits;
+  const std::int64_t page_bytes =
+      options.page_tokens * GoldCache::RowBytes(config, limits.cache_storage);
+  limits.num_pages = std::min<std::int64_t>(options.cache_bytes / page_bytes, 1 << 30);
+  if (limits.num_pages < 1)
+    return absl::InvalidArgumentError(absl::StrCat("cache_bytes is ", options.cache_bytes,
+                                                   "; one page takes ", page_bytes));
+  const std::int64_t tile_bytes =
+      2 * options.page_tokens * config.n_embd * SizeOf(type) * config.num_gold();
+  limits.arena_slots = std::min(options.expanded_bytes / tile_bytes, limits.num_pages);
+  return limits;
+}
+
+}  // namespace goldfinch

@@ -1,0 +1,103 @@
+#include "engine/cache/sequence_table.h"
+
+#include <gtest/gtest.h>
+
+#include <algorithm>
+
+#include "absl/status/status.h"
+
+namespace goldfinch {
+namespace {
+
+class SequenceTableTest : public testing::Test {
+ protected:
+  static EngineInfo Info() {
+    EngineInfo info;
+    info.vocab_size = 100;
+    info.page_tokens = 16;
+    info.num_pages = 20;
+    info.num_slots = 4;
+    return info;
+  }
+  SequenceId Open(std::int64_t max_tokens, std::span<const std::int32_t> shared = {}) {
+    SequenceSpec spec;
+    spec.max_tokens = max_tokens;
+    const auto id = table_.Open(spec, shared);
+    EXPECT_TRUE(id.ok()) << id.status();
+    return *id;
+  }
+  SequenceId OpenFrom(PrefixId prefix, std::int64_t max_tokens) {
+    return Open(max_tokens, table_.FullPages(table_.Get(prefix)));
+  }
+
+  const EngineInfo info_ = Info();
+  std::vector<std::int32_t> freed_;
+  SequenceTable table_{info_, [this](std::int32_t page) { freed_.push_back(page); }};
+};
+
+TEST_F(SequenceTableTest, PrefixKeepsThePagesOfItsTokensOnly) {
+  const SequenceId id = Open(100);  // 7 pages
+  table_.Get(id).length = 40;
+  const PrefixId prefix = table_.Keep(id);
+  EXPECT_EQ(table_.usage().pages_used, 7);
+  EXPECT_EQ(table_.usage().pages_open, 7);
+  table_.Close(id);
+  EXPECT_EQ(table_.usage().pages_used, 3);
+  EXPECT_EQ(table_.usage().pages_open, 0);
+  EXPECT_EQ(freed_.size(), 4u);
+  table_.Drop(prefix);
+  EXPECT_EQ(table_.usage().pages_used, 0);
+  EXPECT_EQ(freed_.size(), 7u);
+}
+
+TEST_F(SequenceTableTest, SequencesShareThePrefixesFullPages) {
+  const SequenceId first = Open(40);
+  table_.Get(first).length = 40;  // two full pages and a half
+  const PrefixId prefix = table_.Keep(first);
+  table_.Close(first);
+  EXPECT_EQ(table_.PagesToOpen(prefix, 100), 7);
+  const SequenceId second = OpenFrom(prefix, 100);
+  EXPECT_EQ(table_.usage().pages_used, 3 + 5);
+  EXPECT_EQ(table_.usage().pages_open, 7);
+  EXPECT_EQ(table_.PagesToOpen(prefix, 100), 5);
+  const SequenceId third = OpenFrom(prefix, 48);
+  EXPECT_EQ(table_.usage().pages_used, 3 + 5 + 1);
+  EXPECT_EQ(table_.usage().pages_open, 8);
+  table_.Drop(prefix);
+  EXPECT_EQ(freed_.size(), 1u);  // the half page; the full ones are in use
+  table_.Close(second);
+  EXPECT_EQ(table_.usage().pages_open, 3);
+  table_.Close(third);
+  EXPECT_EQ(table_.usage().pages_used, 0);
+  EXPECT_EQ(table_.usage().slots_used, 0);
+}
+
+TEST_F(SequenceTableTest, RefusalTakesNothing) {
+  const SequenceId first = Open(16 * 18);
+  table_.Get(first).length = 32;
+  const PrefixId prefix = table_.Keep(first);
+  SequenceSpec spec;
+  spec.max_tokens = 16 * 5;
+  const auto refused = table_.Open(spec, table_.FullPages(table_.Get(prefix)));
+  EXPECT_TRUE(absl::IsResourceExhausted(refused.status()));
+  EXPECT_TRUE(absl::IsResourceExhausted(table_.NewPrefix(16 * 3).status()));
+  EXPECT_EQ(table_.usage().pages_used, 18);
+  EXPECT_EQ(table_.usage().pages_open, 18);
+  EXPECT_EQ(table_.usage().slots_used, 1);
+  table_.Close(first);
+  table_.Drop(prefix);
+  EXPECT_EQ(freed_.size(), 18u);
+}
+
+TEST_F(SequenceTableTest, IdsOfPrefixesAreUsedAgain) {
+  for (int round = 0; round < 3; ++round) {
+    std::vector<PrefixId> kept;
+    for (int i = 0; i < 4; ++i) kept.push_back(*table_.NewPrefix(20));
+    EXPECT_EQ(table_.usage().pages_used, 8);
+    EXPECT_EQ(static_cast<int>(*std::ranges::max_element(kept)), 3);
+    for (const PrefixId id : kept) table_.Drop(id);
+  }
+}
+
+}  // namespace
+}  // namespace goldfinch
