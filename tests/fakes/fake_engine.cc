@@ -1,6 +1,8 @@
 #include "tests/fakes/fake_engine.h"
 
 #include <algorithm>
+#include <array>
+#include <cstring>
 #include <iterator>
 #include <utility>
 
@@ -50,6 +52,18 @@ ScoredToken ScoreOf(std::uint64_t hash, TokenId target) {
   return scored;
 }
 
+// As if the model had one GOLD layer.
+constexpr std::int64_t kGoldRows = 2;
+constexpr std::int64_t kKeyBytes = 4;
+
+// The key of a token: so that a key that got lost shows.
+std::array<std::byte, kKeyBytes> KeyOf(TokenId token) {
+  std::array<std::byte, kKeyBytes> key;
+  const TokenId mixed = token ^ 0x5a5a5a5a;
+  std::memcpy(key.data(), &mixed, sizeof(mixed));
+  return key;
+}
+
 EngineInfo InfoOf(const FakeEngineOptions& options) {
   EngineInfo info;
   info.vocab_size = options.vocab_size;
@@ -58,7 +72,9 @@ EngineInfo InfoOf(const FakeEngineOptions& options) {
   info.num_slots = options.num_slots;
   info.max_step_tokens = options.max_step_tokens;
   info.compute_dtype = "f32";
-  info.numerics_id = "fake";
+  info.numerics_id = options.numerics_id;
+  info.state_bytes = sizeof(std::uint64_t);
+  info.key_bytes = options.num_pages == 0 ? 0 : kKeyBytes;
   info.model_fingerprint = "0123456789abcdef";
   return info;
 }
@@ -67,7 +83,8 @@ EngineInfo InfoOf(const FakeEngineOptions& options) {
 
 FakeEngine::FakeEngine(const FakeEngineOptions& options)
     : info_(InfoOf(options)),
-      page_references_(static_cast<std::size_t>(options.num_pages), 0) {
+      page_references_(static_cast<std::size_t>(options.num_pages), 0),
+      open_references_(page_references_.size(), 0) {
   for (std::int32_t i = 0; i < options.num_slots; ++i) free_slots_.insert(SequenceId{i});
   for (std::int64_t i = 0; i < options.num_pages; ++i) free_pages_.push_back(i);
 }
@@ -109,16 +126,32 @@ absl::StatusOr<SequenceId> FakeEngine::Take(Sequence sequence, std::int64_t new_
   if (new_pages > std::ssize(free_pages_)) {
     return absl::ResourceExhaustedError("no free pages");
   }
-  for (; new_pages > 0; --new_pages) {
-    sequence.pages.push_back(free_pages_.back());
-    free_pages_.pop_back();
-  }
   for (const std::int64_t page : sequence.pages) {
     ++page_references_[static_cast<std::size_t>(page)];
+  }
+  TakePages(new_pages, sequence.pages);
+  for (const std::int64_t page : sequence.pages) {
+    ++open_references_[static_cast<std::size_t>(page)];
   }
   const SequenceId id = free_slots_.extract(free_slots_.begin()).value();
   sequences_.emplace(id, std::move(sequence));
   return id;
+}
+
+void FakeEngine::TakePages(std::int64_t count, std::vector<std::int64_t>& pages) {
+  for (; count > 0; --count) {
+    pages.push_back(free_pages_.back());
+    free_pages_.pop_back();
+    page_references_[static_cast<std::size_t>(pages.back())] = 1;
+  }
+}
+
+void FakeEngine::ReleasePages(const std::vector<std::int64_t>& pages) {
+  for (const std::int64_t page : pages) {
+    if (--page_references_[static_cast<std::size_t>(page)] == 0) {
+      free_pages_.push_back(page);
+    }
+  }
 }
 
 void FakeEngine::Branch(SequenceId child_id) {
@@ -128,16 +161,17 @@ void FakeEngine::Branch(SequenceId child_id) {
   GOLDFINCH_CHECK(!child.lost && !parent.lost);
   GOLDFINCH_CHECK(parent.num_tokens == child.branch_at);
   child.num_tokens = parent.num_tokens;
+  child.tokens = parent.tokens;
   child.hash = parent.hash;
+  child.gold = parent.gold;
   child.parent = SequenceId::kNone;
 }
 
 void FakeEngine::Close(SequenceId id) {
   for (const std::int64_t page : Find(id).pages) {
-    if (--page_references_[static_cast<std::size_t>(page)] == 0) {
-      free_pages_.push_back(page);
-    }
+    --open_references_[static_cast<std::size_t>(page)];
   }
+  ReleasePages(Find(id).pages);
   // A branch must not outlive its parent unbranched and then run: Branch would not
   // find the parent, or worse, find another sequence of the same id.
   for (const auto& [other_id, other] : sequences_) {
@@ -145,6 +179,108 @@ void FakeEngine::Close(SequenceId id) {
   }
   sequences_.erase(id);
   free_slots_.insert(id);
+}
+
+const FakeEngine::Kept& FakeEngine::Find(PrefixId id) const {
+  const auto it = prefixes_.find(id);
+  GOLDFINCH_CHECK(it != prefixes_.end());
+  return it->second;
+}
+
+PrefixId FakeEngine::Keep(SequenceId id) {
+  const Sequence& sequence = Find(id);
+  GOLDFINCH_CHECK(!sequence.lost && sequence.parent == SequenceId::kNone);
+  GOLDFINCH_CHECK(sequence.num_tokens > 0);
+  const std::int64_t pages = info_.PagesFor(sequence.num_tokens);
+  Kept kept{.pages = {sequence.pages.begin(), sequence.pages.begin() + pages},
+            .num_tokens = sequence.num_tokens,
+            .tokens = sequence.tokens,
+            .hash = sequence.hash,
+            .gold = sequence.gold};
+  for (const std::int64_t page : kept.pages) {
+    ++page_references_[static_cast<std::size_t>(page)];
+  }
+  const PrefixId prefix{++last_prefix_};  // never used again: a stale one is found out
+  prefixes_.emplace(prefix, std::move(kept));
+  return prefix;
+}
+
+std::int64_t FakeEngine::FullPages(const Kept& kept) const {
+  return info_.num_pages == 0 ? 0 : kept.num_tokens / info_.page_tokens;
+}
+
+absl::StatusOr<SequenceId> FakeEngine::OpenFrom(PrefixId base_id,
+                                                const SequenceSpec& spec,
+                                                std::span<const TokenId> history) {
+  const Kept& base = Find(base_id);
+  const std::int64_t length = base.num_tokens;
+  GOLDFINCH_CHECK(length < spec.max_tokens);
+  GOLDFINCH_CHECK(base.gold.CanGoOn(kGoldRows, length, spec.first_logits));
+  GOLDFINCH_CHECK(std::ssize(history) == length + (spec.num_generated > 0 ? 1 : 0));
+  GOLDFINCH_CHECK(std::equal(base.tokens.begin(), base.tokens.end(), history.begin()));
+  Sequence sequence;
+  sequence.spec = spec;
+  sequence.pages.assign(base.pages.begin(), base.pages.begin() + FullPages(base));
+  sequence.tokens = base.tokens;
+  sequence.num_tokens = length;
+  sequence.hash = base.hash;
+  sequence.gold = base.gold;
+  return Take(std::move(sequence), info_.PagesFor(spec.max_tokens) - FullPages(base));
+}
+
+std::int64_t FakeEngine::PagesToOpen(PrefixId base_id, std::int64_t max_tokens) const {
+  const Kept& base = Find(base_id);
+  const auto full = base.pages.begin() + FullPages(base);
+  return info_.PagesFor(max_tokens) -
+         std::count_if(base.pages.begin(), full,
+                       [this](std::int64_t page) { return IsOpen(page); });
+}
+
+void FakeEngine::Drop(PrefixId prefix) {
+  ReleasePages(Find(prefix).pages);
+  prefixes_.erase(prefix);
+}
+
+void FakeEngine::Save(PrefixId prefix, PrefixImage& image) {
+  const Kept& kept = Find(prefix);
+  image = PrefixImage();
+  image.length = kept.num_tokens;
+  image.state.resize(sizeof(kept.hash));
+  std::memcpy(image.state.data(), &kept.hash, sizeof(kept.hash));
+  if (info_.num_pages == 0) return;
+  image.tokens = kept.tokens;
+  for (const TokenId token : kept.tokens) {
+    const auto key = KeyOf(token);
+    image.keys.insert(image.keys.end(), key.begin(), key.end());
+  }
+}
+
+absl::Status FakeEngine::CheckImage(const PrefixImage& image) const {
+  const std::int64_t tokens = info_.num_pages == 0 ? 0 : image.length;
+  bool good = image.length >= 1 && std::ssize(image.tokens) == tokens &&
+              std::ssize(image.keys) == tokens * kKeyBytes &&
+              std::ssize(image.state) == info_.state_bytes;
+  for (std::size_t i = 0; good && i < image.tokens.size(); ++i) {
+    const auto key = KeyOf(image.tokens[i]);
+    good = std::equal(key.begin(), key.end(), image.keys.begin() + kKeyBytes * i);
+  }
+  return good ? absl::OkStatus() : absl::InvalidArgumentError("not an image of the fake");
+}
+
+absl::StatusOr<PrefixId> FakeEngine::Load(const PrefixImage& image) {
+  GOLDFINCH_CHECK(CheckImage(image).ok());
+  const std::int64_t pages = info_.PagesFor(image.length);
+  if (pages > std::ssize(free_pages_)) {
+    return absl::ResourceExhaustedError("no free pages");
+  }
+  Kept kept;
+  TakePages(pages, kept.pages);
+  kept.tokens = image.tokens;
+  kept.num_tokens = image.length;
+  std::memcpy(&kept.hash, image.state.data(), sizeof(kept.hash));
+  const PrefixId prefix{++last_prefix_};
+  prefixes_.emplace(prefix, std::move(kept));
+  return prefix;
 }
 
 absl::Status FakeEngine::Forward(std::span<const Span> batch,
@@ -183,12 +319,24 @@ absl::Status FakeEngine::NoteForward(std::span<const Span> batch) {
   return CountDown(fail_forward_);
 }
 
+// Which GOLD rows a real engine would run, checked and noted.
+void FakeEngine::Advance(Sequence& sequence, const Span& span) {
+  const std::int64_t begin = sequence.num_tokens;
+  const std::int64_t end = begin + std::ssize(span.tokens);
+  const std::vector<std::int64_t>& keep_at = sequence.spec.keep_at;
+  const auto next = std::ranges::upper_bound(keep_at, begin);
+  GOLDFINCH_CHECK(next == keep_at.end() || end <= *next);
+  sequence.gold.Advance(
+      begin, end, GoldRows::Begin(kGoldRows, begin, keep_at, sequence.spec.first_logits));
+}
+
 void FakeEngine::RunSpan(const Span& span, SpanResult& result) {
   Sequence& sequence = Find(span.sequence);
   GOLDFINCH_CHECK(sequence.parent == SequenceId::kNone);
   GOLDFINCH_CHECK(sequence.num_tokens + std::ssize(span.tokens) <=
                   sequence.spec.max_tokens);
   GOLDFINCH_CHECK(span.output != SpanOutput::kLogits);
+  Advance(sequence, span);
   result = SpanResult();
   if (span.output == SpanOutput::kScore) {
     Score(sequence, span, result);
@@ -197,11 +345,14 @@ void FakeEngine::RunSpan(const Span& span, SpanResult& result) {
   for (const TokenId token : span.tokens) {
     GOLDFINCH_CHECK(token >= 0 && token < info_.vocab_size);
     sequence.hash = Extend(sequence.hash, token);
+    sequence.tokens.push_back(token);
   }
   sequence.num_tokens += std::ssize(span.tokens);
   if (span.output == SpanOutput::kNone) return;
+  // The draw that comes next is counted from the first logits on.
   const std::int64_t generated = sequence.num_tokens - 1 - sequence.spec.first_logits;
   GOLDFINCH_CHECK(generated >= 0);
+  GOLDFINCH_CHECK(generated == sequence.spec.num_generated + sequence.num_sampled++);
   result.sample =
       Sample(sequence.hash, sequence.spec.sampling, generated, info_.vocab_size);
 }
@@ -213,6 +364,7 @@ void FakeEngine::Score(Sequence& sequence, const Span& span, SpanResult& result)
                   sequence.spec.first_logits);
   for (std::int64_t i = 0; i < std::ssize(span.tokens); ++i) {
     sequence.hash = Extend(sequence.hash, span.tokens[static_cast<std::size_t>(i)]);
+    sequence.tokens.push_back(span.tokens[static_cast<std::size_t>(i)]);
     if (i < span.first_output_row) continue;
     const auto row = static_cast<std::size_t>(i - span.first_output_row);
     result.scores.push_back(ScoreOf(sequence.hash, span.targets[row]));
@@ -223,6 +375,7 @@ void FakeEngine::Score(Sequence& sequence, const Span& span, SpanResult& result)
 EngineUsage FakeEngine::usage() const {
   EngineUsage usage;
   usage.pages_used = info_.num_pages - std::ssize(free_pages_);
+  usage.pages_open = std::ranges::count_if(open_references_, [](int n) { return n > 0; });
   usage.slots_used = info_.num_slots - static_cast<std::int32_t>(free_slots_.size());
   return usage;
 }

@@ -3,8 +3,9 @@
 // The next token is a hash of every token of the sequence so far, the seed and the
 // candidate, so a wrong, lost or repeated token changes everything after it. Pages are
 // numbered and reference counted as in the real pool. Whatever engine.h calls our bug is
-// a CHECK here: a span past max_tokens, outputs before first_logits, two spans of one
-// sequence, a branch at the wrong place, anything but Close after a fault.
+// a CHECK here: a span past max_tokens or across a keep_at, outputs before first_logits,
+// two spans of one sequence, a branch at the wrong place, a prefix that goes on where its
+// GOLD layers have not run (as if there were one), anything but Close after a fault.
 //
 // Threads: as Engine; the controls for tests may be called from any thread.
 #pragma once
@@ -15,11 +16,13 @@
 #include <optional>
 #include <set>
 #include <span>
+#include <string>
 #include <vector>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "engine/engine.h"
+#include "engine/gold_rows.h"
 #include "engine/sync/mutex.h"
 
 namespace goldfinch {
@@ -30,6 +33,7 @@ struct FakeEngineOptions {
   std::int64_t num_pages = 1024;
   std::int32_t num_slots = 64;
   std::int32_t max_step_tokens = 512;
+  std::string numerics_id = "fake";
 };
 
 class FakeEngine final : public Engine {
@@ -42,6 +46,14 @@ class FakeEngine final : public Engine {
                                         const SequenceSpec& spec) override;
   void Branch(SequenceId child) override;
   void Close(SequenceId sequence) override;
+  PrefixId Keep(SequenceId sequence) override;
+  absl::StatusOr<SequenceId> OpenFrom(PrefixId base, const SequenceSpec& spec,
+                                      std::span<const TokenId> history) override;
+  std::int64_t PagesToOpen(PrefixId base, std::int64_t max_tokens) const override;
+  void Drop(PrefixId prefix) override;
+  void Save(PrefixId prefix, PrefixImage& image) override;
+  absl::Status CheckImage(const PrefixImage& image) const override;
+  absl::StatusOr<PrefixId> Load(const PrefixImage& image) override;
   absl::Status Forward(std::span<const Span> batch,
                        std::span<SpanResult> results) override;
   EngineUsage usage() const override;
@@ -72,11 +84,21 @@ class FakeEngine final : public Engine {
   struct Sequence {
     SequenceSpec spec;
     std::vector<std::int64_t> pages;  // names of the pages it holds, shared ones first
+    std::vector<TokenId> tokens;
     std::int64_t num_tokens = 0;
-    std::uint64_t hash = 0;                 // of its tokens
+    std::uint64_t hash = 0;  // of its tokens
+    GoldRows gold;
+    std::int64_t num_sampled = 0;
     SequenceId parent = SequenceId::kNone;  // until Branch
     std::int64_t branch_at = 0;
     bool lost = false;  // open during a fault: good for Close only
+  };
+  struct Kept {
+    std::vector<std::int64_t> pages;
+    std::int64_t num_tokens = 0;
+    std::vector<TokenId> tokens;  // none when it was loaded by a model without pages
+    std::uint64_t hash = 0;
+    GoldRows gold;
   };
   struct Failure {
     int countdown = 0;  // fails when it gets to 0
@@ -84,9 +106,17 @@ class FakeEngine final : public Engine {
   };
 
   Sequence& Find(SequenceId id);
+  const Kept& Find(PrefixId id) const;
   absl::StatusOr<SequenceId> Take(Sequence sequence, std::int64_t new_pages);
+  void TakePages(std::int64_t count, std::vector<std::int64_t>& pages);
+  void ReleasePages(const std::vector<std::int64_t>& pages);
+  std::int64_t FullPages(const Kept& kept) const;
+  bool IsOpen(std::int64_t page) const {
+    return open_references_[static_cast<std::size_t>(page)] > 0;
+  }
   static absl::Status CountDown(std::optional<Failure>& failure);
   absl::Status NoteForward(std::span<const Span> batch);
+  void Advance(Sequence& sequence, const Span& span);
   void RunSpan(const Span& span, SpanResult& result);
   void Score(Sequence& sequence, const Span& span, SpanResult& result);
 
@@ -94,8 +124,11 @@ class FakeEngine final : public Engine {
 
   // Owned by the step thread.
   std::map<SequenceId, Sequence> sequences_;
+  std::map<PrefixId, Kept> prefixes_;
+  std::int32_t last_prefix_ = -1;
   std::set<SequenceId> free_slots_;
   std::vector<int> page_references_;  // by page
+  std::vector<int> open_references_;  // by page: from sequences
   std::vector<std::int64_t> free_pages_;
 
   mutable Mutex mu_;
