@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <numeric>
+#include <vector>
 
 namespace goldfinch {
 namespace {
@@ -13,7 +14,8 @@ bool GoesBefore(const WaitingRequest& a, const WaitingRequest& b) {
 
 }  // namespace
 
-std::vector<std::size_t> Admit(std::span<const WaitingRequest> waiting, FreeMemory free) {
+void Admit(std::span<const WaitingRequest> waiting,
+           const std::function<bool(std::size_t)>& take) {
   // A heap and not a sort: most often one or none of a long queue is admitted.
   std::vector<std::size_t> heap(waiting.size());
   std::iota(heap.begin(), heap.end(), std::size_t{0});
@@ -21,18 +23,10 @@ std::vector<std::size_t> Admit(std::span<const WaitingRequest> waiting, FreeMemo
     return GoesBefore(waiting[b], waiting[a]);
   };
   std::ranges::make_heap(heap, after);
-
-  std::vector<std::size_t> admitted;
-  while (!heap.empty()) {
-    const WaitingRequest& first = waiting[heap.front()];
-    if (first.slots > free.slots || first.pages > free.pages) break;
-    free.slots -= first.slots;
-    free.pages -= first.pages;
-    admitted.push_back(heap.front());
+  while (!heap.empty() && take(heap.front())) {
     std::ranges::pop_heap(heap, after);
     heap.pop_back();
   }
-  return admitted;
 }
 
 }  // namespace goldfinch

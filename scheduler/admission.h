@@ -13,26 +13,20 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <span>
-#include <vector>
 
 namespace goldfinch {
 
-// One waiting request, as what it needs and what orders it.
+// One waiting request, as what orders it.
 struct WaitingRequest {
   std::int32_t priority = 0;
   std::uint64_t arrival = 0;  // no two are equal; the lower came first
-  std::int64_t slots = 0;
-  std::int64_t pages = 0;
 };
 
-struct FreeMemory {
-  std::int64_t slots = 0;
-  std::int64_t pages = 0;
-};
-
-// Indices into `waiting`, which is in any order, of those to admit, in the order of
-// admission.
-std::vector<std::size_t> Admit(std::span<const WaitingRequest> waiting, FreeMemory free);
+// Calls `take` with the index of one request after another, in the order of admission,
+// until it returns false: that one does not fit, and waits.
+void Admit(std::span<const WaitingRequest> waiting,
+           const std::function<bool(std::size_t)>& take);
 
 }  // namespace goldfinch

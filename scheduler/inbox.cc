@@ -39,6 +39,31 @@ void Inbox::Cancel(RequestId id) {
   changed_.NotifyOne();
 }
 
+void Inbox::Interrupt(RequestId id) {
+  MutexLock lock(mu_);
+  if (closed_) return;  // everything is interrupted anyway
+  contents_.interrupted.push_back(id);
+  woken_ = true;
+  changed_.NotifyOne();
+}
+
+void Inbox::InterruptAll() {
+  MutexLock lock(mu_);
+  if (closed_) return;
+  contents_.interrupt_all = true;
+  woken_ = true;
+  changed_.NotifyOne();
+}
+
+bool Inbox::Post(std::function<void()> task) {
+  MutexLock lock(mu_);
+  if (closed_) return false;
+  contents_.tasks.push_back(std::move(task));
+  woken_ = true;
+  changed_.NotifyOne();
+  return true;
+}
+
 void Inbox::Wake() {
   MutexLock lock(mu_);
   woken_ = true;

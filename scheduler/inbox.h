@@ -1,6 +1,6 @@
 // Where every other thread leaves what the step thread has to know: new requests,
-// cancellations, readers that made room, shutdown. The step thread takes it whole at the
-// start of a step and sleeps on it when there is nothing to run.
+// cancellations, work on kept prefixes, readers that made room, shutdown. The step thread
+// takes it whole at the start of a step and sleeps on it when there is nothing to run.
 //
 // It also bounds the queue, because whoever submits must be refused at once: it counts
 // the requests and prompt tokens that wait, here or with the step thread.
@@ -8,10 +8,12 @@
 // Invariant: a request accepted by Add is taken by exactly one TakeAll; none is accepted
 // after Close.
 //
-// Threads: Add, Cancel, Wake and Close by any; the others by the step thread.
+// Threads: Add, Cancel, Interrupt, InterruptAll, Post, Wake and Close by any; the others
+// by the step thread.
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <optional>
 #include <vector>
@@ -20,6 +22,7 @@
 #include "engine/sync/mutex.h"
 #include "scheduler/clock.h"
 #include "scheduler/needs.h"
+#include "scheduler/prefix_index.h"
 #include "scheduler/request.h"
 #include "scheduler/scheduler.h"
 #include "scheduler/token_stream.h"
@@ -31,6 +34,7 @@ struct AcceptedRequest {
   RequestId id{};  // grows in the order of acceptance
   Request request;
   RequestNeeds needs;
+  PrefixIndex::Key prefix_key;  // of its prompt, if it may use the prefix cache
   std::shared_ptr<TokenStream> stream;
   TimePoint submitted;
 };
@@ -44,6 +48,9 @@ class Inbox {
   struct Contents {
     std::vector<std::unique_ptr<AcceptedRequest>> submitted;  // in order of id
     std::vector<RequestId> cancelled;
+    std::vector<RequestId> interrupted;
+    bool interrupt_all = false;  // everything submitted so far
+    std::vector<std::function<void()>> tasks;
   };
 
   explicit Inbox(Limits limits) : limits_(limits) {}
@@ -56,6 +63,11 @@ class Inbox {
   absl::StatusOr<RequestId> Add(std::unique_ptr<AcceptedRequest> accepted);
 
   void Cancel(RequestId id);
+  void Interrupt(RequestId id);
+  void InterruptAll();
+
+  // `task` will run on the step thread (see Scheduler::GetImage). False after Close.
+  bool Post(std::function<void()> task);
 
   // Ends a Wait, or the next one.
   void Wake();

@@ -8,8 +8,16 @@
 namespace goldfinch {
 namespace {
 
+// The prompt's length with the base's history before it.
+std::int64_t PromptTokens(const Request& request) {
+  const std::int64_t before =
+      request.base == nullptr ? 0 : std::ssize(request.base->history());
+  return before + std::ssize(request.prompt) - request.num_generated;
+}
+
 absl::Status CheckShape(const Request& request) {
-  if (request.prompt.empty()) return absl::InvalidArgumentError("the prompt is empty");
+  if (PromptTokens(request) < 1) return absl::InvalidArgumentError("the prompt is empty");
+  if (request.kind == RequestKind::kPrefill) return absl::OkStatus();
   if (request.kind == RequestKind::kScore) {
     if (request.continuation.empty()) {
       return absl::InvalidArgumentError("the continuation is empty");
@@ -29,11 +37,12 @@ absl::Status CheckShape(const Request& request) {
 
 // Compares by subtraction: max_tokens may be anything a client can write.
 absl::Status CheckContext(const Request& request, std::int64_t limit) {
-  const std::int64_t prompt = std::ssize(request.prompt);
+  const std::int64_t prompt = PromptTokens(request);
   if (prompt > limit) {
     return absl::InvalidArgumentError(
         absl::StrCat("prompt has ", prompt, " tokens; the limit is ", limit));
   }
+  if (request.kind == RequestKind::kPrefill) return absl::OkStatus();
   const bool scores = request.kind == RequestKind::kScore;
   const std::int64_t more =
       scores ? std::ssize(request.continuation) : request.max_tokens;
@@ -55,17 +64,28 @@ absl::StatusOr<RequestNeeds> NeedsOf(const Request& request, const EngineInfo& e
     return status;
   }
   RequestNeeds needs;
-  const std::int64_t prompt = std::ssize(request.prompt);
-  if (request.kind == RequestKind::kScore) {
-    needs.slots = 1;
-    needs.sequence_tokens = prompt + std::ssize(request.continuation) - 1;
-  } else {
-    needs.slots = request.num_candidates;
-    needs.sequence_tokens = prompt + request.max_tokens - 1;
+  const std::int64_t prompt = PromptTokens(request);
+  needs.prompt_tokens = prompt;
+  needs.slots = 1;
+  switch (request.kind) {
+    case RequestKind::kScore:
+      needs.sequence_tokens = prompt + std::ssize(request.continuation) - 1;
+      break;
+    case RequestKind::kPrefill:
+      needs.sequence_tokens = prompt;
+      break;
+    case RequestKind::kGenerate:
+      needs.slots = request.num_candidates;
+      needs.sequence_tokens = prompt + request.max_tokens - 1;
+      break;
   }
   const std::int64_t pages = engine.PagesFor(needs.sequence_tokens);
   const std::int64_t shared = pages == 0 ? 0 : (prompt - 1) / engine.page_tokens;
   needs.pages = pages + (needs.slots - 1) * (pages - shared);
+  if (pages > 0 && request.base != nullptr &&
+      request.base->length() % engine.page_tokens != 0) {
+    ++needs.pages;
+  }
   if (needs.slots > engine.num_slots) {
     return absl::InvalidArgumentError(absl::StrCat(
         "request has ", needs.slots, " candidates; the limit is ", engine.num_slots));

@@ -4,7 +4,8 @@
 // Candidates share the full pages of the prompt's first P - 1 tokens (P: prompt length),
 // which are counted once; each candidate runs the last prompt token by itself. The last
 // generated token is never fed back, so P + max_tokens - 1 tokens are held at most; of a
-// scored continuation neither is the last one.
+// scored continuation neither is the last one. A base counts as if it were fed (its pages
+// are shared with it), and for one page more: its last one, partly filled, is copied.
 //
 // Threads: pure functions.
 #pragma once
@@ -20,6 +21,7 @@ namespace goldfinch {
 struct RequestNeeds {
   std::int64_t slots = 0;
   std::int64_t pages = 0;
+  std::int64_t prompt_tokens = 0;    // P: the base's history included
   std::int64_t sequence_tokens = 0;  // SequenceSpec::max_tokens of each sequence
 };
 

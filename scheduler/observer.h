@@ -14,13 +14,26 @@
 
 namespace goldfinch {
 
+// What a prompt found in the prefix cache, or why nothing.
+enum class PrefixLookup {
+  kNone,  // not asked: no cache, a conversation's own history, a prompt too short
+  kHit,
+  kCold,          // nothing that begins like it
+  kNotKeptThere,  // its beginning was seen, but no state was kept on the way
+  kEvicted,       // one was kept there, and went for want of space
+};
+
 // Levels after a step.
 struct SchedulerLevels {
   std::int64_t running_requests = 0;
   std::int64_t running_sequences = 0;
   std::int64_t waiting_requests = 0;
-  std::int64_t waiting_tokens = 0;   // prompt tokens of waiting requests
-  std::int64_t paused_requests = 0;  // running, but their reader is slow
+  std::int64_t waiting_tokens = 0;      // prompt tokens of waiting requests
+  std::int64_t paused_requests = 0;     // running, but their reader is slow
+  std::int64_t prefixes_on_device = 0;  // conversations and entries of the prefix cache
+  std::int64_t prefix_cache_entries = 0;
+  std::int64_t prefix_cache_bytes = 0;       // host memory
+  std::uint64_t prefix_cache_evictions = 0;  // since the start
   EngineUsage engine;
 };
 
@@ -48,6 +61,7 @@ class SchedulerObserver {
   virtual void OnStep(const StepReport&) {}
   virtual void OnFirstToken(std::chrono::nanoseconds /*since_submit*/) {}
   virtual void OnInterToken(std::chrono::nanoseconds /*since_last_token*/) {}
+  virtual void OnPrefixLookup(PrefixLookup) {}
   virtual void OnFinished(const RequestReport&) {}
   virtual void OnRefused(const absl::Status&) {}
   // Engine calls that failed, with the details that clients are not told.

@@ -10,8 +10,10 @@
 #include <string>
 #include <vector>
 
+#include "absl/status/status.h"
 #include "engine/sampling.h"
 #include "engine/token.h"
+#include "scheduler/kept_prefix.h"
 
 namespace goldfinch {
 
@@ -29,28 +31,10 @@ class StopCondition {
   virtual int Push(TokenId token) = 0;
 };
 
-enum class RequestKind { kGenerate, kScore };
-
-// One call, already validated against the contract's bounds by the server. The
-// scheduler checks what depends on its own limits (see Scheduler::Submit).
-struct Request {
-  RequestKind kind = RequestKind::kGenerate;
-  std::vector<TokenId> prompt;  // at least one token
-  // Among waiting requests the highest goes first, equals first come first served.
-  std::int32_t priority = 0;
-  std::optional<std::chrono::steady_clock::time_point> deadline;
-
-  // kGenerate.
-  std::int64_t max_tokens = 0;      // at least 1, per candidate
-  std::int32_t num_candidates = 1;  // candidate i samples with sampling.candidate = i
-  SamplingParams sampling;
-  std::vector<TokenId> stop_token_ids;  // sorted; ends a candidate, reported as kStop
-  bool ignore_eos = false;              // else end of text ends a candidate, as kStop
-  // Makes the stop condition of one candidate; empty: none.
-  std::function<std::unique_ptr<StopCondition>()> make_stop_condition;
-
-  // kScore: the tokens whose log-probabilities are wanted, at least one.
-  std::vector<TokenId> continuation;
+enum class RequestKind {
+  kGenerate,
+  kScore,
+  kPrefill,  // runs all of the prompt but its last token, and keeps the result
 };
 
 enum class FinishReason {
@@ -64,6 +48,59 @@ struct StopMatch {
   Kind kind = Kind::kNone;
   TokenId token = 0;        // kStopToken
   std::int32_t index = -1;  // kStopString: which one
+};
+
+// What a request that keeps its sequence leaves behind.
+struct RequestEnd {
+  absl::Status status;
+  // The base's history, the prompt and every token generated. Null when the conversation
+  // is as it was before the request: nothing was generated, or the device failed.
+  std::shared_ptr<KeptPrefix> kept;
+  // Interrupt or Shutdown ended it, perhaps within its prompt: `kept` and the request's
+  // own fields are enough to go on with the very next token.
+  bool interrupted = false;
+  // kGenerate: how many of the history's last tokens the request generated, the resumed
+  // ones included; with logprobs asked for, what this run sampled.
+  std::int64_t num_generated = 0;
+  std::vector<SampledToken> sampled;
+  FinishReason finish_reason = FinishReason::kStop;  // when status is OK
+  StopMatch stop;
+};
+
+// One call, already validated against the contract's bounds by the server. The
+// scheduler checks what depends on its own limits (see Scheduler::Submit).
+struct Request {
+  RequestKind kind = RequestKind::kGenerate;
+  // At least one token, `base` included.
+  std::vector<TokenId> prompt;
+  // The request goes on from here: the base's history comes before `prompt`. Null: from
+  // nothing. Not with kScore, nor with several candidates.
+  std::shared_ptr<KeptPrefix> base;
+  std::string tenant;             // the prefix cache is one for each
+  bool use_prefix_cache = false;  // to read and to write; without a base
+  // Among waiting requests the highest goes first, equals first come first served.
+  std::int32_t priority = 0;
+  std::optional<std::chrono::steady_clock::time_point> deadline;
+
+  // Called once on the step thread when the request, if it was accepted, has ended, and
+  // before its stream tells so; returns quickly. With it, one candidate's sequence is
+  // kept.
+  std::function<void(RequestEnd)> on_end;
+
+  // kGenerate.
+  // The request goes on with a generation that was interrupted: so many of the base's
+  // last tokens are its output so far, and `prompt` is empty.
+  std::int64_t num_generated = 0;
+  std::int64_t max_tokens = 0;      // at least 1, per candidate; resumed ones included
+  std::int32_t num_candidates = 1;  // candidate i samples with sampling.candidate = i
+  SamplingParams sampling;
+  std::vector<TokenId> stop_token_ids;  // sorted; ends a candidate, reported as kStop
+  bool ignore_eos = false;              // else end of text ends a candidate, as kStop
+  // Makes the stop condition of one candidate; empty: none.
+  std::function<std::unique_ptr<StopCondition>()> make_stop_condition;
+
+  // kScore: the tokens whose log-probabilities are wanted, at least one.
+  std::vector<TokenId> continuation;
 };
 
 // Times are durations since Submit.

@@ -10,12 +10,15 @@
 namespace goldfinch {
 namespace {
 
-SequenceSpec SpecOf(const AcceptedRequest& accepted, std::int32_t candidate) {
+SequenceSpec SpecOf(const AcceptedRequest& accepted, const AdmittedFrom& from,
+                    std::int32_t candidate) {
   const Request& request = accepted.request;
   SequenceSpec spec;
   spec.max_tokens = accepted.needs.sequence_tokens;
-  spec.first_logits = std::ssize(request.prompt) - 1;
-  if (request.kind == RequestKind::kScore) return spec;
+  spec.first_logits = accepted.needs.prompt_tokens - 1;
+  if (candidate == 0) spec.keep_at = from.keep_at;
+  if (request.kind != RequestKind::kGenerate) return spec;
+  spec.num_generated = request.num_generated;
   spec.sampling = request.sampling;
   spec.sampling.candidate = static_cast<std::uint32_t>(candidate);
   std::vector<TokenId>& banned = spec.sampling.banned_before_min_tokens;
@@ -27,26 +30,51 @@ SequenceSpec SpecOf(const AcceptedRequest& accepted, std::int32_t candidate) {
   return spec;
 }
 
+// The prompt with the base's history before it.
+std::vector<TokenId> ContextOf(const Request& request) {
+  if (request.base == nullptr) return request.prompt;
+  std::vector<TokenId> context = request.base->history();
+  context.insert(context.end(), request.prompt.begin(), request.prompt.end());
+  return context;
+}
+
 // Tokens the parent feeds before anything decodes (see the header).
 std::int64_t PrefillOf(const AcceptedRequest& accepted) {
   const Request& request = accepted.request;
+  const std::int64_t prompt = accepted.needs.prompt_tokens;
   if (request.kind == RequestKind::kScore) return accepted.needs.sequence_tokens;
-  const std::int64_t prompt = std::ssize(request.prompt);
-  return request.num_candidates == 1 ? prompt : prompt - 1;
+  if (request.kind == RequestKind::kPrefill) return prompt - 1;
+  return request.num_candidates == 1 ? prompt + request.num_generated : prompt - 1;
+}
+
+absl::StatusOr<SequenceId> OpenParent(const RunningContext& context,
+                                      const AcceptedRequest& accepted,
+                                      const AdmittedFrom& from) {
+  const SequenceSpec spec = SpecOf(accepted, from, 0);
+  if (from.base == nullptr || from.base->length() == 0) return context.engine.Open(spec);
+  // With the token that was sampled last and not fed, when a generation goes on.
+  const std::int64_t known = from.base->length() + (spec.num_generated > 0 ? 1 : 0);
+  const std::vector<TokenId>& tokens = accepted.request.base == nullptr
+                                           ? accepted.request.prompt
+                                           : accepted.request.base->history();
+  return context.keeper.OpenFrom(
+      *from.base, spec, std::span(tokens).first(static_cast<std::size_t>(known)));
 }
 
 }  // namespace
 
-absl::StatusOr<std::vector<SequenceId>> OpenSequences(Engine& engine,
-                                                      const AcceptedRequest& accepted) {
-  const std::int64_t branch_at = std::ssize(accepted.request.prompt) - 1;
+absl::StatusOr<std::vector<SequenceId>> OpenSequences(const RunningContext& context,
+                                                      const AcceptedRequest& accepted,
+                                                      const AdmittedFrom& from) {
+  const std::int64_t branch_at = accepted.needs.prompt_tokens - 1;
   std::vector<SequenceId> open;
   for (std::int32_t i = 0; i < accepted.needs.slots; ++i) {
-    const SequenceSpec spec = SpecOf(accepted, i);
     absl::StatusOr<SequenceId> sequence =
-        i == 0 ? engine.Open(spec) : engine.OpenBranch(open.front(), branch_at, spec);
+        i == 0 ? OpenParent(context, accepted, from)
+               : context.engine.OpenBranch(open.front(), branch_at,
+                                           SpecOf(accepted, from, i));
     if (!sequence.ok()) {
-      for (; !open.empty(); open.pop_back()) engine.Close(open.back());
+      for (; !open.empty(); open.pop_back()) context.engine.Close(open.back());
       return sequence.status();
     }
     open.push_back(*sequence);
@@ -54,17 +82,22 @@ absl::StatusOr<std::vector<SequenceId>> OpenSequences(Engine& engine,
   return open;
 }
 
-RunningRequest::RunningRequest(Engine& engine, std::unique_ptr<AcceptedRequest> accepted,
+RunningRequest::RunningRequest(const RunningContext& context,
+                               std::unique_ptr<AcceptedRequest> accepted,
+                               AdmittedFrom from,
                                const std::vector<SequenceId>& sequences, TimePoint now)
-    : engine_(engine),
+    : context_(context),
+      engine_(context.engine),
       accepted_(std::move(accepted)),
-      prompt_tokens_(std::ssize(accepted_->request.prompt)),
+      from_(std::move(from)),
+      prompt_tokens_(accepted_->needs.prompt_tokens),
       admitted_(now),
+      fed_tokens_(ContextOf(accepted_->request)),
       prefill_(PrefillOf(*accepted_)),
+      fed_(from_.base == nullptr ? 0 : from_.base->length()),
       candidates_(sequences.size()),
       unfinished_(std::ssize(sequences)) {
-  Request& request = accepted_->request;
-  fed_tokens_ = std::move(request.prompt);
+  const Request& request = accepted_->request;
   if (request.kind == RequestKind::kScore) {
     fed_tokens_.insert(fed_tokens_.end(), request.continuation.begin(),
                        request.continuation.end() - 1);
@@ -72,6 +105,7 @@ RunningRequest::RunningRequest(Engine& engine, std::unique_ptr<AcceptedRequest> 
   }
   for (std::size_t i = 0; i < sequences.size(); ++i) {
     candidates_[i].sequence = sequences[i];
+    candidates_[i].generated = request.num_generated;
     if (request.make_stop_condition) candidates_[i].stop = request.make_stop_condition();
   }
   if (!Prefilling()) FinishPrefill();
@@ -87,7 +121,7 @@ void RunningRequest::AppendTo(std::vector<PlanSequence>& sequences,
                               std::vector<Member>& members) {
   PlanSequence sequence{.priority = accepted_->request.priority, .paused = paused_};
   if (Prefilling()) {
-    sequence.prompt_left = prefill_ - fed_;
+    sequence.prompt_left = FeedUntil() - fed_;
     sequences.push_back(sequence);
     members.push_back({.request = this, .candidate = 0});
     return;
@@ -96,11 +130,17 @@ void RunningRequest::AppendTo(std::vector<PlanSequence>& sequences,
     if (candidates_[i].finished) continue;
     // A candidate's own run of the last prompt token still is prompt work: else a flow
     // of one-token prompts would bring decoders without passing the token budget.
-    sequence.prompt_left = candidates_[i].generated == 0 ? 1 : 0;
+    sequence.prompt_left = candidates_[i].generated == 0 ? 1 : 0;  // never resumed ones
     sequence.last_turn = candidates_[i].last_turn;
     sequences.push_back(sequence);
     members.push_back({.request = this, .candidate = static_cast<std::int32_t>(i)});
   }
+}
+
+// No span reaches across a place where a prefix is to be kept.
+std::int64_t RunningRequest::FeedUntil() const {
+  const auto next = std::ranges::upper_bound(from_.keep_at, fed_);
+  return next == from_.keep_at.end() ? prefill_ : std::min(*next, prefill_);
 }
 
 Span RunningRequest::MakeSpan(std::int32_t candidate, std::int64_t tokens) const {
@@ -121,11 +161,12 @@ Span RunningRequest::PrefillSpan(std::int64_t tokens) const {
       std::span(fed_tokens_)
           .subspan(static_cast<std::size_t>(fed_), static_cast<std::size_t>(tokens));
   const std::int64_t first_logits = prompt_tokens_ - 1;
-  if (end <= first_logits) return span;  // nothing but the state
   if (accepted_->request.kind == RequestKind::kGenerate) {
-    span.output = SpanOutput::kSample;
+    // A resumed generation has logits before its last token, which nobody wants again.
+    if (end == prefill_ && end > first_logits) span.output = SpanOutput::kSample;
     return span;
   }
+  if (end <= first_logits) return span;  // nothing but the state
   const std::int64_t first = std::max(fed_, first_logits);
   span.output = SpanOutput::kScore;
   span.first_output_row = first - fed_;
@@ -142,17 +183,27 @@ void RunningRequest::TakeResult(std::int32_t candidate, std::int64_t tokens,
     return;
   }
   fed_ += tokens;
+  // What is nothing but a prompt is kept at its end anyway.
+  const bool ends = accepted_->request.kind == RequestKind::kPrefill && !Prefilling();
+  if (!ends && std::ranges::binary_search(from_.keep_at, fed_)) KeepForCache(fed_);
   if (accepted_->request.kind == RequestKind::kScore) {
     TakeScores(result, turn);
   } else if (!Prefilling()) {
     FinishPrefill();
-    if (fed_ == prompt_tokens_) TakeToken(0, std::move(result.sample), turn);
+    if (fed_ < prompt_tokens_) return;  // several candidates, or nothing but the prompt
+    if (UsesCache()) KeepForCache(fed_);
+    TakeToken(0, std::move(result.sample), turn);
   }
 }
 
 // From here on candidates decode: they have their copy of the parent's state, and the
 // token they feed next.
 void RunningRequest::FinishPrefill() {
+  if (accepted_->request.kind == RequestKind::kPrefill) {
+    candidates_.front().finished = true;
+    unfinished_ = 0;
+    return;
+  }
   for (std::size_t i = 0; i < candidates_.size(); ++i) {
     if (i > 0) engine_.Branch(candidates_[i].sequence);
     candidates_[i].next = fed_tokens_.back();
@@ -166,13 +217,23 @@ void RunningRequest::TakeToken(std::int32_t index, SampledToken sample,
   candidate.next = sample.token;
   candidate.last_turn = turn.number;
   NoteToken(candidate, turn);
+  if (candidates_.size() == 1) {
+    fed_tokens_.push_back(sample.token);
+    if (accepted_->request.on_end && accepted_->request.sampling.num_logprobs >= 0)
+      sampled_.push_back(sample);
+  }
   const std::optional<Finish> finish = FinishOf(candidate, sample.token);
   if (finish) {
-    // Before its events: who has seen the end may count on the memory.
-    CloseSequence(candidate);
+    if (index == 0) {
+      first_reason_ = finish->reason;
+      first_match_ = finish->match;
+    }
     candidate.finished = true;
     --unfinished_;
-    if (index == 0) first_reason_ = finish->reason;
+    // Before its events: who has seen the end may count on the memory, and may call
+    // again.
+    if (candidates_.size() == 1) Leave(absl::OkStatus(), Leaving::kEnded);
+    CloseSequence(candidate);
   }
   StreamEvent token;
   token.kind = StreamEvent::Kind::kToken;
@@ -209,7 +270,7 @@ void RunningRequest::NoteToken(Candidate& candidate, const Turn& turn) {
     first_token_ = turn.now;
     turn.observer.OnFirstToken(turn.now - accepted_->submitted);
   }
-  if (candidate.generated > 1) {
+  if (candidate.generated > accepted_->request.num_generated + 1) {
     turn.observer.OnInterToken(turn.now - candidate.last_token);
   }
   candidate.last_token = turn.now;
@@ -240,6 +301,70 @@ std::optional<RunningRequest::Finish> RunningRequest::FinishOf(Candidate& candid
   return std::nullopt;
 }
 
+bool RunningRequest::UsesCache() const {
+  return accepted_->request.use_prefix_cache && context_.cache.enabled();
+}
+
+// The sequence holds `length` tokens now, and anything can go on from there.
+void RunningRequest::KeepForCache(std::int64_t length) {
+  if (length < PrefixCache::kMinTokens) return;
+  const auto tokens = std::span(fed_tokens_).first(static_cast<std::size_t>(length));
+  context_.cache.Insert(
+      accepted_->request.tenant, tokens, accepted_->prefix_key,
+      context_.keeper.Keep(candidates_.front().sequence, length, /*history=*/{}));
+}
+
+// The whole sequence as it is, with the tokens that are still to be fed.
+std::shared_ptr<KeptPrefix> RunningRequest::KeepAll() {
+  const bool decodes = !Prefilling() && prefill_ >= prompt_tokens_;
+  const std::int64_t length = decodes ? std::ssize(fed_tokens_) - 1 : fed_;
+  if (length == 0) return KeptPrefix::Make(fed_tokens_, nullptr);
+  auto kept = context_.keeper.Keep(candidates_.front().sequence, length, fed_tokens_);
+  // In the midst of a prompt GOLD layers have not run on what others would need.
+  const bool complete =
+      decodes || (accepted_->request.kind == RequestKind::kPrefill && !Prefilling());
+  if (complete && context_.cache.enabled() && length >= PrefixCache::kMinTokens) {
+    const auto tokens = std::span(fed_tokens_).first(static_cast<std::size_t>(length));
+    context_.cache.Insert(
+        accepted_->request.tenant, tokens,
+        PrefixIndex::KeyOf(accepted_->request.tenant, tokens, PrefixCache::kBlockTokens),
+        kept);
+  }
+  return kept;
+}
+
+void RunningRequest::Leave(const absl::Status& status, Leaving leaving) {
+  const Request& request = accepted_->request;
+  const Candidate& first = candidates_.front();
+  const bool has_more = request.kind == RequestKind::kPrefill
+                            ? finished()
+                            : first.generated > request.num_generated;
+  const bool keeps = has_more || leaving == Leaving::kInterrupted;
+  if (!end_told_ && candidates_.size() == 1 && request.kind != RequestKind::kScore &&
+      first.sequence != SequenceId::kNone && leaving != Leaving::kLost) {
+    if (request.on_end && keeps) {
+      kept_ = KeepAll();
+    } else if (UsesCache() && has_more) {
+      KeepForCache(std::ssize(fed_tokens_) - 1);
+    }
+  }
+  TellEnd(status, leaving == Leaving::kInterrupted);
+  Close();
+}
+
+void RunningRequest::TellEnd(absl::Status status, bool interrupted) {
+  if (std::exchange(end_told_, true) || !accepted_->request.on_end) return;
+  RequestEnd end;
+  end.status = std::move(status);
+  end.kept = std::move(kept_);
+  end.interrupted = interrupted;
+  end.num_generated = candidates_.front().generated;
+  end.sampled = std::move(sampled_);
+  end.finish_reason = first_reason_;
+  end.stop = first_match_;
+  accepted_->request.on_end(std::move(end));
+}
+
 std::int64_t RunningRequest::num_open_sequences() const {
   return std::ranges::count_if(
       candidates_, [](const Candidate& c) { return c.sequence != SequenceId::kNone; });
@@ -258,6 +383,9 @@ void RunningRequest::Close() {
 RequestUsage RunningRequest::Usage(std::int64_t generated, TimePoint now) const {
   RequestUsage usage;
   usage.prompt_tokens = prompt_tokens_;
+  if (from_.base != nullptr) {
+    usage.cached_prompt_tokens = std::min(from_.base->length(), prompt_tokens_);
+  }
   usage.generated_tokens = generated;
   usage.queue_time = admitted_ - accepted_->submitted;
   if (first_token_) usage.first_token_time = *first_token_ - accepted_->submitted;
@@ -267,7 +395,9 @@ RequestUsage RunningRequest::Usage(std::int64_t generated, TimePoint now) const 
 
 RequestReport RunningRequest::Report(absl::Status status, TimePoint now) const {
   std::int64_t generated = 0;
-  for (const Candidate& candidate : candidates_) generated += candidate.generated;
+  for (const Candidate& candidate : candidates_) {
+    generated += candidate.generated - accepted_->request.num_generated;
+  }
   RequestReport report;
   report.kind = accepted_->request.kind;
   report.status = std::move(status);

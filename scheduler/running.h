@@ -5,10 +5,14 @@
 // parent. Alone, it samples from the last prompt token. With other candidates it stops
 // one token short, the others branch off there, and each feeds the last prompt token by
 // itself, as it later feeds the tokens it samples. Scoring feeds context and continuation
-// as one prompt and collects scores on the way.
+// as one prompt and collects scores on the way; pre-filling feeds all but the last token.
+//
+// What a base has run already is not fed. On the way, prefixes are kept for the prefix
+// cache; at the end, the sequence is kept for who asked for it.
 //
 // Invariant: every sequence is closed exactly once, by the end of its candidate or by
-// Close(). Spans point into this object, which therefore does not move.
+// Close(). on_end is called exactly once. Spans point into this object, which therefore
+// does not move.
 //
 // Threads: the step thread.
 #pragma once
@@ -24,19 +28,36 @@
 #include "scheduler/inbox.h"
 #include "scheduler/observer.h"
 #include "scheduler/plan.h"
+#include "scheduler/prefix_cache.h"
+#include "scheduler/prefix_keeper.h"
 #include "scheduler/request.h"
 
 namespace goldfinch {
 
+// What the requests of one scheduler share.
+struct RunningContext {
+  Engine& engine;
+  PrefixKeeper& keeper;
+  PrefixCache& cache;
+};
+
+// What admission found out about a request.
+struct AdmittedFrom {
+  std::shared_ptr<KeptPrefix> base;   // what it goes on from, on the device; or null
+  std::vector<std::int64_t> keep_at;  // keep_points.h
+};
+
 // Opens all sequences the request needs, the parent first; on an error none is open.
-absl::StatusOr<std::vector<SequenceId>> OpenSequences(Engine& engine,
-                                                      const AcceptedRequest& accepted);
+absl::StatusOr<std::vector<SequenceId>> OpenSequences(const RunningContext& context,
+                                                      const AcceptedRequest& accepted,
+                                                      const AdmittedFrom& from);
 
 class RunningRequest {
  public:
   // `sequences` come from OpenSequences.
-  RunningRequest(Engine& engine, std::unique_ptr<AcceptedRequest> accepted,
-                 const std::vector<SequenceId>& sequences, TimePoint now);
+  RunningRequest(const RunningContext& context, std::unique_ptr<AcceptedRequest> accepted,
+                 AdmittedFrom from, const std::vector<SequenceId>& sequences,
+                 TimePoint now);
   RunningRequest(const RunningRequest&) = delete;
   RunningRequest& operator=(const RunningRequest&) = delete;
   ~RunningRequest();
@@ -76,8 +97,14 @@ class RunningRequest {
 
   std::int64_t num_open_sequences() const;
 
-  // Closes what is still open.
-  void Close();
+  // How a request that has not finished is ended.
+  enum class Leaving {
+    kEnded,        // cancelled, late: what was generated is kept
+    kInterrupted,  // to be resumed: kept wherever it is
+    kLost,         // the device failed: there is nothing to keep
+  };
+  // Keeps what is to be kept, tells on_end, and closes what is still open.
+  void Leave(const absl::Status& status, Leaving leaving);
 
   // The report of a request ending with `status` now.
   RequestReport Report(absl::Status status, TimePoint now) const;
@@ -98,6 +125,12 @@ class RunningRequest {
   };
 
   bool Prefilling() const { return fed_ < prefill_; }
+  bool UsesCache() const;
+  std::int64_t FeedUntil() const;
+  void KeepForCache(std::int64_t length);
+  std::shared_ptr<KeptPrefix> KeepAll();
+  void TellEnd(absl::Status status, bool interrupted);
+  void Close();
   Span PrefillSpan(std::int64_t tokens) const;
   void FinishPrefill();
   void TakeToken(std::int32_t index, SampledToken sample, const Turn& turn);
@@ -107,18 +140,26 @@ class RunningRequest {
   void CloseSequence(Candidate& candidate);
   RequestUsage Usage(std::int64_t generated, TimePoint now) const;
 
+  const RunningContext context_;
   Engine& engine_;
   const std::unique_ptr<AcceptedRequest> accepted_;
+  const AdmittedFrom from_;
   const std::int64_t prompt_tokens_;
   const TimePoint admitted_;
-  std::vector<TokenId> fed_tokens_;  // prompt; when scoring, the continuation after it
-  std::int64_t prefill_ = 0;         // tokens the parent feeds before anything decodes
-  std::int64_t fed_ = 0;             // of those
+  // By position: the prompt, the base's history first; then, when scoring, the
+  // continuation, and for a single candidate what it generates.
+  std::vector<TokenId> fed_tokens_;
+  std::int64_t prefill_ = 0;  // tokens the parent feeds before anything decodes
+  std::int64_t fed_ = 0;      // of those; the base's to begin with
   std::vector<Candidate> candidates_;
   std::int64_t unfinished_ = 0;
   std::vector<ScoredToken> scores_;
   std::optional<TimePoint> first_token_;
   FinishReason first_reason_ = FinishReason::kStop;  // of candidate 0
+  StopMatch first_match_;                            // the same
+  std::vector<SampledToken> sampled_;                // RequestEnd::sampled
+  std::shared_ptr<KeptPrefix> kept_;
+  bool end_told_ = false;
   bool paused_ = false;
 };
 

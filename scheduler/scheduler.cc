@@ -2,7 +2,9 @@
 
 #include <algorithm>
 #include <chrono>
+#include <functional>
 #include <iterator>
+#include <limits>
 #include <memory>
 #include <optional>
 #include <span>
@@ -15,12 +17,25 @@
 #include "engine/check.h"
 #include "engine/sync/mutex.h"
 #include "scheduler/admission.h"
+#include "scheduler/grant.h"
 #include "scheduler/inbox.h"
 #include "scheduler/needs.h"
 #include "scheduler/plan.h"
+#include "scheduler/prefix_cache.h"
+#include "scheduler/prefix_keeper.h"
 #include "scheduler/running.h"
 
 namespace goldfinch {
+namespace {
+
+// What a step may copy of kept prefixes while others wait for it: a few milliseconds.
+constexpr std::int64_t kCopyBytesPerStep = 64 << 20;
+
+absl::Status ShutdownStatus() {
+  return absl::UnavailableError("the server is shutting down");
+}
+
+}  // namespace
 
 class Scheduler::Impl {
  public:
@@ -29,6 +44,10 @@ class Scheduler::Impl {
 
   absl::StatusOr<Submission> Submit(Request request);
   void Cancel(RequestId id) { inbox_->Cancel(id); }
+  void Interrupt(RequestId id) { inbox_->Interrupt(id); }
+  void InterruptAll() { inbox_->InterruptAll(); }
+  void GetImage(std::shared_ptr<KeptPrefix> prefix, ImageCallback done);
+  void MoveToHost(std::shared_ptr<KeptPrefix> prefix);
   void Start();
   void Shutdown();
   bool Step();
@@ -42,6 +61,9 @@ class Scheduler::Impl {
 
   // The parts of a step, in order.
   void TakeInbox(TimePoint now);
+  void EndById(RequestId id, const absl::Status& status, RunningRequest::Leaving leaving,
+               TimePoint now);
+  void RunTasks();
   void DropLate(TimePoint now);
   void AdmitWaiting(TimePoint now);
   bool AdmitOne(Accepted& accepted, TimePoint now);
@@ -51,8 +73,11 @@ class Scheduler::Impl {
 
   absl::Status LateStatus(const RunningRequest& running, TimePoint now) const;
   void EndWaiting(Accepted accepted, const absl::Status& status, TimePoint now);
-  void EndRunning(Running running, const absl::Status& status, TimePoint now);
-  void EndAllRunning(const absl::Status& status, TimePoint now);
+  void EndRunning(Running running, const absl::Status& status,
+                  RunningRequest::Leaving leaving, TimePoint now);
+  void EndAllRunning(const absl::Status& status, RunningRequest::Leaving leaving,
+                     TimePoint now);
+  void EndAllWaiting(const absl::Status& status, TimePoint now);
   void ReportLevels();
   std::optional<TimePoint> NextTimeout() const;
 
@@ -65,9 +90,14 @@ class Scheduler::Impl {
   const std::shared_ptr<Inbox> inbox_;
 
   // Owned by the step thread.
+  PrefixCache cache_;
+  PrefixKeeper keeper_;
+  const RunningContext context_{engine_, keeper_, cache_};
+  std::vector<std::function<void()>> tasks_;
   std::vector<Accepted> waiting_;
   std::vector<Running> running_;  // in order of admission
   std::uint64_t turns_ = 0;       // spans run so far
+  bool copying_ = false;          // admission goes on making room in the next step
   // The step's batch; kept between steps for their storage.
   std::vector<PlanSequence> sequences_;
   std::vector<RunningRequest::Member> members_;  // parallel to sequences_
@@ -87,9 +117,10 @@ Scheduler::Impl::Impl(Engine& engine, const SchedulerOptions& options, const Clo
       observer_(observer),
       step_tokens_(
           std::min<std::int64_t>(options.step_tokens, engine.info().max_step_tokens)),
-      inbox_(
-          std::make_shared<Inbox>(Inbox::Limits{.requests = options.max_queued_requests,
-                                                .tokens = options.max_queued_tokens})) {
+      inbox_(std::make_shared<Inbox>(Inbox::Limits{
+          .requests = options.max_queued_requests, .tokens = options.max_queued_tokens})),
+      cache_(options.prefix_cache_bytes),
+      keeper_(engine, [this](const KeptPrefix& prefix) { cache_.Forget(prefix); }) {
   GOLDFINCH_CHECK(step_tokens_ >= 1);
 }
 
@@ -111,6 +142,10 @@ absl::StatusOr<Scheduler::Submission> Scheduler::Impl::Accept(Request request) {
   accepted->request = std::move(request);
   accepted->needs = *needs;
   accepted->submitted = now;
+  if (accepted->request.use_prefix_cache && cache_.enabled()) {
+    accepted->prefix_key = PrefixIndex::KeyOf(
+        accepted->request.tenant, accepted->request.prompt, PrefixCache::kBlockTokens);
+  }
   // One token of every candidate fits an empty stream, whatever the option says.
   accepted->stream =
       std::make_shared<TokenStream>(std::max(options_.stream_buffer_tokens, needs->slots),
@@ -140,43 +175,79 @@ void Scheduler::Impl::Shutdown() {
   if (thread_.joinable()) thread_.join();
   // The step thread is gone: from here this thread is the one that steps.
   const TimePoint now = clock_.Now();
+  keeper_.BeginStep(std::numeric_limits<std::int64_t>::max());
   TakeInbox(now);
-  const absl::Status status = absl::UnavailableError("the server is shutting down");
-  EndAllRunning(status, now);
-  for (Accepted& accepted : std::exchange(waiting_, {})) {
-    EndWaiting(std::move(accepted), status, now);
-  }
+  const absl::Status status = ShutdownStatus();
+  EndAllRunning(status, RunningRequest::Leaving::kInterrupted, now);
+  EndAllWaiting(status, now);
+  RunTasks();
   ReportLevels();
 }
 
 bool Scheduler::Impl::Step() {
   const TimePoint now = clock_.Now();
+  keeper_.BeginStep(running_.empty() ? std::numeric_limits<std::int64_t>::max()
+                                     : kCopyBytesPerStep);
+  copying_ = false;
   TakeInbox(now);
   DropLate(now);
+  RunTasks();
   AdmitWaiting(now);
   const bool runs = BuildBatch();
   if (runs) RunBatch();
   ReportLevels();
-  return runs;
+  return runs || copying_ || !tasks_.empty();
 }
 
 void Scheduler::Impl::TakeInbox(TimePoint now) {
   Inbox::Contents contents = inbox_->TakeAll();
   std::ranges::move(contents.submitted, std::back_inserter(waiting_));
-  const absl::Status status = absl::CancelledError("the request was cancelled");
+  std::ranges::move(contents.tasks, std::back_inserter(tasks_));
+  const absl::Status cancelled = absl::CancelledError("the request was cancelled");
   for (const RequestId id : contents.cancelled) {
-    if (const auto it = std::ranges::find(waiting_, id, [](auto& w) { return w->id; });
-        it != waiting_.end()) {
-      EndWaiting(std::move(*it), status, now);
-      waiting_.erase(it);
-    }
-    if (const auto it =
-            std::ranges::find(running_, id, [](auto& r) { return r->accepted().id; });
-        it != running_.end()) {
-      EndRunning(std::move(*it), status, now);
-      running_.erase(it);
-    }
+    EndById(id, cancelled, RunningRequest::Leaving::kEnded, now);
   }
+  for (const RequestId id : contents.interrupted) {
+    EndById(id, ShutdownStatus(), RunningRequest::Leaving::kInterrupted, now);
+  }
+  if (!contents.interrupt_all) return;
+  EndAllRunning(ShutdownStatus(), RunningRequest::Leaving::kInterrupted, now);
+  EndAllWaiting(ShutdownStatus(), now);
+}
+
+void Scheduler::Impl::EndById(RequestId id, const absl::Status& status,
+                              RunningRequest::Leaving leaving, TimePoint now) {
+  if (const auto it = std::ranges::find(waiting_, id, [](auto& w) { return w->id; });
+      it != waiting_.end()) {
+    EndWaiting(std::move(*it), status, now);
+    waiting_.erase(it);
+  }
+  if (const auto it =
+          std::ranges::find(running_, id, [](auto& r) { return r->accepted().id; });
+      it != running_.end()) {
+    EndRunning(std::move(*it), status, leaving, now);
+    running_.erase(it);
+  }
+}
+
+// Copies for others, as many as the step has time for.
+void Scheduler::Impl::RunTasks() {
+  std::size_t done = 0;
+  while (done < tasks_.size() && keeper_.may_copy()) tasks_[done++]();
+  tasks_.erase(tasks_.begin(), tasks_.begin() + static_cast<std::ptrdiff_t>(done));
+}
+
+void Scheduler::Impl::GetImage(std::shared_ptr<KeptPrefix> prefix, ImageCallback done) {
+  const bool posted =
+      inbox_->Post([this, prefix, done] { done(keeper_.ImageOf(*prefix)); });
+  if (!posted) done(nullptr);
+}
+
+void Scheduler::Impl::MoveToHost(std::shared_ptr<KeptPrefix> prefix) {
+  inbox_->Post([this, prefix = std::move(prefix)] {
+    cache_.Forget(*prefix);
+    keeper_.MoveToHost(*prefix);
+  });
 }
 
 // Ends what is past its deadline, and what nobody reads; before admission, so that the
@@ -191,7 +262,9 @@ void Scheduler::Impl::DropLate(TimePoint now) {
   for (Running& running : running_) {
     running->UpdatePaused();
     const absl::Status status = LateStatus(*running, now);
-    if (!status.ok()) EndRunning(std::move(running), status, now);
+    if (!status.ok()) {
+      EndRunning(std::move(running), status, RunningRequest::Leaving::kEnded, now);
+    }
   }
   std::erase(running_, nullptr);
 }
@@ -212,30 +285,34 @@ absl::Status Scheduler::Impl::LateStatus(const RunningRequest& running,
 }
 
 void Scheduler::Impl::AdmitWaiting(TimePoint now) {
-  if (waiting_.empty()) return;
-  const EngineInfo& info = engine_.info();
-  const EngineUsage usage = engine_.usage();
-  const FreeMemory free{.slots = info.num_slots - usage.slots_used,
-                        .pages = info.num_pages - usage.pages_used};
-  if (free.slots == 0) return;
-  std::vector<WaitingRequest> needs;
-  needs.reserve(waiting_.size());
+  if (waiting_.empty() || engine_.usage().slots_used == engine_.info().num_slots) return;
+  std::vector<WaitingRequest> order;
+  order.reserve(waiting_.size());
   for (const Accepted& waiting : waiting_) {
-    needs.push_back({.priority = waiting->request.priority,
-                     .arrival = static_cast<std::uint64_t>(waiting->id),
-                     .slots = waiting->needs.slots,
-                     .pages = waiting->needs.pages});
+    order.push_back({.priority = waiting->request.priority,
+                     .arrival = static_cast<std::uint64_t>(waiting->id)});
   }
-  for (const std::size_t i : Admit(needs, free)) {
-    if (!AdmitOne(waiting_[i], now)) break;
-  }
+  Admit(order, [&](std::size_t i) { return AdmitOne(waiting_[i], now); });
   std::erase(waiting_, nullptr);
+  for (Running& running : running_) {
+    if (!running->finished()) continue;  // nothing of its prompt was left to run
+    EndRunning(std::move(running), absl::OkStatus(), RunningRequest::Leaving::kEnded,
+               now);
+  }
+  std::erase(running_, nullptr);
 }
 
-// False when the engine has no memory for it now: it stays where it is. It only stays
-// while something runs whose end will free memory; else it would wait for ever.
+// False when there is no memory for it now: it stays where it is. It only stays while
+// something runs whose end will free memory; else it would wait for ever.
 bool Scheduler::Impl::AdmitOne(Accepted& accepted, TimePoint now) {
-  absl::StatusOr<std::vector<SequenceId>> sequences = OpenSequences(engine_, *accepted);
+  PrefixLookup outcome = PrefixLookup::kNone;
+  AdmittedFrom from =
+      FindBase(context_, *accepted, options_.prefix_interval_tokens, outcome);
+  const Grant grant = MakeRoom(context_, *accepted, from);
+  copying_ = copying_ || grant == Grant::kCopying;
+  if (grant != Grant::kGranted) return false;
+  absl::StatusOr<std::vector<SequenceId>> sequences =
+      OpenSequences(context_, *accepted, from);
   if (!sequences.ok()) {
     observer_.OnEngineError(sequences.status());
     if (absl::IsResourceExhausted(sequences.status()) && !running_.empty()) return false;
@@ -244,8 +321,9 @@ bool Scheduler::Impl::AdmitOne(Accepted& accepted, TimePoint now) {
     return true;
   }
   inbox_->LeftQueue(std::ssize(accepted->request.prompt));
-  running_.push_back(
-      std::make_unique<RunningRequest>(engine_, std::move(accepted), *sequences, now));
+  if (outcome != PrefixLookup::kNone) observer_.OnPrefixLookup(outcome);
+  running_.push_back(std::make_unique<RunningRequest>(context_, std::move(accepted),
+                                                      std::move(from), *sequences, now));
   return true;
 }
 
@@ -270,7 +348,8 @@ void Scheduler::Impl::RunBatch() {
   const TimePoint now = clock_.Now();
   if (!status.ok()) {
     observer_.OnEngineError(status);
-    EndAllRunning(absl::InternalError("the device failed while the request ran"), now);
+    EndAllRunning(absl::InternalError("the device failed while the request ran"),
+                  RunningRequest::Leaving::kLost, now);
     return;
   }
   StepReport report{.duration = now - started};
@@ -290,7 +369,9 @@ void Scheduler::Impl::Publish(TimePoint now) {
                                {.observer = observer_, .number = ++turns_, .now = now});
   }
   for (Running& running : running_) {
-    if (running->finished()) EndRunning(std::move(running), absl::OkStatus(), now);
+    if (!running->finished()) continue;
+    EndRunning(std::move(running), absl::OkStatus(), RunningRequest::Leaving::kEnded,
+               now);
   }
   std::erase(running_, nullptr);
 }
@@ -306,19 +387,32 @@ void Scheduler::Impl::EndWaiting(Accepted accepted, const absl::Status& status,
   report.usage.queue_time = now - accepted->submitted;
   report.usage.total_time = report.usage.queue_time;
   observer_.OnFinished(report);
+  if (accepted->request.on_end) {
+    RequestEnd end;
+    end.status = status;
+    end.num_generated = accepted->request.num_generated;
+    accepted->request.on_end(std::move(end));
+  }
   accepted->stream->End(status);
 }
 
 void Scheduler::Impl::EndRunning(Running running, const absl::Status& status,
-                                 TimePoint now) {
-  running->Close();
+                                 RunningRequest::Leaving leaving, TimePoint now) {
+  running->Leave(status, leaving);
   observer_.OnFinished(running->Report(status, now));
   running->stream().End(status);
 }
 
-void Scheduler::Impl::EndAllRunning(const absl::Status& status, TimePoint now) {
+void Scheduler::Impl::EndAllRunning(const absl::Status& status,
+                                    RunningRequest::Leaving leaving, TimePoint now) {
   for (Running& running : std::exchange(running_, {})) {
-    EndRunning(std::move(running), status, now);
+    EndRunning(std::move(running), status, leaving, now);
+  }
+}
+
+void Scheduler::Impl::EndAllWaiting(const absl::Status& status, TimePoint now) {
+  for (Accepted& accepted : std::exchange(waiting_, {})) {
+    EndWaiting(std::move(accepted), status, now);
   }
 }
 
@@ -333,6 +427,10 @@ void Scheduler::Impl::ReportLevels() {
   for (const Accepted& waiting : waiting_) {
     levels.waiting_tokens += std::ssize(waiting->request.prompt);
   }
+  levels.prefixes_on_device = keeper_.num_on_device();
+  levels.prefix_cache_entries = cache_.num_entries();
+  levels.prefix_cache_bytes = cache_.bytes();
+  levels.prefix_cache_evictions = cache_.num_evicted();
   levels.engine = engine_.usage();
   observer_.OnLevels(levels);
 }
@@ -363,6 +461,18 @@ absl::StatusOr<Scheduler::Submission> Scheduler::Submit(Request request) {
 }
 
 void Scheduler::Cancel(RequestId id) { impl_->Cancel(id); }
+
+void Scheduler::Interrupt(RequestId id) { impl_->Interrupt(id); }
+
+void Scheduler::InterruptAll() { impl_->InterruptAll(); }
+
+void Scheduler::GetImage(std::shared_ptr<KeptPrefix> prefix, ImageCallback done) {
+  impl_->GetImage(std::move(prefix), std::move(done));
+}
+
+void Scheduler::MoveToHost(std::shared_ptr<KeptPrefix> prefix) {
+  impl_->MoveToHost(std::move(prefix));
+}
 
 void Scheduler::Start() { impl_->Start(); }
 

@@ -5,6 +5,8 @@
 // sequence first, then prompt chunks under the token budget; see plan.h); run
 // Engine::Forward once; publish the tokens. A request takes at admission every slot and
 // page it can ever need, so memory runs out only there and nothing is ever recomputed.
+// Pages of kept prefixes (kept_prefix.h) count as free: what was used longest ago is
+// copied to host memory, or forgotten if only the prefix cache had it, before the grant.
 //
 // Invariants: an accepted request's stream gets exactly one End. Publishing never
 // blocks: a request whose stream is full is left out of the step, and ended with ABORTED
@@ -19,6 +21,7 @@
 
 #include <chrono>
 #include <cstdint>
+#include <functional>
 #include <memory>
 
 #include "absl/status/statusor.h"
@@ -40,6 +43,8 @@ struct SchedulerOptions {
   std::int64_t max_queued_tokens = 16777216;  // prompt tokens of all waiting requests
   std::int64_t stream_buffer_tokens = 1024;   // held for one reader, per request
   std::chrono::nanoseconds slow_reader = std::chrono::seconds(30);
+  std::int64_t prefix_cache_bytes = 0;          // host memory; 0: no prefix cache
+  std::int64_t prefix_interval_tokens = 16384;  // see keep_points.h
 };
 
 class Scheduler {
@@ -66,11 +71,26 @@ class Scheduler {
   // no-op for a request that has ended.
   void Cancel(RequestId id);
 
+  // As Cancel, but the request ends with UNAVAILABLE and, if it keeps its sequence,
+  // leaves all that is needed to go on with the very next token, even within its prompt.
+  void Interrupt(RequestId id);
+  // Everything submitted so far.
+  void InterruptAll();
+
+  // Calls `done` on the step thread with the prefix's image, which is copied out if it is
+  // on the device; the prefix stays where it is. Null for one of no tokens, and after
+  // Shutdown. Copying is spread over steps, so that streams do not wait for it.
+  using ImageCallback = std::function<void(std::shared_ptr<const PrefixImage>)>;
+  void GetImage(std::shared_ptr<KeptPrefix> prefix, ImageCallback done);
+  // Copies it out for good, if it is on the device; the next request that goes on from it
+  // brings it back.
+  void MoveToHost(std::shared_ptr<KeptPrefix> prefix);
+
   // Starts the step thread.
   void Start();
 
-  // Ends every request with UNAVAILABLE and stops the step thread; later submissions
-  // get UNAVAILABLE. Idempotent.
+  // Interrupts every request and stops the step thread; later submissions get
+  // UNAVAILABLE. Idempotent.
   void Shutdown();
 
   // One step on the calling thread; false when there was nothing to run. Tests only,

@@ -5,6 +5,7 @@
 #include <gtest/gtest.h>
 
 #include <cstdint>
+#include <functional>
 #include <map>
 #include <memory>
 #include <optional>
@@ -91,10 +92,14 @@ class RecordingObserver final : public SchedulerObserver {
   void OnStep(const StepReport& report) override { steps.push_back(report); }
   void OnFirstToken(std::chrono::nanoseconds since) override { first.push_back(since); }
   void OnInterToken(std::chrono::nanoseconds since) override { inter.push_back(since); }
+  void OnPrefixLookup(PrefixLookup lookup) override {
+    if (on_lookup) on_lookup(lookup);
+  }
   void OnFinished(const RequestReport& report) override { finished.push_back(report); }
   void OnRefused(const absl::Status& status) override { refused.push_back(status); }
   void OnEngineError(const absl::Status& status) override { errors.push_back(status); }
 
+  std::function<void(PrefixLookup)> on_lookup;
   SchedulerLevels levels;
   std::vector<StepReport> steps;
   std::vector<std::chrono::nanoseconds> first;

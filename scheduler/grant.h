@@ -1,0 +1,31 @@
+// What a waiting request goes on from, and whether its memory can be had now.
+//
+// A request takes slots and pages for its whole life. Pages that only kept prefixes hold
+// count as free; they are moved out before the grant.
+//
+// Threads: the step thread.
+#pragma once
+
+#include <cstdint>
+
+#include "scheduler/inbox.h"
+#include "scheduler/observer.h"
+#include "scheduler/running.h"
+
+namespace goldfinch {
+
+// The request's conversation, or what the prefix cache has of its prompt, and where
+// prefixes are to be kept on the way (`interval`: keep_points.h). `outcome` is left alone
+// when the cache is not asked.
+AdmittedFrom FindBase(const RunningContext& context, const AcceptedRequest& accepted,
+                      std::int64_t interval, PrefixLookup& outcome);
+
+enum class Grant {
+  kGranted,
+  kNoRoom,   // until something that runs has ended
+  kCopying,  // prefixes are being moved out of the way; the next step goes on
+};
+Grant MakeRoom(const RunningContext& context, const AcceptedRequest& accepted,
+               const AdmittedFrom& from);
+
+}  // namespace goldfinch

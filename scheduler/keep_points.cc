@@ -1,0 +1,41 @@
+#include "scheduler/keep_points.h"
+
+#include <algorithm>
+#include <cstdlib>
+
+namespace goldfinch {
+namespace {
+
+// Fewer tokens than this are fed again rather than kept.
+constexpr std::int64_t kWorthKeeping = 32;
+constexpr std::int64_t kLadderPrompt = 512;  // shorter prompts have none
+constexpr std::int64_t kFirstRung = 64;      // before the end
+constexpr std::int64_t kRungGrowth = 4;
+
+}  // namespace
+
+std::vector<std::int64_t> KeepPoints(const PromptShape& prompt, std::int64_t interval) {
+  std::vector<std::int64_t> points;
+  // The most useful first: a point does not come where another one does its work.
+  const auto add = [&](std::int64_t point) {
+    if (point < prompt.begin + kWorthKeeping || point >= prompt.end) return;
+    for (const std::int64_t other : points) {
+      if (std::abs(point - other) < kWorthKeeping) return;
+    }
+    points.push_back(point);
+  };
+  add(prompt.shared);
+  if (prompt.end - prompt.begin >= kLadderPrompt) {
+    for (std::int64_t back = kFirstRung; back < interval; back *= kRungGrowth) {
+      add(prompt.end - back);
+    }
+    for (std::int64_t at = (prompt.begin / interval + 1) * interval; at < prompt.end;
+         at += interval) {
+      add(at);
+    }
+  }
+  std::sort(points.begin(), points.end());
+  return points;
+}
+
+}  // namespace goldfinch

@@ -1,0 +1,99 @@
+#include "scheduler/prefix_cache.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "engine/check.h"
+
+namespace goldfinch {
+namespace {
+
+// Enough for the entries of a busy server; 64 KiB.
+constexpr std::size_t kEvictedRemembered = 4096;
+
+}  // namespace
+
+PrefixCache::PrefixCache(std::int64_t max_bytes)
+    : max_bytes_(max_bytes), index_(kBlockTokens) {}
+
+PrefixCache::Found PrefixCache::Find(std::string_view tenant,
+                                     std::span<const TokenId> prompt,
+                                     const PrefixIndex::Key& key, std::int64_t most) {
+  if (!enabled() || most < kMinTokens) return {.outcome = PrefixLookup::kNone};
+  const PrefixIndex::Match match = index_.Find(tenant, prompt, key, most);
+  Found found{.shared = match.shared};
+  if (match.handle.has_value()) {
+    Entry& entry = entries_.at(*match.handle);
+    Touch(*match.handle, entry);
+    found.prefix = entry.prefix;
+    found.outcome = PrefixLookup::kHit;
+    return found;
+  }
+  const bool evicted = std::any_of(key.chain.begin(), key.chain.end(),
+                                   [this](auto hash) { return evicted_.contains(hash); });
+  if (evicted) {
+    found.outcome = PrefixLookup::kEvicted;
+  } else {
+    found.outcome =
+        match.shared >= kBlockTokens ? PrefixLookup::kNotKeptThere : PrefixLookup::kCold;
+  }
+  return found;
+}
+
+void PrefixCache::Insert(std::string_view tenant, std::span<const TokenId> tokens,
+                         const PrefixIndex::Key& key,
+                         std::shared_ptr<KeptPrefix> prefix) {
+  if (!enabled() || prefix->host_bytes() > max_bytes_) return;
+  GOLDFINCH_CHECK(std::ssize(tokens) >= kMinTokens);
+  const PrefixIndex::Handle handle = last_handle_ + 1;
+  if (!index_.Insert(tenant, tokens, key, handle)) return;
+  ++last_handle_;
+  // What was generated after the prompt may have no hash: the last one there is will do.
+  const std::size_t blocks = std::min(tokens.size() / kBlockTokens, key.chain.size());
+  Entry entry{.bytes = prefix->host_bytes(),
+              .last_use = ++last_use_,
+              .block = blocks == 0 ? 0 : key.chain[blocks - 1]};
+  bytes_ += entry.bytes;
+  handles_.emplace(prefix.get(), handle);
+  by_use_.emplace(entry.last_use, handle);
+  entry.prefix = std::move(prefix);
+  entries_.emplace(handle, std::move(entry));
+  while (bytes() > max_bytes_ && !by_use_.empty()) {
+    RememberEvicted(entries_.at(by_use_.begin()->second).block);
+    Erase(by_use_.begin()->second);
+  }
+}
+
+void PrefixCache::Forget(const KeptPrefix& prefix) {
+  const auto it = handles_.find(&prefix);
+  if (it == handles_.end()) return;
+  RememberEvicted(entries_.at(it->second).block);
+  Erase(it->second);
+}
+
+void PrefixCache::Touch(PrefixIndex::Handle handle, Entry& entry) {
+  by_use_.erase(entry.last_use);
+  entry.last_use = ++last_use_;
+  by_use_.emplace(entry.last_use, handle);
+}
+
+void PrefixCache::Erase(PrefixIndex::Handle handle) {
+  const auto it = entries_.find(handle);
+  index_.Erase(handle);
+  by_use_.erase(it->second.last_use);
+  handles_.erase(it->second.prefix.get());
+  bytes_ -= it->second.bytes;
+  entries_.erase(it);
+  ++num_evicted_;
+}
+
+void PrefixCache::RememberEvicted(std::uint64_t block) {
+  if (block == 0) return;
+  evicted_order_.push_back(block);
+  evicted_.insert(block);
+  if (evicted_order_.size() <= kEvictedRemembered) return;
+  evicted_.erase(evicted_.find(evicted_order_.front()));
+  evicted_order_.pop_front();
+}
+
+}  // namespace goldfinch

@@ -1,0 +1,86 @@
+// Prefixes of finished prompts and turns, kept until space is needed, so that a prompt
+// that begins like an earlier one is fed from where they part.
+//
+// Entries hold a copy of the recurrent state in host memory each, which is what the
+// budget counts; their pages count as free for admission (prefix_keeper.h). The one used
+// longest ago goes first. Tenants share nothing: whether a prefix is there would tell one
+// what another asked (prefix_index.h).
+//
+// Threads: the step thread.
+#pragma once
+
+#include <cstdint>
+#include <deque>
+#include <map>
+#include <memory>
+#include <span>
+#include <string_view>
+#include <unordered_map>
+#include <unordered_set>
+
+#include "engine/token.h"
+#include "scheduler/kept_prefix.h"
+#include "scheduler/observer.h"
+#include "scheduler/prefix_index.h"
+
+namespace goldfinch {
+
+class PrefixCache {
+ public:
+  static constexpr std::int64_t kBlockTokens = 64;
+  // Shorter ones are computed as fast as their state is copied: never asked for or kept.
+  static constexpr std::int64_t kMinTokens = 32;
+
+  // 0 bytes: nothing is ever kept.
+  explicit PrefixCache(std::int64_t max_bytes);
+
+  bool enabled() const { return max_bytes_ > 0; }
+
+  struct Found {
+    std::shared_ptr<KeptPrefix> prefix = nullptr;  // the longest there is, if any
+    std::int64_t shared = 0;  // beginning of the prompt that was seen before
+    PrefixLookup outcome = PrefixLookup::kCold;
+  };
+  // For a prompt of which up to `most` tokens may come from the cache.
+  Found Find(std::string_view tenant, std::span<const TokenId> prompt,
+             const PrefixIndex::Key& key, std::int64_t most);
+
+  // `prefix` is of `tokens`, at least kMinTokens, all of them run, and on the device.
+  // What is there already stays.
+  void Insert(std::string_view tenant, std::span<const TokenId> tokens,
+              const PrefixIndex::Key& key, std::shared_ptr<KeptPrefix> prefix);
+
+  // Takes it out, if it is there.
+  void Forget(const KeptPrefix& prefix);
+
+  std::int64_t bytes() const { return bytes_ + index_.bytes(); }
+  std::int64_t num_entries() const { return std::ssize(entries_); }
+  std::uint64_t num_evicted() const { return num_evicted_; }
+
+ private:
+  struct Entry {
+    std::shared_ptr<KeptPrefix> prefix = nullptr;
+    std::int64_t bytes = 0;
+    std::uint64_t last_use = 0;
+    std::uint64_t block = 0;  // hash of its last full block; 0: it has none
+  };
+
+  void Touch(PrefixIndex::Handle handle, Entry& entry);
+  void Erase(PrefixIndex::Handle handle);
+  void RememberEvicted(std::uint64_t block);
+
+  const std::int64_t max_bytes_;
+  PrefixIndex index_;
+  std::unordered_map<PrefixIndex::Handle, Entry> entries_;
+  std::unordered_map<const KeptPrefix*, PrefixIndex::Handle> handles_;
+  std::map<std::uint64_t, PrefixIndex::Handle> by_use_;
+  PrefixIndex::Handle last_handle_ = 0;
+  std::uint64_t last_use_ = 0;
+  std::int64_t bytes_ = 0;
+  std::uint64_t num_evicted_ = 0;
+  // The last blocks of entries that went, to tell a miss for want of space from others.
+  std::deque<std::uint64_t> evicted_order_;
+  std::unordered_multiset<std::uint64_t> evicted_;
+};
+
+}  // namespace goldfinch

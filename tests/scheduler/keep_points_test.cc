@@ -1,0 +1,39 @@
+#include "scheduler/keep_points.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+namespace goldfinch {
+namespace {
+
+using ::testing::ElementsAre;
+using ::testing::IsEmpty;
+
+TEST(KeepPointsTest, AShortPromptHasNone) {
+  EXPECT_THAT(KeepPoints({.end = 511}, 16384), IsEmpty());
+}
+
+TEST(KeepPointsTest, ALongOneHasALadderThatGrowsCoarserBackwards) {
+  EXPECT_THAT(KeepPoints({.end = 5000}, 16384),
+              ElementsAre(5000 - 4096, 5000 - 1024, 5000 - 256, 5000 - 64));
+}
+
+TEST(KeepPointsTest, AVeryLongOneHasOneEveryInterval) {
+  EXPECT_THAT(KeepPoints({.end = 3500}, 1000),
+              ElementsAre(1000, 2000, 3000, 3500 - 256, 3500 - 64));
+}
+
+TEST(KeepPointsTest, WherePromptsPartedIsOneWhateverTheLength) {
+  EXPECT_THAT(KeepPoints({.end = 200, .shared = 150}, 16384), ElementsAre(150));
+  // And comes before others close to it.
+  EXPECT_THAT(KeepPoints({.end = 1000, .shared = 950}, 1000), ElementsAre(744, 950));
+}
+
+TEST(KeepPointsTest, NothingIsKeptOfWhatIsKnownOrAtTheEnd) {
+  EXPECT_THAT(KeepPoints({.begin = 140, .end = 200, .shared = 150}, 16384), IsEmpty());
+  EXPECT_THAT(KeepPoints({.end = 200, .shared = 200}, 16384), IsEmpty());
+  EXPECT_THAT(KeepPoints({.begin = 4000, .end = 5000}, 16384), ElementsAre(4744, 4936));
+}
+
+}  // namespace
+}  // namespace goldfinch
