@@ -30,6 +30,7 @@ namespace goldfinch {
 struct Claim {
   std::uint64_t epoch = 0;
   std::uint64_t generation = 0;  // of what was stored when it was given; 0: nothing
+  std::uint64_t lease = 0;       // which of the owner's leases; raised after each lapse
 };
 
 // What is known of a snapshot without reading it.
@@ -64,6 +65,9 @@ class SnapshotStore {
   // By this process's own steady clock, at once: false from the moment another owner
   // may have taken over.
   virtual bool lease_is_good() const = 0;
+  // The same of a claim, which is lost with the lease it was made under. (Whether it was
+  // given up or voided by a later one is not asked.)
+  virtual bool is_good(const Claim& claim) const = 0;
 
   // UNAVAILABLE while another owner has a good claim. Claiming what one holds already
   // raises the epoch: the older claim is void.

@@ -1,0 +1,551 @@
+#include "sessions/session_manager.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "sessions/session_manager_impl.h"
+
+namespace goldfinch {
+namespace {
+
+constexpr int kIoThreads = 2;
+
+// What a snapshot has beside history, keys and state: sampling fields, logprobs.
+constexpr std::int64_t kSnapshotSlack = 64 << 20;
+
+absl::Status CheckId(const std::string& id) {
+  if (IsSessionId(id)) return absl::OkStatus();
+  return absl::InvalidArgumentError(
+      "the session id must be 32 lowercase hexadecimal digits");
+}
+
+absl::Status NotFound() { return absl::NotFoundError("there is no such session"); }
+absl::Status InUse() {
+  return absl::FailedPreconditionError("the session is in use by another call");
+}
+
+SessionInfo InfoOf(const StoredSession& stored) {
+  SessionInfo info;
+  info.id = stored.id;
+  info.place = SessionPlace::kParked;
+  info.num_tokens = stored.info.num_tokens;
+  info.bytes = static_cast<std::int64_t>(stored.bytes);
+  return info;
+}
+
+}  // namespace
+
+class SessionManager::Impl::Use final : public SessionUse,
+                                        public std::enable_shared_from_this<Use> {
+ public:
+  // Without a session: one is made of what is interrupted.
+  Use(std::shared_ptr<Impl> impl, std::string tenant)
+      : impl_(std::move(impl)),
+        tenant_(std::move(tenant)),
+        kept_(KeptPrefix::Make({}, nullptr)) {}
+  Use(std::shared_ptr<Impl> impl, const HeldSession& held, SessionPtr session)
+      : impl_(std::move(impl)),
+        tenant_(held.tenant),
+        kept_(held.kept),
+        turn_(held.turn),
+        numerics_changed_(held.numerics_changed),
+        session_(std::move(session)) {}
+  ~Use() override {
+    Release();
+    // Nobody parked it: it stays, for the next call or the end.
+    if (interrupted_ && !parking_) impl_->Release(session_);
+  }
+
+  std::string id() const override {
+    const MutexLock lock(mu_);
+    return session_ == nullptr ? "" : session_->id;
+  }
+  void Release() override {
+    SessionPtr session;
+    {
+      const MutexLock lock(mu_);
+      if (std::exchange(over_, true)) return;
+      session = session_;
+    }
+    if (session != nullptr) impl_->Release(session);
+  }
+  const std::shared_ptr<KeptPrefix>& kept() const override { return kept_; }
+  const std::optional<Turn>& turn() const override { return turn_; }
+  bool numerics_changed() const override { return numerics_changed_; }
+
+  std::function<void(RequestEnd)> OnEnd(std::optional<Turn> turn) override {
+    return [self = shared_from_this(), turn = std::move(turn)](RequestEnd end) mutable {
+      self->Finish(std::move(turn), std::move(end));
+    };
+  }
+  void SetRequest(RequestId id) override {
+    const MutexLock lock(mu_);
+    if (!over_ && session_ != nullptr) impl_->SetRequest(session_, id);
+  }
+  bool interrupted() const override {
+    const MutexLock lock(mu_);
+    return interrupted_;
+  }
+  SessionPtr session() const {
+    const MutexLock lock(mu_);
+    return session_;
+  }
+  // The session, for who parks what was interrupted; once.
+  SessionPtr TakeInterrupted() {
+    const MutexLock lock(mu_);
+    return interrupted_ && !std::exchange(parking_, true) ? session_ : nullptr;
+  }
+
+ private:
+  void Finish(std::optional<Turn> turn, RequestEnd end) {
+    const MutexLock lock(mu_);
+    over_ = true;
+    interrupted_ = end.interrupted && end.kept != nullptr && impl_->has_store();
+    session_ = impl_->Finish(session_, tenant_, std::move(turn), std::move(end));
+  }
+
+  const std::shared_ptr<Impl> impl_;
+  const std::string tenant_;
+  const std::shared_ptr<KeptPrefix> kept_;
+  const std::optional<Turn> turn_;
+  const bool numerics_changed_ = false;
+
+  mutable Mutex mu_;  // before the manager's
+  SessionPtr session_ ABSL_GUARDED_BY(mu_);
+  bool over_ ABSL_GUARDED_BY(mu_) = false;
+  bool interrupted_ ABSL_GUARDED_BY(mu_) = false;
+  bool parking_ ABSL_GUARDED_BY(mu_) = false;
+};
+
+SessionManager::Impl::Impl(Scheduler& scheduler, const Engine& engine,
+                           SnapshotStore* store, const Clock& clock,
+                           SessionOptions options)
+    : scheduler_(scheduler),
+      engine_(engine),
+      store_(store),
+      clock_(clock),
+      options_(std::move(options)),
+      next_park_(clock.Now()),
+      io_(std::make_unique<IoPool>(kIoThreads)) {}
+
+std::int64_t SessionManager::Impl::max_snapshot_bytes() const {
+  const EngineInfo& info = engine_.info();
+  const auto token_bytes = info.key_bytes + std::int64_t{sizeof(TokenId)};
+  return options_.max_context_tokens * token_bytes + info.state_bytes + kSnapshotSlack;
+}
+
+void SessionManager::Impl::Async(std::function<void()> work) {
+  {
+    const MutexLock lock(mu_);
+    ++under_way_;
+  }
+  io_->Post([this, work = std::move(work)]() mutable {
+    work();
+    work = nullptr;  // what it holds goes before Stop may return
+    const MutexLock lock(mu_);
+    --under_way_;
+    changed_.NotifyAll();
+  });
+}
+
+void SessionManager::Impl::WithImage(std::shared_ptr<KeptPrefix> kept, ImageWork work) {
+  {
+    const MutexLock lock(mu_);
+    ++under_way_;
+  }
+  const bool empty = kept->length() == 0;
+  scheduler_.GetImage(kept, [this, empty, work = std::move(work)](auto image) {
+    Async([empty, work, image = std::move(image)] {
+      if (image == nullptr && !empty) {
+        work(absl::UnavailableError("the server is shutting down"));
+      } else {
+        work(image);
+      }
+    });
+    const MutexLock lock(mu_);
+    --under_way_;
+    changed_.NotifyAll();
+  });
+}
+
+absl::Status SessionManager::Impl::CheckRoom() {
+  if (stopping_) return absl::UnavailableError("the server is shutting down");
+  if (table_.size() >= options_.max_sessions) {
+    return absl::ResourceExhaustedError(absl::StrCat("the server holds ", table_.size(),
+                                                     " sessions; the limit is ",
+                                                     options_.max_sessions));
+  }
+  // With a store that answers, the sweep makes room.
+  const bool parks = store_ != nullptr && clock_.Now() >= next_park_;
+  if (!parks && host_bytes_ >= options_.host_bytes) {
+    return absl::ResourceExhaustedError(absl::StrCat("sessions take ", host_bytes_.load(),
+                                                     " bytes of memory; the limit is ",
+                                                     options_.host_bytes));
+  }
+  return absl::OkStatus();
+}
+
+SessionInfo SessionManager::Impl::InfoOf(const HeldSession& session) const {
+  SessionInfo info;
+  info.id = session.id;
+  info.busy = session.busy;
+  info.numerics_changed = session.numerics_changed;
+  info.idle = clock_.Now() - session.last_used;
+  if (session.turn.has_value()) {
+    info.num_generated = session.turn->num_generated;
+    info.interrupted = !session.turn->end.has_value();
+  }
+  if (session.kept == nullptr) return info;  // being loaded: still parked
+  info.place = session.kept->place() == KeptPrefix::Place::kDevice
+                   ? SessionPlace::kAlive
+                   : SessionPlace::kResting;
+  info.num_tokens = std::ssize(session.kept->history());
+  info.bytes = session.kept->host_bytes();
+  return info;
+}
+
+std::shared_ptr<SessionUse> SessionManager::Impl::UseOf(const SessionPtr& session) {
+  const MutexLock lock(mu_);
+  session->last_used = clock_.Now();
+  session->resting = false;
+  return std::make_shared<Use>(shared_from_this(), *session, session);
+}
+
+void SessionManager::Impl::AddNew(std::string tenant, std::shared_ptr<KeptPrefix> kept,
+                                  std::optional<Turn> turn, bool numerics_changed,
+                                  std::function<void(absl::StatusOr<SessionPtr>)> done) {
+  auto session = std::make_shared<HeldSession>();
+  session->id = NewSessionId();
+  session->tenant = std::move(tenant);
+  session->kept = std::move(kept);
+  session->turn = std::move(turn);
+  session->numerics_changed = numerics_changed;
+  session->busy = true;
+  session->last_used = clock_.Now();
+  absl::Status room;
+  {
+    const MutexLock lock(mu_);
+    room = CheckRoom();
+    if (room.ok() && store_ == nullptr) table_.Add(session);
+  }
+  if (!room.ok() || store_ == nullptr) {
+    room.ok() ? done(session) : done(room);
+    return;
+  }
+  Async([this, session, done = std::move(done)] {
+    const auto claim = store_->Acquire(session->id, AcquireMode::kNew);
+    if (!claim.ok()) return done(claim.status());
+    {
+      const MutexLock lock(mu_);
+      session->claim = *claim;
+      table_.Add(session);
+      host_bytes_ += session->kept->host_bytes();
+    }
+    done(session);
+  });
+}
+
+void SessionManager::Impl::Create(std::string tenant, UseCallback done) {
+  AddNew(std::move(tenant), KeptPrefix::Make({}, nullptr), std::nullopt,
+         /*numerics_changed=*/false,
+         [self = shared_from_this(), done = std::move(done)](auto session) {
+           if (!session.ok()) return done(session.status());
+           ++self->stats_.created;
+           done(self->UseOf(*session));
+         });
+}
+
+void SessionManager::Impl::Acquire(std::string tenant, std::string id, UseCallback done) {
+  const absl::StatusOr<SessionPtr> taken = Take(tenant, id);
+  if (!taken.ok()) return done(taken.status());
+  bool at_once = false;
+  {
+    const MutexLock lock(mu_);
+    at_once = (*taken)->kept != nullptr && HasGoodClaim(**taken);
+  }
+  if (at_once) return done(UseOf(*taken));
+  Async([this, session = *taken, done = std::move(done)] {
+    const absl::Status claimed = ClaimForCall(session);
+    if (claimed.ok()) return done(UseOf(session));
+    done(claimed);
+  });
+}
+
+std::shared_ptr<SessionUse> SessionManager::Impl::Anonymous(std::string tenant) {
+  return std::make_shared<Use>(shared_from_this(), std::move(tenant));
+}
+
+void SessionManager::Impl::Release(const SessionPtr& session) {
+  const MutexLock lock(mu_);
+  session->busy = false;
+  session->request.reset();
+  session->last_used = clock_.Now();
+  changed_.NotifyAll();
+}
+
+void SessionManager::Impl::SetRequest(const SessionPtr& session, RequestId id) {
+  const MutexLock lock(mu_);
+  if (session->busy) session->request = id;
+}
+
+SessionPtr SessionManager::Impl::Finish(SessionPtr session, const std::string& tenant,
+                                        std::optional<Turn> turn, RequestEnd end) {
+  const bool resumable = end.interrupted && end.kept != nullptr;
+  const MutexLock lock(mu_);
+  if (session == nullptr) {
+    // Who was told to call again may do so with the id alone.
+    if (!resumable || store_ == nullptr) return nullptr;
+    session = std::make_shared<HeldSession>();
+    session->id = NewSessionId();
+    session->tenant = tenant;
+    table_.Add(session);
+    ++stats_.created;
+  }
+  session->request.reset();
+  session->last_used = clock_.Now();
+  // An interrupted one stays with its call, which parks it.
+  session->busy = resumable && store_ != nullptr;
+  if (end.kept != nullptr) {
+    session->kept = std::move(end.kept);
+    session->resting = false;
+    if (turn.has_value()) {
+      turn->num_generated = end.num_generated;
+      turn->logprobs.insert(turn->logprobs.end(),
+                            std::make_move_iterator(end.sampled.begin()),
+                            std::make_move_iterator(end.sampled.end()));
+      if (end.status.ok()) {
+        turn->end = Turn::End{.reason = end.finish_reason, .match = end.stop};
+      }
+    }
+    session->turn = std::move(turn);
+    host_bytes_ += session->kept->host_bytes();
+  }
+  sweep_soon_ = sweep_soon_ || host_bytes_ > options_.host_bytes;
+  changed_.NotifyAll();
+  return session;
+}
+
+void SessionManager::Impl::ParkInterrupted(const std::shared_ptr<SessionUse>& use,
+                                           StatusCallback done) {
+  const SessionPtr session = static_cast<Use&>(*use).TakeInterrupted();
+  if (session == nullptr) {
+    return done(absl::UnavailableError("there is no store to park the session in"));
+  }
+  StartPark(session, ParkMode::kOfCall, std::move(done));
+}
+
+void SessionManager::Impl::Get(std::string tenant, std::string id, InfoCallback done) {
+  absl::StatusOr<SessionInfo> answer = CheckId(id);
+  bool stored = false;
+  if (answer.status().ok()) {
+    const MutexLock lock(mu_);
+    absl::StatusOr<SessionPtr> found = table_.FindFor(tenant, id);
+    stored = found.ok() && (*found == nullptr || (*found)->kept == nullptr);
+    if (!found.ok()) {
+      answer = found.status();
+    } else if (!stored) {
+      answer = InfoOf(**found);
+    }
+  }
+  if (!stored) return done(std::move(answer));
+  if (store_ == nullptr) return done(NotFound());
+  Async([this, tenant = std::move(tenant), id = std::move(id), done = std::move(done)] {
+    const auto head = store_->Head(id);
+    if (!head.ok()) return done(head.status());
+    if (head->info.tenant != tenant) return done(NotFound());
+    done(goldfinch::InfoOf(*head));
+  });
+}
+
+void SessionManager::Impl::List(std::string tenant, std::string after, std::size_t limit,
+                                ListCallback done) {
+  if (!after.empty()) {
+    if (absl::Status status = CheckId(after); !status.ok()) return done(status);
+  }
+  const auto held = [this, tenant, after, limit] {
+    std::vector<SessionInfo> infos;
+    const MutexLock lock(mu_);
+    for (const SessionPtr& session : table_.After(tenant, after, limit)) {
+      if (session->kept != nullptr) infos.push_back(InfoOf(*session));
+    }
+    return infos;
+  };
+  if (store_ == nullptr) return done(held());
+  Async([this, held, tenant, after, limit, done = std::move(done)] {
+    const auto stored = store_->List(tenant, after, limit);
+    if (!stored.ok()) return done(stored.status());
+    // After the store's: one that is parked in between is then in both, not in neither.
+    std::vector<SessionInfo> all = held();
+    const std::size_t num_held = all.size();
+    for (const StoredSession& one : *stored) all.push_back(goldfinch::InfoOf(one));
+    const auto by_id = [](const SessionInfo& a, const SessionInfo& b) {
+      return a.id < b.id;
+    };
+    std::inplace_merge(all.begin(), all.begin() + static_cast<std::ptrdiff_t>(num_held),
+                       all.end(), by_id);
+    // What is held comes first of two: merging is stable.
+    const auto same_id = [](const SessionInfo& a, const SessionInfo& b) {
+      return a.id == b.id;
+    };
+    all.erase(std::unique(all.begin(), all.end(), same_id), all.end());
+    if (all.size() > limit) all.resize(limit);
+    done(std::move(all));
+  });
+}
+
+void SessionManager::Impl::Fork(std::string tenant, std::string id, InfoCallback done) {
+  Acquire(tenant, std::move(id),
+          [self = shared_from_this(), tenant, done = std::move(done)](auto use) {
+            if (!use.ok()) return done(use.status());
+            self->AddNew(tenant, (*use)->kept(), (*use)->turn(),
+                         (*use)->numerics_changed(),
+                         [self, done, use = *use](auto session) {
+                           use->Release();
+                           if (!session.ok()) return done(session.status());
+                           ++self->stats_.forked;
+                           self->Release(*session);
+                           done(self->LockedInfoOf(**session));
+                         });
+          });
+}
+
+absl::StatusOr<SessionPtr> SessionManager::Impl::Take(const std::string& tenant,
+                                                      const std::string& id) {
+  if (absl::Status status = CheckId(id); !status.ok()) return status;
+  const MutexLock lock(mu_);
+  absl::StatusOr<SessionPtr> session = table_.FindFor(tenant, id);
+  if (!session.ok()) return session;
+  if (*session != nullptr) {
+    if ((*session)->busy) return InUse();
+  } else {
+    if (store_ == nullptr) return NotFound();
+    if (absl::Status room = CheckRoom(); !room.ok()) return room;
+    *session = std::make_shared<HeldSession>();
+    (*session)->id = id;
+    (*session)->tenant = tenant;
+    table_.Add(*session);
+  }
+  (*session)->busy = true;
+  return session;
+}
+
+void SessionManager::Impl::Delete(std::string tenant, std::string id,
+                                  StatusCallback done) {
+  const absl::StatusOr<SessionPtr> taken = Take(tenant, id);
+  if (!taken.ok()) return done(taken.status());
+  if (store_ == nullptr) {
+    Forget(*taken);
+    ++stats_.deleted;
+    return done(absl::OkStatus());
+  }
+  Async([this, session = *taken, done = std::move(done)] {
+    const absl::Status deleted = DeleteStored(session);
+    if (deleted.ok()) ++stats_.deleted;
+    done(deleted);
+  });
+}
+
+void SessionManager::Impl::Export(std::string tenant, std::string id,
+                                  BytesCallback done) {
+  Acquire(std::move(tenant), std::move(id),
+          [self = shared_from_this(), done = std::move(done)](auto use) {
+            if (!use.ok()) return done(use.status());
+            self->WithImage((*use)->kept(), [self, done, use = *use](auto image) {
+              if (!image.ok()) {
+                use->Release();
+                return done(image.status());
+              }
+              const SessionPtr session = static_cast<Use&>(*use).session();
+              std::uint64_t generation = 0;
+              {
+                const MutexLock lock(self->mu_);
+                generation = session->generation;
+              }
+              auto bytes = self->Encode(session, *use->kept(), use->turn(), generation,
+                                        image->get());
+              use->Release();
+              done(std::move(bytes));
+            });
+          });
+}
+
+void SessionManager::Impl::Import(std::string tenant, std::string snapshot,
+                                  InfoCallback done) {
+  Async([self = shared_from_this(), tenant = std::move(tenant),
+         snapshot = std::move(snapshot), done = std::move(done)] {
+    auto decoded = DecodeSnapshot(
+        snapshot, self->options_.key.has_value() ? &*self->options_.key : nullptr,
+        {.max_tokens = static_cast<std::size_t>(self->options_.max_context_tokens)});
+    if (!decoded.ok()) return done(decoded.status());
+    if (decoded->tenant != tenant) {
+      return done(absl::FailedPreconditionError(
+          "the snapshot is of a session of another tenant"));
+    }
+    auto restored = RestoreSession(*std::move(decoded), self->engine_);
+    if (!restored.ok()) return done(restored.status());
+    self->AddNew(tenant, restored->kept, std::move(restored->turn),
+                 restored->numerics_changed, [self, done](auto session) {
+                   if (!session.ok()) return done(session.status());
+                   ++self->stats_.created;
+                   self->Release(*session);
+                   done(self->LockedInfoOf(**session));
+                 });
+  });
+}
+
+SessionManager::SessionManager(Scheduler& scheduler, const Engine& engine,
+                               SnapshotStore* store, const Clock& clock,
+                               SessionOptions options)
+    : impl_(std::make_shared<Impl>(scheduler, engine, store, clock, std::move(options))) {
+  impl_->Start();
+}
+
+SessionManager::~SessionManager() { impl_->Stop(); }
+
+void SessionManager::Create(std::string tenant, UseCallback done) {
+  impl_->Create(std::move(tenant), std::move(done));
+}
+void SessionManager::Acquire(std::string tenant, std::string id, UseCallback done) {
+  impl_->Acquire(std::move(tenant), std::move(id), std::move(done));
+}
+std::shared_ptr<SessionUse> SessionManager::Anonymous(std::string tenant) {
+  return impl_->Anonymous(std::move(tenant));
+}
+void SessionManager::ParkInterrupted(std::shared_ptr<SessionUse> use,
+                                     StatusCallback done) {
+  impl_->ParkInterrupted(use, std::move(done));
+}
+void SessionManager::Get(std::string tenant, std::string id, InfoCallback done) {
+  impl_->Get(std::move(tenant), std::move(id), std::move(done));
+}
+void SessionManager::List(std::string tenant, std::string after, std::size_t limit,
+                          ListCallback done) {
+  impl_->List(std::move(tenant), std::move(after), limit, std::move(done));
+}
+void SessionManager::Fork(std::string tenant, std::string id, InfoCallback done) {
+  impl_->Fork(std::move(tenant), std::move(id), std::move(done));
+}
+void SessionManager::Park(std::string tenant, std::string id, InfoCallback done) {
+  impl_->Park(std::move(tenant), std::move(id), std::move(done));
+}
+void SessionManager::Delete(std::string tenant, std::string id, StatusCallback done) {
+  impl_->Delete(std::move(tenant), std::move(id), std::move(done));
+}
+void SessionManager::Export(std::string tenant, std::string id, BytesCallback done) {
+  impl_->Export(std::move(tenant), std::move(id), std::move(done));
+}
+void SessionManager::Import(std::string tenant, std::string snapshot, InfoCallback done) {
+  impl_->Import(std::move(tenant), std::move(snapshot), std::move(done));
+}
+std::int64_t SessionManager::ParkAll(std::chrono::steady_clock::time_point deadline) {
+  return impl_->ParkAll(deadline);
+}
+void SessionManager::Sweep() { impl_->Sweep(); }
+const SessionStats& SessionManager::stats() const { return impl_->stats(); }
+bool SessionManager::has_store() const { return impl_->has_store(); }
+std::int64_t SessionManager::max_snapshot_bytes() const {
+  return impl_->max_snapshot_bytes();
+}
+
+}  // namespace goldfinch

@@ -1,0 +1,143 @@
+// Inside of the session manager (session_manager.h), shared by its source files: calls in
+// session_manager.cc, moves to and from the store in session_moves.cc, what happens by
+// itself in session_upkeep.cc.
+//
+// Locking: mu_ guards the table and everything in its sessions; it is held for moments,
+// never while a store, the scheduler or a callback is called. A session that is busy
+// belongs to one call, which alone claims, loads or forgets it; parking beside calls
+// only reads it, and forgets it only if nothing has happened to it meanwhile.
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <optional>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "engine/sync/mutex.h"
+#include "sessions/io_pool.h"
+#include "sessions/session_manager.h"
+#include "sessions/session_snapshot.h"
+#include "sessions/session_table.h"
+
+namespace goldfinch {
+
+class SessionManager::Impl : public std::enable_shared_from_this<SessionManager::Impl> {
+ public:
+  Impl(Scheduler& scheduler, const Engine& engine, SnapshotStore* store,
+       const Clock& clock, SessionOptions options);
+
+  // Starts and stops what happens by itself; Stop waits for all that is under way.
+  void Start();
+  void Stop();
+
+  // session_manager.cc: calls.
+  void Create(std::string tenant, UseCallback done);
+  void Acquire(std::string tenant, std::string id, UseCallback done);
+  std::shared_ptr<SessionUse> Anonymous(std::string tenant);
+  void Get(std::string tenant, std::string id, InfoCallback done);
+  void List(std::string tenant, std::string after, std::size_t limit, ListCallback done);
+  void Fork(std::string tenant, std::string id, InfoCallback done);
+  void Delete(std::string tenant, std::string id, StatusCallback done);
+  void Export(std::string tenant, std::string id, BytesCallback done);
+  void Import(std::string tenant, std::string snapshot, InfoCallback done);
+  const SessionStats& stats() const { return stats_; }
+  bool has_store() const { return store_ != nullptr; }
+  std::int64_t max_snapshot_bytes() const;
+
+  void ParkInterrupted(const std::shared_ptr<SessionUse>& use, StatusCallback done);
+
+  // session_moves.cc.
+  void Park(std::string tenant, std::string id, InfoCallback done);
+
+  // session_upkeep.cc.
+  void Sweep();
+  std::int64_t ParkAll(std::chrono::steady_clock::time_point deadline);
+
+  // What uses do; any thread.
+  void Release(const SessionPtr& session);
+  // The session after a request that ran on it; null makes one of what was interrupted.
+  SessionPtr Finish(SessionPtr session, const std::string& tenant,
+                    std::optional<Turn> turn, RequestEnd end);
+  void SetRequest(const SessionPtr& session, RequestId id);
+
+ private:
+  class Use;
+
+  // Runs on a thread of the pool; Stop waits for it.
+  void Async(std::function<void()> work);
+  // The same, with the image of `kept`; a failure when the scheduler has stopped.
+  using ImageWork =
+      std::function<void(absl::StatusOr<std::shared_ptr<const PrefixImage>>)>;
+  void WithImage(std::shared_ptr<KeptPrefix> kept, ImageWork work);
+
+  absl::Status CheckRoom() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  SessionInfo InfoOf(const HeldSession& session) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  SessionInfo LockedInfoOf(const HeldSession& session) const {
+    const MutexLock lock(mu_);
+    return InfoOf(session);
+  }
+  // Makes it busy for one call. One that is not here comes as a name only, to be loaded
+  // or forgotten by that call.
+  absl::StatusOr<SessionPtr> Take(const std::string& tenant, const std::string& id);
+  // Adds a busy session under a new id, claimed if there is a store.
+  void AddNew(std::string tenant, std::shared_ptr<KeptPrefix> kept,
+              std::optional<Turn> turn, bool numerics_changed,
+              std::function<void(absl::StatusOr<SessionPtr>)> done);
+  std::shared_ptr<SessionUse> UseOf(const SessionPtr& session);
+
+  // session_moves.cc. On a thread of the pool, for the call that has the session.
+  // Here, and with a good claim; else it is released, or forgotten if it was not here.
+  absl::Status ClaimForCall(const SessionPtr& session);
+  absl::Status Load(const SessionPtr& session, const Claim& claim);
+  absl::Status DeleteStored(const SessionPtr& session);
+  bool IsOurs(const HeldSession& session, const Claim& claim) const
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  bool HasGoodClaim(const HeldSession& session) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  absl::StatusOr<std::string> Encode(const SessionPtr& session, const KeptPrefix& kept,
+                                     const std::optional<Turn>& turn,
+                                     std::uint64_t generation, const PrefixImage* image);
+  enum class ParkMode { kOfCall, kBesideCalls };
+  void StartPark(const SessionPtr& session, ParkMode mode, StatusCallback done);
+  // What is parked, as it was when that began.
+  struct Parked {
+    SessionPtr session;
+    ParkMode mode;
+    std::shared_ptr<KeptPrefix> kept;
+    std::optional<Turn> turn;
+  };
+  absl::Status Put(const Parked& parked, const PrefixImage* image);
+  void AfterPark(const Parked& parked, const absl::Status& status);
+  void Forget(const SessionPtr& session);
+
+  // session_upkeep.cc.
+  void RunSweeps();
+  void RunLease();
+  void AfterLapse();
+  void Expire(const SessionPtr& session);
+
+  Scheduler& scheduler_;
+  const Engine& engine_;
+  SnapshotStore* const store_;
+  const Clock& clock_;
+  const SessionOptions options_;
+  SessionStats stats_;
+
+  mutable Mutex mu_;
+  CondVar changed_;  // the table, or what is under way
+  SessionTable table_ ABSL_GUARDED_BY(mu_);
+  std::int64_t under_way_ ABSL_GUARDED_BY(mu_) = 0;
+  bool stopping_ ABSL_GUARDED_BY(mu_) = false;
+  bool sweep_soon_ ABSL_GUARDED_BY(mu_) = false;
+  // After the store failed, parking by itself waits until then.
+  TimePoint next_park_ ABSL_GUARDED_BY(mu_);
+  std::atomic<std::int64_t> host_bytes_ = 0;  // exact at each sweep, grown between them
+
+  std::unique_ptr<IoPool> io_;
+  std::thread sweeper_, lease_keeper_;
+};
+
+}  // namespace goldfinch

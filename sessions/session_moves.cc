@@ -1,0 +1,230 @@
+// The session manager's moves to and from the store.
+#include <algorithm>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "sessions/session_manager_impl.h"
+
+namespace goldfinch {
+namespace {
+
+// Between attempts to park by itself, after the store failed.
+constexpr auto kParkPause = std::chrono::seconds(5);
+// The same at the end, when there is no other time.
+constexpr auto kRetryPause = std::chrono::milliseconds(250);
+
+absl::Status NotFound() { return absl::NotFoundError("there is no such session"); }
+
+}  // namespace
+
+bool SessionManager::Impl::HasGoodClaim(const HeldSession& session) const {
+  if (store_ == nullptr) return true;
+  return session.claim.has_value() && store_->is_good(*session.claim);
+}
+
+// After the claim was lost and won again: whether nobody else has written the session
+// meanwhile. The stored generation may be above the acknowledged one when it is of a
+// write of ours whose answer was lost; the epoch tells that from another's.
+bool SessionManager::Impl::IsOurs(const HeldSession& session, const Claim& claim) const {
+  if (claim.generation == session.generation) return true;
+  return session.claim.has_value() && claim.epoch == session.claim->epoch + 1 &&
+         claim.generation == session.attempted;
+}
+
+absl::Status SessionManager::Impl::ClaimForCall(const SessionPtr& session) {
+  bool here = false;
+  {
+    const MutexLock lock(mu_);
+    here = session->kept != nullptr;
+    if (here && HasGoodClaim(*session)) return absl::OkStatus();
+  }
+  const auto claim =
+      store_->Acquire(session->id, here ? AcquireMode::kNew : AcquireMode::kStored);
+  if (!claim.ok()) {
+    here ? Release(session) : Forget(session);
+    return claim.status();
+  }
+  {
+    const MutexLock lock(mu_);
+    if (here && IsOurs(*session, *claim)) {
+      session->claim = *claim;
+      return absl::OkStatus();
+    }
+  }
+  if (here) ++stats_.stale;
+  absl::Status loaded = Load(session, *claim);
+  if (loaded.ok()) return loaded;
+  if (!absl::IsNotFound(loaded)) ++stats_.load_failures;
+  Forget(session);
+  // What is damaged stays claimable by others, who may have the means to read it.
+  store_->Release(session->id, *claim).IgnoreError();
+  return loaded;
+}
+
+absl::Status SessionManager::Impl::Load(const SessionPtr& session, const Claim& claim) {
+  const auto bytes = store_->Get(session->id);
+  if (!bytes.ok()) return bytes.status();
+  auto snapshot = DecodeSnapshot(
+      *bytes, options_.key.has_value() ? &*options_.key : nullptr,
+      {.max_tokens = static_cast<std::size_t>(options_.max_context_tokens)});
+  if (!snapshot.ok()) return snapshot.status();
+  if (snapshot->session_id != session->id || snapshot->generation != claim.generation) {
+    return absl::DataLossError("the stored snapshot is not that of the session");
+  }
+  if (snapshot->tenant != session->tenant) return NotFound();
+  auto restored = RestoreSession(*std::move(snapshot), engine_);
+  if (!restored.ok()) return restored.status();
+  const MutexLock lock(mu_);
+  session->kept = std::move(restored->kept);
+  session->turn = std::move(restored->turn);
+  session->numerics_changed = restored->numerics_changed;
+  session->claim = claim;
+  session->generation = claim.generation;
+  session->attempted = claim.generation;
+  host_bytes_ += session->kept->host_bytes();
+  sweep_soon_ = sweep_soon_ || host_bytes_ > options_.host_bytes;
+  ++stats_.loaded;
+  changed_.NotifyAll();
+  return absl::OkStatus();
+}
+
+void SessionManager::Impl::Forget(const SessionPtr& session) {
+  const MutexLock lock(mu_);
+  table_.Remove(session);
+  changed_.NotifyAll();
+}
+
+// For the call that has the session; lets go of it, or forgets it.
+absl::Status SessionManager::Impl::DeleteStored(const SessionPtr& session) {
+  bool here = false;
+  {
+    const MutexLock lock(mu_);
+    here = session->kept != nullptr;
+  }
+  absl::Status deleted;
+  if (!here) {
+    const auto head = store_->Head(session->id);
+    deleted = head.status();
+    if (head.ok() && head->info.tenant != session->tenant) deleted = NotFound();
+  }
+  if (deleted.ok()) {
+    const auto claim = store_->Acquire(session->id, AcquireMode::kNew);
+    deleted = claim.ok() ? store_->Delete(session->id, *claim) : claim.status();
+    // Never parked: there is nothing in the store to delete.
+    if (here && absl::IsNotFound(deleted)) deleted = absl::OkStatus();
+  }
+  deleted.ok() || !here ? Forget(session) : Release(session);
+  return deleted;
+}
+
+absl::StatusOr<std::string> SessionManager::Impl::Encode(const SessionPtr& session,
+                                                         const KeptPrefix& kept,
+                                                         const std::optional<Turn>& turn,
+                                                         std::uint64_t generation,
+                                                         const PrefixImage* image) {
+  const SessionIdentity identity{
+      .tenant = session->tenant, .id = session->id, .generation = generation};
+  return EncodeSnapshot(MakeSnapshot(identity, engine_.info(), kept, image, turn),
+                        options_.key.has_value() ? &*options_.key : nullptr);
+}
+
+void SessionManager::Impl::Park(std::string tenant, std::string id, InfoCallback done) {
+  if (store_ == nullptr) {
+    return done(absl::FailedPreconditionError(
+        "the server has no session store (--session_store)"));
+  }
+  bool parked = false;
+  {
+    const MutexLock lock(mu_);
+    const absl::StatusOr<SessionPtr> found = table_.FindFor(tenant, id);
+    parked = found.ok() && *found == nullptr;
+  }
+  if (parked) return Get(std::move(tenant), std::move(id), std::move(done));
+  const absl::StatusOr<SessionPtr> taken = Take(tenant, id);
+  if (!taken.ok()) return done(taken.status());
+  StartPark(*taken, ParkMode::kOfCall,
+            [self = shared_from_this(), tenant = std::move(tenant), id = std::move(id),
+             done = std::move(done)](absl::Status status) {
+              if (!status.ok()) return done(status);
+              self->Get(tenant, id, done);
+            });
+}
+
+void SessionManager::Impl::StartPark(const SessionPtr& session, ParkMode mode,
+                                     StatusCallback done) {
+  Parked parked{.session = session, .mode = mode, .kept = {}, .turn = {}};
+  {
+    const MutexLock lock(mu_);
+    parked.kept = session->kept;
+    parked.turn = session->turn;
+  }
+  WithImage(parked.kept, [this, parked, done = std::move(done)](auto image) {
+    absl::Status status = image.status();
+    if (parked.mode == ParkMode::kOfCall && status.ok()) {
+      status = ClaimForCall(parked.session);
+      // It was let go of, or was stale.
+      if (!status.ok()) return done(status);
+    }
+    if (status.ok()) status = Put(parked, image->get());
+    AfterPark(parked, status);
+    done(status);
+  });
+}
+
+absl::Status SessionManager::Impl::Put(const Parked& parked, const PrefixImage* image) {
+  const SessionPtr& session = parked.session;
+  std::optional<Claim> claim;
+  std::uint64_t generation = 0;
+  {
+    const MutexLock lock(mu_);
+    // It went on meanwhile, here or, before it was claimed again, elsewhere.
+    if (session->kept != parked.kept) return absl::AbortedError("the session went on");
+    if (!HasGoodClaim(*session)) {
+      return absl::UnavailableError("this server's lease on the session has lapsed");
+    }
+    claim = session->claim;
+    session->attempted = std::max(session->attempted, session->generation) + 1;
+    generation = session->attempted;
+  }
+  const auto bytes = Encode(session, *parked.kept, parked.turn, generation, image);
+  if (!bytes.ok()) return bytes.status();
+  const SnapshotInfo info{.tenant = session->tenant,
+                          .num_tokens = std::ssize(parked.kept->history())};
+  const absl::Status put = store_->Put(session->id, *claim, generation, info, *bytes);
+  const MutexLock lock(mu_);
+  if (put.ok()) session->generation = std::max(session->generation, generation);
+  return put;
+}
+
+// A call of its own forgets the session; beside calls it is forgotten only if nothing has
+// happened to it since. The claim is given up last: who calls meanwhile, on this server,
+// claims it anew, which makes giving up the old one harmless.
+void SessionManager::Impl::AfterPark(const Parked& parked, const absl::Status& status) {
+  const SessionPtr& session = parked.session;
+  std::optional<Claim> claim;
+  {
+    const MutexLock lock(mu_);
+    const bool beside = parked.mode == ParkMode::kBesideCalls;
+    if (beside) {
+      session->parking = false;
+    } else {
+      session->busy = false;
+    }
+    if (!status.ok()) {
+      session->retry_park = std::chrono::steady_clock::now() + kRetryPause;
+      if (!absl::IsAborted(status)) {
+        ++stats_.park_failures;
+        next_park_ = clock_.Now() + kParkPause;
+      }
+    } else {
+      ++stats_.parked;
+      if (!session->busy && session->kept == parked.kept && table_.Remove(session)) {
+        claim = session->claim;
+      }
+    }
+    changed_.NotifyAll();
+  }
+  if (claim.has_value()) store_->Release(session->id, *claim).IgnoreError();
+}
+
+}  // namespace goldfinch

@@ -1,0 +1,79 @@
+#include "sessions/session_snapshot.h"
+
+#include <algorithm>
+#include <iterator>
+#include <utility>
+
+#include "absl/status/status.h"
+#include "absl/strings/str_cat.h"
+
+namespace goldfinch {
+namespace {
+
+absl::Status CheckHistory(const Snapshot& snapshot, const EngineInfo& engine) {
+  // The last token of a history is always still to be fed.
+  const bool complete =
+      snapshot.tokens.empty() || snapshot.length < std::ssize(snapshot.tokens);
+  if (!complete || snapshot.length < 0) {
+    return absl::DataLossError("the snapshot's history and state do not fit");
+  }
+  const auto outside = [&](TokenId id) { return id < 0 || id >= engine.vocab_size; };
+  if (std::ranges::any_of(snapshot.tokens, outside)) {
+    return absl::DataLossError("the snapshot has a token outside the vocabulary");
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace
+
+Snapshot MakeSnapshot(const SessionIdentity& identity, const EngineInfo& engine,
+                      const KeptPrefix& kept, const PrefixImage* image,
+                      const std::optional<Turn>& turn) {
+  Snapshot snapshot;
+  snapshot.model_fingerprint = engine.model_fingerprint;
+  snapshot.numerics_id = engine.numerics_id;
+  snapshot.tenant = identity.tenant;
+  snapshot.session_id = identity.id;
+  snapshot.generation = identity.generation;
+  snapshot.tokens = kept.history();
+  snapshot.turn = turn;
+  if (image == nullptr) return snapshot;
+  snapshot.length = image->length;
+  snapshot.key_bytes_per_token = engine.key_bytes;
+  snapshot.keys = image->keys;
+  snapshot.state = image->state;
+  return snapshot;
+}
+
+absl::StatusOr<RestoredSession> RestoreSession(Snapshot snapshot, const Engine& engine) {
+  const EngineInfo& info = engine.info();
+  absl::Status status = CheckModel(snapshot, info.model_fingerprint);
+  if (status.ok()) status = CheckHistory(snapshot, info);
+  if (!status.ok()) return status;
+  RestoredSession restored;
+  restored.numerics_changed = snapshot.numerics_id != info.numerics_id;
+  restored.turn = std::move(snapshot.turn);
+  if (snapshot.length == 0) {
+    restored.kept = KeptPrefix::Make(std::move(snapshot.tokens), nullptr);
+    return restored;
+  }
+  if (snapshot.key_bytes_per_token != info.key_bytes) {
+    return absl::FailedPreconditionError(absl::StrCat(
+        "the snapshot has ", snapshot.key_bytes_per_token,
+        " bytes a token in its cache; this server's --cache_dtype has ", info.key_bytes));
+  }
+  auto image = std::make_shared<PrefixImage>();
+  image->length = snapshot.length;
+  if (info.key_bytes > 0) {
+    image->tokens.assign(snapshot.tokens.begin(),
+                         snapshot.tokens.begin() + snapshot.length);
+  }
+  image->keys = std::move(snapshot.keys);
+  image->state = std::move(snapshot.state);
+  status = engine.CheckImage(*image);
+  if (!status.ok()) return absl::DataLossError(status.message());
+  restored.kept = KeptPrefix::Make(std::move(snapshot.tokens), std::move(image));
+  return restored;
+}
+
+}  // namespace goldfinch

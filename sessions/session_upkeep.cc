@@ -1,0 +1,206 @@
+// What the session manager does by itself: moving down what is not used, keeping the
+// lease, and parking everything at the end.
+#include <algorithm>
+#include <utility>
+
+#include "sessions/session_manager_impl.h"
+
+namespace goldfinch {
+namespace {
+
+constexpr auto kSweepEvery = std::chrono::seconds(1);
+constexpr auto kRemoveExpiredEvery = std::chrono::minutes(1);
+
+// Parked at once: each may have a copy of its image in memory meanwhile.
+constexpr std::int64_t kParksAtOnce = 16;
+
+// Renewed so often within a lease, and looked at more often, so that calls are stopped
+// soon after a lapse.
+constexpr int kRenewals = 3;
+constexpr int kLooks = 12;
+
+bool Reached(std::chrono::nanoseconds idle, std::chrono::seconds limit) {
+  return limit.count() > 0 && idle >= limit;
+}
+
+}  // namespace
+
+void SessionManager::Impl::Start() {
+  sweeper_ = std::thread([this] { RunSweeps(); });
+  if (store_ != nullptr) lease_keeper_ = std::thread([this] { RunLease(); });
+}
+
+void SessionManager::Impl::Stop() {
+  {
+    const MutexLock lock(mu_);
+    stopping_ = true;
+    changed_.NotifyAll();
+  }
+  if (sweeper_.joinable()) sweeper_.join();
+  if (lease_keeper_.joinable()) lease_keeper_.join();
+  {
+    const MutexLock lock(mu_);
+    while (under_way_ > 0) changed_.Wait(mu_);
+  }
+  io_.reset();
+}
+
+void SessionManager::Impl::RunSweeps() {
+  auto expire_at = std::chrono::steady_clock::now() + kRemoveExpiredEvery;
+  while (true) {
+    const auto until = std::chrono::steady_clock::now() + kSweepEvery;
+    {
+      const MutexLock lock(mu_);
+      while (!stopping_ && !sweep_soon_) {
+        if (!changed_.WaitUntil(mu_, until)) break;
+      }
+      if (stopping_) return;
+      sweep_soon_ = false;
+    }
+    Sweep();
+    if (store_ == nullptr || std::chrono::steady_clock::now() < expire_at) continue;
+    expire_at = std::chrono::steady_clock::now() + kRemoveExpiredEvery;
+    Async([this] { store_->RemoveExpired().IgnoreError(); });
+  }
+}
+
+void SessionManager::Impl::Sweep() {
+  std::vector<SessionPtr> to_rest, to_park, to_expire;
+  std::vector<std::shared_ptr<KeptPrefix>> resting;
+  {
+    const MutexLock lock(mu_);
+    const TimePoint now = clock_.Now();
+    std::vector<SessionPtr> idle;
+    std::int64_t busy = 0, alive = 0, parking = 0;
+    for (const SessionPtr& session : table_.All()) {
+      busy += session->busy ? 1 : 0;
+      parking += session->parking ? 1 : 0;
+      if (session->kept != nullptr &&
+          session->kept->place() == KeptPrefix::Place::kDevice) {
+        ++alive;
+      }
+      if (!session->busy && !session->parking) idle.push_back(session);
+    }
+    std::ranges::sort(idle, {}, [](const SessionPtr& s) { return s->last_used; });
+    std::int64_t bytes = table_.HostBytes();
+    host_bytes_ = bytes;
+    stats_.host_bytes = bytes;
+    stats_.busy = busy;
+    stats_.alive = alive;
+    stats_.resting = table_.size() - alive;
+
+    const bool parks = store_ != nullptr && now >= next_park_ && !stopping_;
+    // Some room at once, or every new session would park one.
+    const std::int64_t goal =
+        bytes > options_.host_bytes ? options_.host_bytes / 10 * 9 : bytes;
+    for (const SessionPtr& session : idle) {
+      const auto unused = now - session->last_used;
+      if (Reached(unused, options_.time_to_live)) {
+        session->busy = true;
+        to_expire.push_back(session);
+        continue;
+      }
+      const bool park = bytes > goal || Reached(unused, options_.idle_to_park);
+      if (park && parks && HasGoodClaim(*session)) {
+        if (parking++ >= kParksAtOnce) {
+          sweep_soon_ = bytes > goal;
+          break;
+        }
+        bytes -= session->kept->host_bytes();
+        session->parking = true;
+        to_park.push_back(session);
+      } else if (Reached(unused, options_.idle_to_rest) && !session->resting) {
+        session->resting = true;
+        resting.push_back(session->kept);
+      }
+    }
+  }
+  for (const SessionPtr& session : to_expire) Expire(session);
+  for (const SessionPtr& session : to_park) {
+    StartPark(session, ParkMode::kBesideCalls, [](const absl::Status&) {});
+  }
+  for (std::shared_ptr<KeptPrefix>& kept : resting) {
+    scheduler_.MoveToHost(std::move(kept));
+  }
+}
+
+void SessionManager::Impl::Expire(const SessionPtr& session) {
+  ++stats_.expired;
+  if (store_ == nullptr) return Forget(session);
+  Async([this, session] { DeleteStored(session).IgnoreError(); });
+}
+
+void SessionManager::Impl::RunLease() {
+  const auto look_every = std::chrono::nanoseconds(options_.lease) / kLooks;
+  const auto renew_every = std::chrono::nanoseconds(options_.lease) / kRenewals;
+  auto renew_at = std::chrono::steady_clock::now() + renew_every;
+  bool good = true;
+  while (true) {
+    const auto until = std::chrono::steady_clock::now() + look_every;
+    {
+      const MutexLock lock(mu_);
+      while (!stopping_) {
+        if (!changed_.WaitUntil(mu_, until)) break;
+      }
+      if (stopping_) return;
+    }
+    if (std::chrono::steady_clock::now() >= renew_at || !store_->lease_is_good()) {
+      renew_at = std::chrono::steady_clock::now() + renew_every;
+      store_->Renew().IgnoreError();  // tried again at the next look
+    }
+    const bool is_good = store_->lease_is_good();
+    if (good && !is_good) ++stats_.lease_lapses;
+    good = is_good;
+    AfterLapse();
+  }
+}
+
+// Who may have lost a session stops at once; another replica may be going on with it.
+void SessionManager::Impl::AfterLapse() {
+  std::vector<RequestId> requests;
+  {
+    const MutexLock lock(mu_);
+    for (const SessionPtr& session : table_.All()) {
+      if (session->request.has_value() && !HasGoodClaim(*session)) {
+        requests.push_back(*session->request);
+        session->request.reset();
+      }
+    }
+  }
+  for (const RequestId id : requests) scheduler_.Interrupt(id);
+}
+
+std::int64_t SessionManager::Impl::ParkAll(
+    std::chrono::steady_clock::time_point deadline) {
+  const MutexLock lock(mu_);
+  if (store_ == nullptr) return table_.size();
+  while (table_.size() > 0) {
+    std::vector<SessionPtr> next;
+    std::int64_t busy = 0;
+    auto wake = deadline;
+    const auto now = std::chrono::steady_clock::now();
+    if (now >= deadline) break;
+    for (const SessionPtr& session : table_.All()) {
+      if (session->busy || session->parking) {
+        ++busy;
+      } else if (session->retry_park > now) {
+        wake = std::min(wake, session->retry_park);
+      } else if (std::ssize(next) + busy < kParksAtOnce) {
+        session->busy = true;
+        next.push_back(session);
+      }
+    }
+    if (!next.empty()) {
+      mu_.Unlock();
+      for (const SessionPtr& session : next) {
+        StartPark(session, ParkMode::kOfCall, [](const absl::Status&) {});
+      }
+      mu_.Lock();
+      continue;
+    }
+    changed_.WaitUntil(mu_, wake);
+  }
+  return table_.size();
+}
+
+}  // namespace goldfinch
