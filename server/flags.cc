@@ -23,6 +23,7 @@ struct Bound {
 constexpr std::int64_t kMebi = std::int64_t{1} << 20;
 constexpr std::int64_t kTebi = std::int64_t{1} << 40;
 constexpr std::int64_t kDaySeconds = 86400;
+constexpr std::int64_t kYearSeconds = 366 * kDaySeconds;
 
 absl::Status CheckBounds(const ServerFlags& flags, bool threads_given) {
   const std::vector<Bound> bounds = {
@@ -39,6 +40,14 @@ absl::Status CheckBounds(const ServerFlags& flags, bool threads_given) {
       {"--stream_buffer_tokens", flags.stream_buffer_tokens, 1, 1048576},
       {"--slow_reader_seconds", flags.slow_reader_seconds, 1, kDaySeconds},
       {"--drain_seconds", flags.drain_seconds, 0, kDaySeconds},
+      {"--prefix_cache_bytes", flags.prefix_cache_bytes, 0, 16 * kTebi},
+      {"--prefix_interval_tokens", flags.prefix_interval_tokens, 64, 1 << 30},
+      {"--session_bytes", flags.session_bytes, kMebi, 16 * kTebi},
+      {"--max_sessions", flags.max_sessions, 1, 100000000},
+      {"--session_idle_to_rest", flags.session_idle_to_rest, 0, kYearSeconds},
+      {"--session_idle_to_park", flags.session_idle_to_park, 0, kYearSeconds},
+      {"--session_ttl", flags.session_ttl, 0, 10 * kYearSeconds},
+      {"--session_lease_seconds", flags.session_lease_seconds, 3, kDaySeconds},
   };
   for (const Bound& bound : bounds) {
     if (bound.value >= bound.low && bound.value <= bound.high) continue;
@@ -138,6 +147,44 @@ void Describe(CLI::App& app, ServerFlags& flags) {
       ->capture_default_str();
 }
 
+void DescribeSessions(CLI::App& app, ServerFlags& flags) {
+  app.add_option("--prefix_cache_bytes", flags.prefix_cache_bytes,
+                 "Host memory of the prefix cache; 0: none; KiB, MiB, GiB may follow")
+      ->transform(CLI::AsSizeValue(false))
+      ->capture_default_str();
+  app.add_option("--prefix_interval_tokens", flags.prefix_interval_tokens,
+                 "In long prompts a state is kept for the cache every so many tokens")
+      ->capture_default_str();
+  app.add_option(
+      "--session_store", flags.session_store,
+      "Where sessions are parked: a directory, redis://HOST:PORT or unix://PATH "
+      "(default: nowhere)");
+  app.add_option("--session_bytes", flags.session_bytes,
+                 "Host memory of sessions; beyond it the least recently used are parked")
+      ->transform(CLI::AsSizeValue(false))
+      ->capture_default_str();
+  app.add_option("--max_sessions", flags.max_sessions,
+                 "Sessions held at once; more are refused")
+      ->capture_default_str();
+  app.add_option(
+         "--session_idle_to_rest", flags.session_idle_to_rest,
+         "Seconds without a call after which a session leaves the device; 0: when "
+         "its pages are needed")
+      ->capture_default_str();
+  app.add_option("--session_idle_to_park", flags.session_idle_to_park,
+                 "Seconds without a call after which a session is parked; 0: when memory "
+                 "is needed")
+      ->capture_default_str();
+  app.add_option("--session_ttl", flags.session_ttl,
+                 "Seconds without a call after which a session is deleted; 0: never")
+      ->capture_default_str();
+  app.add_option("--session_lease_seconds", flags.session_lease_seconds,
+                 "After so long without a sign of life others may take over its sessions")
+      ->capture_default_str();
+  app.add_option("--snapshot_key_file", flags.snapshot_key_file,
+                 "File of 32 to 4096 bytes; snapshots are authenticated with it");
+}
+
 // The library ends some messages with a line of advice.
 std::string FirstLine(std::string text) { return text.substr(0, text.find('\n')); }
 
@@ -148,6 +195,7 @@ absl::StatusOr<CommandLine> ParseServerFlags(int argc, const char* const* argv) 
   CLI::App app("Serves a GoldFinch model over gRPC.", "goldfinch-server");
   app.set_version_flag("--version", absl::StrCat("goldfinch-server ", kVersion));
   Describe(app, line.flags);
+  DescribeSessions(app, line.flags);
   try {
     app.parse(ReversedArguments(argc, argv));
   } catch (const CLI::CallForHelp&) {

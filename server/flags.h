@@ -37,6 +37,16 @@ struct ServerFlags {
   std::int64_t stream_buffer_tokens = 1024;
   std::int64_t slow_reader_seconds = 30;
   std::int64_t drain_seconds = 30;
+  std::int64_t prefix_cache_bytes = std::int64_t{1} << 30;
+  std::int64_t prefix_interval_tokens = 16384;
+  std::string session_store;  // empty: none
+  std::int64_t session_bytes = std::int64_t{4} << 30;
+  std::int64_t max_sessions = 100000;
+  std::int64_t session_idle_to_rest = 0;
+  std::int64_t session_idle_to_park = 0;
+  std::int64_t session_ttl = 604800;
+  std::int64_t session_lease_seconds = 30;
+  std::string snapshot_key_file;  // empty: none
   std::string log_level = "info";
 };
 

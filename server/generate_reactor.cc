@@ -1,5 +1,6 @@
 #include "server/generate_reactor.h"
 
+#include <span>
 #include <string>
 #include <utility>
 
@@ -9,19 +10,44 @@
 
 namespace goldfinch {
 
+namespace {
+
+// What a session's history says of its last generation, as events: of all its tokens,
+// and how it ended if it did.
+std::vector<StreamEvent> EventsOf(const Turn& turn, std::span<const TokenId> generated) {
+  std::vector<StreamEvent> events;
+  events.reserve(generated.size());
+  for (std::size_t i = 0; i < generated.size(); ++i) {
+    StreamEvent& event = events.emplace_back();
+    event.kind = StreamEvent::Kind::kToken;
+    if (turn.logprobs.empty()) {
+      event.sample.token = generated[i];
+    } else {
+      event.sample = turn.logprobs[i];
+    }
+  }
+  return events;
+}
+
+StreamEvent EndOf(const Turn& turn, std::int64_t prompt_tokens) {
+  StreamEvent event;
+  event.kind = StreamEvent::Kind::kFinished;
+  event.finish_reason = turn.end->reason;
+  event.stop = turn.end->match;
+  event.usage.prompt_tokens = prompt_tokens;
+  event.usage.cached_prompt_tokens = prompt_tokens;
+  event.usage.generated_tokens = turn.num_generated;
+  return event;
+}
+
+}  // namespace
+
 grpc::ServerWriteReactor<v1::GenerateResponse>* GenerateReactor::Start(
     const ServingContext& serving, grpc::CallbackServerContext* context,
     const v1::GenerateRequest& request) {
   auto reactor = std::make_shared<GenerateReactor>(Private(), serving, context);
   reactor->self_ = reactor;
-  const absl::Status status = reactor->Submit(request);
-  if (!status.ok()) {
-    {
-      MutexLock lock(reactor->mu_);
-      reactor->end_ = ToGrpcStatus(status);
-    }
-    reactor->Advance();
-  }
+  reactor->Begin(request);
   return reactor.get();
 }
 
@@ -29,85 +55,234 @@ GenerateReactor::GenerateReactor(Private, const ServingContext& serving,
                                  grpc::CallbackServerContext* context)
     : serving_(serving), context_(context) {}
 
-absl::Status GenerateReactor::Submit(const v1::GenerateRequest& request) {
+void GenerateReactor::Begin(const v1::GenerateRequest& request) {
   entered_ = serving_.calls.Enter(self_);
   absl::StatusOr<GenerateCall> call =
       entered_ ? ValidateGenerate(request, serving_.limits) : DrainingStatus();
-  if (!call.ok()) {
-    serving_.observer.OnRefused(call.status());
-    return call.status();
+  if (!call.ok()) return Refuse(call.status());
+  call->request.tenant = TenantOf(*context_);
+  if (!call->session.empty()) {
+    // Held until the answer is there: gRPC knows of nothing to wait for yet.
+    const std::string session = call->session;
+    serving_.sessions.Acquire(call->request.tenant, session,
+                              [self = self_, call = *std::move(call)](auto use) {
+                                self->OnSession(std::move(use), call);
+                              });
+    return;
   }
-  prompt_tokens_ = static_cast<std::int64_t>(call->request.prompt.size());
-  call->request.deadline = DeadlineOf(*context_, serving_.clock);
+  // A single candidate can be resumed if the server has to stop.
+  const Use use = call->request.num_candidates == 1 && serving_.sessions.has_store()
+                      ? serving_.sessions.Anonymous(call->request.tenant)
+                      : nullptr;
+  call->request.use_prefix_cache = true;
+  Turn turn = TurnOf(*call);
+  const absl::Status status = Submit(use, *std::move(call), std::move(turn), {}, {});
+  if (!status.ok()) Refuse(status);
+}
+
+void GenerateReactor::OnSession(absl::StatusOr<Use> use, GenerateCall call) {
+  absl::Status status = use.status();
+  if (status.ok()) {
+    status = call.resume_after.has_value() ? Resume(*use, *call.resume_after)
+                                           : GoOn(*use, std::move(call));
+    // At once: who hears of the refusal may call again.
+    if (!status.ok()) (*use)->Release();
+  }
+  if (!status.ok()) Refuse(status);
+}
+
+absl::Status GenerateReactor::GoOn(const Use& use, GenerateCall call) {
+  const auto history = static_cast<std::int64_t>(use->kept()->history().size());
+  const absl::Status status = FitToHistory(history, serving_.limits, call);
+  if (!status.ok()) return status;
+  call.request.base = use->kept();
+  Turn turn = TurnOf(call);
+  return Submit(use, std::move(call), std::move(turn), {}, {});
+}
+
+absl::Status GenerateReactor::Resume(const Use& use, std::int64_t after) {
+  if (!use->turn().has_value()) {
+    return absl::FailedPreconditionError("the session has no generation to resume");
+  }
+  const Turn& turn = *use->turn();
+  if (after > turn.num_generated) {
+    return absl::InvalidArgumentError(absl::StrCat("tokens_received is ", after,
+                                                   "; the session has generated ",
+                                                   turn.num_generated));
+  }
+  const std::vector<TokenId>& history = use->kept()->history();
+  const auto generated =
+      std::span(history).last(static_cast<std::size_t>(turn.num_generated));
+  absl::StatusOr<GenerateCall> call = CallOf(turn, generated, serving_.limits);
+  if (!call.ok()) return call.status();
+  call->request.tenant = TenantOf(*context_);
+  call->request.base = use->kept();
+  std::vector<StreamEvent> events = EventsOf(turn, generated);
+  const auto first_new = events.begin() + static_cast<std::ptrdiff_t>(after);
+  const std::vector<StreamEvent> known(events.begin(), first_new);
+  events.erase(events.begin(), first_new);
+  if (!turn.end.has_value()) return Submit(use, *std::move(call), turn, events, known);
+
+  // It had ended: there is nothing to run.
+  events.push_back(
+      EndOf(turn, static_cast<std::int64_t>(history.size()) - turn.num_generated));
+  use->Release();
   {
-    MutexLock lock(mu_);
+    const MutexLock lock(mu_);
     builder_.emplace(serving_.limits.vocabulary, *call);
+    builder_->Skip(known);
+    builder_->set_numerics_changed(use->numerics_changed());
+    outbox_ = builder_->Build(events);
+    end_ = grpc::Status::OK;
+  }
+  Advance();
+  return absl::OkStatus();
+}
+
+// `known` are events the client has, `told_again` those it has not; what the request
+// generates comes after them.
+absl::Status GenerateReactor::Submit(const Use& use, GenerateCall call, Turn turn,
+                                     const std::vector<StreamEvent>& told_again,
+                                     const std::vector<StreamEvent>& known) {
+  call.request.deadline = DeadlineOf(*context_, serving_.clock);
+  if (use != nullptr) call.request.on_end = use->OnEnd(std::move(turn));
+  bool cancelled = false;
+  std::shared_ptr<TokenStream> stream;
+  std::optional<RequestId> id;
+  {
+    const MutexLock lock(mu_);
+    builder_.emplace(serving_.limits.vocabulary, call);
+    builder_->Skip(known);
+    if (use != nullptr) builder_->set_numerics_changed(use->numerics_changed());
+    outbox_ = builder_->Build(told_again);
+    tokens_sent_ = static_cast<std::int64_t>(known.size());
+    prompt_tokens_ = static_cast<std::int64_t>(call.request.prompt.size());
   }
   absl::StatusOr<Scheduler::Submission> submission =
-      serving_.scheduler.Submit(std::move(call->request));
-  if (!submission.ok()) return submission.status();
-  id_ = submission->id;
-  stream_ = submission->stream;
-  stream_->SetReadyCallback([&delivery = serving_.delivery, weak = weak_from_this()] {
+      serving_.scheduler.Submit(std::move(call.request));
+  {
+    const MutexLock lock(mu_);
+    if (!submission.ok()) {
+      outbox_.clear();
+      return submission.status();
+    }
+    use_ = use;
+    id = id_ = submission->id;
+    stream = stream_ = submission->stream;
+    cancelled = cancelled_;
+  }
+  if (use != nullptr) use->SetRequest(*id);
+  if (cancelled) serving_.scheduler.Cancel(*id);
+  ListenTo(stream);
+  Advance();  // what is told again
+  return absl::OkStatus();
+}
+
+void GenerateReactor::ListenTo(const std::shared_ptr<TokenStream>& stream) {
+  stream->SetReadyCallback([&delivery = serving_.delivery, weak = weak_from_this()] {
     delivery.Post([weak] {
       if (std::shared_ptr<GenerateReactor> reactor = weak.lock()) reactor->Advance();
     });
   });
-  return absl::OkStatus();
+}
+
+// Ends a call that has no request. What the scheduler refuses it has counted itself.
+void GenerateReactor::Refuse(const absl::Status& status) {
+  {
+    const MutexLock lock(mu_);
+    if (!builder_.has_value()) serving_.observer.OnRefused(status);
+    end_ = ToGrpcStatus(status);
+  }
+  Advance();
 }
 
 // Starts the next operation if none is under way.
 void GenerateReactor::Advance() {
   const v1::GenerateResponse* message = nullptr;
+  bool finish = false;
   grpc::Status status;
+  Use park;
   {
     MutexLock lock(mu_);
     // What keeps this call busy advances it afterwards.
     if (finished_ || cutting_off_ || writing_since_.has_value()) return;
     if (next_ == outbox_.size() && !end_.has_value()) Refill();
+    if (std::exchange(park_, false)) park = use_;
     if (next_ < outbox_.size()) {
       message = &outbox_[next_];  // stays there until OnWriteDone
       writing_since_ = serving_.clock.Now();
     } else if (end_.has_value()) {
-      finished_ = true;
+      finish = finished_ = true;
       status = *end_;
-    } else {
-      return;
     }
   }
-  if (message != nullptr) {
-    StartWrite(message);
-  } else {
-    Finish(status);
+  if (park != nullptr) {
+    serving_.sessions.ParkInterrupted(
+        park, [self = shared_from_this()](const absl::Status& parked) {
+          self->OnParked(parked);
+        });
   }
+  if (message != nullptr) StartWrite(message);
+  if (finish) Finish(status);
+}
+
+void GenerateReactor::OnParked(const absl::Status& status) {
+  {
+    const MutexLock lock(mu_);
+    parked_ = status;
+  }
+  Advance();
 }
 
 // Takes from the stream only when all that was taken before is written: meanwhile it
 // gathers there, and its bound is what slows the sequence of a slow client down.
 void GenerateReactor::Refill() {
+  if (interrupted_.has_value()) {
+    if (!parked_.has_value()) return;
+    // Without a snapshot there is nothing to resume.
+    end_ = parked_->ok() ? InterruptedStatus(*interrupted_, use_->id(), tokens_sent_)
+                         : ToGrpcStatus(*interrupted_);
+    return;
+  }
+  if (stream_ == nullptr) return;
   TokenStream::Batch batch = stream_->Take();
   outbox_ = builder_->Build(batch.events);
   next_ = 0;
-  if (batch.end.has_value()) end_ = ToGrpcStatus(*batch.end);
+  if (!batch.end.has_value()) return;
+  if (use_ != nullptr && use_->interrupted()) {
+    interrupted_ = *batch.end;
+    park_ = true;
+  } else {
+    end_ = ToGrpcStatus(*batch.end);
+  }
 }
 
 void GenerateReactor::OnWriteDone(bool ok) {
-  if (!ok) serving_.scheduler.Cancel(*id_);
+  std::optional<RequestId> cancel;
   {
     MutexLock lock(mu_);
     writing_since_.reset();
+    if (ok) tokens_sent_ += outbox_[next_].tokens_size();
     ++next_;
     if (!ok) {
+      cancel = id_;
       outbox_.clear();
       next_ = 0;
       end_ = grpc::Status(grpc::StatusCode::CANCELLED, "the client is gone");
     }
   }
+  if (cancel.has_value()) serving_.scheduler.Cancel(*cancel);
   Advance();
 }
 
 void GenerateReactor::OnCancel() {
-  if (id_.has_value()) serving_.scheduler.Cancel(*id_);
+  std::optional<RequestId> cancel;
+  {
+    const MutexLock lock(mu_);
+    cancelled_ = true;
+    cancel = id_;
+  }
+  if (cancel.has_value()) serving_.scheduler.Cancel(*cancel);
 }
 
 void GenerateReactor::CutOffIfStuck(TimePoint since) {

@@ -1,9 +1,11 @@
-// One Generate call: carries a request's events from its TokenStream to the client, one
-// write in flight, whatever is there in each.
+// One Generate call: finds its session, if it names one, submits its request, and carries
+// the request's events from its TokenStream to the client, one write in flight, whatever
+// is there in each.
 //
-// Four threads meet here: the handler's (Start), the delivery thread (Advance, when
-// events are ready), the sweep's (CutOffIfStuck) and gRPC's (OnWriteDone, OnCancel, at
-// once with each other, and OnDone, after all of them). Why it is safe:
+// Five threads meet here: the handler's (Start), the sessions' (OnSession, when one had
+// to be fetched, and OnParked), the delivery thread (Advance, when events are ready), the
+// sweep's (CutOffIfStuck) and gRPC's (OnWriteDone, OnCancel, at once with each other, and
+// OnDone, after all of them). Why it is safe:
 // - What is shared is guarded by mu_, and no gRPC operation is started under it: gRPC
 //   may run the handler of another call on the way out of any operation, and that
 //   handler takes locks of its own. The decision is made under mu_ (writing_since_,
@@ -17,6 +19,9 @@
 // - A client that goes away only sets the scheduler in motion (Cancel): the stream's end
 //   then finishes the call in the ordinary way. A write that fails is the exception,
 //   because no later write can succeed.
+//
+// A request that was interrupted because the server has to stop is parked before the call
+// ends, so that the status can name what to resume.
 #pragma once
 
 #include <grpcpp/server_context.h>
@@ -57,27 +62,44 @@ class GenerateReactor final : public grpc::ServerWriteReactor<v1::GenerateRespon
   void CutOffIfStuck(TimePoint since) override;
 
  private:
-  absl::Status Submit(const v1::GenerateRequest& request);
+  using Use = std::shared_ptr<SessionUse>;
+
+  void Begin(const v1::GenerateRequest& request);
+  void OnSession(absl::StatusOr<Use> use, GenerateCall call);
+  absl::Status GoOn(const Use& use, GenerateCall call);
+  absl::Status Resume(const Use& use, std::int64_t after);
+  absl::Status Submit(const Use& use, GenerateCall call, Turn turn,
+                      const std::vector<StreamEvent>& told_again,
+                      const std::vector<StreamEvent>& known);
+  void ListenTo(const std::shared_ptr<TokenStream>& stream);
+  void Refuse(const absl::Status& status);
+  void OnParked(const absl::Status& status);
   void Advance();
   void Refill() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
 
   const ServingContext& serving_;
   grpc::CallbackServerContext* const context_;
   std::shared_ptr<GenerateReactor> self_;  // from Start until OnDone
+  bool entered_ = false;                   // set by Start
 
-  // Set by Start, before any other thread can look; constant afterwards.
-  bool entered_ = false;
-  std::int64_t prompt_tokens_ = 0;
-  std::optional<RequestId> id_;  // none: refused
-  std::shared_ptr<TokenStream> stream_;
-
-  Mutex mu_;
+  mutable Mutex mu_;
+  bool cancelled_ ABSL_GUARDED_BY(mu_) = false;
+  std::optional<RequestId> id_ ABSL_GUARDED_BY(mu_);  // none: not submitted
+  std::shared_ptr<TokenStream> stream_ ABSL_GUARDED_BY(mu_);
+  Use use_ ABSL_GUARDED_BY(mu_);
+  std::int64_t prompt_tokens_ ABSL_GUARDED_BY(mu_) = 0;
   std::optional<ResponseBuilder> builder_ ABSL_GUARDED_BY(mu_);
   // Messages from next_ on are still to be written; the one at next_ is in flight when
   // writing_since_ is set.
   std::vector<v1::GenerateResponse> outbox_ ABSL_GUARDED_BY(mu_);
   std::size_t next_ ABSL_GUARDED_BY(mu_) = 0;
   std::optional<TimePoint> writing_since_ ABSL_GUARDED_BY(mu_);
+  std::int64_t tokens_sent_ ABSL_GUARDED_BY(mu_) = 0;  // resumed ones included
+  // The request was interrupted; what is left is being parked.
+  std::optional<absl::Status> interrupted_ ABSL_GUARDED_BY(mu_);
+  bool park_ ABSL_GUARDED_BY(mu_) = false;  // that is still to be begun
+  // How that went; once all is written it tells how the call ends.
+  std::optional<absl::Status> parked_ ABSL_GUARDED_BY(mu_);
   // How the call will end, once that is known.
   std::optional<grpc::Status> end_ ABSL_GUARDED_BY(mu_);
   bool cutting_off_ ABSL_GUARDED_BY(mu_) = false;

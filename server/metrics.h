@@ -19,7 +19,9 @@
 #include <vector>
 
 #include "absl/status/statusor.h"
+#include "engine/sync/mutex.h"
 #include "scheduler/observer.h"
+#include "sessions/session_stats.h"
 
 namespace prometheus {
 class Exposer;
@@ -66,12 +68,17 @@ class Metrics final : public SchedulerObserver {
 
   void OnLevels(const SchedulerLevels& levels) override;
   void OnStep(const StepReport& step) override;
+  void OnPrefixLookup(PrefixLookup lookup) override;
   void OnFirstToken(std::chrono::nanoseconds since_submit) override;
   void OnInterToken(std::chrono::nanoseconds since_last_token) override;
   void OnFinished(const RequestReport& report) override;
   void OnRefused(const absl::Status& status) override;
   // Logs it too: the one line of it that an operator will look for.
   void OnEngineError(const absl::Status& status) override;
+
+  // What the session manager counts, from now on until ForgetSessions.
+  void WatchSessions(const SessionStats& stats);
+  void ForgetSessions();
 
   // Everything, as it is now; Text in Prometheus's format.
   std::vector<prometheus::MetricFamily> Collect() const;
@@ -88,6 +95,8 @@ class Metrics final : public SchedulerObserver {
   void CollectInfo(std::vector<prometheus::MetricFamily>& families) const;
   void CollectLevels(std::vector<prometheus::MetricFamily>& families) const;
   void CollectCounters(std::vector<prometheus::MetricFamily>& families) const;
+  void CollectPrefixes(std::vector<prometheus::MetricFamily>& families) const;
+  void CollectSessions(std::vector<prometheus::MetricFamily>& families) const;
   void CollectHistograms(std::vector<prometheus::MetricFamily>& families) const;
 
   const MetricsInfo info_;
@@ -98,7 +107,13 @@ class Metrics final : public SchedulerObserver {
   Gauge waiting_tokens_{0};
   Gauge paused_requests_{0};
   Gauge pages_used_{0};
+  Gauge pages_running_{0};
   Gauge slots_used_{0};
+  Gauge prefixes_on_device_{0};
+  Gauge prefix_cache_entries_{0};
+  Gauge prefix_cache_bytes_{0};
+  Counter prefix_cache_evictions_{0};
+  std::array<Counter, 5> prefix_lookups_{};  // by PrefixLookup
 
   std::array<Counter, kGoodEnds.size() + kNumCodes> finished_{};  // by end, then code
   std::array<Counter, kNumCodes> refused_{};                      // by code
@@ -108,6 +123,10 @@ class Metrics final : public SchedulerObserver {
   Counter generated_tokens_{0};
   Counter step_prompt_tokens_{0};
   Counter step_decode_tokens_{0};
+
+  // Scrapes and the server's end only: the step thread never meets it.
+  mutable Mutex sessions_mu_;
+  const SessionStats* sessions_ ABSL_GUARDED_BY(sessions_mu_) = nullptr;
 
   AtomicHistogram first_token_;
   AtomicHistogram inter_token_;

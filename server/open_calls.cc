@@ -28,9 +28,10 @@ bool OpenCalls::closed() const {
   return closed_;
 }
 
-bool OpenCalls::WaitUntilEmpty(std::chrono::steady_clock::time_point deadline) {
+bool OpenCalls::WaitUntilEmpty(std::chrono::steady_clock::time_point deadline,
+                               Waiting waiting) {
   MutexLock lock(mu_);
-  while (!calls_.empty() && !interrupted_) {
+  while (!calls_.empty() && (waiting == Waiting::kAnyway || !interrupted_)) {
     if (!changed_.WaitUntil(mu_, deadline)) break;
   }
   return calls_.empty();

@@ -35,11 +35,13 @@ class OpenCalls {
   void Close();
   bool closed() const;
 
-  // True when all calls have left before `deadline`; false when it passed first, or
-  // Interrupt was called.
-  bool WaitUntilEmpty(std::chrono::steady_clock::time_point deadline);
+  // True when all calls have left before `deadline`; false when it passed first, or, for
+  // who waits with kPatience only, Interrupt was called.
+  enum class Waiting { kPatience, kAnyway };
+  bool WaitUntilEmpty(std::chrono::steady_clock::time_point deadline,
+                      Waiting waiting = Waiting::kPatience);
 
-  // Makes this and every later WaitUntilEmpty return at once.
+  // Ends the patience of this and every later WaitUntilEmpty.
   void Interrupt();
 
   void CutOffStuck(TimePoint since);

@@ -51,6 +51,12 @@ std::vector<v1::GenerateResponse> ResponseBuilder::Build(
   return messages;
 }
 
+void ResponseBuilder::Skip(const std::vector<StreamEvent>& events) {
+  Build(events);
+  for (Candidate& candidate : candidates_) candidate.started = false;
+  generated_tokens_ = 0;
+}
+
 v1::GenerateResponse& ResponseBuilder::MessageOf(
     std::int32_t candidate, std::vector<v1::GenerateResponse>& messages) {
   int& open = open_[static_cast<std::size_t>(candidate)];
@@ -63,6 +69,7 @@ v1::GenerateResponse& ResponseBuilder::MessageOf(
   message.set_candidate(candidate);
   Candidate& state = candidates_[static_cast<std::size_t>(candidate)];
   if (!state.started) message.set_seed(seed_);
+  if (!state.started && candidate == 0) message.set_numerics_changed(numerics_changed_);
   state.started = true;
   return message;
 }

@@ -34,6 +34,12 @@ class ResponseBuilder {
   // The messages of `events`, candidates in order of their first event.
   std::vector<v1::GenerateResponse> Build(const std::vector<StreamEvent>& events);
 
+  // The client has these already: what follows continues after them.
+  void Skip(const std::vector<StreamEvent>& events);
+
+  // To be told in the first message.
+  void set_numerics_changed(bool changed) { numerics_changed_ = changed; }
+
   std::int64_t generated_tokens() const { return generated_tokens_; }
 
  private:
@@ -60,6 +66,7 @@ class ResponseBuilder {
   std::vector<Candidate> candidates_;
   std::vector<int> open_;  // by candidate: its message that can take more, or -1
   std::int64_t generated_tokens_ = 0;
+  bool numerics_changed_ = false;
 };
 
 // Shared with Score.

@@ -6,6 +6,7 @@
 #include <grpcpp/server_builder.h>
 
 #include <algorithm>
+#include <atomic>
 #include <optional>
 #include <utility>
 
@@ -13,6 +14,7 @@
 #include "server/generation_service.h"
 #include "server/log.h"
 #include "server/metrics.h"
+#include "server/session_service.h"
 #include "server/stuck_call_sweep.h"
 #include "server/version.h"
 
@@ -86,6 +88,12 @@ absl::Status WarmUp(Engine& engine, const SchedulerOptions& options, const Clock
   return absl::DeadlineExceededError("it did not answer in time");
 }
 
+SessionOptions SessionOptionsOf(const ServerOptions& options) {
+  SessionOptions sessions = options.sessions;
+  sessions.max_context_tokens = options.scheduler.max_context_tokens;
+  return sessions;
+}
+
 bool IsLoopback(const std::string& address) {
   return address.starts_with("127.") || address.starts_with("localhost:") ||
          address.starts_with("[::1]:") || address.starts_with("unix:");
@@ -98,19 +106,26 @@ bool IsLoopback(const std::string& address) {
 class Server::Impl {
  public:
   Impl(const ServerOptions& options, Engine& engine, const Vocabulary& vocabulary,
-       const Clock& clock)
+       const Clock& clock, SnapshotStore* store)
       : tokenizer_(vocabulary),
         metrics_(std::make_shared<Metrics>(DescribeForMetrics(options, engine.info()))),
         scheduler_(engine, options.scheduler, clock, *metrics_),
+        sessions_(scheduler_, engine, store, clock, SessionOptionsOf(options)),
         serving_{scheduler_,
+                 sessions_,
                  delivery_,
                  calls_,
                  clock,
                  *metrics_,
                  {vocabulary, tokenizer_, options.scheduler.max_context_tokens,
-                  options.default_max_tokens}},
+                  options.default_max_tokens},
+                 import_bytes_},
         service_(serving_, DescribeModel(options, engine.info())),
-        sweep_(calls_, clock, options.scheduler.slow_reader) {}
+        session_service_(serving_),
+        sweep_(calls_, clock, options.scheduler.slow_reader) {
+    metrics_->WatchSessions(sessions_.stats());
+  }
+  ~Impl() { metrics_->ForgetSessions(); }
 
   absl::Status Listen(const ServerOptions& options);
 
@@ -119,6 +134,8 @@ class Server::Impl {
     if (server_ != nullptr) server_->GetHealthCheckService()->SetServingStatus(false);
   }
   void Shutdown(std::chrono::nanoseconds patience);
+  void ParkEverything(std::chrono::steady_clock::time_point deadline,
+                      std::chrono::nanoseconds patience);
   void HurryUp() { calls_.Interrupt(); }
 
   int port() const { return port_; }
@@ -131,11 +148,15 @@ class Server::Impl {
   OpenCalls calls_;
   DeliveryQueue delivery_;
   Scheduler scheduler_;
+  SessionManager sessions_;
+  std::atomic<std::int64_t> import_bytes_ = 0;
   const ServingContext serving_;
   GenerationService service_;
+  SessionService session_service_;
   StuckCallSweep sweep_;
   std::unique_ptr<MetricsEndpoint> endpoint_;
   int port_ = 0;
+  bool parked_ = false;
   std::unique_ptr<grpc::Server> server_;
 };
 
@@ -153,6 +174,7 @@ absl::Status Server::Impl::Listen(const ServerOptions& options) {
   grpc::ServerBuilder builder;
   builder.AddListeningPort(options.listen, grpc::InsecureServerCredentials(), &port_);
   builder.RegisterService(&service_);
+  builder.RegisterService(&session_service_);
   builder.SetMaxReceiveMessageSize(kMaxMessageBytes);
   builder.SetMaxSendMessageSize(kMaxMessageBytes);
   // Two servers on one port would share its calls at random.
@@ -165,8 +187,10 @@ absl::Status Server::Impl::Listen(const ServerOptions& options) {
         absl::StrCat("cannot listen on ", options.listen,
                      ": the port is in use, or the address is not one of this machine"));
   }
-  server_->GetHealthCheckService()->SetServingStatus(
-      v1::GenerationService::service_full_name(), true);
+  for (const char* service : {v1::GenerationService::service_full_name(),
+                              v1::SessionService::service_full_name()}) {
+    server_->GetHealthCheckService()->SetServingStatus(service, true);
+  }
   if (!IsLoopback(options.listen)) {
     LogWarning(absl::StrCat("listening on ", options.listen,
                             " without authentication or encryption"));
@@ -176,8 +200,10 @@ absl::Status Server::Impl::Listen(const ServerOptions& options) {
 
 void Server::Impl::Shutdown(std::chrono::nanoseconds patience) {
   BeginDrain();
-  const auto now = std::chrono::steady_clock::now();
-  if (!calls_.WaitUntilEmpty(now + patience)) {
+  const auto deadline = std::chrono::steady_clock::now() + patience;
+  if (sessions_.has_store()) {
+    ParkEverything(deadline, patience);
+  } else if (!calls_.WaitUntilEmpty(deadline)) {
     LogWarning("running calls are ended with UNAVAILABLE");
   }
   scheduler_.Shutdown();
@@ -187,17 +213,34 @@ void Server::Impl::Shutdown(std::chrono::nanoseconds patience) {
   server_->Wait();
 }
 
+void Server::Impl::ParkEverything(std::chrono::steady_clock::time_point deadline,
+                                  std::chrono::nanoseconds patience) {
+  if (!std::exchange(parked_, true)) {
+    calls_.WaitUntilEmpty(deadline - patience / 2);
+    scheduler_.InterruptAll();
+    // Calls end when what they ran is parked.
+    if (!calls_.WaitUntilEmpty(deadline, OpenCalls::Waiting::kAnyway)) {
+      LogWarning("running calls are ended with UNAVAILABLE");
+    }
+    const std::int64_t left = sessions_.ParkAll(deadline);
+    if (left > 0) {
+      LogWarning(absl::StrCat(left, " sessions could not be parked and are lost"));
+    }
+  }
+}
+
 absl::StatusOr<std::unique_ptr<Server>> Server::Start(const ServerOptions& options,
                                                       Engine& engine,
                                                       const Vocabulary& vocabulary,
-                                                      const Clock& clock) {
+                                                      const Clock& clock,
+                                                      SnapshotStore* store) {
   // Before the port opens: gRPC's health service is SERVING from its first moment.
   const absl::Status warm = WarmUp(engine, options.scheduler, clock);
   if (!warm.ok()) {
     return absl::Status(warm.code(), absl::StrCat("the model failed its first request: ",
                                                   warm.message()));
   }
-  auto impl = std::make_unique<Impl>(options, engine, vocabulary, clock);
+  auto impl = std::make_unique<Impl>(options, engine, vocabulary, clock, store);
   absl::Status status = impl->Listen(options);
   if (!status.ok()) return status;
   return std::unique_ptr<Server>(new Server(std::move(impl)));

@@ -6,6 +6,9 @@
 // Shutdown lets running calls finish until a deadline, ends the rest with UNAVAILABLE
 // and closes. Every accepted call gets a status.
 //
+// With a store, what still runs when half of that time is over is interrupted and parked,
+// like every session, so that clients resume it elsewhere.
+//
 // Threads: any, but Shutdown and the destructor by one.
 #pragma once
 
@@ -20,6 +23,8 @@
 #include "scheduler/scheduler.h"
 #include "server/model_info.h"
 #include "server/text/vocabulary.h"
+#include "sessions/session_manager.h"
+#include "sessions/store.h"
 
 namespace goldfinch {
 
@@ -28,17 +33,20 @@ struct ServerOptions {
   std::string metrics = "127.0.0.1:9464";  // as `listen`; empty: none
   std::int64_t default_max_tokens = 256;
   SchedulerOptions scheduler;
+  SessionOptions sessions;  // max_context_tokens is the scheduler's
   ModelInfo model;
 };
 
 class Server {
  public:
-  // `engine`, `vocabulary` and `clock` outlive the server. An error is one line that can
+  // `engine`, `vocabulary`, `clock` and `store` (null: sessions live in memory only)
+  // outlive the server. An error is one line that can
   // be shown: a port in use, a model that does not answer.
   static absl::StatusOr<std::unique_ptr<Server>> Start(const ServerOptions& options,
                                                        Engine& engine,
                                                        const Vocabulary& vocabulary,
-                                                       const Clock& clock);
+                                                       const Clock& clock,
+                                                       SnapshotStore* store = nullptr);
   ~Server();  // as Shutdown with no patience
   Server(const Server&) = delete;
   Server& operator=(const Server&) = delete;
@@ -53,7 +61,7 @@ class Server {
   void BeginDrain();
 
   // BeginDrain, then waits for running calls until `patience` has passed or HurryUp is
-  // called. Idempotent.
+  // called; with a store, for half of it, the rest being for parking. Idempotent.
   void Shutdown(std::chrono::nanoseconds patience);
 
   // Ends the patience of Shutdown.

@@ -13,4 +13,6 @@ std::optional<TimePoint> DeadlineOf(const grpc::ServerContextBase& context,
   return clock.Now() + std::chrono::duration_cast<std::chrono::nanoseconds>(left);
 }
 
+std::string TenantOf(const grpc::ServerContextBase&) { return "default"; }
+
 }  // namespace goldfinch

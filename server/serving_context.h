@@ -6,7 +6,10 @@
 
 #include <grpcpp/server_context.h>
 
+#include <atomic>
+#include <cstdint>
 #include <optional>
+#include <string>
 
 #include "absl/status/status.h"
 #include "scheduler/clock.h"
@@ -15,23 +18,32 @@
 #include "server/delivery_queue.h"
 #include "server/open_calls.h"
 #include "server/validation.h"
+#include "sessions/session_manager.h"
 
 namespace goldfinch {
 
 // All outlive every call.
 struct ServingContext {
   Scheduler& scheduler;
+  SessionManager& sessions;
   DeliveryQueue& delivery;
   OpenCalls& calls;
   const Clock& clock;
   SchedulerObserver& observer;  // told of what is refused before it reaches the scheduler
   ServingLimits limits;
+  std::atomic<std::int64_t>& import_bytes;  // of snapshots that are being received
 };
+
+// What snapshots that are being received may take together.
+inline constexpr std::int64_t kMaxImportBytes = std::int64_t{1} << 30;
 
 // What a call gets after the server began to drain.
 inline absl::Status DrainingStatus() {
   return absl::UnavailableError("the server is shutting down");
 }
+
+// Whose call it is. There is one tenant while callers are not told apart.
+std::string TenantOf(const grpc::ServerContextBase& context);
 
 // The client's deadline on the scheduler's clock; none when it set none.
 std::optional<TimePoint> DeadlineOf(const grpc::ServerContextBase& context,

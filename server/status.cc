@@ -2,6 +2,7 @@
 
 #include <grpcpp/support/error_details.h>
 
+#include "goldfinch/v1/generation_service.pb.h"
 #include "google/rpc/error_details.pb.h"
 #include "google/rpc/status.pb.h"
 
@@ -19,24 +20,37 @@ bool CanRetry(absl::StatusCode code) {
          code == absl::StatusCode::kUnavailable;
 }
 
-}  // namespace
-
-grpc::Status ToGrpcStatus(const absl::Status& status) {
-  if (status.ok()) return grpc::Status::OK;
-  // The codes of Abseil and gRPC are the same numbers.
-  const auto code = static_cast<grpc::StatusCode>(status.code());
-  const std::string message(status.message().substr(0, kMaxMessageBytes));
-  if (!CanRetry(status.code())) return grpc::Status(code, message);
-
+// With RetryInfo, and `more` if there is any.
+grpc::Status WithDetails(const absl::Status& status,
+                         const google::protobuf::Message* more) {
   google::rpc::RetryInfo retry;
   retry.mutable_retry_delay()->set_seconds(kRetrySeconds);
   google::rpc::Status details;
   details.set_code(static_cast<int>(status.code()));
-  details.set_message(message);
+  details.set_message(std::string(status.message().substr(0, kMaxMessageBytes)));
   details.add_details()->PackFrom(retry);
+  if (more != nullptr) details.add_details()->PackFrom(*more);
   grpc::Status result;
   grpc::SetErrorDetails(details, &result);
   return result;
+}
+
+}  // namespace
+
+grpc::Status ToGrpcStatus(const absl::Status& status) {
+  if (status.ok()) return grpc::Status::OK;
+  if (CanRetry(status.code())) return WithDetails(status, nullptr);
+  // The codes of Abseil and gRPC are the same numbers.
+  return grpc::Status(static_cast<grpc::StatusCode>(status.code()),
+                      std::string(status.message().substr(0, kMaxMessageBytes)));
+}
+
+grpc::Status InterruptedStatus(const absl::Status& status, const std::string& session_id,
+                               std::int64_t tokens_sent) {
+  v1::Interruption interruption;
+  interruption.set_session_id(session_id);
+  interruption.set_tokens_sent(tokens_sent);
+  return WithDetails(status, &interruption);
 }
 
 std::string CodeName(grpc::StatusCode code) {

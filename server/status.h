@@ -9,6 +9,7 @@
 
 #include <grpcpp/support/status.h>
 
+#include <cstdint>
 #include <string>
 
 #include "absl/status/status.h"
@@ -16,6 +17,10 @@
 namespace goldfinch {
 
 grpc::Status ToGrpcStatus(const absl::Status& status);
+
+// UNAVAILABLE, with what the client needs to resume.
+grpc::Status InterruptedStatus(const absl::Status& status, const std::string& session_id,
+                               std::int64_t tokens_sent);
 
 // "DEADLINE_EXCEEDED", for the log.
 std::string CodeName(grpc::StatusCode code);

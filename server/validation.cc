@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <memory>
 #include <optional>
 #include <random>
 #include <span>
@@ -149,24 +150,10 @@ absl::Status ReadStops(const v1::SamplingParams& in, const Vocabulary& vocabular
   return absl::OkStatus();
 }
 
-// The ids of a text or of a list of ids, whichever is set.
-absl::StatusOr<std::vector<TokenId>> ReadTokens(absl::string_view name,
-                                                const std::string* text,
-                                                const v1::TokenIds* ids,
-                                                const ServingLimits& limits) {
-  std::vector<TokenId> tokens;
-  if (text != nullptr) limits.tokenizer.Encode(*text, tokens);
-  if (ids != nullptr) {
-    absl::Status status = ValidateTokens(name, ids->ids(), limits.vocabulary);
-    if (!status.ok()) return status;
-    tokens.assign(ids->ids().begin(), ids->ids().end());
-  }
-  return tokens;
-}
-
 absl::Status ReadPrompt(const v1::GenerateRequest& in, const ServingLimits& limits,
                         Request& out) {
-  if (!in.has_text() && !in.has_tokens()) {
+  const bool goes_on = !in.session().empty();
+  if (!goes_on && !in.has_text() && !in.has_tokens()) {
     return absl::InvalidArgumentError("no input is set; set text or tokens");
   }
   absl::StatusOr<std::vector<TokenId>> prompt =
@@ -174,7 +161,7 @@ absl::Status ReadPrompt(const v1::GenerateRequest& in, const ServingLimits& limi
                  in.has_tokens() ? &in.tokens() : nullptr, limits);
   if (!prompt.ok()) return prompt.status();
   out.prompt = *std::move(prompt);
-  if (out.prompt.empty()) {
+  if (!goes_on && out.prompt.empty()) {
     return absl::InvalidArgumentError("prompt has 0 tokens; it must have at least 1");
   }
   const auto size = static_cast<std::int64_t>(out.prompt.size());
@@ -203,6 +190,7 @@ absl::Status ReadTokenCounts(const v1::SamplingParams& in, const ServingLimits& 
         "prompt and max_tokens are ", prompt, " + ", max_tokens,
         " tokens; the limit of both together is ", limits.max_context_tokens));
   }
+  call.sets_max_tokens = in.has_max_tokens();
   call.request.max_tokens = max_tokens;
   call.request.sampling.min_tokens = in.min_tokens();
   call.text.min_tokens = in.min_tokens();
@@ -223,7 +211,49 @@ absl::Status ReadSampling(const v1::SamplingParams& in, const ServingLimits& lim
   return status;
 }
 
+// Stop strings are looked for in tokens after `generated`, which came before.
+void SetStopCondition(std::vector<TokenId> generated, const ServingLimits& limits,
+                      GenerateCall& call) {
+  if (call.stop.empty()) return;
+  call.request.make_stop_condition = [&vocabulary = limits.vocabulary, text = call.text,
+                                      generated = std::move(generated)] {
+    std::unique_ptr<StopCondition> condition = MakeStopCondition(vocabulary, text);
+    for (const TokenId token : generated) condition->Push(token);
+    return condition;
+  };
+}
+
+absl::Status ReadResume(const v1::GenerateRequest& in, GenerateCall& call) {
+  if (!in.session().empty() || in.has_sampling() || in.priority() != 0) {
+    return absl::InvalidArgumentError(
+        "session, sampling and priority must be unset with resume");
+  }
+  call.session = in.resume().session_id();
+  call.resume_after = in.resume().tokens_received();
+  if (*call.resume_after >= 0) return absl::OkStatus();
+  return absl::InvalidArgumentError(
+      absl::StrCat("tokens_received is ", *call.resume_after, "; it must be 0 or more"));
+}
+
 }  // namespace
+
+absl::StatusOr<std::vector<TokenId>> ReadTokens(absl::string_view name,
+                                                const std::string* text,
+                                                const v1::TokenIds* ids,
+                                                const ServingLimits& limits) {
+  std::vector<TokenId> tokens;
+  if (text != nullptr) limits.tokenizer.Encode(*text, tokens);
+  if (ids != nullptr) {
+    absl::Status status = ValidateTokens(name, ids->ids(), limits.vocabulary);
+    if (!status.ok()) return status;
+    tokens.assign(ids->ids().begin(), ids->ids().end());
+  }
+  return tokens;
+}
+
+absl::Status ValidatePriority(std::int32_t priority) {
+  return IntInRange("priority", priority, -kMaxPriority, kMaxPriority);
+}
 
 absl::Status ValidateTokens(absl::string_view name,
                             const google::protobuf::RepeatedField<std::int32_t>& ids,
@@ -238,31 +268,105 @@ absl::Status ValidateTokens(absl::string_view name,
 
 absl::StatusOr<GenerateCall> ValidateGenerate(const v1::GenerateRequest& request,
                                               const ServingLimits& limits) {
-  if (!request.session().empty() || request.has_resume()) {
-    return absl::UnimplementedError("sessions are not available in this version");
-  }
   GenerateCall call;
+  if (request.has_resume()) {
+    absl::Status status = ReadResume(request, call);
+    if (!status.ok()) return status;
+    return call;
+  }
+  call.session = request.session();
   call.request.kind = RequestKind::kGenerate;
   call.request.priority = request.priority();
-  absl::Status status =
-      IntInRange("priority", request.priority(), -kMaxPriority, kMaxPriority);
+  absl::Status status = ValidatePriority(request.priority());
   if (status.ok()) status = ReadSampling(request.sampling(), limits, call);
   if (status.ok()) status = ReadPrompt(request, limits, call.request);
   if (status.ok()) status = ReadTokenCounts(request.sampling(), limits, call);
-  if (!status.ok()) return status;
-  if (!call.stop.empty()) {
-    call.request.make_stop_condition = [&vocabulary = limits.vocabulary,
-                                        text = call.text] {
-      return MakeStopCondition(vocabulary, text);
-    };
+  if (status.ok() && !call.session.empty() && call.request.num_candidates > 1) {
+    status = absl::InvalidArgumentError(absl::StrCat("n is ", call.request.num_candidates,
+                                                     "; it must be 1 with a session"));
   }
+  if (!status.ok()) return status;
+  SetStopCondition({}, limits, call);
+  return call;
+}
+
+absl::Status FitToHistory(std::int64_t history_tokens, const ServingLimits& limits,
+                          GenerateCall& call) {
+  const std::int64_t prompt =
+      history_tokens + static_cast<std::int64_t>(call.request.prompt.size());
+  if (prompt == 0) {
+    return absl::InvalidArgumentError(
+        "the session is empty and no input is set; set text or tokens");
+  }
+  const std::int64_t left = limits.max_context_tokens - prompt;
+  if (!call.sets_max_tokens) {
+    call.request.max_tokens =
+        std::max<std::int64_t>(std::min(call.request.max_tokens, left),
+                               std::max<std::int64_t>(call.text.min_tokens, 1));
+  }
+  if (call.request.max_tokens <= left) return absl::OkStatus();
+  return absl::InvalidArgumentError(
+      absl::StrCat("history, prompt and max_tokens are ", history_tokens, " + ",
+                   call.request.prompt.size(), " + ", call.request.max_tokens,
+                   " tokens; the limit of all together is ", limits.max_context_tokens));
+}
+
+Turn TurnOf(const GenerateCall& call) {
+  Turn turn;
+  turn.max_tokens = call.request.max_tokens;
+  turn.sampling = call.request.sampling;
+  turn.stop = call.stop;
+  turn.stop_token_ids = call.request.stop_token_ids;
+  turn.include_stop = call.text.stop_text == StopText::kInclude;
+  turn.ignore_eos = call.request.ignore_eos;
+  turn.priority = call.request.priority;
+  turn.num_generated = call.request.num_generated;
+  return turn;
+}
+
+// By way of the message it came from, so that the same bounds hold.
+absl::StatusOr<GenerateCall> CallOf(const Turn& turn, std::span<const TokenId> generated,
+                                    const ServingLimits& limits) {
+  v1::SamplingParams in;
+  in.set_max_tokens(turn.max_tokens);
+  in.set_min_tokens(turn.sampling.min_tokens);
+  in.set_temperature(turn.sampling.temperature);
+  in.set_top_p(turn.sampling.top_p);
+  in.set_top_k(turn.sampling.top_k);
+  in.set_min_p(turn.sampling.min_p);
+  in.set_repetition_penalty(turn.sampling.repetition_penalty);
+  in.set_frequency_penalty(turn.sampling.frequency_penalty);
+  in.set_presence_penalty(turn.sampling.presence_penalty);
+  in.set_seed(turn.sampling.seed);
+  for (const std::string& stop : turn.stop) in.add_stop(stop);
+  in.mutable_stop_token_ids()->Add(turn.stop_token_ids.begin(),
+                                   turn.stop_token_ids.end());
+  in.set_include_stop_str_in_output(turn.include_stop);
+  in.set_ignore_eos(turn.ignore_eos);
+  for (const auto& [token, bias] : turn.sampling.logit_bias) {
+    (*in.mutable_logit_bias())[token] = bias;
+  }
+  if (turn.sampling.num_logprobs >= 0) in.set_logprobs(turn.sampling.num_logprobs);
+
+  GenerateCall call;
+  call.request.kind = RequestKind::kGenerate;
+  call.request.priority = turn.priority;
+  absl::Status status = ValidatePriority(turn.priority);
+  if (status.ok()) status = ReadSampling(in, limits, call);
+  if (status.ok()) status = ReadTokenCounts(in, limits, call);
+  const bool fits = turn.num_generated <= turn.max_tokens &&
+                    (turn.end.has_value() || turn.num_generated < turn.max_tokens);
+  if (!status.ok() || !fits) {
+    return absl::DataLossError("the session's last generation cannot be read");
+  }
+  call.request.num_generated = turn.num_generated;
+  SetStopCondition({generated.begin(), generated.end()}, limits, call);
   return call;
 }
 
 absl::StatusOr<Request> ValidateScore(const v1::ScoreRequest& request,
                                       const ServingLimits& limits) {
-  absl::Status status =
-      IntInRange("priority", request.priority(), -kMaxPriority, kMaxPriority);
+  absl::Status status = ValidatePriority(request.priority());
   if (!status.ok()) return status;
   if (!request.has_continuation_text() && !request.has_continuation_tokens()) {
     return absl::InvalidArgumentError(

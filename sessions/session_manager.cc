@@ -101,6 +101,8 @@ class SessionManager::Impl::Use final : public SessionUse,
   void Finish(std::optional<Turn> turn, RequestEnd end) {
     const MutexLock lock(mu_);
     over_ = true;
+    // Half a prompt that generates nothing is not resumed.
+    if (end.interrupted && !turn.has_value()) end.kept = nullptr;
     interrupted_ = end.interrupted && end.kept != nullptr && impl_->has_store();
     session_ = impl_->Finish(session_, tenant_, std::move(turn), std::move(end));
   }

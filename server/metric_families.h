@@ -1,0 +1,44 @@
+// Short ways to write down metric families.
+//
+// Threads: pure functions.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "prometheus/metric_family.h"
+
+namespace goldfinch {
+
+using Labels = std::vector<std::pair<std::string, std::string>>;
+
+inline prometheus::ClientMetric WithLabels(const Labels& labels) {
+  prometheus::ClientMetric metric;
+  for (const auto& [name, value] : labels) metric.label.push_back({name, value});
+  return metric;
+}
+
+inline void AddCounter(prometheus::MetricFamily& family, const Labels& labels,
+                       std::uint64_t value) {
+  prometheus::ClientMetric metric = WithLabels(labels);
+  metric.counter.value = static_cast<double>(value);
+  family.metric.push_back(std::move(metric));
+}
+
+inline void AddGauge(prometheus::MetricFamily& family, const Labels& labels,
+                     std::int64_t value) {
+  prometheus::ClientMetric metric = WithLabels(labels);
+  metric.gauge.value = static_cast<double>(value);
+  family.metric.push_back(std::move(metric));
+}
+
+inline prometheus::MetricFamily Counters(std::string name, std::string help) {
+  return {std::move(name), std::move(help), prometheus::MetricType::Counter, {}};
+}
+inline prometheus::MetricFamily Gauges(std::string name, std::string help) {
+  return {std::move(name), std::move(help), prometheus::MetricType::Gauge, {}};
+}
+
+}  // namespace goldfinch

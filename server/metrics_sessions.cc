@@ -1,0 +1,90 @@
+#include <array>
+#include <utility>
+
+#include "server/metric_families.h"
+#include "server/metrics.h"
+
+namespace goldfinch {
+namespace {
+
+using prometheus::MetricFamily;
+
+constexpr auto kRelaxed = std::memory_order_relaxed;
+
+// A family with one value without labels.
+void AddOne(std::vector<MetricFamily>& families, MetricFamily family, double value) {
+  prometheus::ClientMetric metric;
+  if (family.type == prometheus::MetricType::Counter) {
+    metric.counter.value = value;
+  } else {
+    metric.gauge.value = value;
+  }
+  family.metric.push_back(std::move(metric));
+  families.push_back(std::move(family));
+}
+
+}  // namespace
+
+void Metrics::CollectPrefixes(std::vector<MetricFamily>& families) const {
+  const auto lookups = [this](PrefixLookup outcome) {
+    return prefix_lookups_[static_cast<std::size_t>(outcome)].load(kRelaxed);
+  };
+  AddOne(families,
+         Counters("goldfinch_prefix_cache_hits_total",
+                  "Prompts that went on from a prefix in the cache"),
+         static_cast<double>(lookups(PrefixLookup::kHit)));
+  MetricFamily misses = Counters("goldfinch_prefix_cache_misses_total",
+                                 "Prompts that found nothing in the cache, by why");
+  AddCounter(misses, {{"reason", "cold"}}, lookups(PrefixLookup::kCold));
+  AddCounter(misses, {{"reason", "not_kept_there"}},
+             lookups(PrefixLookup::kNotKeptThere));
+  AddCounter(misses, {{"reason", "evicted"}}, lookups(PrefixLookup::kEvicted));
+  families.push_back(std::move(misses));
+  AddOne(families,
+         Counters("goldfinch_prefix_cache_evictions_total",
+                  "Prefixes that left the cache for want of space"),
+         static_cast<double>(prefix_cache_evictions_.load(kRelaxed)));
+  AddOne(families, Gauges("goldfinch_prefix_cache_entries", "Prefixes in the cache"),
+         static_cast<double>(prefix_cache_entries_.load(kRelaxed)));
+  AddOne(families,
+         Gauges("goldfinch_prefix_cache_bytes", "Host memory of the prefix cache"),
+         static_cast<double>(prefix_cache_bytes_.load(kRelaxed)));
+  AddOne(families,
+         Gauges("goldfinch_prefixes_on_device",
+                "Kept prefixes with pages: sessions and entries of the cache"),
+         static_cast<double>(prefixes_on_device_.load(kRelaxed)));
+}
+
+void Metrics::CollectSessions(std::vector<MetricFamily>& families) const {
+  const MutexLock lock(sessions_mu_);
+  if (sessions_ == nullptr) return;
+  const SessionStats& stats = *sessions_;
+  MetricFamily places =
+      Gauges("goldfinch_sessions", "Sessions that this server holds, by place");
+  AddGauge(places, {{"place", "alive"}}, stats.alive.load(kRelaxed));
+  AddGauge(places, {{"place", "resting"}}, stats.resting.load(kRelaxed));
+  families.push_back(std::move(places));
+  AddOne(families, Gauges("goldfinch_sessions_busy", "Sessions in use by a call"),
+         static_cast<double>(stats.busy.load(kRelaxed)));
+  AddOne(families, Gauges("goldfinch_session_host_bytes", "Host memory of sessions"),
+         static_cast<double>(stats.host_bytes.load(kRelaxed)));
+  const std::pair<const char*, const std::atomic<std::uint64_t>*> events[] = {
+      {"created", &stats.created},
+      {"forked", &stats.forked},
+      {"parked", &stats.parked},
+      {"loaded", &stats.loaded},
+      {"deleted", &stats.deleted},
+      {"expired", &stats.expired},
+      {"stale", &stats.stale},
+      {"park_failed", &stats.park_failures},
+      {"load_failed", &stats.load_failures},
+      {"lease_lapsed", &stats.lease_lapses}};
+  MetricFamily total =
+      Counters("goldfinch_session_events_total", "What happened to sessions");
+  for (const auto& [event, count] : events) {
+    AddCounter(total, {{"event", event}}, count->load(kRelaxed));
+  }
+  families.push_back(std::move(total));
+}
+
+}  // namespace goldfinch

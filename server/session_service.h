@@ -1,0 +1,52 @@
+// SessionService of the contract, on gRPC's callback API: a handler asks the session
+// manager and returns; the manager's answer finishes the call.
+//
+// Threads: gRPC's and the manager's, any number at once; the service itself is immutable.
+#pragma once
+
+#include "goldfinch/v1/session_service.grpc.pb.h"
+#include "server/serving_context.h"
+
+namespace goldfinch {
+
+class SessionService final : public v1::SessionService::CallbackService {
+ public:
+  // `serving` outlives the service.
+  explicit SessionService(const ServingContext& serving) : serving_(serving) {}
+
+  grpc::ServerUnaryReactor* CreateSession(grpc::CallbackServerContext* context,
+                                          const v1::CreateSessionRequest* request,
+                                          v1::CreateSessionResponse* response) override;
+  grpc::ServerUnaryReactor* GetSession(grpc::CallbackServerContext* context,
+                                       const v1::GetSessionRequest* request,
+                                       v1::GetSessionResponse* response) override;
+  grpc::ServerUnaryReactor* ListSessions(grpc::CallbackServerContext* context,
+                                         const v1::ListSessionsRequest* request,
+                                         v1::ListSessionsResponse* response) override;
+  grpc::ServerUnaryReactor* ForkSession(grpc::CallbackServerContext* context,
+                                        const v1::ForkSessionRequest* request,
+                                        v1::ForkSessionResponse* response) override;
+  grpc::ServerUnaryReactor* ParkSession(grpc::CallbackServerContext* context,
+                                        const v1::ParkSessionRequest* request,
+                                        v1::ParkSessionResponse* response) override;
+  grpc::ServerUnaryReactor* DeleteSession(grpc::CallbackServerContext* context,
+                                          const v1::DeleteSessionRequest* request,
+                                          v1::DeleteSessionResponse* response) override;
+  grpc::ServerWriteReactor<v1::ExportSessionResponse>* ExportSession(
+      grpc::CallbackServerContext* context,
+      const v1::ExportSessionRequest* request) override;
+  grpc::ServerReadReactor<v1::ImportSessionRequest>* ImportSession(
+      grpc::CallbackServerContext* context, v1::ImportSessionResponse* response) override;
+
+ private:
+  // Finishes `reactor`, counting what is refused.
+  void Finish(grpc::ServerUnaryReactor* reactor, const absl::Status& status) const;
+  // For a callback that gets a session: fills `response` with it.
+  template <typename Response>
+  SessionManager::InfoCallback AnswerWith(grpc::ServerUnaryReactor* reactor,
+                                          Response* response) const;
+
+  const ServingContext& serving_;
+};
+
+}  // namespace goldfinch
