@@ -1,0 +1,185 @@
+#include "tests/fakes/memory_store.h"
+
+#include <utility>
+
+#include "absl/status/status.h"
+#include "engine/check.h"
+
+namespace goldfinch {
+
+void MemoryMedium::Fail(bool fails) {
+  const MutexLock lock(mu_);
+  fails_ = fails;
+}
+
+void MemoryMedium::Spoil(const std::string& id,
+                         const std::function<void(std::string&)>& spoil) {
+  const MutexLock lock(mu_);
+  spoil(entries_.at(id).bytes);
+}
+
+std::string MemoryMedium::BytesOf(const std::string& id) const {
+  const MutexLock lock(mu_);
+  const auto it = entries_.find(id);
+  return it == entries_.end() ? "" : it->second.bytes;
+}
+
+std::uint64_t MemoryMedium::GenerationOf(const std::string& id) const {
+  const MutexLock lock(mu_);
+  const auto it = entries_.find(id);
+  return it == entries_.end() ? 0 : it->second.generation;
+}
+
+std::size_t MemoryMedium::size() const {
+  const MutexLock lock(mu_);
+  std::size_t stored = 0;
+  for (const auto& [id, entry] : entries_) stored += entry.generation > 0 ? 1 : 0;
+  return stored;
+}
+
+MemoryStore::MemoryStore(MemoryMedium& medium, std::string owner,
+                         std::chrono::seconds lease)
+    : medium_(medium), name_(std::move(owner)), lease_(lease) {
+  GOLDFINCH_CHECK(Renew().ok());
+}
+
+std::string MemoryStore::owner() const {
+  return name_ + "." + std::to_string(lease_number_);
+}
+
+bool MemoryStore::IsLive(const std::string& owner) const {
+  const auto it = medium_.leases_.find(owner);
+  return it != medium_.leases_.end() && it->second > medium_.clock_.Now();
+}
+
+absl::Status MemoryStore::Check() const {
+  return medium_.fails_ ? absl::UnavailableError("the store does not answer")
+                        : absl::OkStatus();
+}
+
+bool MemoryStore::Holds(const MemoryMedium::Entry& entry, const Claim& claim) const {
+  return claim.lease == lease_number_ && IsLive(owner()) && entry.owner == owner() &&
+         entry.epoch == claim.epoch;
+}
+
+StoredSession MemoryStore::Describe(const std::string& id,
+                                    const MemoryMedium::Entry& entry) const {
+  StoredSession stored;
+  stored.id = id;
+  stored.info = entry.info;
+  stored.generation = entry.generation;
+  stored.bytes = entry.bytes.size();
+  stored.claimed = IsLive(entry.owner);
+  return stored;
+}
+
+absl::Status MemoryStore::Renew() {
+  const MutexLock lock(medium_.mu_);
+  if (absl::Status status = Check(); !status.ok()) return status;
+  if (medium_.leases_.contains(owner()) && !IsLive(owner())) ++lease_number_;
+  medium_.leases_[owner()] = medium_.clock_.Now() + lease_;
+  return absl::OkStatus();
+}
+
+bool MemoryStore::lease_is_good() const {
+  const MutexLock lock(medium_.mu_);
+  return IsLive(owner());
+}
+
+bool MemoryStore::is_good(const Claim& claim) const {
+  const MutexLock lock(medium_.mu_);
+  return claim.lease == lease_number_ && IsLive(owner());
+}
+
+absl::StatusOr<Claim> MemoryStore::Acquire(std::string_view id, AcquireMode mode) {
+  const MutexLock lock(medium_.mu_);
+  if (absl::Status status = Check(); !status.ok()) return status;
+  if (!IsLive(owner())) return absl::UnavailableError("the lease has lapsed");
+  const auto it = medium_.entries_.find(std::string(id));
+  const bool stored = it != medium_.entries_.end() && it->second.generation > 0;
+  if (it != medium_.entries_.end() && it->second.owner != owner() &&
+      IsLive(it->second.owner)) {
+    return absl::UnavailableError("another replica holds the session");
+  }
+  if (!stored && mode == AcquireMode::kStored) {
+    return absl::NotFoundError("no such session is stored");
+  }
+  MemoryMedium::Entry& entry = medium_.entries_[std::string(id)];
+  entry.owner = owner();
+  ++entry.epoch;
+  return Claim{
+      .epoch = entry.epoch, .generation = entry.generation, .lease = lease_number_};
+}
+
+absl::Status MemoryStore::Release(std::string_view id, const Claim& claim) {
+  const MutexLock lock(medium_.mu_);
+  if (absl::Status status = Check(); !status.ok()) return status;
+  const auto it = medium_.entries_.find(std::string(id));
+  if (it != medium_.entries_.end() && Holds(it->second, claim)) it->second.owner = "";
+  return absl::OkStatus();
+}
+
+absl::Status MemoryStore::Put(std::string_view id, const Claim& claim,
+                              std::uint64_t generation, const SnapshotInfo& info,
+                              std::string_view bytes) {
+  const MutexLock lock(medium_.mu_);
+  if (absl::Status status = Check(); !status.ok()) return status;
+  const auto it = medium_.entries_.find(std::string(id));
+  if (it == medium_.entries_.end() || !Holds(it->second, claim) ||
+      generation <= it->second.generation) {
+    return absl::FailedPreconditionError("the claim is lost, or the snapshot is old");
+  }
+  it->second.generation = generation;
+  it->second.info = info;
+  it->second.bytes = bytes;
+  return absl::OkStatus();
+}
+
+absl::StatusOr<std::string> MemoryStore::Get(std::string_view id) {
+  const MutexLock lock(medium_.mu_);
+  if (absl::Status status = Check(); !status.ok()) return status;
+  const auto it = medium_.entries_.find(std::string(id));
+  if (it == medium_.entries_.end() || it->second.generation == 0) {
+    return absl::NotFoundError("no such session is stored");
+  }
+  return it->second.bytes;
+}
+
+absl::StatusOr<StoredSession> MemoryStore::Head(std::string_view id) {
+  const MutexLock lock(medium_.mu_);
+  if (absl::Status status = Check(); !status.ok()) return status;
+  const auto it = medium_.entries_.find(std::string(id));
+  if (it == medium_.entries_.end() || it->second.generation == 0) {
+    return absl::NotFoundError("no such session is stored");
+  }
+  return Describe(it->first, it->second);
+}
+
+absl::Status MemoryStore::Delete(std::string_view id, const Claim& claim) {
+  const MutexLock lock(medium_.mu_);
+  if (absl::Status status = Check(); !status.ok()) return status;
+  const auto it = medium_.entries_.find(std::string(id));
+  if (it == medium_.entries_.end()) return absl::NotFoundError("not stored");
+  if (!Holds(it->second, claim)) return absl::FailedPreconditionError("not claimed");
+  const bool stored = it->second.generation > 0;
+  // The epoch stays, so that old claims stay void.
+  it->second = MemoryMedium::Entry{.epoch = it->second.epoch};
+  return stored ? absl::OkStatus() : absl::NotFoundError("not stored");
+}
+
+absl::StatusOr<std::vector<StoredSession>> MemoryStore::List(std::string_view tenant,
+                                                             std::string_view after,
+                                                             std::size_t limit) {
+  const MutexLock lock(medium_.mu_);
+  if (absl::Status status = Check(); !status.ok()) return status;
+  std::vector<StoredSession> found;
+  for (auto it = medium_.entries_.upper_bound(std::string(after));
+       it != medium_.entries_.end() && found.size() < limit; ++it) {
+    if (it->second.generation > 0 && it->second.info.tenant == tenant) {
+      found.push_back(Describe(it->first, it->second));
+    }
+  }
+  return found;
+}
+
+}  // namespace goldfinch

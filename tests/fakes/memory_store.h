@@ -1,0 +1,84 @@
+// A store in memory, shared by as many owners as a test has replicas, whose leases lapse
+// by a clock that is moved by hand and which can be made to fail.
+//
+// Threads: any.
+#pragma once
+
+#include <chrono>
+#include <functional>
+#include <map>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "engine/sync/mutex.h"
+#include "scheduler/clock.h"
+#include "sessions/store.h"
+
+namespace goldfinch {
+
+// What the owners share.
+class MemoryMedium {
+ public:
+  explicit MemoryMedium(const Clock& clock) : clock_(clock) {}
+
+  // From now on every call gets UNAVAILABLE, or no longer.
+  void Fail(bool fails);
+  // Changes what is stored, as damage would.
+  void Spoil(const std::string& id, const std::function<void(std::string&)>& spoil);
+  std::string BytesOf(const std::string& id) const;
+  std::uint64_t GenerationOf(const std::string& id) const;
+  std::size_t size() const;
+
+ private:
+  friend class MemoryStore;
+  struct Entry {
+    std::string owner;  // empty: nobody
+    std::uint64_t epoch = 0;
+    std::uint64_t generation = 0;
+    SnapshotInfo info;
+    std::string bytes;
+  };
+
+  const Clock& clock_;
+  mutable Mutex mu_;
+  bool fails_ ABSL_GUARDED_BY(mu_) = false;
+  std::map<std::string, Entry> entries_ ABSL_GUARDED_BY(mu_);
+  std::map<std::string, TimePoint> leases_ ABSL_GUARDED_BY(mu_);
+};
+
+class MemoryStore final : public SnapshotStore {
+ public:
+  MemoryStore(MemoryMedium& medium, std::string owner, std::chrono::seconds lease);
+
+  absl::Status Renew() override;
+  bool lease_is_good() const override;
+  bool is_good(const Claim& claim) const override;
+  absl::StatusOr<Claim> Acquire(std::string_view id, AcquireMode mode) override;
+  absl::Status Release(std::string_view id, const Claim& claim) override;
+  absl::Status Put(std::string_view id, const Claim& claim, std::uint64_t generation,
+                   const SnapshotInfo& info, std::string_view bytes) override;
+  absl::StatusOr<std::string> Get(std::string_view id) override;
+  absl::StatusOr<StoredSession> Head(std::string_view id) override;
+  absl::Status Delete(std::string_view id, const Claim& claim) override;
+  absl::StatusOr<std::vector<StoredSession>> List(std::string_view tenant,
+                                                  std::string_view after,
+                                                  std::size_t limit) override;
+  absl::Status RemoveExpired() override { return absl::OkStatus(); }
+
+ private:
+  std::string owner() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(medium_.mu_);
+  absl::Status Check() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(medium_.mu_);
+  bool IsLive(const std::string& owner) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(medium_.mu_);
+  bool Holds(const MemoryMedium::Entry& entry, const Claim& claim) const
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(medium_.mu_);
+  StoredSession Describe(const std::string& id, const MemoryMedium::Entry& entry) const
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(medium_.mu_);
+
+  MemoryMedium& medium_;
+  const std::string name_;
+  const std::chrono::seconds lease_;
+  std::uint64_t lease_number_ ABSL_GUARDED_BY(medium_.mu_) = 1;
+};
+
+}  // namespace goldfinch
