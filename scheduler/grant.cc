@@ -14,8 +14,8 @@ AdmittedFrom FindBase(const RunningContext& context, const AcceptedRequest& acce
   const bool cached =
       request.use_prefix_cache && context.cache.enabled() && request.base == nullptr;
   if (cached) {
-    PrefixCache::Found found = context.cache.Find(request.tenant, request.prompt,
-                                                  accepted.prefix_key, shape.end - 1);
+    PrefixCache::Found found =
+        context.cache.Find(request.tenant, request.prompt, shape.end - 1);
     outcome = found.outcome;
     from.base = std::move(found.prefix);
     shape.begin = from.base == nullptr ? 0 : from.base->length();

@@ -22,7 +22,6 @@
 #include "engine/sync/mutex.h"
 #include "scheduler/clock.h"
 #include "scheduler/needs.h"
-#include "scheduler/prefix_index.h"
 #include "scheduler/request.h"
 #include "scheduler/scheduler.h"
 #include "scheduler/token_stream.h"
@@ -34,7 +33,6 @@ struct AcceptedRequest {
   RequestId id{};  // grows in the order of acceptance
   Request request;
   RequestNeeds needs;
-  PrefixIndex::Key prefix_key;  // of its prompt, if it may use the prefix cache
   std::shared_ptr<TokenStream> stream;
   TimePoint submitted;
 };

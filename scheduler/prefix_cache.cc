@@ -11,16 +11,24 @@ namespace {
 // Enough for the entries of a busy server; 64 KiB.
 constexpr std::size_t kEvictedRemembered = 4096;
 
+// A hash of the tenant and the first tokens: only to tell one reason of a miss.
+std::uint64_t BeginningOf(std::string_view tenant, std::span<const TokenId> tokens) {
+  std::uint64_t hash = std::hash<std::string_view>()(tenant);
+  for (const TokenId token : tokens.first(PrefixCache::kMinTokens)) {
+    hash = (hash ^ static_cast<std::uint64_t>(token)) * 0x100000001b3u;
+  }
+  return hash;
+}
+
 }  // namespace
 
 PrefixCache::PrefixCache(std::int64_t max_bytes)
     : max_bytes_(max_bytes), index_(kBlockTokens) {}
 
 PrefixCache::Found PrefixCache::Find(std::string_view tenant,
-                                     std::span<const TokenId> prompt,
-                                     const PrefixIndex::Key& key, std::int64_t most) {
+                                     std::span<const TokenId> prompt, std::int64_t most) {
   if (!enabled() || most < kMinTokens) return {.outcome = PrefixLookup::kNone};
-  const PrefixIndex::Match match = index_.Find(tenant, prompt, key, most);
+  const PrefixIndex::Match match = index_.Find(tenant, prompt, most);
   Found found{.shared = match.shared};
   if (match.handle.has_value()) {
     Entry& entry = entries_.at(*match.handle);
@@ -29,9 +37,7 @@ PrefixCache::Found PrefixCache::Find(std::string_view tenant,
     found.outcome = PrefixLookup::kHit;
     return found;
   }
-  const bool evicted = std::any_of(key.chain.begin(), key.chain.end(),
-                                   [this](auto hash) { return evicted_.contains(hash); });
-  if (evicted) {
+  if (evicted_.contains(BeginningOf(tenant, prompt))) {
     found.outcome = PrefixLookup::kEvicted;
   } else {
     found.outcome =
@@ -41,25 +47,22 @@ PrefixCache::Found PrefixCache::Find(std::string_view tenant,
 }
 
 void PrefixCache::Insert(std::string_view tenant, std::span<const TokenId> tokens,
-                         const PrefixIndex::Key& key,
                          std::shared_ptr<KeptPrefix> prefix) {
   if (!enabled() || prefix->host_bytes() > max_bytes_) return;
   GOLDFINCH_CHECK(std::ssize(tokens) >= kMinTokens);
   const PrefixIndex::Handle handle = last_handle_ + 1;
-  if (!index_.Insert(tenant, tokens, key, handle)) return;
+  if (!index_.Insert(tenant, tokens, handle)) return;
   ++last_handle_;
-  // What was generated after the prompt may have no hash: the last one there is will do.
-  const std::size_t blocks = std::min(tokens.size() / kBlockTokens, key.chain.size());
   Entry entry{.bytes = prefix->host_bytes(),
               .last_use = ++last_use_,
-              .block = blocks == 0 ? 0 : key.chain[blocks - 1]};
+              .beginning = BeginningOf(tenant, tokens)};
   bytes_ += entry.bytes;
   handles_.emplace(prefix.get(), handle);
   by_use_.emplace(entry.last_use, handle);
   entry.prefix = std::move(prefix);
   entries_.emplace(handle, std::move(entry));
   while (bytes() > max_bytes_ && !by_use_.empty()) {
-    RememberEvicted(entries_.at(by_use_.begin()->second).block);
+    RememberEvicted(entries_.at(by_use_.begin()->second).beginning);
     Erase(by_use_.begin()->second);
   }
 }
@@ -67,7 +70,7 @@ void PrefixCache::Insert(std::string_view tenant, std::span<const TokenId> token
 void PrefixCache::Forget(const KeptPrefix& prefix) {
   const auto it = handles_.find(&prefix);
   if (it == handles_.end()) return;
-  RememberEvicted(entries_.at(it->second).block);
+  RememberEvicted(entries_.at(it->second).beginning);
   Erase(it->second);
 }
 
@@ -87,10 +90,9 @@ void PrefixCache::Erase(PrefixIndex::Handle handle) {
   ++num_evicted_;
 }
 
-void PrefixCache::RememberEvicted(std::uint64_t block) {
-  if (block == 0) return;
-  evicted_order_.push_back(block);
-  evicted_.insert(block);
+void PrefixCache::RememberEvicted(std::uint64_t beginning) {
+  evicted_order_.push_back(beginning);
+  evicted_.insert(beginning);
   if (evicted_order_.size() <= kEvictedRemembered) return;
   evicted_.erase(evicted_.find(evicted_order_.front()));
   evicted_order_.pop_front();

@@ -42,13 +42,12 @@ class PrefixCache {
     PrefixLookup outcome = PrefixLookup::kCold;
   };
   // For a prompt of which up to `most` tokens may come from the cache.
-  Found Find(std::string_view tenant, std::span<const TokenId> prompt,
-             const PrefixIndex::Key& key, std::int64_t most);
+  Found Find(std::string_view tenant, std::span<const TokenId> prompt, std::int64_t most);
 
   // `prefix` is of `tokens`, at least kMinTokens, all of them run, and on the device.
   // What is there already stays.
   void Insert(std::string_view tenant, std::span<const TokenId> tokens,
-              const PrefixIndex::Key& key, std::shared_ptr<KeptPrefix> prefix);
+              std::shared_ptr<KeptPrefix> prefix);
 
   // Takes it out, if it is there.
   void Forget(const KeptPrefix& prefix);
@@ -62,12 +61,12 @@ class PrefixCache {
     std::shared_ptr<KeptPrefix> prefix = nullptr;
     std::int64_t bytes = 0;
     std::uint64_t last_use = 0;
-    std::uint64_t block = 0;  // hash of its last full block; 0: it has none
+    std::uint64_t beginning = 0;  // hash of its first tokens
   };
 
   void Touch(PrefixIndex::Handle handle, Entry& entry);
   void Erase(PrefixIndex::Handle handle);
-  void RememberEvicted(std::uint64_t block);
+  void RememberEvicted(std::uint64_t beginning);
 
   const std::int64_t max_bytes_;
   PrefixIndex index_;
@@ -78,7 +77,7 @@ class PrefixCache {
   std::uint64_t last_use_ = 0;
   std::int64_t bytes_ = 0;
   std::uint64_t num_evicted_ = 0;
-  // The last blocks of entries that went, to tell a miss for want of space from others.
+  // The beginnings of entries that went, to tell a miss for want of space from others.
   std::deque<std::uint64_t> evicted_order_;
   std::unordered_multiset<std::uint64_t> evicted_;
 };

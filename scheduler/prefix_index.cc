@@ -6,10 +6,6 @@
 #include <iterator>
 #include <utility>
 
-// Inlined, so that the server needs no further shared library.
-#define XXH_INLINE_ALL
-#include <xxhash.h>
-
 #include "engine/check.h"
 
 namespace goldfinch {
@@ -17,9 +13,9 @@ namespace {
 
 using Tokens = std::span<const TokenId>;
 
-// A node of a hash table: a link, a key, a value of at most two words, its bucket and
+// An entry in a hash table: a link, a key, a value of at most two words, its bucket and
 // what the allocator adds.
-constexpr std::int64_t kHashedBytes = 56;
+constexpr std::int64_t kEntryBytes = 56;
 
 // Lexicographic by the bytes of the tokens. Any order of tokens will do, as long as it is
 // lexicographic, and this one is a single memcmp.
@@ -43,7 +39,6 @@ struct PrefixIndex::Node {
   Node* parent = nullptr;
   std::int64_t length = 0;     // tokens from the root to the end of this block
   std::vector<TokenId> block;  // fewer than a whole block: an entry without children
-  std::optional<std::uint64_t> hash;  // where by_hash_ leads here
   std::optional<Handle> handle;
   std::vector<std::unique_ptr<Node>> children;  // by Before of their blocks, none equal
 
@@ -53,8 +48,7 @@ struct PrefixIndex::Node {
 
   std::int64_t bytes() const {
     return static_cast<std::int64_t>(sizeof(Node) + sizeof(std::unique_ptr<Node>) +
-                                     block.size() * sizeof(TokenId)) +
-           (hash ? kHashedBytes : 0);
+                                     block.size() * sizeof(TokenId));
   }
 
   static Tokens BlockOf(const std::unique_ptr<Node>& node) { return node->block; }
@@ -70,28 +64,14 @@ PrefixIndex::~PrefixIndex() {
   while (!entries_.empty()) Erase(entries_.begin()->first);
 }
 
-PrefixIndex::Key PrefixIndex::KeyOf(std::string_view tenant, Tokens tokens,
-                                    std::int64_t block_tokens) {
-  GOLDFINCH_CHECK(block_tokens >= 1);
-  const std::size_t block = static_cast<std::size_t>(block_tokens);
-  Key key;
-  key.chain.reserve(tokens.size() / block);
-  std::uint64_t hash = XXH3_64bits(tenant.data(), tenant.size());
-  for (; tokens.size() >= block; tokens = tokens.subspan(block)) {
-    hash = XXH3_64bits_withSeed(tokens.data(), block * sizeof(TokenId), hash);
-    key.chain.push_back(hash);
-  }
-  return key;
-}
-
 PrefixIndex::Match PrefixIndex::Find(std::string_view tenant, Tokens tokens,
-                                     const Key& key, std::int64_t most) const {
+                                     std::int64_t most) const {
   GOLDFINCH_CHECK(most >= 0);
   const auto root = roots_.find(tenant);
   if (root == roots_.end()) return {};
   tokens = tokens.first(std::min(tokens.size(), static_cast<std::size_t>(most)));
 
-  const Node* node = Descend(*root->second, tokens, key);
+  const Node* node = Descend(*root->second, tokens);
   const Tokens block = BlockAfter(*node, tokens);
   const auto next = node->LowerBound(block);
   std::size_t common = 0;
@@ -114,16 +94,14 @@ PrefixIndex::Match PrefixIndex::Find(std::string_view tenant, Tokens tokens,
 }
 
 std::optional<PrefixIndex::Handle> PrefixIndex::FindExact(std::string_view tenant,
-                                                          Tokens tokens,
-                                                          const Key& key) const {
+                                                          Tokens tokens) const {
   const auto root = roots_.find(tenant);
   if (root == roots_.end()) return std::nullopt;
-  const Node* node = Descend(*root->second, tokens, key);
+  const Node* node = Descend(*root->second, tokens);
   return node->length == std::ssize(tokens) ? node->handle : std::nullopt;
 }
 
-bool PrefixIndex::Insert(std::string_view tenant, Tokens tokens, const Key& key,
-                         Handle handle) {
+bool PrefixIndex::Insert(std::string_view tenant, Tokens tokens, Handle handle) {
   GOLDFINCH_CHECK(!tokens.empty());
   GOLDFINCH_CHECK(!entries_.contains(handle));
   auto root = roots_.find(tenant);
@@ -131,14 +109,14 @@ bool PrefixIndex::Insert(std::string_view tenant, Tokens tokens, const Key& key,
     root = roots_.emplace(tenant, std::make_unique<Node>()).first;
     bytes_ += root->second->bytes() + std::ssize(tenant);
   }
-  Node* node = Descend(*root->second, tokens, key);
+  Node* node = Descend(*root->second, tokens);
   while (node->length < std::ssize(tokens)) {
-    node = AddChild(*node, BlockAfter(*node, tokens), key);
+    node = AddChild(*node, BlockAfter(*node, tokens));
   }
   if (node->handle) return false;
   node->handle = handle;
   entries_.emplace(handle, Entry{.node = node, .root = root});
-  bytes_ += kHashedBytes;
+  bytes_ += kEntryBytes;
   return true;
 }
 
@@ -147,7 +125,7 @@ void PrefixIndex::Erase(Handle handle) {
   GOLDFINCH_CHECK(found != entries_.end());
   const auto [node, root] = found->second;
   entries_.erase(found);
-  bytes_ -= kHashedBytes;
+  bytes_ -= kEntryBytes;
 
   node->handle.reset();
   Node* last = node;
@@ -167,17 +145,8 @@ Tokens PrefixIndex::BlockAfter(const Node& node, Tokens tokens) const {
 }
 
 // The child whose block is exactly what comes next, or null.
-PrefixIndex::Node* PrefixIndex::Child(const Node& node, Tokens tokens,
-                                      const Key& key) const {
+PrefixIndex::Node* PrefixIndex::Child(const Node& node, Tokens tokens) const {
   const Tokens block = BlockAfter(node, tokens);
-  const std::size_t index = static_cast<std::size_t>(node.length / block_tokens_);
-  if (std::ssize(block) == block_tokens_ && index < key.chain.size()) {
-    const auto hashed = by_hash_.find(key.chain[index]);
-    if (hashed != by_hash_.end() && hashed->second->parent == &node &&
-        std::ranges::equal(hashed->second->block, block)) {
-      return hashed->second;
-    }
-  }
   const auto next = node.LowerBound(block);
   if (next == node.children.end() || !std::ranges::equal((*next)->block, block)) {
     return nullptr;
@@ -186,9 +155,9 @@ PrefixIndex::Node* PrefixIndex::Child(const Node& node, Tokens tokens,
 }
 
 // The last node on the way of `tokens`, whose whole blocks all agree with them.
-PrefixIndex::Node* PrefixIndex::Descend(Node& root, Tokens tokens, const Key& key) const {
+PrefixIndex::Node* PrefixIndex::Descend(Node& root, Tokens tokens) const {
   Node* node = &root;
-  while (Node* const child = Child(*node, tokens, key)) node = child;
+  while (Node* const child = Child(*node, tokens)) node = child;
   return node;
 }
 
@@ -209,23 +178,17 @@ const PrefixIndex::Node* PrefixIndex::LongestTail(const Node& node, Tokens block
   }
 }
 
-PrefixIndex::Node* PrefixIndex::AddChild(Node& parent, Tokens block, const Key& key) {
+PrefixIndex::Node* PrefixIndex::AddChild(Node& parent, Tokens block) {
   auto node = std::make_unique<Node>();
   node->parent = &parent;
   node->length = parent.length + std::ssize(block);
   node->block.assign(block.begin(), block.end());
-  const std::size_t index = static_cast<std::size_t>(parent.length / block_tokens_);
-  if (std::ssize(block) == block_tokens_ && index < key.chain.size() &&
-      by_hash_.try_emplace(key.chain[index], node.get()).second) {
-    node->hash = key.chain[index];
-  }
   bytes_ += node->bytes();
   return parent.children.insert(parent.LowerBound(block), std::move(node))->get();
 }
 
 void PrefixIndex::RemoveChild(Node& child) {
   bytes_ -= child.bytes();
-  if (child.hash) by_hash_.erase(*child.hash);
   std::vector<std::unique_ptr<Node>>& siblings = child.parent->children;
   siblings.erase(child.parent->LowerBound(child.block));
 }

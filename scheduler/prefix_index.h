@@ -5,14 +5,15 @@
 // A tree for each tenant, whose edges are blocks of `block_tokens` tokens; an entry that
 // ends within a block is a leaf on a shorter edge. Siblings are in lexicographic order,
 // so the one that agrees with a prompt the longest is a neighbour of where the prompt
-// would stand. A hash of all blocks so far leads to the next node without a search.
+// would stand. (A chain of hashes from block to block, the usual index, was slower in
+// every case tried: such trees branch at a level or two, and tokens must be compared
+// anyway.)
 //
-// Invariant: answers depend on tenants and tokens alone. A step down is taken only where
-// the tokens are equal; the hash is a shortcut, and neither a collision nor a wrong key
-// changes an answer. Every node has an entry at or below it, so memory is bounded by the
-// tokens of the entries. Tenants have no node in common.
+// Invariant: answers depend on tenants and tokens alone. Every node has an entry at or
+// below it, so memory is bounded by the tokens of the entries. Tenants have no node in
+// common.
 //
-// Threads: KeyOf by any; const methods by several at once; the others alone.
+// Threads: const methods by several at once; the others alone.
 #pragma once
 
 #include <cstdint>
@@ -33,13 +34,6 @@ class PrefixIndex {
  public:
   using Handle = std::uint64_t;
 
-  // Hashes of the prefixes of a sequence that are whole blocks, the shortest first. May
-  // be that of a shorter or longer sequence with the same beginning, or empty; the
-  // missing ones are searched for.
-  struct Key {
-    std::vector<std::uint64_t> chain;
-  };
-
   struct Match {
     std::optional<Handle> handle;  // of the longest entry that is a prefix of the tokens
     std::int64_t tokens = 0;       // its length
@@ -53,23 +47,18 @@ class PrefixIndex {
   PrefixIndex(const PrefixIndex&) = delete;
   PrefixIndex& operator=(const PrefixIndex&) = delete;
 
-  // Linear in the tokens, so it is called before a request reaches the step thread.
-  static Key KeyOf(std::string_view tenant, std::span<const TokenId> tokens,
-                   std::int64_t block_tokens);
-
   // Considers the first `most` tokens only (at least 0, and more than there are is all of
   // them): no entry is longer, and no more is shared. Allocates nothing.
-  Match Find(std::string_view tenant, std::span<const TokenId> tokens, const Key& key,
+  Match Find(std::string_view tenant, std::span<const TokenId> tokens,
              std::int64_t most) const;
 
   // The entry of exactly these tokens.
   std::optional<Handle> FindExact(std::string_view tenant,
-                                  std::span<const TokenId> tokens, const Key& key) const;
+                                  std::span<const TokenId> tokens) const;
 
   // At least one token: an empty prefix saves nothing. False, and nothing changes, when
   // there is an entry of exactly these tokens already. No two entries share a handle.
-  bool Insert(std::string_view tenant, std::span<const TokenId> tokens, const Key& key,
-              Handle handle);
+  bool Insert(std::string_view tenant, std::span<const TokenId> tokens, Handle handle);
 
   // The entry must be there.
   void Erase(Handle handle);
@@ -90,15 +79,14 @@ class PrefixIndex {
   // What of `tokens` comes after `node`, up to a block.
   std::span<const TokenId> BlockAfter(const Node& node,
                                       std::span<const TokenId> tokens) const;
-  Node* Child(const Node& node, std::span<const TokenId> tokens, const Key& key) const;
-  Node* Descend(Node& root, std::span<const TokenId> tokens, const Key& key) const;
+  Node* Child(const Node& node, std::span<const TokenId> tokens) const;
+  Node* Descend(Node& root, std::span<const TokenId> tokens) const;
   const Node* LongestTail(const Node& node, std::span<const TokenId> block) const;
-  Node* AddChild(Node& parent, std::span<const TokenId> block, const Key& key);
+  Node* AddChild(Node& parent, std::span<const TokenId> block);
   void RemoveChild(Node& child);
 
   const std::int64_t block_tokens_;
-  Roots roots_;                                       // of tenants with an entry
-  std::unordered_map<std::uint64_t, Node*> by_hash_;  // whole blocks; first come stays
+  Roots roots_;  // of tenants with an entry
   std::unordered_map<Handle, Entry> entries_;
   std::int64_t bytes_ = 0;
 };

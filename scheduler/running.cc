@@ -310,7 +310,7 @@ void RunningRequest::KeepForCache(std::int64_t length) {
   if (length < PrefixCache::kMinTokens) return;
   const auto tokens = std::span(fed_tokens_).first(static_cast<std::size_t>(length));
   context_.cache.Insert(
-      accepted_->request.tenant, tokens, accepted_->prefix_key,
+      accepted_->request.tenant, tokens,
       context_.keeper.Keep(candidates_.front().sequence, length, /*history=*/{}));
 }
 
@@ -325,10 +325,7 @@ std::shared_ptr<KeptPrefix> RunningRequest::KeepAll() {
       decodes || (accepted_->request.kind == RequestKind::kPrefill && !Prefilling());
   if (complete && context_.cache.enabled() && length >= PrefixCache::kMinTokens) {
     const auto tokens = std::span(fed_tokens_).first(static_cast<std::size_t>(length));
-    context_.cache.Insert(
-        accepted_->request.tenant, tokens,
-        PrefixIndex::KeyOf(accepted_->request.tenant, tokens, PrefixCache::kBlockTokens),
-        kept);
+    context_.cache.Insert(accepted_->request.tenant, tokens, kept);
   }
   return kept;
 }

@@ -142,10 +142,6 @@ absl::StatusOr<Scheduler::Submission> Scheduler::Impl::Accept(Request request) {
   accepted->request = std::move(request);
   accepted->needs = *needs;
   accepted->submitted = now;
-  if (accepted->request.use_prefix_cache && cache_.enabled()) {
-    accepted->prefix_key = PrefixIndex::KeyOf(
-        accepted->request.tenant, accepted->request.prompt, PrefixCache::kBlockTokens);
-  }
   // One token of every candidate fits an empty stream, whatever the option says.
   accepted->stream =
       std::make_shared<TokenStream>(std::max(options_.stream_buffer_tokens, needs->slots),

@@ -19,7 +19,6 @@ namespace goldfinch {
 namespace {
 
 using Handle = PrefixIndex::Handle;
-using Key = PrefixIndex::Key;
 using Match = PrefixIndex::Match;
 using Tokens = std::vector<TokenId>;
 
@@ -40,31 +39,25 @@ Tokens With(Tokens tokens, const Tokens& more) {
   return tokens;
 }
 
-// The index of one block size with the keys that callers ought to give.
-class Keyed {
+// The index with a tenant to begin with.
+class Indexed {
  public:
-  explicit Keyed(std::int64_t block_tokens)
-      : block_tokens_(block_tokens), index_(block_tokens) {}
+  explicit Indexed(std::int64_t block_tokens) : index_(block_tokens) {}
 
   bool Insert(const Tokens& tokens, Handle handle, std::string_view tenant = "a") {
-    return index_.Insert(tenant, tokens, KeyOf(tokens, tenant), handle);
+    return index_.Insert(tenant, tokens, handle);
   }
   Match Find(const Tokens& tokens, std::int64_t most = kAll,
              std::string_view tenant = "a") const {
-    return index_.Find(tenant, tokens, KeyOf(tokens, tenant), most);
+    return index_.Find(tenant, tokens, most);
   }
   std::optional<Handle> FindExact(const Tokens& tokens,
                                   std::string_view tenant = "a") const {
-    return index_.FindExact(tenant, tokens, KeyOf(tokens, tenant));
+    return index_.FindExact(tenant, tokens);
   }
   PrefixIndex& index() { return index_; }
 
  private:
-  Key KeyOf(const Tokens& tokens, std::string_view tenant) const {
-    return PrefixIndex::KeyOf(tenant, tokens, block_tokens_);
-  }
-
-  const std::int64_t block_tokens_;
   PrefixIndex index_;
 };
 
@@ -76,7 +69,7 @@ void ExpectMatch(const Match& match, std::optional<Handle> handle, std::int64_t 
 }
 
 TEST(PrefixIndexTest, NothingIsFoundInNothing) {
-  Keyed index(4);
+  Indexed index(4);
   ExpectMatch(index.Find(Counting(10)), std::nullopt, 0, 0);
   EXPECT_EQ(index.FindExact(Counting(10)), std::nullopt);
   EXPECT_EQ(index.FindExact({}), std::nullopt);
@@ -85,7 +78,7 @@ TEST(PrefixIndexTest, NothingIsFoundInNothing) {
 }
 
 TEST(PrefixIndexTest, AnEmptyPromptHasNoPrefix) {
-  Keyed index(4);
+  Indexed index(4);
   ASSERT_TRUE(index.Insert(Counting(3), 1));
   ExpectMatch(index.Find({}), std::nullopt, 0, 0);
   EXPECT_EQ(index.FindExact({}), std::nullopt);
@@ -93,7 +86,7 @@ TEST(PrefixIndexTest, AnEmptyPromptHasNoPrefix) {
 
 TEST(PrefixIndexTest, AnEntryIsFoundUpToItsOwnLengthAndNotBelow) {
   for (const std::size_t size : {3u, 4u, 5u, 8u, 11u, 12u}) {
-    Keyed index(4);
+    Indexed index(4);
     const Tokens tokens = Counting(size);
     ASSERT_TRUE(index.Insert(tokens, 7));
     const std::int64_t length = std::ssize(tokens);
@@ -108,7 +101,7 @@ TEST(PrefixIndexTest, AnEntryIsFoundUpToItsOwnLengthAndNotBelow) {
 }
 
 TEST(PrefixIndexTest, TheLongestEntryWithinTheLimitIsFound) {
-  Keyed index(4);
+  Indexed index(4);
   const Tokens tokens = Counting(20);
   for (const std::size_t size : {2u, 3u, 4u, 8u, 9u, 16u}) {
     ASSERT_TRUE(index.Insert(First(tokens, size), size));
@@ -121,7 +114,7 @@ TEST(PrefixIndexTest, TheLongestEntryWithinTheLimitIsFound) {
 }
 
 TEST(PrefixIndexTest, TheSharedPrefixEndsWithinABlock) {
-  Keyed index(4);
+  Indexed index(4);
   ASSERT_TRUE(index.Insert({1, 2, 3, 4, 5, 6, 7, 8}, 1));
   ASSERT_TRUE(index.Insert({1, 2, 3, 4, 5, 6, 9, 8}, 2));
   ASSERT_TRUE(index.Insert({1, 2, 3, 4, 9, 9, 9, 9}, 3));
@@ -133,7 +126,7 @@ TEST(PrefixIndexTest, TheSharedPrefixEndsWithinABlock) {
 }
 
 TEST(PrefixIndexTest, TailsAreSharedAndFoundWithinABlock) {
-  Keyed index(8);
+  Indexed index(8);
   ASSERT_TRUE(index.Insert({1, 2}, 1));
   ASSERT_TRUE(index.Insert({1, 2, 3, 4, 5}, 2));
   ASSERT_TRUE(index.Insert({1, 2, 3, 7}, 3));
@@ -147,7 +140,7 @@ TEST(PrefixIndexTest, TailsAreSharedAndFoundWithinABlock) {
 }
 
 TEST(PrefixIndexTest, AnEntryAboveServesWhereThoseBelowDoNot) {
-  Keyed index(4);
+  Indexed index(4);
   ASSERT_TRUE(index.Insert(Counting(5), 1));
   ASSERT_TRUE(index.Insert(Counting(22), 2));
   ExpectMatch(index.Find(With(Counting(21), {0})), 1, 5, 21);
@@ -155,7 +148,7 @@ TEST(PrefixIndexTest, AnEntryAboveServesWhereThoseBelowDoNot) {
 
 TEST(PrefixIndexTest, SameTokensTwiceAreOneEntry) {
   for (const std::size_t size : {3u, 4u, 6u, 8u}) {
-    Keyed index(4);
+    Indexed index(4);
     const Tokens tokens = Counting(size);
     ASSERT_TRUE(index.Insert(tokens, 1));
     const std::int64_t bytes = index.index().bytes();
@@ -170,7 +163,7 @@ TEST(PrefixIndexTest, SameTokensTwiceAreOneEntry) {
 }
 
 TEST(PrefixIndexTest, TenantsShareNothing) {
-  Keyed index(4);
+  Indexed index(4);
   ASSERT_TRUE(index.Insert(Counting(9), 1, "a"));
   ExpectMatch(index.Find(Counting(9), kAll, "b"), std::nullopt, 0, 0);
   ExpectMatch(index.Find(Counting(9), kAll, ""), std::nullopt, 0, 0);
@@ -184,19 +177,8 @@ TEST(PrefixIndexTest, TenantsShareNothing) {
   ExpectMatch(index.Find(Counting(9), kAll, ""), 2, 9, 9);
 }
 
-TEST(PrefixIndexTest, AKeyIsOfItsTenantAndOfWholeBlocks) {
-  const Tokens tokens = Counting(130);
-  const Key key = PrefixIndex::KeyOf("a", tokens, 64);
-  ASSERT_EQ(key.chain.size(), 2u);
-  EXPECT_EQ(PrefixIndex::KeyOf("a", First(tokens, 64), 64).chain.at(0), key.chain[0]);
-  EXPECT_TRUE(PrefixIndex::KeyOf("a", First(tokens, 63), 64).chain.empty());
-  EXPECT_NE(PrefixIndex::KeyOf("b", tokens, 64).chain, key.chain);
-  const Key repeated = PrefixIndex::KeyOf("a", Tokens(128, 5), 64);
-  EXPECT_NE(repeated.chain.at(0), repeated.chain.at(1));
-}
-
 TEST(PrefixIndexTest, ErasingAnEntryLeavesThoseAroundIt) {
-  Keyed index(4);
+  Indexed index(4);
   ASSERT_TRUE(index.Insert(Counting(8), 1));
   const std::int64_t bytes = index.index().bytes();
   ASSERT_TRUE(index.Insert(Counting(17), 2));
@@ -211,7 +193,7 @@ TEST(PrefixIndexTest, ErasingAnEntryLeavesThoseAroundIt) {
 }
 
 TEST(PrefixIndexDeathTest, WhatOnlyABugCanAskFor) {
-  Keyed index(4);
+  Indexed index(4);
   ASSERT_TRUE(index.Insert({1}, 1));
   EXPECT_DEATH(index.index().Erase(2), "CHECK failed");
   EXPECT_DEATH(index.Insert({}, 2), "CHECK failed");
@@ -221,7 +203,7 @@ TEST(PrefixIndexDeathTest, WhatOnlyABugCanAskFor) {
 }
 
 TEST(PrefixIndexTest, ManySiblings) {
-  Keyed index(64);
+  Indexed index(64);
   const Tokens system = Counting(64);
   constexpr TokenId kSiblings = 20000;
   for (TokenId i = 0; i < kSiblings; ++i) {
@@ -240,7 +222,7 @@ TEST(PrefixIndexTest, ManySiblings) {
 }
 
 TEST(PrefixIndexTest, AMillionTokensAreDescendedAndTornDownWithoutRecursion) {
-  Keyed index(64);
+  Indexed index(64);
   const Tokens tokens = Counting(1'000'000);
   ASSERT_TRUE(index.Insert(tokens, 1));
   ASSERT_TRUE(index.Insert(First(tokens, 100), 2));
@@ -296,11 +278,8 @@ class NaiveIndex {
   std::vector<Entry> entries_;
 };
 
-// Keys as they should be, and every way in which hashes can collide or miss.
-enum class Keys { kRight, kNone, kEqual, kFewValues, kAnotherBlockSize, kMixed };
-
 class PrefixIndexModelTest
-    : public testing::TestWithParam<std::tuple<std::int64_t, Keys, TokenId>> {
+    : public testing::TestWithParam<std::tuple<std::int64_t, TokenId>> {
  protected:
   std::size_t Random(std::size_t below) { return random_() % below; }
 
@@ -324,28 +303,13 @@ class PrefixIndexModelTest
     return tokens;
   }
 
-  Key RandomKey(const std::string& tenant, const Tokens& tokens) {
-    Keys keys = std::get<Keys>(GetParam());
-    if (keys == Keys::kMixed) keys = static_cast<Keys>(Random(5));
-    if (keys == Keys::kNone) return {};
-    if (keys == Keys::kAnotherBlockSize) {
-      return PrefixIndex::KeyOf(tenant, tokens, block_tokens_ + 1);
-    }
-    Key key = PrefixIndex::KeyOf(tenant, tokens, block_tokens_);
-    for (std::uint64_t& hash : key.chain) {
-      if (keys == Keys::kEqual) hash = 42;
-      if (keys == Keys::kFewValues) hash %= 3;
-    }
-    return key;
-  }
-
   void Insert() {
     const std::string tenant = RandomTenant();
     const Tokens tokens = RandomTokens();
     if (tokens.empty()) return;
     const bool known = model_.FindExact(tenant, tokens).has_value();
     const Handle handle = ++last_handle_;
-    ASSERT_EQ(index_.Insert(tenant, tokens, RandomKey(tenant, tokens), handle), !known);
+    ASSERT_EQ(index_.Insert(tenant, tokens, handle), !known);
     if (!known) model_.Insert({tenant, tokens, handle});
   }
 
@@ -359,13 +323,11 @@ class PrefixIndexModelTest
   void Find() {
     const std::string tenant = RandomTenant();
     const Tokens tokens = RandomTokens();
-    const Key key = RandomKey(tenant, tokens);
-    ASSERT_EQ(index_.FindExact(tenant, tokens, key), model_.FindExact(tenant, tokens));
+    ASSERT_EQ(index_.FindExact(tenant, tokens), model_.FindExact(tenant, tokens));
     for (std::size_t most = 0; most <= tokens.size() + 1; ++most) {
       const Match expected =
           model_.Find(tenant, std::span(tokens).first(std::min(most, tokens.size())));
-      const Match match =
-          index_.Find(tenant, tokens, key, static_cast<std::int64_t>(most));
+      const Match match = index_.Find(tenant, tokens, static_cast<std::int64_t>(most));
       ASSERT_EQ(match.handle, expected.handle);
       ASSERT_EQ(match.tokens, expected.tokens);
       ASSERT_EQ(match.shared, expected.shared);
@@ -406,10 +368,6 @@ TEST_P(PrefixIndexModelTest, AnswersAreThoseOfAList) {
 
 INSTANTIATE_TEST_SUITE_P(, PrefixIndexModelTest,
                          testing::Combine(testing::Values<std::int64_t>(1, 3, 64),
-                                          testing::Values(Keys::kRight, Keys::kNone,
-                                                          Keys::kEqual, Keys::kFewValues,
-                                                          Keys::kAnotherBlockSize,
-                                                          Keys::kMixed),
                                           testing::Values<TokenId>(2, 3)));
 
 }  // namespace
