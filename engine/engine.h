@@ -18,6 +18,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <memory>
 #include <span>
 #include <string>
 #include <vector>
@@ -65,13 +66,14 @@ struct EngineUsage {
 };
 
 // What a prefix is, in host memory. Loaded anywhere it continues with the same state, and
-// under the same numerics id with the same bits.
+// under the same numerics id with the same bits. A view: copies share what it points to.
 struct PrefixImage {
   std::int64_t length = 0;  // tokens it holds
   // Of a model with a cache (GOLD layers); empty without, which keeps no tokens.
-  std::vector<TokenId> tokens;   // [length]
-  std::vector<std::byte> keys;   // [length, EngineInfo::key_bytes]
-  std::vector<std::byte> state;  // [EngineInfo::state_bytes], float32
+  std::vector<TokenId> tokens;        // [length]
+  std::span<const std::byte> keys;    // [length, EngineInfo::key_bytes]
+  std::span<const std::byte> state;   // [EngineInfo::state_bytes], float32
+  std::shared_ptr<const void> owner;  // of what keys and state point to
 
   std::int64_t bytes() const {
     return static_cast<std::int64_t>(tokens.size() * sizeof(TokenId) + keys.size() +

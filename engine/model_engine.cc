@@ -144,7 +144,9 @@ void ModelEngineImpl::Branch(SequenceId child_id) {
 
 PrefixId ModelEngineImpl::Keep(SequenceId id) {
   const PrefixId prefix = table_.Keep(id);
-  model_.ReadState(static_cast<std::int32_t>(id), table_.Get(prefix).state);
+  auto state = std::make_shared<std::vector<std::byte>>();
+  model_.ReadState(static_cast<std::int32_t>(id), *state);
+  table_.Get(prefix).state = std::move(state);
   return prefix;
 }
 
@@ -158,7 +160,7 @@ absl::StatusOr<SequenceId> ModelEngineImpl::OpenFrom(PrefixId base_id,
   if (!id.ok()) return id;
   Sequence& sequence = table_.Get(*id);
   CopyPartialPage(base.pages, base.length, sequence.pages);
-  model_.WriteState(static_cast<std::int32_t>(*id), base.state);
+  model_.WriteState(static_cast<std::int32_t>(*id), *base.state);
   sequence.length = base.length;
   sequence.gold = base.gold;
   if (!sequence.counts.has_value()) return id;
@@ -171,10 +173,17 @@ absl::StatusOr<SequenceId> ModelEngineImpl::OpenFrom(PrefixId base_id,
 }
 
 void ModelEngineImpl::Save(PrefixId id, PrefixImage& image) {
+  struct Owner {
+    std::vector<std::byte> keys;
+    std::shared_ptr<const std::vector<std::byte>> state;
+  };
   const Prefix& prefix = table_.Get(id);
+  const auto owner = std::make_shared<Owner>(Owner{.keys = {}, .state = prefix.state});
   image.length = prefix.length;
-  model_.ReadCache(prefix.pages, prefix.length, image.tokens, image.keys);
-  image.state = prefix.state;
+  model_.ReadCache(prefix.pages, prefix.length, image.tokens, owner->keys);
+  image.keys = owner->keys;
+  image.state = *owner->state;
+  image.owner = owner;
 }
 
 absl::StatusOr<PrefixId> ModelEngineImpl::Load(const PrefixImage& image) {
@@ -183,7 +192,9 @@ absl::StatusOr<PrefixId> ModelEngineImpl::Load(const PrefixImage& image) {
   if (!id.ok()) return id;
   Prefix& prefix = table_.Get(*id);
   model_.WriteCache(prefix.pages, 0, image.tokens, image.keys);
-  prefix.state = image.state;
+  // A copy: the image may be a part of something larger.
+  prefix.state = std::make_shared<const std::vector<std::byte>>(image.state.begin(),
+                                                                image.state.end());
   return id;
 }
 

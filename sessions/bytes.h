@@ -10,6 +10,7 @@
 #include <concepts>
 #include <cstddef>
 #include <cstdint>
+#include <cstring>
 #include <string>
 #include <string_view>
 #include <utility>
@@ -17,14 +18,19 @@
 
 namespace goldfinch {
 
+// Where memory holds integers as the bytes do, arrays of them are copied whole.
+inline constexpr bool kMemoryIsLittleEndian = std::endian::native == std::endian::little;
+
 class ByteWriter {
  public:
   template <std::integral T>
   void Int(T value) {
     const auto bits = static_cast<std::uint64_t>(value);
+    char raw[sizeof(T)];
     for (std::size_t i = 0; i < sizeof(T); ++i) {
-      out_.push_back(static_cast<char>((bits >> (8 * i)) & 0xff));
+      raw[i] = static_cast<char>((bits >> (8 * i)) & 0xff);
     }
+    Raw({raw, sizeof(T)});
   }
   void Float(float value) { Int(std::bit_cast<std::uint32_t>(value)); }
   void Bool(bool value) { Int(std::uint8_t{value}); }
@@ -36,7 +42,11 @@ class ByteWriter {
   template <std::integral T>
   void Ints(const std::vector<T>& values) {
     Int(std::uint64_t{values.size()});
-    for (const T value : values) Int(value);
+    if constexpr (kMemoryIsLittleEndian) {
+      Raw({reinterpret_cast<const char*>(values.data()), values.size() * sizeof(T)});
+    } else {
+      for (const T value : values) Int(value);
+    }
   }
 
   const std::string& bytes() const { return out_; }
@@ -86,8 +96,18 @@ class ByteReader {
   }
   template <std::integral T>
   std::vector<T> Ints() {
-    std::vector<T> values(Count(sizeof(T)));
-    for (T& value : values) value = Int<T>();
+    return Ints<T>(Count(sizeof(T)));
+  }
+  // `count` is what Count has returned.
+  template <std::integral T>
+  std::vector<T> Ints(std::uint64_t count) {
+    std::vector<T> values(count);
+    if constexpr (kMemoryIsLittleEndian) {
+      const std::string_view raw = Raw(count * sizeof(T));
+      if (!raw.empty()) std::memcpy(values.data(), raw.data(), raw.size());
+    } else {
+      for (T& value : values) value = Int<T>();
+    }
     return values;
   }
 

@@ -464,8 +464,9 @@ void SessionManager::Impl::Export(std::string tenant, std::string id,
                 const MutexLock lock(self->mu_);
                 generation = session->generation;
               }
-              auto bytes = self->Encode(session, *use->kept(), use->turn(), generation,
-                                        image->get());
+              std::string bytes =
+                  self->Encode(*session, *use->kept(), use->turn(), generation, *image)
+                      .Join();
               use->Release();
               done(std::move(bytes));
             });
@@ -475,7 +476,8 @@ void SessionManager::Impl::Export(std::string tenant, std::string id,
 void SessionManager::Impl::Import(std::string tenant, std::string snapshot,
                                   InfoCallback done) {
   Async([self = shared_from_this(), tenant = std::move(tenant),
-         snapshot = std::move(snapshot), done = std::move(done)] {
+         snapshot = std::make_shared<const std::string>(std::move(snapshot)),
+         done = std::move(done)] {
     auto decoded = DecodeSnapshot(
         snapshot, self->options_.key.has_value() ? &*self->options_.key : nullptr,
         {.max_tokens = static_cast<std::size_t>(self->options_.max_context_tokens)});

@@ -97,9 +97,9 @@ class SessionManager::Impl : public std::enable_shared_from_this<SessionManager:
   bool IsOurs(const HeldSession& session, const Claim& claim) const
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   bool HasGoodClaim(const HeldSession& session) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
-  absl::StatusOr<std::string> Encode(const SessionPtr& session, const KeptPrefix& kept,
-                                     const std::optional<Turn>& turn,
-                                     std::uint64_t generation, const PrefixImage* image);
+  SnapshotBytes Encode(const HeldSession& session, const KeptPrefix& kept,
+                       const std::optional<Turn>& turn, std::uint64_t generation,
+                       std::shared_ptr<const PrefixImage> image) const;
   enum class ParkMode { kOfCall, kBesideCalls };
   void StartPark(const SessionPtr& session, ParkMode mode, StatusCallback done);
   // What is parked, as it was when that began.
@@ -109,7 +109,7 @@ class SessionManager::Impl : public std::enable_shared_from_this<SessionManager:
     std::shared_ptr<KeptPrefix> kept;
     std::optional<Turn> turn;
   };
-  absl::Status Put(const Parked& parked, const PrefixImage* image);
+  absl::Status Put(const Parked& parked, std::shared_ptr<const PrefixImage> image);
   void AfterPark(const Parked& parked, const absl::Status& status);
   void Forget(const SessionPtr& session);
 

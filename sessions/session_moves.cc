@@ -62,10 +62,11 @@ absl::Status SessionManager::Impl::ClaimForCall(const SessionPtr& session) {
 }
 
 absl::Status SessionManager::Impl::Load(const SessionPtr& session, const Claim& claim) {
-  const auto bytes = store_->Get(session->id);
+  auto bytes = store_->Get(session->id);
   if (!bytes.ok()) return bytes.status();
   auto snapshot = DecodeSnapshot(
-      *bytes, options_.key.has_value() ? &*options_.key : nullptr,
+      std::make_shared<const std::string>(*std::move(bytes)),
+      options_.key.has_value() ? &*options_.key : nullptr,
       {.max_tokens = static_cast<std::size_t>(options_.max_context_tokens)});
   if (!snapshot.ok()) return snapshot.status();
   if (snapshot->session_id != session->id || snapshot->generation != claim.generation) {
@@ -117,15 +118,14 @@ absl::Status SessionManager::Impl::DeleteStored(const SessionPtr& session) {
   return deleted;
 }
 
-absl::StatusOr<std::string> SessionManager::Impl::Encode(const SessionPtr& session,
-                                                         const KeptPrefix& kept,
-                                                         const std::optional<Turn>& turn,
-                                                         std::uint64_t generation,
-                                                         const PrefixImage* image) {
+SnapshotBytes SessionManager::Impl::Encode(
+    const HeldSession& session, const KeptPrefix& kept, const std::optional<Turn>& turn,
+    std::uint64_t generation, std::shared_ptr<const PrefixImage> image) const {
   const SessionIdentity identity{
-      .tenant = session->tenant, .id = session->id, .generation = generation};
-  return EncodeSnapshot(MakeSnapshot(identity, engine_.info(), kept, image, turn),
-                        options_.key.has_value() ? &*options_.key : nullptr);
+      .tenant = session.tenant, .id = session.id, .generation = generation};
+  return EncodeSnapshot(
+      MakeSnapshot(identity, engine_.info(), kept, std::move(image), turn),
+      options_.key.has_value() ? &*options_.key : nullptr);
 }
 
 void SessionManager::Impl::Park(std::string tenant, std::string id, InfoCallback done) {
@@ -165,13 +165,14 @@ void SessionManager::Impl::StartPark(const SessionPtr& session, ParkMode mode,
       // It was let go of, or was stale.
       if (!status.ok()) return done(status);
     }
-    if (status.ok()) status = Put(parked, image->get());
+    if (status.ok()) status = Put(parked, *image);
     AfterPark(parked, status);
     done(status);
   });
 }
 
-absl::Status SessionManager::Impl::Put(const Parked& parked, const PrefixImage* image) {
+absl::Status SessionManager::Impl::Put(const Parked& parked,
+                                       std::shared_ptr<const PrefixImage> image) {
   const SessionPtr& session = parked.session;
   std::optional<Claim> claim;
   std::uint64_t generation = 0;
@@ -186,11 +187,12 @@ absl::Status SessionManager::Impl::Put(const Parked& parked, const PrefixImage* 
     session->attempted = std::max(session->attempted, session->generation) + 1;
     generation = session->attempted;
   }
-  const auto bytes = Encode(session, *parked.kept, parked.turn, generation, image);
-  if (!bytes.ok()) return bytes.status();
+  const SnapshotBytes bytes =
+      Encode(*session, *parked.kept, parked.turn, generation, std::move(image));
   const SnapshotInfo info{.tenant = session->tenant,
                           .num_tokens = std::ssize(parked.kept->history())};
-  const absl::Status put = store_->Put(session->id, *claim, generation, info, *bytes);
+  const absl::Status put =
+      store_->Put(session->id, *claim, generation, info, bytes.pieces());
   const MutexLock lock(mu_);
   if (put.ok()) session->generation = std::max(session->generation, generation);
   return put;

@@ -12,9 +12,8 @@ namespace {
 
 absl::Status CheckHistory(const Snapshot& snapshot, const EngineInfo& engine) {
   // The last token of a history is always still to be fed.
-  const bool complete =
-      snapshot.tokens.empty() || snapshot.length < std::ssize(snapshot.tokens);
-  if (!complete || snapshot.length < 0) {
+  if (snapshot.image != nullptr &&
+      snapshot.image->length >= std::ssize(snapshot.tokens)) {
     return absl::DataLossError("the snapshot's history and state do not fit");
   }
   const auto outside = [&](TokenId id) { return id < 0 || id >= engine.vocab_size; };
@@ -27,7 +26,7 @@ absl::Status CheckHistory(const Snapshot& snapshot, const EngineInfo& engine) {
 }  // namespace
 
 Snapshot MakeSnapshot(const SessionIdentity& identity, const EngineInfo& engine,
-                      const KeptPrefix& kept, const PrefixImage* image,
+                      const KeptPrefix& kept, std::shared_ptr<const PrefixImage> image,
                       const std::optional<Turn>& turn) {
   Snapshot snapshot;
   snapshot.model_fingerprint = engine.model_fingerprint;
@@ -37,11 +36,8 @@ Snapshot MakeSnapshot(const SessionIdentity& identity, const EngineInfo& engine,
   snapshot.generation = identity.generation;
   snapshot.tokens = kept.history();
   snapshot.turn = turn;
-  if (image == nullptr) return snapshot;
-  snapshot.length = image->length;
-  snapshot.key_bytes_per_token = engine.key_bytes;
-  snapshot.keys = image->keys;
-  snapshot.state = image->state;
+  snapshot.key_bytes_per_token = image == nullptr ? 0 : engine.key_bytes;
+  snapshot.image = std::move(image);
   return snapshot;
 }
 
@@ -53,7 +49,7 @@ absl::StatusOr<RestoredSession> RestoreSession(Snapshot snapshot, const Engine& 
   RestoredSession restored;
   restored.numerics_changed = snapshot.numerics_id != info.numerics_id;
   restored.turn = std::move(snapshot.turn);
-  if (snapshot.length == 0) {
+  if (snapshot.image == nullptr) {
     restored.kept = KeptPrefix::Make(std::move(snapshot.tokens), nullptr);
     return restored;
   }
@@ -62,17 +58,9 @@ absl::StatusOr<RestoredSession> RestoreSession(Snapshot snapshot, const Engine& 
         "the snapshot has ", snapshot.key_bytes_per_token,
         " bytes a token in its cache; this server's --cache_dtype has ", info.key_bytes));
   }
-  auto image = std::make_shared<PrefixImage>();
-  image->length = snapshot.length;
-  if (info.key_bytes > 0) {
-    image->tokens.assign(snapshot.tokens.begin(),
-                         snapshot.tokens.begin() + snapshot.length);
-  }
-  image->keys = std::move(snapshot.keys);
-  image->state = std::move(snapshot.state);
-  status = engine.CheckImage(*image);
+  status = engine.CheckImage(*snapshot.image);
   if (!status.ok()) return absl::DataLossError(status.message());
-  restored.kept = KeptPrefix::Make(std::move(snapshot.tokens), std::move(image));
+  restored.kept = KeptPrefix::Make(std::move(snapshot.tokens), std::move(snapshot.image));
   return restored;
 }
 

@@ -23,7 +23,7 @@ struct SessionIdentity {
 
 // `image` is that of `kept`; null when nothing of it has run.
 Snapshot MakeSnapshot(const SessionIdentity& identity, const EngineInfo& engine,
-                      const KeptPrefix& kept, const PrefixImage* image,
+                      const KeptPrefix& kept, std::shared_ptr<const PrefixImage> image,
                       const std::optional<Turn>& turn);
 
 struct RestoredSession {

@@ -8,13 +8,13 @@
 
 #include "absl/strings/str_cat.h"
 #include "sessions/bytes.h"
+#include "sessions/snapshot_turn.h"
 
 namespace goldfinch {
 namespace {
 
 constexpr std::string_view kMagic("GFSNAP\r\n", 8);
-constexpr std::size_t kHeadBytes = 16;  // magic, version, authentication
-constexpr std::size_t kChecksumBytes = 8;
+constexpr std::size_t kHeadBytes = 24;  // magic, version, authentication, checksum
 constexpr std::uint32_t kNotAuthenticated = 0;
 constexpr std::uint32_t kHmacSha256 = 1;
 
@@ -23,124 +23,86 @@ enum Tag : std::uint32_t {
   kTokens = 2,
   kKeys = 3,
   kState = 4,
-  kInterrupted = 5,
+  kTurn = 5,
   kEnd = 6,
 };
 
-std::uint64_t Checksum(std::string_view bytes) {
-  return XXH3_64bits(bytes.data(), bytes.size());
+// Each checksum is seeded with the one before it, so the last one vouches for the whole
+// blob and every byte is read once.
+std::uint64_t Checksum(std::string_view bytes, std::uint64_t before) {
+  return XXH3_64bits_withSeed(bytes.data(), bytes.size(), before);
+}
+
+// Of both, one behind the other.
+std::uint64_t Checksum(std::string_view first, std::string_view second,
+                       std::uint64_t before) {
+  if (second.empty()) return Checksum(first, before);
+  XXH3_state_t state;
+  XXH3_64bits_reset_withSeed(&state, before);
+  XXH3_64bits_update(&state, first.data(), first.size());
+  XXH3_64bits_update(&state, second.data(), second.size());
+  return XXH3_64bits_digest(&state);
 }
 
 absl::Status Damaged(const char* what) {
   return absl::DataLossError(absl::StrCat("the snapshot is damaged: ", what));
 }
 
-std::string_view AsText(const std::vector<std::byte>& bytes) {
+std::string_view AsText(std::span<const std::byte> bytes) {
   return {reinterpret_cast<const char*>(bytes.data()), bytes.size()};
 }
 
-std::vector<std::byte> AsBytes(std::string_view text) {
-  const auto* data = reinterpret_cast<const std::byte*>(text.data());
-  return {data, data + text.size()};
+std::span<const std::byte> AsBytes(std::string_view text) {
+  return {reinterpret_cast<const std::byte*>(text.data()), text.size()};
 }
 
-void WriteSection(ByteWriter& out, Tag tag, std::string_view payload) {
-  ByteWriter section;
-  section.Int(std::uint32_t{tag});
-  section.String(payload);
-  out.Raw(section.bytes());
-  out.Int(Checksum(section.bytes()));
+void WriteIdentity(const Snapshot& snapshot, ByteWriter& out) {
+  out.String(snapshot.model_fingerprint);
+  out.String(snapshot.numerics_id);
+  out.String(snapshot.tenant);
+  out.String(snapshot.session_id);
+  out.Int(snapshot.generation);
 }
 
-void WriteSampling(ByteWriter& out, const SamplingParams& sampling) {
-  out.Float(sampling.temperature);
-  out.Float(sampling.top_p);
-  out.Int(sampling.top_k);
-  out.Float(sampling.min_p);
-  out.Float(sampling.repetition_penalty);
-  out.Float(sampling.frequency_penalty);
-  out.Float(sampling.presence_penalty);
-  out.Int(sampling.seed);
-  out.Int(sampling.candidate);
-  out.Int(sampling.min_tokens);
-  out.Ints(sampling.banned_before_min_tokens);
-  out.Int(std::uint64_t{sampling.logit_bias.size()});
-  for (const auto& [token, bias] : sampling.logit_bias) {
-    out.Int(token);
-    out.Float(bias);
-  }
-  out.Int(sampling.num_logprobs);
-}
+// The part of a section's payload that is written, and the large one behind it that is
+// only pointed to.
+struct Payload {
+  std::string written;
+  std::string_view large;
+};
 
-SamplingParams ReadSampling(ByteReader& in) {
-  SamplingParams sampling;
-  sampling.temperature = in.Float();
-  sampling.top_p = in.Float();
-  sampling.top_k = in.Int<std::int32_t>();
-  sampling.min_p = in.Float();
-  sampling.repetition_penalty = in.Float();
-  sampling.frequency_penalty = in.Float();
-  sampling.presence_penalty = in.Float();
-  sampling.seed = in.Int<std::uint64_t>();
-  sampling.candidate = in.Int<std::uint32_t>();
-  sampling.min_tokens = in.Int<std::int64_t>();
-  sampling.banned_before_min_tokens = in.Ints<TokenId>();
-  sampling.logit_bias.resize(in.Count(sizeof(TokenId) + sizeof(float)));
-  for (auto& [token, bias] : sampling.logit_bias) {
-    token = in.Int<TokenId>();
-    bias = in.Float();
-  }
-  sampling.num_logprobs = in.Int<std::int32_t>();
-  return sampling;
-}
-
-std::string InterruptedPayload(const Interrupted& interrupted) {
+Payload PayloadOf(Tag tag, const Snapshot& snapshot) {
+  Payload payload;
   ByteWriter out;
-  out.Ints(interrupted.remaining_prompt);
-  out.Int(interrupted.max_tokens);
-  WriteSampling(out, interrupted.sampling);
-  out.Int(std::uint64_t{interrupted.stop.size()});
-  for (const std::string& stop : interrupted.stop) out.String(stop);
-  out.Ints(interrupted.stop_token_ids);
-  out.Bool(interrupted.include_stop);
-  out.Bool(interrupted.ignore_eos);
-  out.Int(interrupted.num_generated);
-  out.Ints(interrupted.undelivered);
-  out.String(interrupted.partial_utf8);
-  out.String(interrupted.partial_stop);
-  out.Int(interrupted.priority);
-  return out.Take();
-}
-
-bool HasNegative(const std::vector<TokenId>& tokens) {
-  return std::any_of(tokens.begin(), tokens.end(), [](TokenId id) { return id < 0; });
-}
-
-Interrupted ReadInterrupted(ByteReader& in) {
-  Interrupted interrupted;
-  interrupted.remaining_prompt = in.Ints<TokenId>();
-  interrupted.max_tokens = in.Int<std::int64_t>();
-  interrupted.sampling = ReadSampling(in);
-  interrupted.stop.resize(in.Count(sizeof(std::uint64_t)));
-  for (std::string& stop : interrupted.stop) stop = in.String();
-  interrupted.stop_token_ids = in.Ints<TokenId>();
-  interrupted.include_stop = in.Bool();
-  interrupted.ignore_eos = in.Bool();
-  interrupted.num_generated = in.Int<std::int64_t>();
-  interrupted.undelivered = in.Ints<TokenId>();
-  interrupted.partial_utf8 = in.String();
-  interrupted.partial_stop = in.String();
-  interrupted.priority = in.Int<std::int32_t>();
-  const auto& sampling = interrupted.sampling;
-  if (HasNegative(interrupted.remaining_prompt) ||
-      HasNegative(interrupted.stop_token_ids) || HasNegative(interrupted.undelivered) ||
-      HasNegative(sampling.banned_before_min_tokens) || interrupted.max_tokens < 0 ||
-      interrupted.num_generated < 0 ||
-      std::any_of(sampling.logit_bias.begin(), sampling.logit_bias.end(),
-                  [](const auto& bias) { return bias.first < 0; })) {
-    in.Fail();
+  const PrefixImage* image = snapshot.image.get();
+  switch (tag) {
+    case kIdentity:
+      WriteIdentity(snapshot, out);
+      break;
+    case kTokens:
+      out.Int(image == nullptr ? std::int64_t{0} : image->length);
+      out.Ints(snapshot.tokens);
+      break;
+    case kKeys:
+      out.Int(snapshot.key_bytes_per_token);
+      if (image != nullptr) payload.large = AsText(image->keys);
+      break;
+    case kState:
+      if (image != nullptr) payload.large = AsText(image->state);
+      break;
+    case kTurn:
+      WriteTurn(*snapshot.turn, out);
+      break;
+    case kEnd:
+      break;
   }
-  return interrupted;
+  payload.written = out.Take();
+  return payload;
+}
+
+std::vector<Tag> TagsOf(const Snapshot& snapshot) {
+  if (!snapshot.turn.has_value()) return {kIdentity, kTokens, kKeys, kState, kEnd};
+  return {kIdentity, kTokens, kKeys, kState, kTurn, kEnd};
 }
 
 void ReadIdentity(ByteReader& in, Snapshot& snapshot) {
@@ -152,39 +114,45 @@ void ReadIdentity(ByteReader& in, Snapshot& snapshot) {
   if (!IsSessionId(snapshot.session_id)) in.Fail();
 }
 
-absl::Status ReadTokens(ByteReader& in, const SnapshotLimits& limits,
-                        Snapshot& snapshot) {
+absl::Status ReadTokens(ByteReader& in, const SnapshotLimits& limits, Snapshot& snapshot,
+                        PrefixImage& image) {
+  image.length = in.Int<std::int64_t>();
   const std::uint64_t count = in.Count(sizeof(TokenId));
   if (count > limits.max_tokens) {
     return absl::FailedPreconditionError(absl::StrCat(
         "the snapshot has ", count, " tokens; the limit is ", limits.max_tokens));
   }
-  snapshot.tokens.resize(count);
-  for (TokenId& token : snapshot.tokens) token = in.Int<TokenId>();
-  if (HasNegative(snapshot.tokens)) in.Fail();
+  snapshot.tokens = in.Ints<TokenId>(count);
+  if (image.length < 0 || static_cast<std::uint64_t>(image.length) > count ||
+      std::any_of(snapshot.tokens.begin(), snapshot.tokens.end(),
+                  [](TokenId id) { return id < 0; })) {
+    in.Fail();
+  }
   return absl::OkStatus();
 }
 
 // One section's payload into its fields.
 absl::Status ReadPayload(std::uint32_t tag, std::string_view payload,
-                         const SnapshotLimits& limits, Snapshot& snapshot) {
+                         const SnapshotLimits& limits, Snapshot& snapshot,
+                         PrefixImage& image) {
   ByteReader in(payload);
   switch (tag) {
     case kIdentity:
       ReadIdentity(in, snapshot);
       break;
     case kTokens:
-      if (auto status = ReadTokens(in, limits, snapshot); !status.ok()) return status;
+      if (auto status = ReadTokens(in, limits, snapshot, image); !status.ok())
+        return status;
       break;
     case kKeys:
       snapshot.key_bytes_per_token = in.Int<std::int64_t>();
-      snapshot.keys = AsBytes(in.Raw(in.left()));
+      image.keys = AsBytes(in.Raw(in.left()));
       break;
     case kState:
-      snapshot.state = AsBytes(in.Raw(in.left()));
+      image.state = AsBytes(in.Raw(in.left()));
       break;
-    case kInterrupted:
-      snapshot.interrupted = ReadInterrupted(in);
+    case kTurn:
+      snapshot.turn = ReadTurn(snapshot.tokens, in);
       break;
     default:
       break;  // kEnd: nothing in it
@@ -194,17 +162,20 @@ absl::Status ReadPayload(std::uint32_t tag, std::string_view payload,
 }
 
 // Division, so that no product of hostile numbers overflows.
-bool KeysFitTokens(const Snapshot& snapshot) {
-  if (snapshot.key_bytes_per_token < 0) return false;
-  const auto per_token = static_cast<std::uint64_t>(snapshot.key_bytes_per_token);
-  if (snapshot.tokens.empty() || per_token == 0) return snapshot.keys.empty();
-  return snapshot.keys.size() % per_token == 0 &&
-         snapshot.keys.size() / per_token == snapshot.tokens.size();
+bool KeysFitTokens(std::int64_t key_bytes_per_token, const PrefixImage& image) {
+  if (key_bytes_per_token < 0) return false;
+  const auto per_token = static_cast<std::uint64_t>(key_bytes_per_token);
+  const auto num_tokens = static_cast<std::uint64_t>(image.length);
+  if (num_tokens == 0 || per_token == 0) return image.keys.empty();
+  return image.keys.size() % per_token == 0 &&
+         image.keys.size() / per_token == num_tokens;
 }
 
-absl::StatusOr<Snapshot> ReadSections(std::string_view body,
-                                      const SnapshotLimits& limits) {
+absl::StatusOr<Snapshot> ReadSections(std::string_view body, std::uint64_t checksum,
+                                      const SnapshotLimits& limits,
+                                      std::shared_ptr<const std::string> owner) {
   Snapshot snapshot;
+  PrefixImage image;
   ByteReader in(body);
   std::uint32_t last = 0;
   while (last != kEnd) {
@@ -212,63 +183,90 @@ absl::StatusOr<Snapshot> ReadSections(std::string_view body,
     const auto tag = in.Int<std::uint32_t>();
     const std::string_view payload = in.Raw(in.Int<std::uint64_t>());
     const std::string_view section = start.substr(0, start.size() - in.left());
-    const auto checksum = in.Int<std::uint64_t>();
+    const auto stored = in.Int<std::uint64_t>();
     if (!in.ok()) return Damaged("a section reaches past the end");
-    if (checksum != Checksum(section)) return Damaged("a section's checksum is wrong");
+    checksum = Checksum(section, checksum);
+    if (stored != checksum) return Damaged("a section's checksum is wrong");
     if (tag < kIdentity || tag > kEnd) {
       return absl::FailedPreconditionError(
           absl::StrCat("the snapshot has a section of the unknown kind ", tag));
     }
-    // Ascending by one; only the interrupted generation may be left out.
+    // Ascending by one; only the turn may be left out.
     if (tag != last + 1 && !(tag == kEnd && last == kState)) {
       return Damaged("a section is missing, twice there or out of order");
     }
-    auto status = ReadPayload(tag, payload, limits, snapshot);
+    auto status = ReadPayload(tag, payload, limits, snapshot, image);
     if (!status.ok()) return status;
     last = tag;
   }
   if (in.left() != 0) return Damaged("bytes follow the end");
-  if (!KeysFitTokens(snapshot)) return Damaged("its keys do not fit its tokens");
+  if (!KeysFitTokens(snapshot.key_bytes_per_token, image)) {
+    return Damaged("its keys do not fit its tokens");
+  }
+  if (image.length == 0) {
+    if (!image.state.empty()) return Damaged("it has a state of no tokens");
+    return snapshot;
+  }
+  if (snapshot.key_bytes_per_token > 0) {
+    image.tokens.assign(snapshot.tokens.begin(), snapshot.tokens.begin() + image.length);
+  }
+  image.owner = std::move(owner);
+  snapshot.image = std::make_shared<PrefixImage>(std::move(image));
   return snapshot;
 }
 
 }  // namespace
 
-std::string EncodeSnapshot(const Snapshot& snapshot, const SnapshotKey* key) {
-  ByteWriter identity;
-  identity.String(snapshot.model_fingerprint);
-  identity.String(snapshot.numerics_id);
-  identity.String(snapshot.tenant);
-  identity.String(snapshot.session_id);
-  identity.Int(snapshot.generation);
-  ByteWriter tokens;
-  tokens.Ints(snapshot.tokens);
-  ByteWriter keys;
-  keys.Int(snapshot.key_bytes_per_token);
-  keys.Raw(AsText(snapshot.keys));
-
-  ByteWriter out;
-  out.Raw(kMagic);
-  out.Int(kSnapshotVersion);
-  out.Int(key == nullptr ? kNotAuthenticated : kHmacSha256);
-  WriteSection(out, kIdentity, identity.bytes());
-  WriteSection(out, kTokens, tokens.bytes());
-  WriteSection(out, kKeys, keys.bytes());
-  WriteSection(out, kState, AsText(snapshot.state));
-  if (snapshot.interrupted.has_value()) {
-    WriteSection(out, kInterrupted, InterruptedPayload(*snapshot.interrupted));
-  }
-  WriteSection(out, kEnd, {});
-  out.Int(Checksum(out.bytes()));
-  if (key != nullptr) {
-    const Mac mac = ComputeMac(*key, out.bytes());
-    out.Raw({reinterpret_cast<const char*>(mac.data()), mac.size()});
-  }
-  return out.Take();
+std::size_t SnapshotBytes::size() const {
+  std::size_t size = 0;
+  for (const std::string_view piece : pieces_) size += piece.size();
+  return size;
 }
 
-absl::StatusOr<Snapshot> DecodeSnapshot(std::string_view bytes, const SnapshotKey* key,
+std::string SnapshotBytes::Join() const {
+  std::string bytes;
+  bytes.reserve(size());
+  for (const std::string_view piece : pieces_) bytes.append(piece);
+  return bytes;
+}
+
+SnapshotBytes EncodeSnapshot(const Snapshot& snapshot, const SnapshotKey* key) {
+  SnapshotBytes bytes;
+  bytes.image_ = snapshot.image;
+  const auto add = [&bytes](std::string frame) {
+    bytes.pieces_.push_back(bytes.frames_.emplace_back(std::move(frame)));
+  };
+  ByteWriter head;
+  head.Raw(kMagic);
+  head.Int(kSnapshotVersion);
+  head.Int(key == nullptr ? kNotAuthenticated : kHmacSha256);
+  std::uint64_t checksum = Checksum(head.bytes(), 0);
+  head.Int(checksum);
+  add(head.Take());
+  for (const Tag tag : TagsOf(snapshot)) {
+    const Payload payload = PayloadOf(tag, snapshot);
+    ByteWriter frame;
+    frame.Int(std::uint32_t{tag});
+    frame.Int(std::uint64_t{payload.written.size() + payload.large.size()});
+    frame.Raw(payload.written);
+    checksum = Checksum(frame.bytes(), payload.large, checksum);
+    add(frame.Take());
+    if (!payload.large.empty()) bytes.pieces_.push_back(payload.large);
+    ByteWriter sum;
+    sum.Int(checksum);
+    add(sum.Take());
+  }
+  if (key != nullptr) {
+    const Mac mac = ComputeMac(*key, bytes.pieces_);
+    add({reinterpret_cast<const char*>(mac.data()), mac.size()});
+  }
+  return bytes;
+}
+
+absl::StatusOr<Snapshot> DecodeSnapshot(std::shared_ptr<const std::string> owner,
+                                        const SnapshotKey* key,
                                         const SnapshotLimits& limits) {
+  const std::string_view bytes = *owner;
   if (bytes.size() > limits.max_bytes) {
     return absl::FailedPreconditionError(absl::StrCat(
         "the snapshot has ", bytes.size(), " bytes; the limit is ", limits.max_bytes));
@@ -277,17 +275,18 @@ absl::StatusOr<Snapshot> DecodeSnapshot(std::string_view bytes, const SnapshotKe
   if (head.Raw(kMagic.size()) != kMagic) return Damaged("it does not begin as one");
   const auto version = head.Int<std::uint32_t>();
   const auto authentication = head.Int<std::uint32_t>();
-  if (!head.ok() || authentication > kHmacSha256) return Damaged("its head is wrong");
+  const auto checksum = head.Int<std::uint64_t>();
+  if (!head.ok() || authentication > kHmacSha256 ||
+      checksum != Checksum(bytes.substr(0, kHeadBytes - sizeof checksum), 0)) {
+    return Damaged("its head is wrong");
+  }
   const std::size_t mac_bytes = authentication == kHmacSha256 ? kMacBytes : 0;
-  if (bytes.size() < kHeadBytes + kChecksumBytes + mac_bytes) return Damaged("too short");
+  if (bytes.size() < kHeadBytes + mac_bytes) return Damaged("too short");
 
   const std::string_view sealed = bytes.substr(0, bytes.size() - mac_bytes);
-  const std::string_view summed = sealed.substr(0, sealed.size() - kChecksumBytes);
-  ByteReader tail(sealed.substr(summed.size()));
-  if (tail.Int<std::uint64_t>() != Checksum(summed)) return Damaged("wrong checksum");
   if (key != nullptr) {
     if (mac_bytes == 0) return absl::DataLossError("the snapshot is not authenticated");
-    if (!SameMac(ComputeMac(*key, sealed), bytes.substr(sealed.size()))) {
+    if (!SameMac(ComputeMac(*key, {&sealed, 1}), bytes.substr(sealed.size()))) {
       return absl::DataLossError("the snapshot fails authentication");
     }
   } else if (mac_bytes != 0) {
@@ -298,7 +297,7 @@ absl::StatusOr<Snapshot> DecodeSnapshot(std::string_view bytes, const SnapshotKe
     return absl::FailedPreconditionError(absl::StrCat(
         "the snapshot has format version ", version, "; this is ", kSnapshotVersion));
   }
-  return ReadSections(summed.substr(kHeadBytes), limits);
+  return ReadSections(sealed.substr(kHeadBytes), checksum, limits, std::move(owner));
 }
 
 absl::Status CheckModel(const Snapshot& snapshot, std::string_view fingerprint) {

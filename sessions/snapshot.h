@@ -9,14 +9,18 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <deque>
 #include <limits>
+#include <memory>
 #include <optional>
+#include <span>
 #include <string>
 #include <string_view>
 #include <vector>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "engine/engine.h"
 #include "engine/sampling.h"
 #include "engine/token.h"
 #include "scheduler/request.h"
@@ -55,14 +59,29 @@ struct Snapshot {
   std::string model_fingerprint;
   std::string numerics_id;
   std::string tenant;
-  std::string session_id;        // 32 lowercase hex digits
-  std::uint64_t generation = 0;  // raised with every park
-  std::vector<TokenId> tokens;   // the whole history
-  std::int64_t length = 0;       // the first so many have passed through the model
+  std::string session_id;                // 32 lowercase hex digits
+  std::uint64_t generation = 0;          // raised with every park
+  std::vector<TokenId> tokens;           // the whole history
   std::int64_t key_bytes_per_token = 0;  // 0: the model keeps none
-  std::vector<std::byte> keys;   // key_bytes_per_token for each of those `length` tokens
-  std::vector<std::byte> state;  // recurrent and shift states after them, opaque
+  // Of the first image->length tokens; null when nothing has run.
+  std::shared_ptr<const PrefixImage> image;
   std::optional<Turn> turn;
+};
+
+// A snapshot as bytes: pieces that belong one behind the other, of which the large ones
+// are those of the image, uncopied.
+class SnapshotBytes {
+ public:
+  std::span<const std::string_view> pieces() const { return pieces_; }
+  std::size_t size() const;
+  std::string Join() const;
+
+ private:
+  friend SnapshotBytes EncodeSnapshot(const Snapshot& snapshot, const SnapshotKey* key);
+
+  std::deque<std::string> frames_;  // do not move
+  std::shared_ptr<const PrefixImage> image_;
+  std::vector<std::string_view> pieces_;
 };
 
 // Bounds of what a reader takes; beyond them is FAILED_PRECONDITION.
@@ -72,12 +91,14 @@ struct SnapshotLimits {
 };
 
 // Authenticated when there is a key; nullptr for none. The snapshot is one that decoding
-// would take: keys of the size of tokens, a valid session id.
-std::string EncodeSnapshot(const Snapshot& snapshot, const SnapshotKey* key);
+// would take: keys of the size of the image's tokens, a valid session id.
+SnapshotBytes EncodeSnapshot(const Snapshot& snapshot, const SnapshotKey* key);
 
 // DATA_LOSS for bytes that are damaged or fail authentication, FAILED_PRECONDITION for
-// intact ones that this build or configuration cannot take.
-absl::StatusOr<Snapshot> DecodeSnapshot(std::string_view bytes, const SnapshotKey* key,
+// intact ones that this build or configuration cannot take. The snapshot's image points
+// into the bytes and keeps them.
+absl::StatusOr<Snapshot> DecodeSnapshot(std::shared_ptr<const std::string> bytes,
+                                        const SnapshotKey* key,
                                         const SnapshotLimits& limits);
 
 // FAILED_PRECONDITION when the snapshot is of another model than `fingerprint`.

@@ -1,10 +1,12 @@
 #include "sessions/snapshot_key.h"
 
+#include <openssl/core_names.h>
 #include <openssl/crypto.h>
 #include <openssl/evp.h>
-#include <openssl/hmac.h>
+#include <openssl/params.h>
 
 #include <fstream>
+#include <memory>
 
 #include "absl/status/status.h"
 #include "absl/strings/str_cat.h"
@@ -40,14 +42,29 @@ absl::StatusOr<SnapshotKey> ReadSnapshotKey(const std::string& path) {
   return SnapshotKey{std::move(secret)};
 }
 
-Mac ComputeMac(const SnapshotKey& key, std::string_view bytes) {
+Mac ComputeMac(const SnapshotKey& key, std::span<const std::string_view> pieces) {
+  struct Free {
+    void operator()(EVP_MAC* mac) const { EVP_MAC_free(mac); }
+    void operator()(EVP_MAC_CTX* context) const { EVP_MAC_CTX_free(context); }
+  };
+  const std::unique_ptr<EVP_MAC, Free> hmac(EVP_MAC_fetch(nullptr, "HMAC", nullptr));
+  const std::unique_ptr<EVP_MAC_CTX, Free> context(EVP_MAC_CTX_new(hmac.get()));
+  char digest[] = "SHA256";
+  const OSSL_PARAM parameters[] = {
+      OSSL_PARAM_construct_utf8_string(OSSL_MAC_PARAM_DIGEST, digest, 0),
+      OSSL_PARAM_construct_end()};
+  bool ok = EVP_MAC_init(context.get(),
+                         reinterpret_cast<const unsigned char*>(key.secret.data()),
+                         key.secret.size(), parameters) == 1;
+  for (const std::string_view piece : pieces) {
+    ok = ok && EVP_MAC_update(context.get(),
+                              reinterpret_cast<const unsigned char*>(piece.data()),
+                              piece.size()) == 1;
+  }
   Mac mac{};
-  unsigned int size = 0;
-  const unsigned char* done =
-      HMAC(EVP_sha256(), key.secret.data(), static_cast<int>(key.secret.size()),
-           reinterpret_cast<const unsigned char*>(bytes.data()), bytes.size(), mac.data(),
-           &size);
-  GOLDFINCH_CHECK(done != nullptr && size == kMacBytes);
+  std::size_t size = 0;
+  ok = ok && EVP_MAC_final(context.get(), mac.data(), &size, mac.size()) == 1;
+  GOLDFINCH_CHECK(ok && size == kMacBytes);
   return mac;
 }
 

@@ -5,6 +5,7 @@
 
 #include <array>
 #include <cstddef>
+#include <span>
 #include <string>
 #include <string_view>
 
@@ -22,7 +23,8 @@ struct SnapshotKey {
 // The file's bytes as they are, a final line break included.
 absl::StatusOr<SnapshotKey> ReadSnapshotKey(const std::string& path);
 
-Mac ComputeMac(const SnapshotKey& key, std::string_view bytes);
+// Of the pieces, one behind the other.
+Mac ComputeMac(const SnapshotKey& key, std::span<const std::string_view> pieces);
 
 // In a time that does not depend on where they differ.
 bool SameMac(const Mac& mac, std::string_view other);

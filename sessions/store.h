@@ -17,6 +17,7 @@
 #include <chrono>
 #include <cstddef>
 #include <cstdint>
+#include <span>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -78,10 +79,11 @@ class SnapshotStore {
 
   // OK only when durable. FAILED_PRECONDITION, and nothing is changed, when the claim is
   // not good any more or `generation` is not above the stored one. After UNAVAILABLE the
-  // new one may be there all the same, so a retry takes a higher generation.
+  // new one may be there all the same, so a retry takes a higher generation. The snapshot
+  // comes in pieces that belong one behind the other.
   virtual absl::Status Put(std::string_view session_id, const Claim& claim,
                            std::uint64_t generation, const SnapshotInfo& info,
-                           std::string_view bytes) = 0;
+                           std::span<const std::string_view> bytes) = 0;
   // Needs no claim. NOT_FOUND when there is none, DATA_LOSS when it is damaged.
   virtual absl::StatusOr<std::string> Get(std::string_view session_id) = 0;
   virtual absl::StatusOr<StoredSession> Head(std::string_view session_id) = 0;

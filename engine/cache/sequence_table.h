@@ -15,6 +15,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <functional>
+#include <memory>
 #include <optional>
 #include <span>
 #include <vector>
@@ -45,7 +46,7 @@ struct Prefix {
   std::int64_t length = 0;
   GoldRows gold = {};
   std::vector<std::int32_t> pages = {};
-  std::vector<std::byte> state = {};
+  std::shared_ptr<const std::vector<std::byte>> state = nullptr;  // its images share it
 };
 
 class SequenceTable {

@@ -4,6 +4,7 @@
 #include <array>
 #include <cstring>
 #include <iterator>
+#include <memory>
 #include <utility>
 
 #include "engine/check.h"
@@ -245,14 +246,19 @@ void FakeEngine::Save(PrefixId prefix, PrefixImage& image) {
   const Kept& kept = Find(prefix);
   image = PrefixImage();
   image.length = kept.num_tokens;
-  image.state.resize(sizeof(kept.hash));
-  std::memcpy(image.state.data(), &kept.hash, sizeof(kept.hash));
-  if (info_.num_pages == 0) return;
-  image.tokens = kept.tokens;
-  for (const TokenId token : kept.tokens) {
-    const auto key = KeyOf(token);
-    image.keys.insert(image.keys.end(), key.begin(), key.end());
+  // The state, then the keys.
+  auto bytes = std::make_shared<std::vector<std::byte>>(sizeof(kept.hash));
+  std::memcpy(bytes->data(), &kept.hash, sizeof(kept.hash));
+  if (info_.num_pages > 0) {
+    image.tokens = kept.tokens;
+    for (const TokenId token : kept.tokens) {
+      const auto key = KeyOf(token);
+      bytes->insert(bytes->end(), key.begin(), key.end());
+    }
   }
+  image.state = std::span(*bytes).first(sizeof(kept.hash));
+  image.keys = std::span(*bytes).subspan(sizeof(kept.hash));
+  image.owner = std::move(bytes);
 }
 
 absl::Status FakeEngine::CheckImage(const PrefixImage& image) const {

@@ -121,7 +121,7 @@ absl::Status MemoryStore::Release(std::string_view id, const Claim& claim) {
 
 absl::Status MemoryStore::Put(std::string_view id, const Claim& claim,
                               std::uint64_t generation, const SnapshotInfo& info,
-                              std::string_view bytes) {
+                              std::span<const std::string_view> bytes) {
   const MutexLock lock(medium_.mu_);
   if (absl::Status status = Check(); !status.ok()) return status;
   const auto it = medium_.entries_.find(std::string(id));
@@ -131,7 +131,8 @@ absl::Status MemoryStore::Put(std::string_view id, const Claim& claim,
   }
   it->second.generation = generation;
   it->second.info = info;
-  it->second.bytes = bytes;
+  it->second.bytes.clear();
+  for (const std::string_view piece : bytes) it->second.bytes.append(piece);
   return absl::OkStatus();
 }
 

@@ -57,7 +57,8 @@ class MemoryStore final : public SnapshotStore {
   absl::StatusOr<Claim> Acquire(std::string_view id, AcquireMode mode) override;
   absl::Status Release(std::string_view id, const Claim& claim) override;
   absl::Status Put(std::string_view id, const Claim& claim, std::uint64_t generation,
-                   const SnapshotInfo& info, std::string_view bytes) override;
+                   const SnapshotInfo& info,
+                   std::span<const std::string_view> bytes) override;
   absl::StatusOr<std::string> Get(std::string_view id) override;
   absl::StatusOr<StoredSession> Head(std::string_view id) override;
   absl::Status Delete(std::string_view id, const Claim& claim) override;

@@ -1,6 +1,10 @@
 #include <gtest/gtest.h>
 
+#include <cmath>
 #include <cstdlib>
+#include <functional>
+#include <optional>
+#include <vector>
 
 #include "sessions/bytes.h"
 #include "sessions/snapshot.h"
@@ -12,68 +16,63 @@
 namespace goldfinch {
 namespace {
 
-std::string Sum(const std::string& bytes) {
-  ByteWriter out;
-  out.Int(std::uint64_t{XXH3_64bits(bytes.data(), bytes.size())});
-  return out.Take();
-}
-
 std::string Int64(std::uint64_t value) {
   ByteWriter out;
   out.Int(value);
   return out.Take();
 }
 
-std::string Section(std::uint32_t tag, const std::string& payload, std::uint64_t length) {
-  ByteWriter out;
-  out.Int(tag);
-  out.Int(length);
-  out.Raw(payload);
-  return out.bytes() + Sum(out.bytes());
-}
-
-std::string Section(std::uint32_t tag, const std::string& payload) {
-  return Section(tag, payload, payload.size());
-}
+struct Section {
+  std::uint32_t tag = 0;
+  std::string payload;
+  std::optional<std::uint64_t> length = {};  // as told; else the true one
+};
 
 // A blob whose checksums are right, whatever is in it.
-std::string Blob(const std::string& sections, std::uint32_t version = 1) {
-  ByteWriter out;
-  out.Raw("GFSNAP\r\n");
-  out.Int(version);
-  out.Int(std::uint32_t{0});
-  out.Raw(sections);
-  return out.bytes() + Sum(out.bytes());
+std::string Blob(const std::vector<Section>& sections, std::uint32_t version = 1) {
+  ByteWriter head;
+  head.Raw("GFSNAP\r\n");
+  head.Int(version);
+  head.Int(std::uint32_t{0});
+  std::uint64_t sum = XXH3_64bits(head.bytes().data(), head.bytes().size());
+  std::string blob = head.bytes() + Int64(sum);
+  for (const Section& section : sections) {
+    ByteWriter out;
+    out.Int(section.tag);
+    out.Int(section.length.value_or(section.payload.size()));
+    out.Raw(section.payload);
+    sum = XXH3_64bits_withSeed(out.bytes().data(), out.bytes().size(), sum);
+    blob += out.bytes() + Int64(sum);
+  }
+  return blob;
 }
 
-const std::string kIdentity =
-    Section(1, Int64(0) + Int64(0) + Int64(0) + Int64(32) + kSampleId + Int64(1));
-const std::string kTokens = Section(2, Int64(0));
-const std::string kKeys = Section(3, Int64(0));
-const std::string kState = Section(4, "");
-const std::string kEnd = Section(6, "");
+const Section kIdentity{
+    1, Int64(0) + Int64(0) + Int64(0) + Int64(32) + kSampleId + Int64(1)};
+const Section kTokens{2, Int64(0) + Int64(0)};
+const Section kKeys{3, Int64(0)};
+const Section kState{4, ""};
+const Section kEnd{6, ""};
 const std::string kHuge = Int64(0xffffffffffffffffu);
 
-absl::StatusCode Code(const std::string& blob) {
-  return DecodeSnapshot(blob, nullptr, {}).status().code();
-}
+absl::StatusCode Code(const std::string& blob) { return Decode(blob).status().code(); }
 
 constexpr auto kDataLoss = absl::StatusCode::kDataLoss;
 constexpr auto kFailedPrecondition = absl::StatusCode::kFailedPrecondition;
 
 void ExpectEveryDamageIsFound(const SnapshotKey* key) {
-  const std::string whole = EncodeSnapshot(SampleSnapshot(), key);
+  const std::string whole = Encode(SampleSnapshot(), key);
   const bool all_bits = std::getenv("GOLDFINCH_LONG_TESTS") != nullptr;
   for (std::size_t i = 0; i < whole.size(); ++i) {
     for (std::size_t bit = all_bits ? 0 : i % 8; bit < (all_bits ? 8 : i % 8 + 1);
          ++bit) {
       std::string flipped = whole;
       flipped[i] = static_cast<char>(flipped[i] ^ (1 << bit));
-      ASSERT_TRUE(absl::IsDataLoss(DecodeSnapshot(flipped, key, {}).status())) << i;
+      ASSERT_TRUE(absl::IsDataLoss(Decode(flipped, key).status())) << i;
     }
-    ASSERT_TRUE(absl::IsDataLoss(DecodeSnapshot(whole.substr(0, i), key, {}).status()));
+    ASSERT_TRUE(absl::IsDataLoss(Decode(whole.substr(0, i), key).status()));
   }
-  ASSERT_TRUE(absl::IsDataLoss(DecodeSnapshot(whole + '\0', key, {}).status()));
+  ASSERT_TRUE(absl::IsDataLoss(Decode(whole + '\0', key).status()));
 }
 
 TEST(SnapshotDamageTest, EveryFlipAndTruncationIsDataLoss) {
@@ -84,37 +83,74 @@ TEST(SnapshotDamageTest, EveryFlipAndTruncationIsDataLossWithAKey) {
   ExpectEveryDamageIsFound(&kSampleKey);
 }
 
+// Sections of one snapshot behind those of another: each is intact, the chain is not.
+TEST(SnapshotDamageTest, SectionsOfTwoSnapshotsDoNotMix) {
+  const std::string one = Encode(SampleSnapshot());
+  Snapshot other = SampleSnapshot();
+  other.generation ^= 1;  // of the same length
+  const std::string two = Encode(other);
+  ASSERT_EQ(one.size(), two.size());
+  for (std::size_t i = 1; i < one.size(); ++i) {
+    const std::string mixed = one.substr(0, i) + two.substr(i);
+    if (mixed == one || mixed == two) continue;
+    ASSERT_TRUE(absl::IsDataLoss(Decode(mixed).status())) << i;
+  }
+}
+
 TEST(SnapshotDamageTest, AnIntactBlobOfAnotherVersionIsFailedPrecondition) {
-  const std::string sections = kIdentity + kTokens + kKeys + kState + kEnd;
+  const std::vector<Section> sections = {kIdentity, kTokens, kKeys, kState, kEnd};
   EXPECT_EQ(Code(Blob(sections)), absl::StatusCode::kOk);
   EXPECT_EQ(Code(Blob(sections, 2)), kFailedPrecondition);
 }
 
 TEST(SnapshotDamageTest, SectionsAreAllThereOnceAndKnown) {
-  EXPECT_EQ(Code(Blob(kIdentity + kTokens + kKeys + kEnd)), kDataLoss);
-  EXPECT_EQ(Code(Blob(kIdentity + kTokens + kTokens + kKeys + kState + kEnd)), kDataLoss);
-  EXPECT_EQ(Code(Blob(kIdentity + kTokens + kKeys + kState)), kDataLoss);
-  EXPECT_EQ(Code(Blob(kIdentity + kTokens + kKeys + kState + kEnd + kEnd)), kDataLoss);
-  EXPECT_EQ(Code(Blob(kIdentity + Section(77, "") + kEnd)), kFailedPrecondition);
+  EXPECT_EQ(Code(Blob({kIdentity, kTokens, kKeys, kEnd})), kDataLoss);
+  EXPECT_EQ(Code(Blob({kIdentity, kTokens, kTokens, kKeys, kState, kEnd})), kDataLoss);
+  EXPECT_EQ(Code(Blob({kIdentity, kTokens, kKeys, kState})), kDataLoss);
+  EXPECT_EQ(Code(Blob({kIdentity, kTokens, kKeys, kState, kEnd, kEnd})), kDataLoss);
+  EXPECT_EQ(Code(Blob({kIdentity, {77, ""}, kEnd})), kFailedPrecondition);
 }
 
 TEST(SnapshotDamageTest, HostileLengthsAreDataLoss) {
-  EXPECT_EQ(Code(Blob(Section(1, "", 0xffffffffffffffffu))), kDataLoss);
-  EXPECT_EQ(Code(Blob(kIdentity + Section(2, kHuge))), kDataLoss);
-  EXPECT_EQ(Code(Blob(kIdentity + Section(2, Int64(0x4000000000000000u)))), kDataLoss);
-  EXPECT_EQ(Code(Blob(Section(1, kHuge))), kDataLoss);
-  EXPECT_EQ(Code(Blob(kIdentity + kTokens + kKeys + kState + Section(5, kHuge) + kEnd)),
+  EXPECT_EQ(Code(Blob({{1, "", 0xffffffffffffffffu}})), kDataLoss);
+  EXPECT_EQ(Code(Blob({kIdentity, {2, Int64(0) + kHuge}})), kDataLoss);
+  EXPECT_EQ(Code(Blob({kIdentity, {2, Int64(0) + Int64(0x4000000000000000u)}})),
             kDataLoss);
+  EXPECT_EQ(Code(Blob({{1, kHuge}})), kDataLoss);
+  EXPECT_EQ(Code(Blob({kIdentity, kTokens, kKeys, kState, {5, kHuge}, kEnd})), kDataLoss);
 }
 
 TEST(SnapshotDamageTest, TokensAndKeysThatContradictAreDataLoss) {
-  const std::string one = Section(2, Int64(1) + std::string(4, '\0'));
-  const std::string negative = Section(2, Int64(1) + std::string(4, '\xff'));
-  const std::string key = Section(3, Int64(2) + "ab");
-  EXPECT_EQ(Code(Blob(kIdentity + one + key + kState + kEnd)), absl::StatusCode::kOk);
-  EXPECT_EQ(Code(Blob(kIdentity + negative + key + kState + kEnd)), kDataLoss);
-  EXPECT_EQ(Code(Blob(kIdentity + kTokens + key + kState + kEnd)), kDataLoss);
-  EXPECT_EQ(Code(Blob(kIdentity + one + Section(3, kHuge) + kState + kEnd)), kDataLoss);
+  const Section one{2, Int64(1) + Int64(1) + std::string(4, '\0')};
+  const Section negative{2, Int64(1) + Int64(1) + std::string(4, '\xff')};
+  const Section too_long{2, Int64(2) + Int64(1) + std::string(4, '\0')};
+  const Section below_zero{2, kHuge + Int64(1) + std::string(4, '\0')};
+  const Section key{3, Int64(2) + "ab"};
+  EXPECT_EQ(Code(Blob({kIdentity, one, key, kState, kEnd})), absl::StatusCode::kOk);
+  EXPECT_EQ(Code(Blob({kIdentity, negative, key, kState, kEnd})), kDataLoss);
+  EXPECT_EQ(Code(Blob({kIdentity, too_long, key, kState, kEnd})), kDataLoss);
+  EXPECT_EQ(Code(Blob({kIdentity, below_zero, key, kState, kEnd})), kDataLoss);
+  EXPECT_EQ(Code(Blob({kIdentity, kTokens, key, kState, kEnd})), kDataLoss);
+  EXPECT_EQ(Code(Blob({kIdentity, one, {3, kHuge}, kState, kEnd})), kDataLoss);
+  EXPECT_EQ(Code(Blob({kIdentity, kTokens, kKeys, {4, "state"}, kEnd})), kDataLoss);
+}
+
+TEST(SnapshotDamageTest, ATurnThatContradictsTheHistoryIsDataLoss) {
+  const auto refused = [](const std::function<void(Turn&)>& spoil) {
+    Snapshot snapshot = SampleSnapshot();
+    spoil(*snapshot.turn);
+    EXPECT_EQ(Code(Encode(snapshot)), kDataLoss);
+  };
+  refused([](Turn& turn) { turn.num_generated = 4; });
+  refused([](Turn& turn) { turn.num_generated = -1; });
+  refused([](Turn& turn) { turn.max_tokens = -1; });
+  refused([](Turn& turn) { turn.logprobs.pop_back(); });
+  refused([](Turn& turn) { turn.logprobs[0].token = 1; });
+  refused([](Turn& turn) { turn.logprobs[0].top.resize(21); });
+  refused([](Turn& turn) { turn.end->match.index = 3; });
+  refused([](Turn& turn) { turn.stop_token_ids = {14, 13}; });
+  refused([](Turn& turn) { turn.sampling.temperature = NAN; });
+  refused([](Turn& turn) { turn.sampling.logit_bias[0].first = -1; });
 }
 
 }  // namespace

@@ -1,0 +1,210 @@
+#include "sessions/snapshot_turn.h"
+
+#include <algorithm>
+
+#include "engine/check.h"
+
+namespace goldfinch {
+namespace {
+
+// The contract's bound on log-probabilities a token.
+constexpr std::uint64_t kMaxTop = 20;
+
+// Numbers of the format. They are not those of the enumerations, whose order is free.
+std::uint8_t NumberOf(FinishReason reason) {
+  switch (reason) {
+    case FinishReason::kStop:
+      return 0;
+    case FinishReason::kLength:
+      return 1;
+  }
+  GOLDFINCH_CHECK(false);
+  return 0;
+}
+
+std::uint8_t NumberOf(StopMatch::Kind kind) {
+  switch (kind) {
+    case StopMatch::Kind::kNone:
+      return 0;
+    case StopMatch::Kind::kEos:
+      return 1;
+    case StopMatch::Kind::kStopToken:
+      return 2;
+    case StopMatch::Kind::kStopString:
+      return 3;
+  }
+  GOLDFINCH_CHECK(false);
+  return 0;
+}
+
+FinishReason ReadReason(ByteReader& in) {
+  constexpr FinishReason kReasons[] = {FinishReason::kStop, FinishReason::kLength};
+  const auto number = in.Int<std::uint8_t>();
+  if (number >= std::size(kReasons)) in.Fail();
+  return in.ok() ? kReasons[number] : FinishReason::kStop;
+}
+
+StopMatch::Kind ReadKind(ByteReader& in) {
+  using Kind = StopMatch::Kind;
+  constexpr Kind kKinds[] = {Kind::kNone, Kind::kEos, Kind::kStopToken,
+                             Kind::kStopString};
+  const auto number = in.Int<std::uint8_t>();
+  if (number >= std::size(kKinds)) in.Fail();
+  return in.ok() ? kKinds[number] : Kind::kNone;
+}
+
+void WriteSampling(const SamplingParams& sampling, ByteWriter& out) {
+  out.Float(sampling.temperature);
+  out.Float(sampling.top_p);
+  out.Int(sampling.top_k);
+  out.Float(sampling.min_p);
+  out.Float(sampling.repetition_penalty);
+  out.Float(sampling.frequency_penalty);
+  out.Float(sampling.presence_penalty);
+  out.Int(sampling.seed);
+  out.Int(sampling.candidate);
+  out.Int(sampling.min_tokens);
+  out.Ints(sampling.banned_before_min_tokens);
+  out.Int(std::uint64_t{sampling.logit_bias.size()});
+  for (const auto& [token, bias] : sampling.logit_bias) {
+    out.Int(token);
+    out.Float(bias);
+  }
+  out.Int(sampling.num_logprobs);
+}
+
+TokenId ReadToken(ByteReader& in) {
+  const auto token = in.Int<TokenId>();
+  if (token < 0) in.Fail();
+  return token;
+}
+
+std::vector<TokenId> ReadTokens(ByteReader& in) {
+  auto tokens = in.Ints<TokenId>();
+  if (std::any_of(tokens.begin(), tokens.end(), [](TokenId id) { return id < 0; })) {
+    in.Fail();
+  }
+  return tokens;
+}
+
+// Of what counts something.
+std::int64_t ReadCount(ByteReader& in) {
+  const auto count = in.Int<std::int64_t>();
+  if (count < 0) in.Fail();
+  return count;
+}
+
+SamplingParams ReadSampling(ByteReader& in) {
+  SamplingParams sampling;
+  sampling.temperature = in.Float();
+  sampling.top_p = in.Float();
+  sampling.top_k = in.Int<std::int32_t>();
+  sampling.min_p = in.Float();
+  sampling.repetition_penalty = in.Float();
+  sampling.frequency_penalty = in.Float();
+  sampling.presence_penalty = in.Float();
+  sampling.seed = in.Int<std::uint64_t>();
+  sampling.candidate = in.Int<std::uint32_t>();
+  sampling.min_tokens = in.Int<std::int64_t>();
+  sampling.banned_before_min_tokens = ReadTokens(in);
+  sampling.logit_bias.resize(in.Count(sizeof(TokenId) + sizeof(float)));
+  for (auto& [token, bias] : sampling.logit_bias) {
+    token = ReadToken(in);
+    bias = in.Float();
+  }
+  sampling.num_logprobs = in.Int<std::int32_t>();
+  return sampling;
+}
+
+void WriteLogprobs(const std::vector<SampledToken>& logprobs, ByteWriter& out) {
+  out.Int(std::uint64_t{logprobs.size()});
+  for (const SampledToken& sampled : logprobs) {
+    out.Int(sampled.token);
+    out.Float(sampled.logprob);
+    out.Int(std::uint64_t{sampled.top.size()});
+    for (const TokenLogprob& top : sampled.top) {
+      out.Int(top.token);
+      out.Float(top.logprob);
+    }
+  }
+}
+
+// None, or one for each of `generated`, of the very same token.
+std::vector<SampledToken> ReadLogprobs(const TokenId* generated,
+                                       std::int64_t num_generated, ByteReader& in) {
+  constexpr std::uint64_t kPairBytes = sizeof(TokenId) + sizeof(float);
+  const std::uint64_t count = in.Count(kPairBytes + sizeof(std::uint64_t));
+  if (count != 0 && count != static_cast<std::uint64_t>(num_generated)) in.Fail();
+  std::vector<SampledToken> logprobs(in.ok() ? count : 0);
+  for (SampledToken& sampled : logprobs) {
+    sampled.token = in.Int<TokenId>();
+    if (sampled.token != *generated++) in.Fail();
+    sampled.logprob = in.Float();
+    const std::uint64_t num_top = in.Count(kPairBytes);
+    if (num_top > kMaxTop) in.Fail();
+    sampled.top.resize(in.ok() ? num_top : 0);
+    for (TokenLogprob& top : sampled.top) {
+      top.token = ReadToken(in);
+      top.logprob = in.Float();
+    }
+  }
+  return logprobs;
+}
+
+std::optional<Turn::End> ReadEnd(std::size_t num_stop_strings, ByteReader& in) {
+  if (!in.Bool()) return std::nullopt;
+  Turn::End end;
+  end.reason = ReadReason(in);
+  end.match.kind = ReadKind(in);
+  end.match.token = ReadToken(in);
+  end.match.index = in.Int<std::int32_t>();
+  const bool is_string = end.match.kind == StopMatch::Kind::kStopString;
+  if (end.match.index < (is_string ? 0 : -1) ||
+      end.match.index >= static_cast<std::int64_t>(num_stop_strings)) {
+    in.Fail();
+  }
+  return end;
+}
+
+}  // namespace
+
+void WriteTurn(const Turn& turn, ByteWriter& out) {
+  out.Int(turn.max_tokens);
+  WriteSampling(turn.sampling, out);
+  out.Int(std::uint64_t{turn.stop.size()});
+  for (const std::string& stop : turn.stop) out.String(stop);
+  out.Ints(turn.stop_token_ids);
+  out.Bool(turn.include_stop);
+  out.Bool(turn.ignore_eos);
+  out.Int(turn.priority);
+  out.Int(turn.num_generated);
+  WriteLogprobs(turn.logprobs, out);
+  out.Bool(turn.end.has_value());
+  if (!turn.end.has_value()) return;
+  out.Int(NumberOf(turn.end->reason));
+  out.Int(NumberOf(turn.end->match.kind));
+  out.Int(turn.end->match.token);
+  out.Int(turn.end->match.index);
+}
+
+Turn ReadTurn(const std::vector<TokenId>& history, ByteReader& in) {
+  Turn turn;
+  turn.max_tokens = ReadCount(in);
+  turn.sampling = ReadSampling(in);
+  turn.stop.resize(in.Count(sizeof(std::uint64_t)));
+  for (std::string& stop : turn.stop) stop = in.String();
+  turn.stop_token_ids = ReadTokens(in);
+  if (!std::is_sorted(turn.stop_token_ids.begin(), turn.stop_token_ids.end())) in.Fail();
+  turn.include_stop = in.Bool();
+  turn.ignore_eos = in.Bool();
+  turn.priority = in.Int<std::int32_t>();
+  turn.num_generated = ReadCount(in);
+  if (turn.num_generated > static_cast<std::int64_t>(history.size())) in.Fail();
+  if (!in.ok()) return turn;
+  turn.logprobs = ReadLogprobs(history.data() + history.size() - turn.num_generated,
+                               turn.num_generated, in);
+  turn.end = ReadEnd(turn.stop.size(), in);
+  return turn;
+}
+
+}  // namespace goldfinch
