@@ -1,255 +1,445 @@
 #include "sessions/directory_store.h"
 
-#include <dirent.h>
-#include <fcntl.h>
 #include <sys/file.h>
 #include <sys/stat.h>
-#include <unistd.h>
-#define XXH_INLINE_ALL
-#include <xxhash.h>
 
 #include <algorithm>
 #include <cerrno>
-#include <cstring>
+#include <thread>
+#include <utility>
 
 #include "absl/strings/str_cat.h"
-#include "sessions/bytes.h"
 #include "sessions/snapshot.h"
 
 namespace goldfinch {
 namespace {
 
-constexpr std::string_view kMagic("GFSTORE1", 8);
-// Magic, generation, length of the blob, and a checksum of these: Put decides by the
-// generation alone.
-constexpr std::size_t kHeaderBytes = 32;
-constexpr std::string_view kSuffix = ".snapshot";
-constexpr std::string_view kTemporarySuffix = ".tmp";
+constexpr std::string_view kSnapshot = ".snapshot";
+constexpr std::string_view kClaim = ".claim";
+constexpr std::string_view kOwner = ".owner";
+constexpr std::string_view kTemporary = ".tmp";
+constexpr const char* kLockName = "lock";
 
-absl::Status Failed(const char* what, int error) {
-  const std::string message =
-      absl::StrCat("snapshot directory: ", what, ": ", std::strerror(error));
-  if (error == ENOSPC || error == EDQUOT || error == EFBIG) {
-    return absl::ResourceExhaustedError(message);
-  }
-  return absl::UnavailableError(message);
-}
+// Another process holds the directory's lock for moments, unless it was stopped there.
+constexpr auto kLockPatience = std::chrono::seconds(5);
+constexpr auto kLockPause = std::chrono::milliseconds(1);
+
+// A lease ends this part of it earlier for its owner than for others.
+constexpr int kMarginPart = 10;
 
 absl::Status CheckId(std::string_view id) {
   if (IsSessionId(id)) return absl::OkStatus();
   return absl::InvalidArgumentError("a session id is 32 lowercase hex digits");
 }
 
-std::string FileName(std::string_view id, std::string_view suffix) {
-  return std::string(id).append(suffix);
+absl::Status NotStored() { return absl::NotFoundError("there is no such session"); }
+absl::Status ClaimLost() {
+  return absl::FailedPreconditionError("the claim on the session is lost");
 }
 
-// Whether `name` is a session id and `suffix`.
-bool IsNamed(std::string_view name, std::string_view suffix) {
-  return name.ends_with(suffix) &&
-         IsSessionId(name.substr(0, name.size() - suffix.size()));
+std::string Name(std::string_view stem, std::string_view suffix) {
+  return std::string(stem).append(suffix);
 }
 
-class File {
- public:
-  explicit File(int fd) : fd_(fd) {}
-  ~File() {
-    if (fd_ >= 0) close(fd_);
-  }
-  File(const File&) = delete;
-  File& operator=(const File&) = delete;
-  int fd() const { return fd_; }
-
- private:
-  const int fd_;
-};
-
-// 0, or the error.
-int WriteAll(int fd, std::string_view bytes) {
-  while (!bytes.empty()) {
-    const ssize_t written = write(fd, bytes.data(), bytes.size());
-    if (written < 0 && errno != EINTR) return errno;
-    if (written > 0) bytes.remove_prefix(static_cast<std::size_t>(written));
-  }
-  return 0;
-}
-
-absl::StatusOr<std::string> ReadAll(int fd, std::size_t size) {
-  std::string bytes(size, '\0');
-  std::size_t done = 0;
-  while (done < size) {
-    const ssize_t got = read(fd, bytes.data() + done, size - done);
-    if (got < 0 && errno != EINTR) return Failed("reading", errno);
-    if (got == 0) return absl::DataLossError("a stored snapshot is shorter than it says");
-    if (got > 0) done += static_cast<std::size_t>(got);
-  }
-  return bytes;
-}
-
-struct Header {
-  std::uint64_t generation = 0;
-  std::uint64_t length = 0;  // of the blob, checked against the file's size
-};
-
-// Of all but itself.
-std::uint64_t HeaderChecksum(std::string_view header) {
-  return XXH3_64bits(header.data(), kHeaderBytes - sizeof(std::uint64_t));
-}
-
-absl::StatusOr<Header> ReadHeader(int fd) {
-  struct stat info;
-  if (fstat(fd, &info) != 0) return Failed("reading", errno);
-  auto bytes = ReadAll(fd, kHeaderBytes);
-  if (!bytes.ok()) return bytes.status();
-  ByteReader in(*bytes);
-  const bool ours = in.Raw(kMagic.size()) == kMagic;
-  Header header;
-  header.generation = in.Int<std::uint64_t>();
-  header.length = in.Int<std::uint64_t>();
-  const bool intact = in.Int<std::uint64_t>() == HeaderChecksum(*bytes);
-  if (!ours || !intact ||
-      header.length != static_cast<std::uint64_t>(info.st_size) - kHeaderBytes) {
-    return absl::DataLossError("a stored snapshot is damaged");
-  }
-  return header;
-}
-
-// 0, or the error. The temporary file is complete and on the disk when this is 0.
-int WriteTemporary(int directory, const std::string& name, std::string_view header,
-                   std::string_view bytes) {
-  const File file(
-      openat(directory, name.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600));
-  if (file.fd() < 0) return errno;
-  if (const int error = WriteAll(file.fd(), header); error != 0) return error;
-  if (const int error = WriteAll(file.fd(), bytes); error != 0) return error;
-  return fsync(file.fd()) == 0 ? 0 : errno;
-}
-
-// Names of the form id + suffix, without the suffix, in no order.
-absl::StatusOr<std::vector<std::string>> Ids(int directory, std::string_view suffix) {
-  const int fd = openat(directory, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-  if (fd < 0) return Failed("listing", errno);
-  DIR* stream = fdopendir(fd);
-  if (stream == nullptr) {
-    close(fd);
-    return Failed("listing", ENOMEM);
-  }
-  std::vector<std::string> ids;
-  errno = 0;
-  while (const dirent* entry = readdir(stream)) {
-    const std::string_view name = entry->d_name;
-    if (IsNamed(name, suffix))
-      ids.emplace_back(name.substr(0, name.size() - suffix.size()));
-  }
-  const int error = errno;
-  closedir(stream);
-  if (error != 0) return Failed("listing", error);
-  return ids;
+// The id before `suffix`, or empty.
+std::string StemOf(std::string_view name, std::string_view suffix) {
+  if (!name.ends_with(suffix)) return "";
+  const std::string_view stem = name.substr(0, name.size() - suffix.size());
+  return IsSessionId(stem) ? std::string(stem) : "";
 }
 
 }  // namespace
 
+class DirectoryStore::Locked {
+ public:
+  explicit Locked(DirectoryStore& store) : store_(store) {
+    const auto give_up = std::chrono::steady_clock::now() + kLockPatience;
+    while (flock(store_.lock_, LOCK_EX | LOCK_NB) != 0) {
+      if (errno != EWOULDBLOCK && errno != EINTR) {
+        status_ = FileError("locking", errno);
+        return;
+      }
+      if (std::chrono::steady_clock::now() > give_up) {
+        status_ = absl::UnavailableError("session directory: it stays locked");
+        return;
+      }
+      std::this_thread::sleep_for(kLockPause);
+    }
+  }
+  ~Locked() {
+    if (status_.ok()) flock(store_.lock_, LOCK_UN);
+  }
+  const absl::Status& status() const { return status_; }
+
+ private:
+  DirectoryStore& store_;
+  absl::Status status_;
+};
+
 absl::StatusOr<std::unique_ptr<DirectoryStore>> DirectoryStore::Open(
-    const std::string& path) {
-  const int fd = open(path.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-  if (fd < 0) return Failed("opening", errno);
-  std::unique_ptr<DirectoryStore> store(new DirectoryStore(fd));
+    DirectoryStoreOptions options) {
+  const int directory = open(options.path.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+  if (directory < 0) return FileError("opening", errno);
   struct stat info;
-  if (fstat(fd, &info) != 0) return Failed("opening", errno);
-  if ((info.st_mode & S_IWOTH) != 0) {
+  if (fstat(directory, &info) != 0 || (info.st_mode & S_IWOTH) != 0) {
+    close(directory);
     return absl::FailedPreconditionError(
-        "the snapshot directory is writable by everybody; remove that permission");
+        "the session directory is writable by everybody; remove that permission");
   }
-  if (flock(fd, LOCK_EX | LOCK_NB) != 0) {
-    return absl::FailedPreconditionError("the snapshot directory is in use");
+  const int lock =
+      openat(directory, kLockName, O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600);
+  if (lock < 0) {
+    const absl::Status status = FileError("opening", errno);
+    close(directory);
+    return status;
   }
-  if (auto status = store->RemoveLeftovers(); !status.ok()) return status;
+  std::unique_ptr<DirectoryStore> store(
+      new DirectoryStore(std::move(options), directory, lock));
+  absl::Status status = store->Renew();
+  if (status.ok()) status = store->RemoveExpired();
+  if (!status.ok()) return status;
   return store;
 }
 
-DirectoryStore::~DirectoryStore() { close(directory_); }
+DirectoryStore::DirectoryStore(DirectoryStoreOptions options, int directory, int lock)
+    : options_(std::move(options)), directory_(directory), lock_(lock) {}
 
-absl::Status DirectoryStore::RemoveLeftovers() {
-  auto ids = Ids(directory_, kTemporarySuffix);
-  if (!ids.ok()) return ids.status();
-  for (const std::string& id : *ids) {
-    if (unlinkat(directory_, FileName(id, kTemporarySuffix).c_str(), 0) != 0) {
-      return Failed("removing a leftover", errno);
-    }
+DirectoryStore::~DirectoryStore() {
+  {
+    const MutexLock lock(mu_);
+    if (!owner_.empty()) RemoveFile(directory_, Name(owner_, kOwner));
   }
+  close(lock_);
+  close(directory_);
+}
+
+std::string DirectoryStore::TemporaryName(const std::string& stem) {
+  return absl::StrCat(stem, ".", owner_, "-", ++last_temporary_, std::string(kTemporary));
+}
+
+absl::Status DirectoryStore::WriteLease() {
+  const auto now = options_.clock->Uptime();
+  const auto until = now + options_.lease;
+  const std::string bytes =
+      EncodeLease({.boot_id = options_.clock->BootId(),
+                   .uptime_until = until.count(),
+                   .world_until = (options_.clock->World() + options_.lease).count()});
+  const std::string temporary = TemporaryName(owner_);
+  const std::string_view piece = bytes;
+  absl::Status status = WriteFile(options_.calls, directory_, temporary, {&piece, 1},
+                                  Durability::kAsItComes);
+  if (status.ok()) {
+    status = RenameFile(options_.calls, directory_, temporary, Name(owner_, kOwner));
+  }
+  if (!status.ok()) return status;
+  uptime_until_ = until;
+  const MutexLock lock(good_mu_);
+  good_lease_ = lease_;
+  good_until_ = now + options_.lease - options_.lease / kMarginPart;
   return absl::OkStatus();
 }
 
-absl::Status DirectoryStore::Put(std::string_view session_id, std::uint64_t generation,
-                                 std::string_view bytes) {
-  if (auto status = CheckId(session_id); !status.ok()) return status;
-  const std::string name = FileName(session_id, kSuffix);
-  const std::string temporary = FileName(session_id, kTemporarySuffix);
+// Under the directory's lock, as is whoever would take over: of two, one comes first. A
+// lapsed lease is never revived; a new owner begins, whose claims are new ones.
+absl::Status DirectoryStore::Renew() {
   const MutexLock lock(mu_);
-  const File stored(openat(directory_, name.c_str(), O_RDONLY | O_CLOEXEC | O_NOFOLLOW));
-  if (stored.fd() < 0 && errno != ENOENT) return Failed("opening", errno);
-  if (stored.fd() >= 0) {
-    const auto header = ReadHeader(stored.fd());
-    if (!header.ok()) return header.status();
-    if (generation <= header->generation) {
-      return absl::FailedPreconditionError(
-          absl::StrCat("the snapshot has generation ", generation,
-                       "; the store already holds ", header->generation));
+  const Locked locked(*this);
+  if (!locked.status().ok()) return locked.status();
+  if (owner_.empty() || options_.clock->Uptime() >= uptime_until_) {
+    if (!owner_.empty()) RemoveFile(directory_, Name(owner_, kOwner));
+    owner_ = NewSessionId();
+    ++lease_;
+  }
+  return WriteLease();
+}
+
+bool DirectoryStore::lease_is_good() const {
+  const MutexLock lock(good_mu_);
+  return options_.clock->Uptime() < good_until_;
+}
+
+bool DirectoryStore::is_good(const Claim& claim) const {
+  const MutexLock lock(good_mu_);
+  return claim.lease == good_lease_ && options_.clock->Uptime() < good_until_;
+}
+
+bool DirectoryStore::IsLive(const std::string& owner) const {
+  if (owner.empty()) return false;
+  const auto bytes = ReadSmallFile(directory_, Name(owner, kOwner), kMaxSmallFileBytes);
+  if (!bytes.ok()) return !absl::IsNotFound(bytes.status());  // unreadable: be careful
+  const auto lease = DecodeLease(*bytes);
+  // Written whole and renamed: damage is an accident after which nobody can hold it.
+  if (!lease.ok()) return false;
+  if (lease->boot_id == options_.clock->BootId()) {
+    return options_.clock->Uptime().count() < lease->uptime_until;
+  }
+  return options_.clock->World().count() < lease->world_until;
+}
+
+absl::StatusOr<ClaimFile> DirectoryStore::ReadClaim(const std::string& id) const {
+  const auto bytes = ReadSmallFile(directory_, Name(id, kClaim), kMaxSmallFileBytes);
+  if (absl::IsNotFound(bytes.status())) return ClaimFile{};
+  if (!bytes.ok()) return bytes.status();
+  return DecodeClaim(*bytes);
+}
+
+absl::Status DirectoryStore::WriteClaim(const std::string& id, const ClaimFile& claim) {
+  const std::string bytes = EncodeClaim(claim);
+  const std::string temporary = TemporaryName(id);
+  const std::string_view piece = bytes;
+  const absl::Status status = WriteFile(options_.calls, directory_, temporary,
+                                        {&piece, 1}, Durability::kAsItComes);
+  if (!status.ok()) return status;
+  return RenameFile(options_.calls, directory_, temporary, Name(id, kClaim));
+}
+
+// Under the directory's lock.
+bool DirectoryStore::Holds(const std::string& id, const Claim& claim) {
+  if (claim.lease != lease_ || options_.clock->Uptime() >= uptime_until_) return false;
+  const auto held = ReadClaim(id);
+  return held.ok() && held->owner == owner_ && held->epoch == claim.epoch;
+}
+
+absl::StatusOr<SnapshotHeader> DirectoryStore::ReadHeader(const std::string& id,
+                                                          int* fd_out) {
+  const std::string name = Name(id, kSnapshot);
+  int fd = openat(directory_, name.c_str(), O_RDONLY | O_CLOEXEC | O_NOFOLLOW);
+  if (fd < 0) return errno == ENOENT ? NotStored() : FileError("opening", errno);
+  absl::StatusOr<SnapshotHeader> header = NotStored();
+  {
+    struct stat info;
+    const auto begin = ReadUpTo(fd, kMaxHeaderBytes);
+    if (!begin.ok()) {
+      header = begin.status();
+    } else if (fstat(fd, &info) != 0) {
+      header = FileError("reading", errno);
+    } else {
+      header = DecodeHeader(*begin, static_cast<std::uint64_t>(info.st_size));
     }
   }
-  ByteWriter header;
-  header.Raw(kMagic);
-  header.Int(generation);
-  header.Int(std::uint64_t{bytes.size()});
-  header.Int(HeaderChecksum(header.bytes()));
-  if (const int error = WriteTemporary(directory_, temporary, header.bytes(), bytes);
-      error != 0) {
-    unlinkat(directory_, temporary.c_str(), 0);
-    return Failed("writing", error);
+  if (header.ok() && fd_out != nullptr) {
+    *fd_out = fd;
+  } else {
+    close(fd);
   }
-  if (renameat(directory_, temporary.c_str(), directory_, name.c_str()) != 0) {
-    const int error = errno;
-    unlinkat(directory_, temporary.c_str(), 0);
-    return Failed("renaming", error);
+  return header;
+}
+
+absl::StatusOr<Claim> DirectoryStore::Acquire(std::string_view session_id,
+                                              AcquireMode mode) {
+  if (auto status = CheckId(session_id); !status.ok()) return status;
+  const std::string id(session_id);
+  const MutexLock lock(mu_);
+  const Locked locked(*this);
+  if (!locked.status().ok()) return locked.status();
+  if (options_.clock->Uptime() >= uptime_until_) {
+    return absl::UnavailableError("this server's lease on sessions has lapsed");
   }
-  if (fsync(directory_) != 0) return Failed("flushing", errno);
-  return absl::OkStatus();
+  auto held = ReadClaim(id);
+  // Whoever wrote it cannot prove that he holds it.
+  if (absl::IsDataLoss(held.status())) held = ClaimFile{};
+  if (!held.ok()) return held.status();
+  if (held->owner != owner_ && IsLive(held->owner)) {
+    return absl::UnavailableError("another server holds the session");
+  }
+  const auto header = ReadHeader(id);
+  if (!header.ok() && !absl::IsNotFound(header.status())) return header.status();
+  if (!header.ok() && mode == AcquireMode::kStored) return NotStored();
+  const Claim claim{.epoch = held->epoch + 1,
+                    .generation = header.ok() ? header->generation : 0,
+                    .lease = lease_};
+  const absl::Status status = WriteClaim(id, {.owner = owner_, .epoch = claim.epoch});
+  if (!status.ok()) return status;
+  return claim;
+}
+
+absl::Status DirectoryStore::Release(std::string_view session_id, const Claim& claim) {
+  if (auto status = CheckId(session_id); !status.ok()) return status;
+  const std::string id(session_id);
+  const MutexLock lock(mu_);
+  const Locked locked(*this);
+  if (!locked.status().ok()) return locked.status();
+  if (!Holds(id, claim)) return absl::OkStatus();
+  // The epoch stays: a late write under this claim must not pass for one under the next.
+  return WriteClaim(id, {.owner = "", .epoch = claim.epoch});
+}
+
+absl::Status DirectoryStore::Put(std::string_view session_id, const Claim& claim,
+                                 std::uint64_t generation, const SnapshotInfo& info,
+                                 std::span<const std::string_view> bytes) {
+  if (auto status = CheckId(session_id); !status.ok()) return status;
+  const std::string id(session_id);
+  std::string temporary;
+  {
+    const MutexLock lock(mu_);
+    if (claim.lease != lease_) return ClaimLost();
+    temporary = TemporaryName(id);
+  }
+  SnapshotHeader header;
+  header.generation = generation;
+  for (const std::string_view piece : bytes) header.length += piece.size();
+  header.stored_at =
+      std::chrono::duration_cast<std::chrono::seconds>(options_.clock->World()).count();
+  header.info = info;
+  const std::string head = EncodeHeader(header);
+  if (head.size() > kMaxHeaderBytes) {
+    return absl::InvalidArgumentError("the tenant's name is too long to be stored");
+  }
+  std::vector<std::string_view> pieces = {head};
+  pieces.insert(pieces.end(), bytes.begin(), bytes.end());
+  absl::Status status =
+      WriteFile(options_.calls, directory_, temporary, pieces, Durability::kFlushed);
+  if (!status.ok()) return status;
+  status = Replace(id, claim, generation, temporary);
+  if (!status.ok()) return status;
+  return options_.calls.fsync(directory_) == 0 ? absl::OkStatus()
+                                               : FileError("flushing", errno);
+}
+
+absl::Status DirectoryStore::Replace(const std::string& id, const Claim& claim,
+                                     std::uint64_t generation,
+                                     const std::string& temporary) {
+  const MutexLock lock(mu_);
+  const Locked locked(*this);
+  absl::Status status = locked.status();
+  if (status.ok() && !Holds(id, claim)) status = ClaimLost();
+  if (status.ok()) {
+    const auto stored = ReadHeader(id);
+    if (!stored.ok() && !absl::IsNotFound(stored.status())) {
+      status = stored.status();
+    } else if (stored.ok() && generation <= stored->generation) {
+      status = absl::FailedPreconditionError(
+          absl::StrCat("the snapshot has generation ", generation,
+                       "; the store already holds ", stored->generation));
+    }
+  }
+  if (!status.ok()) {
+    RemoveFile(directory_, temporary);
+    return status;
+  }
+  return RenameFile(options_.calls, directory_, temporary, Name(id, kSnapshot));
 }
 
 absl::StatusOr<std::string> DirectoryStore::Get(std::string_view session_id) {
   if (auto status = CheckId(session_id); !status.ok()) return status;
-  const std::string name = FileName(session_id, kSuffix);
-  const File file(openat(directory_, name.c_str(), O_RDONLY | O_CLOEXEC | O_NOFOLLOW));
-  if (file.fd() < 0) {
-    return errno == ENOENT ? absl::NotFoundError("no such session is stored")
-                           : Failed("opening", errno);
-  }
-  const auto header = ReadHeader(file.fd());
+  int fd = -1;
+  const auto header = ReadHeader(std::string(session_id), &fd);
   if (!header.ok()) return header.status();
-  return ReadAll(file.fd(), header->length);
-}
-
-absl::Status DirectoryStore::Delete(std::string_view session_id) {
-  if (auto status = CheckId(session_id); !status.ok()) return status;
-  const MutexLock lock(mu_);
-  if (unlinkat(directory_, FileName(session_id, kSuffix).c_str(), 0) != 0) {
-    return errno == ENOENT ? absl::NotFoundError("no such session is stored")
-                           : Failed("deleting", errno);
+  const File file(fd);
+  if (lseek(fd, static_cast<off_t>(header->header_bytes), SEEK_SET) < 0) {
+    return FileError("reading", errno);
   }
-  return fsync(directory_) == 0 ? absl::OkStatus() : Failed("flushing", errno);
+  auto bytes = ReadUpTo(fd, header->length);
+  if (bytes.ok() && bytes->size() != header->length) {
+    return absl::DataLossError("a stored snapshot is shorter than it says");
+  }
+  return bytes;
 }
 
-absl::StatusOr<std::vector<std::string>> DirectoryStore::List(std::string_view after,
-                                                              std::size_t limit) {
+absl::StatusOr<StoredSession> DirectoryStore::Head(std::string_view session_id) {
+  if (auto status = CheckId(session_id); !status.ok()) return status;
+  const std::string id(session_id);
+  const auto header = ReadHeader(id);
+  if (!header.ok()) return header.status();
+  StoredSession stored;
+  stored.id = id;
+  stored.info = header->info;
+  stored.generation = header->generation;
+  stored.bytes = header->length;
+  stored.stored_at =
+      std::chrono::system_clock::time_point(std::chrono::seconds(header->stored_at));
+  const auto claim = ReadClaim(id);
+  stored.claimed = claim.ok() && IsLive(claim->owner);
+  return stored;
+}
+
+absl::Status DirectoryStore::Delete(std::string_view session_id, const Claim& claim) {
+  if (auto status = CheckId(session_id); !status.ok()) return status;
+  const std::string id(session_id);
+  const std::string name = Name(id, kSnapshot);
+  {
+    const MutexLock lock(mu_);
+    const Locked locked(*this);
+    if (!locked.status().ok()) return locked.status();
+    if (!Holds(id, claim)) return ClaimLost();
+    const int removed = unlinkat(directory_, name.c_str(), 0);
+    const int error = errno;
+    if (removed != 0 && error != ENOENT) return FileError("deleting", error);
+    // Ids are never used twice, so nothing is left to tell epochs apart for.
+    RemoveFile(directory_, Name(id, kClaim));
+    if (removed != 0) return NotStored();
+  }
+  return options_.calls.fsync(directory_) == 0 ? absl::OkStatus()
+                                               : FileError("flushing", errno);
+}
+
+absl::StatusOr<std::vector<StoredSession>> DirectoryStore::List(std::string_view tenant,
+                                                                std::string_view after,
+                                                                std::size_t limit) {
   if (!after.empty()) {
     if (auto status = CheckId(after); !status.ok()) return status;
   }
-  auto ids = Ids(directory_, kSuffix);
-  if (!ids.ok()) return ids;
-  std::erase_if(*ids, [after](const std::string& id) { return id <= after; });
-  std::sort(ids->begin(), ids->end());
-  if (ids->size() > limit) ids->resize(limit);
-  return ids;
+  auto names = FileNames(directory_);
+  if (!names.ok()) return names.status();
+  std::vector<std::string> ids;
+  for (const std::string& name : *names) {
+    std::string id = StemOf(name, kSnapshot);
+    if (!id.empty() && id > after) ids.push_back(std::move(id));
+  }
+  std::sort(ids.begin(), ids.end());
+  std::vector<StoredSession> found;
+  for (const std::string& id : ids) {
+    if (found.size() == limit) break;
+    // One that is damaged, or has just gone, is nobody's to list.
+    auto stored = Head(id);
+    if (stored.ok() && stored->info.tenant == tenant) found.push_back(*std::move(stored));
+  }
+  return found;
+}
+
+void DirectoryStore::RemoveIfExpired(const std::string& id) {
+  const auto stored = Head(id);
+  if (!stored.ok() || stored->claimed) return;
+  const auto age = options_.clock->World() - stored->stored_at.time_since_epoch();
+  if (age < options_.time_to_live) return;
+  RemoveFile(directory_, Name(id, kSnapshot));
+  RemoveFile(directory_, Name(id, kClaim));
+}
+
+// Temporary files, claims of nothing, and leases, whose owner is gone.
+void DirectoryStore::RemoveIfLeftOver(const std::string& name) {
+  if (name.ends_with(kTemporary)) {
+    // STEM.OWNER-NUMBER.tmp
+    const std::size_t dot = name.find('.');
+    const std::string owner = name.substr(dot + 1, 32);
+    if (IsSessionId(owner) && !IsLive(owner)) RemoveFile(directory_, name);
+    return;
+  }
+  const std::string owner = StemOf(name, kOwner);
+  if (!owner.empty() && !IsLive(owner)) RemoveFile(directory_, name);
+  const std::string id = StemOf(name, kClaim);
+  if (id.empty() || faccessat(directory_, Name(id, kSnapshot).c_str(), F_OK, 0) == 0) {
+    return;
+  }
+  const auto claim = ReadClaim(id);
+  if (absl::IsDataLoss(claim.status()) || (claim.ok() && !IsLive(claim->owner))) {
+    RemoveFile(directory_, name);
+  }
+}
+
+absl::Status DirectoryStore::RemoveExpired() {
+  const auto names = FileNames(directory_);
+  if (!names.ok()) return names.status();
+  for (const std::string& name : *names) {
+    const std::string id = StemOf(name, kSnapshot);
+    if (!id.empty() && options_.time_to_live.count() == 0) continue;
+    // One at a time, so that nobody waits for all of them.
+    const MutexLock lock(mu_);
+    const Locked locked(*this);
+    if (!locked.status().ok()) return locked.status();
+    id.empty() ? RemoveIfLeftOver(name) : RemoveIfExpired(id);
+  }
+  return absl::OkStatus();
 }
 
 }  // namespace goldfinch

@@ -1,43 +1,103 @@
-// Parked sessions as files in one directory.
+// Parked sessions as files in one directory, which the replicas on a machine share.
 //
 // A session is one file, so that one rename replaces it whole: at any moment, kill -9
-// included, the old one or the new one is there. Its generation is in a small header
-// before the blob and not in the name: a name with it would leave two files between the
-// rename and the removal of the old one.
+// included, the old one or the new one is there. Its generation is in a header before the
+// blob and not in the name: a name with it would leave two files between the rename and
+// the removal of the old one.
 //
-// The directory is locked: one process at a time. Any thread may call.
+// Who holds a session is in a small file beside it, and until when each owner's claims
+// are good in one of the owner. Changes of these, and the moment in which a snapshot
+// replaces an older one, are serialised among processes by a lock on one file, held for
+// moments; snapshots are written and flushed before it is taken.
+//
+// Leases run by the machine's uptime, which no change of the clock moves. Between
+// machines (a network file system) and across a restart they run by the wall clock, so
+// the clocks of machines that share a directory must agree within a tenth of a lease. For
+// replicas on several machines there is redis_store.h.
+//
+// Any thread may call.
 #pragma once
 
+#include <chrono>
+#include <cstdint>
 #include <memory>
 #include <string>
 
 #include "engine/sync/mutex.h"
+#include "sessions/directory_format.h"
+#include "sessions/files.h"
+#include "sessions/lease_clock.h"
 #include "sessions/store.h"
 
 namespace goldfinch {
 
-class DirectoryStore : public SnapshotStore {
+struct DirectoryStoreOptions {
+  std::string path;
+  std::chrono::seconds lease{30};
+  std::chrono::seconds time_to_live{0};  // of what is parked; 0: for ever
+  FileCalls calls = {};
+  std::shared_ptr<const LeaseClock> clock = std::make_shared<LeaseClock>();
+};
+
+class DirectoryStore final : public SnapshotStore {
  public:
-  // The directory exists. FAILED_PRECONDITION when everybody may write to it or another
-  // process holds it. Removes what interrupted writes left.
-  static absl::StatusOr<std::unique_ptr<DirectoryStore>> Open(const std::string& path);
-  ~DirectoryStore() override;
+  // The directory exists. FAILED_PRECONDITION when everybody may write to it. Removes
+  // what interrupted writes of dead owners left.
+  static absl::StatusOr<std::unique_ptr<DirectoryStore>> Open(
+      DirectoryStoreOptions options);
+  ~DirectoryStore() override;  // gives up the lease
   DirectoryStore(const DirectoryStore&) = delete;
   DirectoryStore& operator=(const DirectoryStore&) = delete;
 
-  absl::Status Put(std::string_view session_id, std::uint64_t generation,
-                   std::string_view bytes) override;
+  absl::Status Renew() override;
+  bool lease_is_good() const override;
+  bool is_good(const Claim& claim) const override;
+  absl::StatusOr<Claim> Acquire(std::string_view session_id, AcquireMode mode) override;
+  absl::Status Release(std::string_view session_id, const Claim& claim) override;
+  absl::Status Put(std::string_view session_id, const Claim& claim,
+                   std::uint64_t generation, const SnapshotInfo& info,
+                   std::span<const std::string_view> bytes) override;
   absl::StatusOr<std::string> Get(std::string_view session_id) override;
-  absl::Status Delete(std::string_view session_id) override;
-  absl::StatusOr<std::vector<std::string>> List(std::string_view after,
-                                                std::size_t limit) override;
+  absl::StatusOr<StoredSession> Head(std::string_view session_id) override;
+  absl::Status Delete(std::string_view session_id, const Claim& claim) override;
+  absl::StatusOr<std::vector<StoredSession>> List(std::string_view tenant,
+                                                  std::string_view after,
+                                                  std::size_t limit) override;
+  absl::Status RemoveExpired() override;
 
  private:
-  explicit DirectoryStore(int directory) : directory_(directory) {}
-  absl::Status RemoveLeftovers();
+  DirectoryStore(DirectoryStoreOptions options, int directory, int lock);
 
+  // All processes' lock on the directory; `status` says whether it was to be had.
+  class Locked;
+
+  absl::StatusOr<SnapshotHeader> ReadHeader(const std::string& id, int* fd = nullptr);
+  bool IsLive(const std::string& owner) const;
+  bool Holds(const std::string& id, const Claim& claim)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  absl::StatusOr<ClaimFile> ReadClaim(const std::string& id) const;
+  absl::Status WriteClaim(const std::string& id, const ClaimFile& claim)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  absl::Status WriteLease() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  absl::Status Replace(const std::string& id, const Claim& claim,
+                       std::uint64_t generation, const std::string& temporary);
+  void RemoveIfExpired(const std::string& id);
+  void RemoveIfLeftOver(const std::string& name);
+  std::string TemporaryName(const std::string& stem) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+
+  const DirectoryStoreOptions options_;
   const int directory_;  // file descriptor
-  Mutex mu_;             // held by writers: the generation is compared, then replaced
+  const int lock_;       // the same
+
+  mutable Mutex mu_;  // with it, the lock of the directory
+  std::string owner_ ABSL_GUARDED_BY(mu_);
+  std::uint64_t lease_ ABSL_GUARDED_BY(mu_) = 0;
+  std::uint64_t last_temporary_ ABSL_GUARDED_BY(mu_) = 0;
+  std::chrono::nanoseconds uptime_until_ ABSL_GUARDED_BY(mu_){0};  // as told to others
+
+  mutable Mutex good_mu_;  // never held while a file is touched
+  std::uint64_t good_lease_ ABSL_GUARDED_BY(good_mu_) = 0;
+  std::chrono::nanoseconds good_until_ ABSL_GUARDED_BY(good_mu_){0};
 };
 
 }  // namespace goldfinch

@@ -338,17 +338,14 @@ void SessionManager::Impl::ParkInterrupted(const std::shared_ptr<SessionUse>& us
 }
 
 void SessionManager::Impl::Get(std::string tenant, std::string id, InfoCallback done) {
-  absl::StatusOr<SessionInfo> answer = CheckId(id);
+  if (absl::Status status = CheckId(id); !status.ok()) return done(status);
+  absl::StatusOr<SessionInfo> answer = NotFound();
   bool stored = false;
-  if (answer.status().ok()) {
+  {
     const MutexLock lock(mu_);
     absl::StatusOr<SessionPtr> found = table_.FindFor(tenant, id);
     stored = found.ok() && (*found == nullptr || (*found)->kept == nullptr);
-    if (!found.ok()) {
-      answer = found.status();
-    } else if (!stored) {
-      answer = InfoOf(**found);
-    }
+    if (found.ok() && !stored) answer = InfoOf(**found);
   }
   if (!stored) return done(std::move(answer));
   if (store_ == nullptr) return done(NotFound());

@@ -1,23 +1,10 @@
 #include "sessions/session_table.h"
 
-#include <openssl/rand.h>
-
-#include <array>
 #include <unordered_set>
 
 #include "absl/status/status.h"
-#include "absl/strings/escaping.h"
-#include "absl/strings/string_view.h"
-#include "engine/check.h"
 
 namespace goldfinch {
-
-std::string NewSessionId() {
-  std::array<unsigned char, 16> bits;
-  GOLDFINCH_CHECK(RAND_bytes(bits.data(), static_cast<int>(bits.size())) == 1);
-  return absl::BytesToHexString(
-      absl::string_view(reinterpret_cast<const char*>(bits.data()), bits.size()));
-}
 
 SessionPtr SessionTable::Find(const std::string& id) const {
   const auto it = sessions_.find(id);

@@ -40,9 +40,6 @@ struct HeldSession {
 
 using SessionPtr = std::shared_ptr<HeldSession>;
 
-// 128 random bits as 32 lowercase hexadecimal digits.
-std::string NewSessionId();
-
 class SessionTable {
  public:
   // Null when it is not here.

@@ -104,6 +104,9 @@ absl::StatusOr<Snapshot> DecodeSnapshot(std::shared_ptr<const std::string> bytes
 // FAILED_PRECONDITION when the snapshot is of another model than `fingerprint`.
 absl::Status CheckModel(const Snapshot& snapshot, std::string_view fingerprint);
 
+// 128 random bits as 32 lowercase hex digits.
+std::string NewSessionId();
+
 // True for 32 lowercase hex digits.
 bool IsSessionId(std::string_view id);
 

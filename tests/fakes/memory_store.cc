@@ -164,7 +164,9 @@ absl::Status MemoryStore::Delete(std::string_view id, const Claim& claim) {
   if (!Holds(it->second, claim)) return absl::FailedPreconditionError("not claimed");
   const bool stored = it->second.generation > 0;
   // The epoch stays, so that old claims stay void.
-  it->second = MemoryMedium::Entry{.epoch = it->second.epoch};
+  const std::uint64_t epoch = it->second.epoch;
+  it->second = MemoryMedium::Entry();
+  it->second.epoch = epoch;
   return stored ? absl::OkStatus() : absl::NotFoundError("not stored");
 }
 

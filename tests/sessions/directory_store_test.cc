@@ -1,6 +1,5 @@
 #include "sessions/directory_store.h"
 
-#include <gmock/gmock.h>
 #include <gtest/gtest.h>
 #include <signal.h>
 #include <sys/resource.h>
@@ -8,17 +7,19 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <algorithm>
+#include <cerrno>
 #include <cstdlib>
 #include <filesystem>
 #include <fstream>
 
 #include "sessions/snapshot.h"
+#include "tests/sessions/ahead_clock.h"
 #include "tests/sessions/samples.h"
 
 namespace goldfinch {
 namespace {
 
-using ::testing::ElementsAre;
 namespace fs = std::filesystem;
 
 class DirectoryStoreTest : public ::testing::Test {
@@ -29,145 +30,205 @@ class DirectoryStoreTest : public ::testing::Test {
   }
   ~DirectoryStoreTest() override { fs::remove_all(path_); }
 
-  std::unique_ptr<DirectoryStore> Open() {
-    auto store = DirectoryStore::Open(path_);
+  std::unique_ptr<DirectoryStore> Open(
+      const FileCalls& calls = {},
+      std::shared_ptr<const LeaseClock> clock = std::make_shared<LeaseClock>()) {
+    DirectoryStoreOptions options;
+    options.path = path_;
+    options.calls = calls;
+    options.clock = std::move(clock);
+    auto store = DirectoryStore::Open(std::move(options));
     EXPECT_TRUE(store.ok()) << store.status().ToString();
     return store.ok() ? std::move(*store) : nullptr;
   }
+  static absl::Status Put(SnapshotStore& store, std::uint64_t generation,
+                          std::string_view bytes) {
+    const auto claim = store.Acquire(kSampleId, AcquireMode::kNew);
+    if (!claim.ok()) return claim.status();
+    return store.Put(kSampleId, *claim, generation, {.tenant = "t", .num_tokens = 1},
+                     {&bytes, 1});
+  }
 
-  std::size_t NumFiles() const {
-    return static_cast<std::size_t>(
-        std::distance(fs::directory_iterator(path_), fs::directory_iterator()));
+  std::string SnapshotPath() const { return path_ + "/" + kSampleId + ".snapshot"; }
+  std::size_t NumNamed(const std::string& suffix) const {
+    std::size_t count = 0;
+    for (const auto& entry : fs::directory_iterator(path_)) {
+      count += entry.path().string().ends_with(suffix) ? 1 : 0;
+    }
+    return count;
   }
 
   std::string path_;
 };
 
-TEST_F(DirectoryStoreTest, WhatIsPutIsThereUntilItIsDeleted) {
-  ASSERT_TRUE(Open()->Put(kSampleId, 1, "one").ok());
-  const auto store = Open();
-  EXPECT_EQ(*store->Get(kSampleId), "one");
-  ASSERT_TRUE(store->Put(kSampleId, 2, "").ok());
-  EXPECT_EQ(*store->Get(kSampleId), "");
-  EXPECT_EQ(NumFiles(), 1u);
-  EXPECT_TRUE(store->Delete(kSampleId).ok());
-  EXPECT_TRUE(absl::IsNotFound(store->Get(kSampleId).status()));
-  EXPECT_TRUE(absl::IsNotFound(store->Delete(kSampleId)));
-}
-
 TEST_F(DirectoryStoreTest, FilesAreForTheOwnerOnly) {
-  ASSERT_TRUE(Open()->Put(kSampleId, 1, "one").ok());
-  struct stat info;
-  ASSERT_EQ(stat((path_ + "/" + kSampleId + ".snapshot").c_str(), &info), 0);
-  EXPECT_EQ(info.st_mode & 0777, 0600u);
-}
-
-TEST_F(DirectoryStoreTest, AGenerationThatIsNotAboveTheStoredOneIsRefused) {
   const auto store = Open();
-  ASSERT_TRUE(store->Put(kSampleId, 5, "five").ok());
-  EXPECT_TRUE(absl::IsFailedPrecondition(store->Put(kSampleId, 5, "again")));
-  EXPECT_TRUE(absl::IsFailedPrecondition(store->Put(kSampleId, 4, "four")));
-  EXPECT_EQ(*store->Get(kSampleId), "five");
-}
-
-TEST_F(DirectoryStoreTest, ListIsAscendingAndGoesOnAfterAnId) {
-  const std::string a(32, 'a'), b(32, 'b'), c(32, 'c');
-  const auto store = Open();
-  for (const std::string& id : {c, a, b}) ASSERT_TRUE(store->Put(id, 1, "x").ok());
-  EXPECT_THAT(*store->List("", 2), ElementsAre(a, b));
-  EXPECT_THAT(*store->List(a, 9), ElementsAre(b, c));
-  EXPECT_THAT(*store->List(c, 9), ElementsAre());
-}
-
-TEST_F(DirectoryStoreTest, IdsThatAreNoneAreRefused) {
-  const auto store = Open();
-  for (const std::string& id :
-       {std::string(), std::string("../x"), std::string(32, 'A'), std::string(31, 'a'),
-        std::string(33, 'a'), "../" + std::string(29, 'a')}) {
-    EXPECT_TRUE(absl::IsInvalidArgument(store->Put(id, 1, "x")));
-    EXPECT_TRUE(absl::IsInvalidArgument(store->Get(id).status()));
-    EXPECT_TRUE(absl::IsInvalidArgument(store->Delete(id)));
+  ASSERT_TRUE(Put(*store, 1, "one").ok());
+  for (const auto& entry : fs::directory_iterator(path_)) {
+    struct stat info;
+    ASSERT_EQ(stat(entry.path().c_str(), &info), 0);
+    EXPECT_EQ(info.st_mode & 0777, 0600u) << entry.path();
   }
 }
 
 TEST_F(DirectoryStoreTest, AWorldWritableDirectoryIsRefused) {
   ASSERT_EQ(chmod(path_.c_str(), 0777), 0);
-  EXPECT_TRUE(absl::IsFailedPrecondition(DirectoryStore::Open(path_).status()));
+  DirectoryStoreOptions options;
+  options.path = path_;
+  EXPECT_TRUE(absl::IsFailedPrecondition(DirectoryStore::Open(options).status()));
 }
 
-TEST_F(DirectoryStoreTest, ADirectoryInUseIsRefused) {
-  const auto store = Open();
-  EXPECT_TRUE(absl::IsFailedPrecondition(DirectoryStore::Open(path_).status()));
+TEST_F(DirectoryStoreTest, ErrorsNameNoPath) {
+  DirectoryStoreOptions options;
+  options.path = "/no/such/place";
+  const auto status = DirectoryStore::Open(options).status();
+  EXPECT_TRUE(absl::IsUnavailable(status));
+  EXPECT_EQ(status.message().find("place"), absl::string_view::npos);
 }
 
-TEST_F(DirectoryStoreTest, LeftoversGoAtStartAndNothingElseDoes) {
-  std::ofstream(path_ + "/" + kSampleId + ".tmp") << "half";
+TEST_F(DirectoryStoreTest, NothingIsLeftOfAnOwnerThatIsGone) {
+  {
+    const auto store = Open();
+    ASSERT_TRUE(store->Acquire(kSampleId, AcquireMode::kNew).ok());
+    EXPECT_EQ(NumNamed(".claim"), 1u);
+    EXPECT_EQ(NumNamed(".owner"), 1u);
+  }
+  const std::string dead(32, 'd');
+  std::ofstream(path_ + "/" + kSampleId + "." + dead + "-7.tmp") << "half";
+  std::ofstream(path_ + "/" + dead + ".owner") << "half";
   std::ofstream(path_ + "/notes.tmp") << "not ours";
   const auto store = Open();
-  EXPECT_FALSE(fs::exists(path_ + "/" + kSampleId + ".tmp"));
+  EXPECT_EQ(NumNamed(".claim"), 0u);
+  EXPECT_EQ(NumNamed(".owner"), 1u) << "the new one's";
+  EXPECT_EQ(NumNamed(".tmp"), 1u);
   EXPECT_TRUE(fs::exists(path_ + "/notes.tmp"));
 }
 
 TEST_F(DirectoryStoreTest, AShortFileIsDataLoss) {
   const auto store = Open();
-  ASSERT_TRUE(store->Put(kSampleId, 1, "some bytes").ok());
-  fs::resize_file(path_ + "/" + kSampleId + ".snapshot", 30);
-  EXPECT_TRUE(absl::IsDataLoss(store->Get(kSampleId).status()));
-  fs::resize_file(path_ + "/" + kSampleId + ".snapshot", 3);
-  EXPECT_TRUE(absl::IsDataLoss(store->Get(kSampleId).status()));
+  ASSERT_TRUE(Put(*store, 1, "some bytes").ok());
+  for (const int size : {30, 3, 0}) {
+    fs::resize_file(SnapshotPath(), static_cast<std::uintmax_t>(size));
+    EXPECT_TRUE(absl::IsDataLoss(store->Get(kSampleId).status()));
+    EXPECT_TRUE(absl::IsDataLoss(store->Head(kSampleId).status()));
+  }
 }
 
 // What is before the blob decides which generation may replace it.
 TEST_F(DirectoryStoreTest, AnyChangedByteOfTheHeaderIsDataLoss) {
   const auto store = Open();
-  ASSERT_TRUE(store->Put(kSampleId, 7, "some bytes").ok());
-  const std::string path = path_ + "/" + kSampleId + ".snapshot";
-  for (int at = 0; at < 32; ++at) {
+  ASSERT_TRUE(Put(*store, 7, "some bytes").ok());
+  const auto claim = store->Acquire(kSampleId, AcquireMode::kNew);
+  ASSERT_TRUE(claim.ok());
+  const auto header = static_cast<int>(fs::file_size(SnapshotPath())) - 10;
+  for (int at = 0; at < header; ++at) {
     const auto flip = [&] {
-      std::fstream file(path, std::ios::in | std::ios::out | std::ios::binary);
+      std::fstream file(SnapshotPath(), std::ios::in | std::ios::out | std::ios::binary);
       file.seekg(at);
       const int byte = file.get();
       file.seekp(at);
       file.put(static_cast<char>(byte ^ 1));
     };
     flip();
+    const std::string_view newer = "newer";
     EXPECT_TRUE(absl::IsDataLoss(store->Get(kSampleId).status())) << at;
-    EXPECT_TRUE(absl::IsDataLoss(store->Put(kSampleId, 8, "newer"))) << at;
+    EXPECT_TRUE(absl::IsDataLoss(store->Put(kSampleId, *claim, 8, {}, {&newer, 1})))
+        << at;
     flip();
   }
   EXPECT_EQ(*store->Get(kSampleId), "some bytes");
 }
 
+// Damage of what is small and can be made again harms nobody.
+TEST_F(DirectoryStoreTest, ADamagedClaimIsNobodys) {
+  const auto one = Open(), two = Open();
+  ASSERT_TRUE(Put(*one, 1, "some bytes").ok());
+  std::ofstream(path_ + "/" + kSampleId + ".claim") << "nonsense";
+  EXPECT_TRUE(Put(*two, 2, "newer").ok());
+  EXPECT_EQ(*one->Get(kSampleId), "newer");
+}
+
 // The limit lets one write end short and the next one fail, as a full disk does.
 TEST_F(DirectoryStoreTest, WithoutRoomTheOldOneStays) {
   const auto store = Open();
-  ASSERT_TRUE(store->Put(kSampleId, 1, "old").ok());
+  ASSERT_TRUE(Put(*store, 1, "old").ok());
   signal(SIGXFSZ, SIG_IGN);
   rlimit before;
   ASSERT_EQ(getrlimit(RLIMIT_FSIZE, &before), 0);
   const rlimit small{4096, before.rlim_max};
   ASSERT_EQ(setrlimit(RLIMIT_FSIZE, &small), 0);
-  const auto status = store->Put(kSampleId, 2, std::string(10'000, 'x'));
+  const auto status = Put(*store, 2, std::string(10'000, 'x'));
   ASSERT_EQ(setrlimit(RLIMIT_FSIZE, &before), 0);
   EXPECT_TRUE(absl::IsResourceExhausted(status)) << status.ToString();
   EXPECT_EQ(*store->Get(kSampleId), "old");
-  EXPECT_EQ(NumFiles(), 1u);
+  EXPECT_EQ(NumNamed(".tmp"), 0u);
 }
 
-// Runs the parker from generation `first`, kills it `delay_us` after its first
-// acknowledgement, and returns the last acknowledged generation.
-std::uint64_t ParkAndKill(const std::string& path, std::uint64_t first,
+// The k-th of the calls below fails, or writes one byte only, from when it is armed.
+int calls_until_failure = 0;
+bool FailsNow() { return calls_until_failure > 0 && --calls_until_failure == 0; }
+ssize_t FailingWrite(int fd, const void* bytes, std::size_t size) {
+  if (FailsNow()) {
+    errno = ENOSPC;
+    return -1;
+  }
+  return write(fd, bytes, std::min<std::size_t>(size, 7));  // always short
+}
+int FailingFsync(int fd) {
+  if (FailsNow()) {
+    errno = EIO;
+    return -1;
+  }
+  return fsync(fd);
+}
+int FailingRename(int from_dir, const char* from, int to_dir, const char* to) {
+  if (FailsNow()) {
+    errno = EIO;
+    return -1;
+  }
+  return renameat(from_dir, from, to_dir, to);
+}
+
+TEST_F(DirectoryStoreTest, WhicheverCallFailsTheOldOneOrTheNewOneIsThere) {
+  const auto store =
+      Open({.write = FailingWrite, .fsync = FailingFsync, .renameat = FailingRename});
+  std::uint64_t generation = 1;
+  ASSERT_TRUE(Put(*store, generation, "generation 1").ok());
+  int failures = 0;
+  for (int k = 1;; ++k) {
+    const std::string old = *store->Get(kSampleId);
+    const std::string next = "generation " + std::to_string(++generation);
+    calls_until_failure = k;
+    const auto status = Put(*store, generation, next);
+    const bool failed = calls_until_failure == 0;
+    calls_until_failure = 0;
+    EXPECT_EQ(status.ok(), !failed) << k;
+    const auto now = store->Get(kSampleId);
+    ASSERT_TRUE(now.ok()) << k;
+    EXPECT_TRUE(*now == next || (failed && *now == old)) << k << ": " << *now;
+    EXPECT_EQ(NumNamed(".tmp"), 0u) << k;
+    if (!failed) break;
+    EXPECT_TRUE(absl::IsUnavailable(status) || absl::IsResourceExhausted(status));
+    ++failures;
+  }
+  EXPECT_GT(failures, 10);
+}
+
+// Runs the parker, kills it `delay_us` after its first acknowledgement, and returns the
+// last acknowledged generation.
+std::uint64_t ParkAndKill(const std::string& path, std::chrono::seconds ahead,
                           unsigned delay_us) {
   int ends[2];
   if (pipe(ends) != 0) return 0;
   const std::string program = GOLDFINCH_BINARY_DIR "/sessions_parker";
-  const std::string from = std::to_string(first);
+  const std::string seconds = std::to_string(ahead.count());
   const pid_t child = fork();
   if (child == 0) {
     dup2(ends[1], STDOUT_FILENO);
     close(ends[0]);
     close(ends[1]);
-    execl(program.c_str(), program.c_str(), path.c_str(), from.c_str(), nullptr);
+    execl(program.c_str(), program.c_str(), "park", path.c_str(), seconds.c_str(),
+          nullptr);
     _exit(9);
   }
   close(ends[1]);
@@ -186,20 +247,35 @@ std::uint64_t ParkAndKill(const std::string& path, std::uint64_t first,
 }
 
 TEST_F(DirectoryStoreTest, KilledAtAnyMomentItHoldsWhatItAcknowledged) {
-  const unsigned kills = std::getenv("GOLDFINCH_LONG_TESTS") != nullptr ? 1000 : 50;
+  const int kills = std::getenv("GOLDFINCH_LONG_TESTS") != nullptr ? 1000 : 50;
+  constexpr auto kLease = std::chrono::seconds(30);
+  std::chrono::seconds ahead{0};
   std::uint64_t generation = 0;
-  for (unsigned i = 0; i < kills; ++i) {
-    const std::uint64_t acknowledged = ParkAndKill(path_, generation + 1, i * 97 % 5000);
+  for (int i = 0; i < kills; ++i) {
+    const std::uint64_t acknowledged =
+        ParkAndKill(path_, ahead, static_cast<unsigned>(i) * 97 % 5000);
     ASSERT_GT(acknowledged, generation);
-    const auto store = Open();
+    const auto before = Open({}, std::make_shared<AheadClock>(ahead));
+    ASSERT_NE(before, nullptr);
+    EXPECT_TRUE(
+        absl::IsUnavailable(before->Acquire(kSampleId, AcquireMode::kStored).status()))
+        << "the dead one's lease is good still";
+    ahead += kLease;
+    const auto store = Open({}, std::make_shared<AheadClock>(ahead));
     ASSERT_NE(store, nullptr);
+    EXPECT_EQ(NumNamed(".tmp"), 0u);
+    const auto claim = store->Acquire(kSampleId, AcquireMode::kStored);
+    ASSERT_TRUE(claim.ok()) << claim.status();
     const auto bytes = store->Get(kSampleId);
-    ASSERT_TRUE(bytes.ok()) << bytes.status().ToString();
-    const auto snapshot = DecodeSnapshot(*bytes, nullptr, {});
-    ASSERT_TRUE(snapshot.ok()) << snapshot.status().ToString();
-    ASSERT_GE(snapshot->generation, acknowledged);
-    ASSERT_EQ(NumFiles(), 1u);
+    ASSERT_TRUE(bytes.ok()) << bytes.status();
+    const auto snapshot = Decode(*bytes);
+    ASSERT_TRUE(snapshot.ok()) << snapshot.status();
     generation = snapshot->generation;
+    ASSERT_GE(generation, acknowledged);
+    ASSERT_EQ(claim->generation, generation);
+    for (const std::byte one : snapshot->image->state) {
+      ASSERT_EQ(one, static_cast<std::byte>(generation));
+    }
   }
 }
 

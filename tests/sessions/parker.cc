@@ -1,25 +1,99 @@
-// Puts snapshots of growing generation into the directory argv[1], from argv[2] on, and
-// writes each acknowledged generation, 8 bytes of this machine's order, to stdout.
+// A replica as a process of its own, in one of two parts.
+//
+//   sessions_parker park DIRECTORY AHEAD
+//     With a clock that is AHEAD seconds ahead, claims the sample session and puts
+//     snapshots of growing generation, for ever. Writes each acknowledged one, 8 bytes of
+//     this machine's order, to stdout.
+//   sessions_parker race STORE ROUNDS SEED
+//     Again and again claims one of four sessions, reads it, puts the next generation
+//     and gives it up. Writes the generations it put, as acknowledged, one 8 byte number
+//     for each session in the end.
+//
+// STORE is a directory or a URL of Redis.
 #include <unistd.h>
 
+#include <algorithm>
+#include <array>
+#include <chrono>
 #include <cstdint>
 #include <cstdlib>
+#include <memory>
+#include <random>
+#include <string>
+#include <vector>
 
 #include "sessions/directory_store.h"
+#include "sessions/open_store.h"
 #include "sessions/snapshot.h"
+#include "tests/sessions/ahead_clock.h"
 #include "tests/sessions/samples.h"
 
-int main(int argc, char** argv) {
-  if (argc != 3) return 2;
-  auto store = goldfinch::DirectoryStore::Open(argv[1]);
+namespace goldfinch {
+namespace {
+
+constexpr int kSessions = 4;
+
+bool Tell(std::uint64_t number) {
+  return write(STDOUT_FILENO, &number, sizeof number) == sizeof number;
+}
+
+int Park(const std::string& path, std::chrono::seconds ahead) {
+  DirectoryStoreOptions options;
+  options.path = path;
+  options.clock = std::make_shared<AheadClock>(ahead);
+  auto store = DirectoryStore::Open(std::move(options));
   if (!store.ok()) return 3;
-  goldfinch::Snapshot snapshot = goldfinch::SampleSnapshot();
-  snapshot.state.resize(100'000);  // several pages, so that a kill can fall inside
-  for (std::uint64_t generation = std::strtoull(argv[2], nullptr, 10);; ++generation) {
+  const auto claim = (*store)->Acquire(kSampleId, AcquireMode::kNew);
+  if (!claim.ok()) return 4;
+  Snapshot snapshot = SampleSnapshot();
+  // Several pages, so that a kill can fall inside; of the generation, so that it is seen
+  // when two are mixed.
+  std::vector<std::byte> state(100'000);
+  auto image = std::make_shared<PrefixImage>(*snapshot.image);
+  image->state = state;
+  snapshot.image = image;
+  const SnapshotInfo info{.tenant = snapshot.tenant, .num_tokens = 3};
+  for (std::uint64_t generation = claim->generation + 1;; ++generation) {
     snapshot.generation = generation;
-    const std::string bytes = goldfinch::EncodeSnapshot(snapshot, nullptr);
-    if (!(*store)->Put(snapshot.session_id, generation, bytes).ok()) return 4;
-    if (write(STDOUT_FILENO, &generation, sizeof generation) != sizeof generation)
+    std::ranges::fill(state, static_cast<std::byte>(generation));
+    const SnapshotBytes bytes = EncodeSnapshot(snapshot, nullptr);
+    if (!(*store)->Put(kSampleId, *claim, generation, info, bytes.pieces()).ok()) {
       return 5;
+    }
+    if (!Tell(generation)) return 6;
   }
 }
+
+int Race(SnapshotStore& store, int rounds, unsigned seed) {
+  std::mt19937 random(seed);
+  std::array<std::uint64_t, kSessions> puts{};
+  for (int i = 0; i < rounds; ++i) {
+    const std::size_t s = random() % kSessions;
+    const std::string id(32, static_cast<char>('a' + s));
+    const auto claim = store.Acquire(id, AcquireMode::kNew);
+    if (!claim.ok()) continue;  // another has it
+    const std::string bytes = std::to_string(claim->generation + 1);
+    const std::string_view piece = bytes;
+    if (store.Put(id, *claim, claim->generation + 1, {}, {&piece, 1}).ok()) ++puts[s];
+    if (!store.Release(id, *claim).ok()) return 4;
+  }
+  for (const std::uint64_t count : puts) {
+    if (!Tell(count)) return 6;
+  }
+  return 0;
+}
+
+int Main(int argc, char** argv) {
+  if (argc < 4) return 2;
+  const std::string part = argv[1];
+  if (part == "park") return Park(argv[2], std::chrono::seconds(std::atoi(argv[3])));
+  if (part != "race" || argc != 5) return 2;
+  auto store = OpenStore(argv[2], {});
+  if (!store.ok()) return 3;
+  return Race(**store, std::atoi(argv[3]), static_cast<unsigned>(std::atoi(argv[4])));
+}
+
+}  // namespace
+}  // namespace goldfinch
+
+int main(int argc, char** argv) { return goldfinch::Main(argc, argv); }

@@ -46,8 +46,8 @@ class Replica {
         store_(medium == nullptr ? nullptr
                                  : std::make_unique<MemoryStore>(*medium, name, kLease)),
         scheduler_(engine_, options.scheduler, clock, observer_),
-        manager_(std::make_unique<SessionManager>(scheduler_, engine_, store_.get(), clock,
-                                                  options.sessions)) {
+        manager_(std::make_unique<SessionManager>(scheduler_, engine_, store_.get(),
+                                                  clock, options.sessions)) {
     scheduler_.Start();
   }
   ~Replica() {
@@ -67,7 +67,8 @@ class Replica {
     return use.ok() ? (*use)->id() : "";
   }
   UseOr Acquire(const std::string& id, const std::string& tenant = "a") {
-    return Await<UseOr>([&](auto done) { manager_->Acquire(tenant, id, std::move(done)); });
+    return Await<UseOr>(
+        [&](auto done) { manager_->Acquire(tenant, id, std::move(done)); });
   }
   InfoOr Get(const std::string& id, const std::string& tenant = "a") {
     return Await<InfoOr>([&](auto done) { manager_->Get(tenant, id, std::move(done)); });
@@ -110,7 +111,22 @@ class Replica {
     return request;
   }
 
-  // One turn of a session: `prompt` tokens of a seed, then `tokens` generated and checked.
+  // The step thread stops inside the `count`-th step from now, until Release.
+  void BlockInStep(int count) {
+    auto left = std::make_shared<int>(count);
+    engine_.SetForwardHook([this, left](auto) {
+      if (--*left == 0) engine_.BlockForward();
+    });
+  }
+  // Interrupts it there.
+  void InterruptInStep(RequestId id) {
+    engine_.WaitUntilBlocked();
+    scheduler_.Interrupt(id);
+    engine_.Release();
+  }
+
+  // One turn of a session: `prompt` tokens of a seed, then `tokens` generated and
+  // checked.
   absl::Status Say(const std::string& id, std::int64_t prompt, std::int64_t tokens,
                    std::uint64_t seed) {
     const UseOr use = Acquire(id);
@@ -205,7 +221,9 @@ TEST_F(SessionManagerTest, UnknownForeignAndMalformedIds) {
   const std::string id = replica->Create();
   ASSERT_TRUE(replica->Say(id, 5, 5, 1).ok());
   for (const bool parked : {false, true}) {
-    if (parked) ASSERT_TRUE(replica->Park(id).ok());
+    if (parked) {
+      ASSERT_TRUE(replica->Park(id).ok());
+    }
     for (const std::string& name : {id, std::string(32, 'f')}) {
       const std::string tenant = name == id ? "b" : "a";
       EXPECT_TRUE(absl::IsNotFound(replica->Acquire(name, tenant).status())) << parked;
@@ -227,7 +245,9 @@ TEST_F(SessionManagerTest, ForksHaveTheHistoryAndGoTheirOwnWays) {
   const std::string id = replica->Create();
   ASSERT_TRUE(replica->Say(id, 50, 10, 1).ok());
   for (std::uint64_t i = 0; i < 20; ++i) {
-    if (i == 10) ASSERT_TRUE(replica->Park(id).ok());
+    if (i == 10) {
+      ASSERT_TRUE(replica->Park(id).ok());
+    }
     const InfoOr fork = replica->Fork(id);
     ASSERT_TRUE(fork.ok()) << fork.status();
     EXPECT_NE(fork->id, id);
@@ -271,7 +291,9 @@ TEST_F(SessionManagerTest, ListIsPagedOverMemoryAndStore) {
   for (int i = 0; i < 15; ++i) {
     ids.push_back(replica->Create());
     ASSERT_TRUE(replica->Say(ids.back(), 5, 5, 1).ok());
-    if (i % 3 == 0) ASSERT_TRUE(replica->Park(ids.back()).ok());
+    if (i % 3 == 0) {
+      ASSERT_TRUE(replica->Park(ids.back()).ok());
+    }
   }
   replica->Create("b");
   std::ranges::sort(ids);
@@ -453,13 +475,14 @@ TEST_F(SessionManagerTest, InterruptedCallsAreParkedAndGoOnElsewhere) {
       use = one->Acquire(one->Create()).value();
     }
     const Request request = one->RequestOn(*use, 20, 1000, 5);
+    one->BlockInStep(8);
     const auto submission = one->scheduler().Submit(request);
     ASSERT_TRUE(submission.ok());
+    one->InterruptInStep(submission->id);
     Reader reader(submission->stream);
-    while (reader.tokens().size() < 5) reader.Take();
-    one->scheduler().Interrupt(submission->id);
     reader.TakeUntilEnd();
     ASSERT_TRUE(use->interrupted());
+    EXPECT_GE(reader.tokens().size(), 5u);
     const std::string id = use->id();
     ASSERT_TRUE(IsSessionId(id));
     ASSERT_TRUE(Await<absl::Status>([&](auto done) {
@@ -493,12 +516,11 @@ TEST_F(SessionManagerTest, InterruptedThatNobodyParksIsParkedAtTheEnd) {
   const auto one = Make("one");
   {
     const auto use = one->sessions().Anonymous("a");
-    const auto submission =
-        one->scheduler().Submit(one->RequestOn(*use, 20, 100000, 5));
+    one->BlockInStep(3);
+    const auto submission = one->scheduler().Submit(one->RequestOn(*use, 20, 1000, 5));
     ASSERT_TRUE(submission.ok());
+    one->InterruptInStep(submission->id);
     Reader reader(submission->stream);
-    while (reader.tokens().empty()) reader.Take();
-    one->scheduler().Interrupt(submission->id);
     reader.TakeUntilEnd();
   }
   const auto deadline = std::chrono::steady_clock::now() + std::chrono::seconds(20);
@@ -511,7 +533,9 @@ TEST_F(SessionManagerTest, ParkAllParksEverythingThatIsIdle) {
   std::vector<std::string> ids;
   for (std::uint64_t i = 0; i < 100; ++i) {
     ids.push_back(one->Create());
-    if (i > 0) ASSERT_TRUE(one->Say(ids.back(), 10, 5, i).ok());
+    if (i > 0) {
+      ASSERT_TRUE(one->Say(ids.back(), 10, 5, i).ok());
+    }
   }
   const auto deadline = std::chrono::steady_clock::now() + std::chrono::seconds(60);
   EXPECT_EQ(one->sessions().ParkAll(deadline), 0);
@@ -537,7 +561,9 @@ TEST_F(SessionManagerTest, ExportedAndImportedGoesOnTheSame) {
   const std::string id = one->Create();
   ASSERT_TRUE(one->Say(id, 20, 5, 1).ok());
   for (const bool parked : {false, true}) {
-    if (parked) ASSERT_TRUE(one->Park(id).ok());
+    if (parked) {
+      ASSERT_TRUE(one->Park(id).ok());
+    }
     const auto bytes = one->Export(id);
     ASSERT_TRUE(bytes.ok()) << bytes.status();
     const InfoOr info = far.Import(*bytes);

@@ -1,0 +1,49 @@
+// What the files of a directory of parked sessions look like (docs/snapshot-format.md).
+//
+// Threads: pure functions.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <string>
+#include <string_view>
+
+#include "absl/status/statusor.h"
+#include "sessions/store.h"
+
+namespace goldfinch {
+
+// <id>.snapshot begins with one: what is known of the blob behind it.
+struct SnapshotHeader {
+  std::uint64_t generation = 0;
+  std::uint64_t length = 0;    // of the blob
+  std::int64_t stored_at = 0;  // seconds since 1970
+  SnapshotInfo info;
+  std::size_t header_bytes = 0;  // its own
+};
+inline constexpr std::size_t kMaxHeaderBytes = 4096;
+std::string EncodeHeader(const SnapshotHeader& header);
+// DATA_LOSS for what is none. `file_bytes` is the size of the whole file, of which
+// `begin` is the beginning.
+absl::StatusOr<SnapshotHeader> DecodeHeader(std::string_view begin,
+                                            std::uint64_t file_bytes);
+
+// <id>.claim: who holds the session.
+struct ClaimFile {
+  std::string owner;  // empty: nobody
+  std::uint64_t epoch = 0;
+};
+// <owner>.owner: until when its claims are good, by the clock of the machine's uptime and
+// by that of the world.
+struct LeaseFile {
+  std::string boot_id;
+  std::int64_t uptime_until = 0;  // nanoseconds
+  std::int64_t world_until = 0;   // nanoseconds since 1970
+};
+inline constexpr std::size_t kMaxSmallFileBytes = 1024;
+std::string EncodeClaim(const ClaimFile& claim);
+std::string EncodeLease(const LeaseFile& lease);
+absl::StatusOr<ClaimFile> DecodeClaim(std::string_view bytes);
+absl::StatusOr<LeaseFile> DecodeLease(std::string_view bytes);
+
+}  // namespace goldfinch

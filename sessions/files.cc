@@ -1,0 +1,108 @@
+#include "sessions/files.h"
+
+#include <dirent.h>
+
+#include <cerrno>
+#include <cstring>
+
+#include "absl/strings/str_cat.h"
+
+namespace goldfinch {
+namespace {
+
+// 0, or the error.
+int WriteAll(const FileCalls& calls, int fd, std::string_view bytes) {
+  while (!bytes.empty()) {
+    const ssize_t written = calls.write(fd, bytes.data(), bytes.size());
+    if (written < 0 && errno != EINTR) return errno;
+    if (written > 0) bytes.remove_prefix(static_cast<std::size_t>(written));
+  }
+  return 0;
+}
+
+int WritePieces(const FileCalls& calls, int directory, const std::string& name,
+                std::span<const std::string_view> pieces, Durability durability) {
+  const File file(openat(directory, name.c_str(),
+                         O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC | O_NOFOLLOW, 0600));
+  if (file.fd() < 0) return errno;
+  for (const std::string_view piece : pieces) {
+    if (const int error = WriteAll(calls, file.fd(), piece); error != 0) return error;
+  }
+  if (durability == Durability::kAsItComes) return 0;
+  return calls.fsync(file.fd()) == 0 ? 0 : errno;
+}
+
+}  // namespace
+
+absl::Status FileError(const char* what, int error) {
+  const std::string message =
+      absl::StrCat("session directory: ", what, ": ", std::strerror(error));
+  if (error == ENOSPC || error == EDQUOT || error == EFBIG) {
+    return absl::ResourceExhaustedError(message);
+  }
+  return absl::UnavailableError(message);
+}
+
+absl::Status WriteFile(const FileCalls& calls, int directory, const std::string& name,
+                       std::span<const std::string_view> pieces, Durability durability) {
+  const int error = WritePieces(calls, directory, name, pieces, durability);
+  if (error == 0) return absl::OkStatus();
+  RemoveFile(directory, name);
+  return FileError("writing", error);
+}
+
+absl::Status RenameFile(const FileCalls& calls, int directory, const std::string& from,
+                        const std::string& to) {
+  if (calls.renameat(directory, from.c_str(), directory, to.c_str()) == 0) {
+    return absl::OkStatus();
+  }
+  const int error = errno;
+  RemoveFile(directory, from);
+  return FileError("renaming", error);
+}
+
+absl::StatusOr<std::string> ReadUpTo(int fd, std::size_t size) {
+  std::string bytes(size, '\0');
+  std::size_t done = 0;
+  while (done < size) {
+    const ssize_t got = read(fd, bytes.data() + done, size - done);
+    if (got < 0 && errno != EINTR) return FileError("reading", errno);
+    if (got == 0) break;
+    if (got > 0) done += static_cast<std::size_t>(got);
+  }
+  bytes.resize(done);
+  return bytes;
+}
+
+absl::StatusOr<std::string> ReadSmallFile(int directory, const std::string& name,
+                                          std::size_t limit) {
+  const File file(openat(directory, name.c_str(), O_RDONLY | O_CLOEXEC | O_NOFOLLOW));
+  if (file.fd() < 0) {
+    return errno == ENOENT ? absl::NotFoundError("there is no such file")
+                           : FileError("opening", errno);
+  }
+  return ReadUpTo(file.fd(), limit);
+}
+
+void RemoveFile(int directory, const std::string& name) {
+  unlinkat(directory, name.c_str(), 0);
+}
+
+absl::StatusOr<std::vector<std::string>> FileNames(int directory) {
+  const int fd = openat(directory, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+  if (fd < 0) return FileError("listing", errno);
+  DIR* stream = fdopendir(fd);
+  if (stream == nullptr) {
+    close(fd);
+    return FileError("listing", ENOMEM);
+  }
+  std::vector<std::string> names;
+  errno = 0;
+  while (const dirent* entry = readdir(stream)) names.emplace_back(entry->d_name);
+  const int error = errno;
+  closedir(stream);
+  if (error != 0) return FileError("listing", error);
+  return names;
+}
+
+}  // namespace goldfinch

@@ -1,0 +1,72 @@
+// Small files in one directory, replaced whole: by a temporary name, a flush and a
+// rename.
+//
+// Errors name no paths. RESOURCE_EXHAUSTED when there is no room, UNAVAILABLE for other
+// failures of the system.
+//
+// Threads: any, with names of their own.
+#pragma once
+
+#include <fcntl.h>
+#include <stdio.h>
+#include <unistd.h>
+
+#include <cstddef>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+
+namespace goldfinch {
+
+// The calls that can fail in ways a test wants to see.
+struct FileCalls {
+  ssize_t (*write)(int, const void*, std::size_t) = ::write;
+  int (*fsync)(int) = ::fsync;
+  int (*renameat)(int, const char*, int, const char*) = ::renameat;
+};
+
+// A file descriptor, closed with it. Negative: none.
+class File {
+ public:
+  explicit File(int fd) : fd_(fd) {}
+  ~File() {
+    if (fd_ >= 0) close(fd_);
+  }
+  File(const File&) = delete;
+  File& operator=(const File&) = delete;
+  int fd() const { return fd_; }
+
+ private:
+  const int fd_;
+};
+
+absl::Status FileError(const char* what, int error);
+
+enum class Durability { kFlushed, kAsItComes };
+
+// Writes `pieces`, one behind the other, to the new file `name`. On an error none is
+// left.
+absl::Status WriteFile(const FileCalls& calls, int directory, const std::string& name,
+                       std::span<const std::string_view> pieces, Durability durability);
+
+absl::Status RenameFile(const FileCalls& calls, int directory, const std::string& from,
+                        const std::string& to);
+
+// Up to `size` bytes from where the file is read; fewer only at its end.
+absl::StatusOr<std::string> ReadUpTo(int fd, std::size_t size);
+
+// The whole of a file of at most `limit` bytes. NOT_FOUND when there is none.
+absl::StatusOr<std::string> ReadSmallFile(int directory, const std::string& name,
+                                          std::size_t limit);
+
+// No error when it is not there.
+void RemoveFile(int directory, const std::string& name);
+
+// In no order.
+absl::StatusOr<std::vector<std::string>> FileNames(int directory);
+
+}  // namespace goldfinch

@@ -1,0 +1,103 @@
+// The scripts of RedisStore. Each looks and changes in one go.
+//
+// A session's hash: owner, epoch (kept for as long as the session is, so that a claim
+// that was given up never passes for the next one), and once something is stored
+// generation, tenant, tokens, stored_at (seconds since 1970) and bytes.
+#pragma once
+
+#include <string_view>
+
+namespace goldfinch {
+
+// KEYS: session, this owner. ARGV: owner's name, "new" or "stored", prefix of owners.
+inline constexpr std::string_view kAcquireScript = R"(
+if redis.call('EXISTS', KEYS[2]) == 0 then return {'lapsed'} end
+local held = redis.call('HGET', KEYS[1], 'owner')
+if held and held ~= '' and held ~= ARGV[1]
+    and redis.call('EXISTS', ARGV[3] .. held) == 1 then return {'held'} end
+local generation = redis.call('HGET', KEYS[1], 'generation')
+if not generation and ARGV[2] == 'stored' then return {'none'} end
+local epoch = redis.call('HINCRBY', KEYS[1], 'epoch', 1)
+redis.call('HSET', KEYS[1], 'owner', ARGV[1])
+return {'ok', epoch, generation or '0'}
+)";
+
+// KEYS: session. ARGV: owner's name, epoch. What was never stored leaves nothing behind:
+// its id is known to nobody.
+inline constexpr std::string_view kReleaseScript = R"(
+if redis.call('HGET', KEYS[1], 'owner') ~= ARGV[1]
+    or redis.call('HGET', KEYS[1], 'epoch') ~= ARGV[2] then return 0 end
+if redis.call('HEXISTS', KEYS[1], 'generation') == 0 then
+  redis.call('DEL', KEYS[1])
+else
+  redis.call('HSET', KEYS[1], 'owner', '')
+end
+return 1
+)";
+
+// KEYS: session, blob, this owner, ids of the tenant. ARGV: owner's name, epoch,
+// generation, tenant, tokens, blob, id.
+inline constexpr std::string_view kPutScript = R"(
+if redis.call('EXISTS', KEYS[3]) == 0
+    or redis.call('HGET', KEYS[1], 'owner') ~= ARGV[1]
+    or redis.call('HGET', KEYS[1], 'epoch') ~= ARGV[2] then return {'lost'} end
+local stored = redis.call('HGET', KEYS[1], 'generation')
+if stored and tonumber(ARGV[3]) <= tonumber(stored) then return {'old'} end
+redis.call('SET', KEYS[2], ARGV[6])
+redis.call('HSET', KEYS[1], 'generation', ARGV[3], 'tenant', ARGV[4], 'tokens', ARGV[5],
+    'stored_at', redis.call('TIME')[1], 'bytes', #ARGV[6])
+redis.call('ZADD', KEYS[4], 0, ARGV[7])
+return {'ok'}
+)";
+
+// KEYS: session. ARGV: prefix of owners. Nil when nothing is stored.
+inline constexpr std::string_view kHeadScript = R"(
+local f = redis.call('HMGET', KEYS[1], 'generation', 'tenant', 'tokens', 'stored_at',
+    'bytes', 'owner')
+if not f[1] then return nil end
+local owner = f[6] or ''
+f[6] = (owner ~= '' and redis.call('EXISTS', ARGV[1] .. owner)) or 0
+return f
+)";
+
+// KEYS: ids of the tenant. ARGV: where to begin, how many, prefixes of sessions and
+// owners.
+inline constexpr std::string_view kListScript = R"(
+local found = {}
+for _, id in ipairs(redis.call('ZRANGEBYLEX', KEYS[1], ARGV[1], '+',
+    'LIMIT', 0, ARGV[2])) do
+  local f = redis.call('HMGET', ARGV[3] .. id, 'generation', 'tenant', 'tokens',
+      'stored_at', 'bytes', 'owner')
+  if f[1] then
+    local owner = f[6] or ''
+    local claimed = (owner ~= '' and redis.call('EXISTS', ARGV[4] .. owner)) or 0
+    found[#found + 1] = {id, f[1], f[2], f[3], f[4], f[5], claimed}
+  end
+end
+return found
+)";
+
+// KEYS: session, blob, this owner. ARGV: owner's name, epoch, id, prefix of ids.
+inline constexpr std::string_view kDeleteScript = R"(
+if redis.call('EXISTS', KEYS[3]) == 0
+    or redis.call('HGET', KEYS[1], 'owner') ~= ARGV[1]
+    or redis.call('HGET', KEYS[1], 'epoch') ~= ARGV[2] then return 'lost' end
+local tenant = redis.call('HGET', KEYS[1], 'tenant')
+redis.call('DEL', KEYS[1], KEYS[2])
+if not tenant then return 'none' end
+redis.call('ZREM', ARGV[4] .. tenant, ARGV[3])
+return 'ok'
+)";
+
+// KEYS: session, blob. ARGV: seconds to live, id, prefixes of owners and of ids. Claims
+// of dead owners on what was never stored go, too.
+inline constexpr std::string_view kExpireScript = R"(
+local f = redis.call('HMGET', KEYS[1], 'owner', 'tenant', 'stored_at')
+if f[1] and f[1] ~= '' and redis.call('EXISTS', ARGV[3] .. f[1]) == 1 then return 0 end
+if f[3] and redis.call('TIME')[1] - f[3] < tonumber(ARGV[1]) then return 0 end
+redis.call('DEL', KEYS[1], KEYS[2])
+if f[2] then redis.call('ZREM', ARGV[4] .. f[2], ARGV[2]) end
+return 1
+)";
+
+}  // namespace goldfinch

@@ -1,0 +1,84 @@
+#include "tests/sessions/redis_server.h"
+
+#include <fcntl.h>
+#include <gtest/gtest.h>
+#include <hiredis/hiredis.h>
+#include <signal.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <chrono>
+#include <filesystem>
+#include <thread>
+
+#include "engine/check.h"
+
+namespace goldfinch {
+namespace {
+
+constexpr const char* kProgram = "/usr/bin/redis-server";
+
+}  // namespace
+
+bool RedisServer::Available() { return access(kProgram, X_OK) == 0; }
+
+RedisServer::RedisServer() {
+  std::string name = ::testing::TempDir() + "/redis_XXXXXX";
+  folder_ = mkdtemp(name.data());
+  socket_ = folder_ + "/s";
+  Start();
+}
+
+RedisServer::~RedisServer() {
+  Kill();
+  std::filesystem::remove_all(folder_);
+}
+
+void RedisServer::Start() {
+  pid_ = fork();
+  GOLDFINCH_CHECK(pid_ >= 0);
+  if (pid_ == 0) {
+    const int nowhere = open("/dev/null", O_WRONLY);
+    dup2(nowhere, STDOUT_FILENO);
+    dup2(nowhere, STDERR_FILENO);
+    execl(kProgram, kProgram, "--port", "0", "--unixsocket", socket_.c_str(), "--save",
+          "", "--appendonly", "no", "--dir", folder_.c_str(), nullptr);
+    _exit(9);
+  }
+  // It has no way to say that it listens but to answer.
+  const auto give_up = std::chrono::steady_clock::now() + std::chrono::seconds(30);
+  while (Run({"PING"}) != "PONG") {
+    GOLDFINCH_CHECK(std::chrono::steady_clock::now() < give_up);
+    std::this_thread::yield();
+  }
+}
+
+void RedisServer::Kill() {
+  if (pid_ < 0) return;
+  kill(pid_, SIGKILL);
+  waitpid(pid_, nullptr, 0);
+  pid_ = -1;
+}
+
+void RedisServer::Stop() { kill(pid_, SIGSTOP); }
+void RedisServer::Continue() { kill(pid_, SIGCONT); }
+
+std::string RedisServer::Run(const std::vector<std::string>& words) const {
+  std::vector<const char*> argv;
+  for (const std::string& word : words) argv.push_back(word.c_str());
+  redisContext* context = redisConnectUnix(socket_.c_str());
+  std::string answer;
+  if (context != nullptr && context->err == 0) {
+    auto* reply = static_cast<redisReply*>(
+        redisCommandArgv(context, static_cast<int>(argv.size()), argv.data(), nullptr));
+    if (reply != nullptr) {
+      answer = reply->str != nullptr ? std::string(reply->str, reply->len)
+                                     : std::to_string(reply->integer);
+      freeReplyObject(reply);
+    }
+  }
+  if (context != nullptr) redisFree(context);
+  return answer;
+}
+
+}  // namespace goldfinch

@@ -1,0 +1,488 @@
+// Every sentence of store.h, for every store: directory and Redis.
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <array>
+#include <atomic>
+#include <filesystem>
+#include <thread>
+
+#include "sessions/directory_store.h"
+#include "sessions/open_store.h"
+#include "sessions/redis_store.h"
+#include "tests/sessions/redis_server.h"
+#include "tests/sessions/samples.h"
+
+namespace goldfinch {
+namespace {
+
+using ::testing::ElementsAre;
+using ::testing::IsEmpty;
+namespace fs = std::filesystem;
+
+constexpr auto kLease = std::chrono::seconds(30);
+const std::string kA(32, 'a'), kB(32, 'b'), kC(32, 'c');
+
+// Stands still but for what a test moves it.
+class MovedClock final : public LeaseClock {
+ public:
+  std::chrono::nanoseconds Uptime() const override { return Now(); }
+  std::chrono::nanoseconds World() const override { return Now() + world_ahead_.load(); }
+  std::string BootId() const override { return "boot"; }
+  void Advance(std::chrono::nanoseconds by) { now_ += by.count(); }
+  void JumpWorld(std::chrono::nanoseconds by) { world_ahead_ = world_ahead_.load() + by; }
+
+ private:
+  std::chrono::nanoseconds Now() const { return std::chrono::nanoseconds(now_.load()); }
+  std::atomic<std::int64_t> now_ = 1'000'000'000'000;
+  std::atomic<std::chrono::nanoseconds> world_ahead_{std::chrono::hours(24 * 365 * 50)};
+};
+
+// A medium, and owners on it.
+class Medium {
+ public:
+  virtual ~Medium() = default;
+  virtual std::unique_ptr<SnapshotStore> Open(std::chrono::seconds time_to_live) = 0;
+  // Every lease that was not renewed since lapses.
+  virtual void Lapse() = 0;
+  // What was stored is a so much older now.
+  virtual void Age(std::chrono::seconds by) = 0;
+  virtual std::string name() const = 0;
+};
+
+class DirectoryMedium final : public Medium {
+ public:
+  DirectoryMedium() {
+    std::string name = ::testing::TempDir() + "/store_XXXXXX";
+    path_ = mkdtemp(name.data());
+  }
+  ~DirectoryMedium() override { fs::remove_all(path_); }
+  std::unique_ptr<SnapshotStore> Open(std::chrono::seconds time_to_live) override {
+    auto store = DirectoryStore::Open({.path = path_,
+                                       .lease = kLease,
+                                       .time_to_live = time_to_live,
+                                       .calls = {},
+                                       .clock = clock_});
+    EXPECT_TRUE(store.ok()) << store.status();
+    return *std::move(store);
+  }
+  void Lapse() override { clock_->Advance(kLease + std::chrono::seconds(1)); }
+  void Age(std::chrono::seconds by) override { clock_->JumpWorld(by); }
+  std::string name() const override { return path_; }
+
+ private:
+  const std::shared_ptr<MovedClock> clock_ = std::make_shared<MovedClock>();
+  std::string path_;
+};
+
+class RedisMedium final : public Medium {
+ public:
+  std::unique_ptr<SnapshotStore> Open(std::chrono::seconds time_to_live) override {
+    RedisStoreOptions options;
+    options.address.path = server_.socket();
+    options.lease = kLease;
+    options.time_to_live = time_to_live;
+    options.clock = clock_;
+    auto store = RedisStore::Open(options);
+    EXPECT_TRUE(store.ok()) << store.status();
+    return *std::move(store);
+  }
+  void Lapse() override {
+    clock_->Advance(kLease + std::chrono::seconds(1));
+    // The Redis has a clock of its own.
+    server_.Run({"EVAL",
+                 "for _, key in ipairs(redis.call('KEYS', 'goldfinch:owner:*')) do "
+                 "redis.call('DEL', key) end",
+                 "0"});
+  }
+  void Age(std::chrono::seconds by) override {
+    for (const std::string& id : {kA, kB, kC}) {
+      const std::string key = "goldfinch:session:" + id;
+      if (server_.Run({"HEXISTS", key, "stored_at"}) != "1") continue;
+      server_.Run({"HINCRBY", key, "stored_at", "-" + std::to_string(by.count())});
+    }
+  }
+  std::string name() const override { return server_.url(); }
+
+ private:
+  const std::shared_ptr<MovedClock> clock_ = std::make_shared<MovedClock>();
+  RedisServer server_;
+};
+
+class StoreTest : public testing::TestWithParam<const char*> {
+ protected:
+  void SetUp() override {
+    if (std::string(GetParam()) == "directory") {
+      medium_ = std::make_unique<DirectoryMedium>();
+    } else {
+      if (!RedisServer::Available()) GTEST_SKIP() << "redis-server is not installed";
+      medium_ = std::make_unique<RedisMedium>();
+    }
+  }
+
+  std::unique_ptr<SnapshotStore> Open(std::chrono::seconds time_to_live = {}) {
+    return medium_->Open(time_to_live);
+  }
+  static Claim Take(SnapshotStore& store, const std::string& id) {
+    const auto claim = store.Acquire(id, AcquireMode::kNew);
+    EXPECT_TRUE(claim.ok()) << claim.status();
+    return claim.ok() ? *claim : Claim();
+  }
+  static absl::Status Put(SnapshotStore& store, const std::string& id, const Claim& claim,
+                          std::uint64_t generation, const std::string& bytes,
+                          const std::string& tenant = "t") {
+    // In two pieces.
+    const std::array<std::string_view, 2> pieces = {
+        std::string_view(bytes).substr(0, bytes.size() / 2),
+        std::string_view(bytes).substr(bytes.size() / 2)};
+    return store.Put(id, claim, generation, {.tenant = tenant, .num_tokens = 7}, pieces);
+  }
+  static std::vector<std::string> Ids(const std::vector<StoredSession>& sessions) {
+    std::vector<std::string> ids;
+    for (const StoredSession& session : sessions) ids.push_back(session.id);
+    return ids;
+  }
+
+  std::unique_ptr<Medium> medium_;
+};
+
+TEST_P(StoreTest, WhatIsPutIsThereUntilItIsDeleted) {
+  const auto store = Open();
+  EXPECT_TRUE(absl::IsNotFound(store->Get(kA).status()));
+  EXPECT_TRUE(absl::IsNotFound(store->Head(kA).status()));
+  Claim claim = Take(*store, kA);
+  EXPECT_EQ(claim.generation, 0u);
+  const std::string bytes("binary\0\r\n\xff", 11);
+  ASSERT_TRUE(Put(*store, kA, claim, 3, bytes).ok());
+  EXPECT_EQ(*store->Get(kA), bytes);
+  ASSERT_TRUE(Put(*store, kA, claim, 4, "").ok());
+  EXPECT_EQ(*store->Get(kA), "");
+  ASSERT_TRUE(Put(*store, kA, claim, 5, "five").ok());
+  const auto head = store->Head(kA);
+  ASSERT_TRUE(head.ok());
+  EXPECT_EQ(head->id, kA);
+  EXPECT_EQ(head->generation, 5u);
+  EXPECT_EQ(head->bytes, 4u);
+  EXPECT_EQ(head->info.tenant, "t");
+  EXPECT_EQ(head->info.num_tokens, 7);
+  EXPECT_TRUE(head->claimed);
+  EXPECT_TRUE(store->Release(kA, claim).ok());
+  EXPECT_FALSE(store->Head(kA)->claimed);
+  claim = Take(*store, kA);
+  EXPECT_EQ(claim.generation, 5u);
+  EXPECT_TRUE(store->Delete(kA, claim).ok());
+  EXPECT_TRUE(absl::IsNotFound(store->Get(kA).status()));
+  EXPECT_TRUE(absl::IsNotFound(store->Acquire(kA, AcquireMode::kStored).status()));
+  EXPECT_TRUE(absl::IsNotFound(store->Delete(kA, Take(*store, kA))));
+}
+
+TEST_P(StoreTest, AnotherOwnerSeesWhatIsStored) {
+  {
+    const auto store = Open();
+    const Claim claim = Take(*store, kA);
+    ASSERT_TRUE(Put(*store, kA, claim, 1, "one").ok());
+  }
+  const auto other = Open();
+  EXPECT_EQ(*other->Get(kA), "one");
+  EXPECT_EQ(Take(*other, kA).generation, 1u) << "the first owner is gone";
+}
+
+TEST_P(StoreTest, AnOlderGenerationNeverReplacesANewerOne) {
+  const auto store = Open();
+  const Claim claim = Take(*store, kA);
+  ASSERT_TRUE(Put(*store, kA, claim, 5, "five").ok());
+  EXPECT_TRUE(absl::IsFailedPrecondition(Put(*store, kA, claim, 5, "again")));
+  EXPECT_TRUE(absl::IsFailedPrecondition(Put(*store, kA, claim, 4, "four")));
+  EXPECT_EQ(*store->Get(kA), "five");
+}
+
+TEST_P(StoreTest, OneOwnerHoldsASession) {
+  const auto one = Open(), two = Open();
+  const Claim claim = Take(*one, kA);
+  EXPECT_TRUE(absl::IsUnavailable(two->Acquire(kA, AcquireMode::kNew).status()));
+  ASSERT_TRUE(Put(*one, kA, claim, 1, "one").ok());
+  EXPECT_TRUE(absl::IsUnavailable(two->Acquire(kA, AcquireMode::kStored).status()));
+  EXPECT_TRUE(one->Release(kA, claim).ok());
+  const Claim second = Take(*two, kA);
+  EXPECT_GT(second.epoch, claim.epoch);
+  EXPECT_TRUE(absl::IsUnavailable(one->Acquire(kA, AcquireMode::kStored).status()));
+}
+
+TEST_P(StoreTest, WithoutAClaimNothingIsWritten) {
+  const auto one = Open(), two = Open();
+  const Claim first = Take(*one, kA);
+  ASSERT_TRUE(Put(*one, kA, first, 1, "one").ok());
+  const Claim again = Take(*one, kA);
+  EXPECT_GT(again.epoch, first.epoch);
+  EXPECT_TRUE(absl::IsFailedPrecondition(Put(*one, kA, first, 2, "late")));
+  EXPECT_TRUE(one->Release(kA, first).ok()) << "of a lost claim: no error";
+  EXPECT_TRUE(absl::IsUnavailable(two->Acquire(kA, AcquireMode::kStored).status()))
+      << "and no effect";
+  ASSERT_TRUE(one->Release(kA, again).ok());
+  EXPECT_TRUE(absl::IsFailedPrecondition(Put(*one, kA, again, 2, "late")));
+  EXPECT_TRUE(absl::IsFailedPrecondition(one->Delete(kA, again)));
+  const Claim other = Take(*two, kA);
+  EXPECT_TRUE(absl::IsFailedPrecondition(Put(*one, kA, again, 9, "late")));
+  ASSERT_TRUE(Put(*two, kA, other, 2, "two").ok());
+  EXPECT_EQ(*one->Get(kA), "two");
+}
+
+TEST_P(StoreTest, ALapsedLeaseLosesItsClaims) {
+  const auto one = Open(), two = Open();
+  const Claim claim = Take(*one, kA);
+  ASSERT_TRUE(Put(*one, kA, claim, 1, "one").ok());
+  EXPECT_TRUE(one->lease_is_good());
+  EXPECT_TRUE(one->is_good(claim));
+  medium_->Lapse();
+  EXPECT_FALSE(one->lease_is_good());
+  EXPECT_FALSE(one->is_good(claim));
+  EXPECT_TRUE(absl::IsFailedPrecondition(Put(*one, kA, claim, 2, "late")));
+  EXPECT_TRUE(absl::IsFailedPrecondition(one->Delete(kA, claim)));
+  EXPECT_TRUE(absl::IsUnavailable(one->Acquire(kA, AcquireMode::kStored).status()));
+
+  ASSERT_TRUE(two->Renew().ok());
+  const Claim taken = Take(*two, kA);
+  EXPECT_GT(taken.epoch, claim.epoch);
+  EXPECT_EQ(taken.generation, 1u);
+  // The first comes back; what it had stays lost.
+  ASSERT_TRUE(one->Renew().ok());
+  EXPECT_TRUE(one->lease_is_good());
+  EXPECT_FALSE(one->is_good(claim));
+  EXPECT_TRUE(absl::IsFailedPrecondition(Put(*one, kA, claim, 2, "late")));
+  EXPECT_TRUE(absl::IsUnavailable(one->Acquire(kA, AcquireMode::kStored).status()));
+  ASSERT_TRUE(Put(*two, kA, taken, 2, "two").ok());
+  ASSERT_TRUE(two->Release(kA, taken).ok());
+  EXPECT_EQ(Take(*one, kA).generation, 2u);
+}
+
+TEST_P(StoreTest, ARenewedLeaseKeepsItsClaims) {
+  const auto one = Open(), two = Open();
+  const Claim claim = Take(*one, kA);
+  ASSERT_TRUE(one->Renew().ok());
+  EXPECT_TRUE(one->is_good(claim));
+  EXPECT_TRUE(Put(*one, kA, claim, 1, "one").ok());
+  EXPECT_TRUE(absl::IsUnavailable(two->Acquire(kA, AcquireMode::kStored).status()));
+}
+
+TEST_P(StoreTest, ListIsOfOneTenantAscendingAndInPages) {
+  const auto store = Open();
+  for (const std::string& id : {kC, kA, kB}) {
+    ASSERT_TRUE(Put(*store, id, Take(*store, id), 1, "x").ok());
+  }
+  const std::string foreign(32, 'd');
+  ASSERT_TRUE(Put(*store, foreign, Take(*store, foreign), 1, "x", "u").ok());
+  EXPECT_THAT(Ids(*store->List("t", "", 2)), ElementsAre(kA, kB));
+  EXPECT_THAT(Ids(*store->List("t", kB, 2)), ElementsAre(kC));
+  EXPECT_THAT(Ids(*store->List("t", kC, 2)), IsEmpty());
+  EXPECT_THAT(Ids(*store->List("u", "", 9)), ElementsAre(foreign));
+  EXPECT_THAT(Ids(*store->List("nobody", "", 9)), IsEmpty());
+  EXPECT_EQ(store->List("t", "", 1)->front().info.num_tokens, 7);
+  ASSERT_TRUE(store->Delete(kB, Take(*store, kB)).ok());
+  EXPECT_THAT(Ids(*store->List("t", "", 9)), ElementsAre(kA, kC));
+}
+
+TEST_P(StoreTest, IdsThatAreNoneAreRefused) {
+  const auto store = Open();
+  for (const std::string& id :
+       {std::string(), std::string("../x"), std::string(32, 'A'), std::string(31, 'a'),
+        std::string(33, 'a'), "../" + std::string(29, 'a')}) {
+    EXPECT_TRUE(absl::IsInvalidArgument(store->Acquire(id, AcquireMode::kNew).status()));
+    EXPECT_TRUE(absl::IsInvalidArgument(Put(*store, id, Claim(), 1, "x")));
+    EXPECT_TRUE(absl::IsInvalidArgument(store->Get(id).status()));
+    EXPECT_TRUE(absl::IsInvalidArgument(store->Head(id).status()));
+    EXPECT_TRUE(absl::IsInvalidArgument(store->Delete(id, Claim())));
+    EXPECT_TRUE(absl::IsInvalidArgument(store->Release(id, Claim())));
+  }
+}
+
+TEST_P(StoreTest, WhatIsPastItsTimeToLiveAndUnclaimedGoes) {
+  const auto store = Open(std::chrono::seconds(100));
+  const Claim held = Take(*store, kA);
+  ASSERT_TRUE(Put(*store, kA, held, 1, "held").ok());
+  const Claim left = Take(*store, kB);
+  ASSERT_TRUE(Put(*store, kB, left, 1, "left").ok());
+  ASSERT_TRUE(store->Release(kB, left).ok());
+  ASSERT_TRUE(store->RemoveExpired().ok());
+  EXPECT_TRUE(store->Get(kB).ok());
+  medium_->Age(std::chrono::seconds(101));
+  const Claim fresh = Take(*store, kC);
+  ASSERT_TRUE(Put(*store, kC, fresh, 1, "fresh").ok());
+  ASSERT_TRUE(store->Release(kC, fresh).ok());
+  ASSERT_TRUE(store->RemoveExpired().ok());
+  EXPECT_TRUE(store->Get(kA).ok()) << "claimed";
+  EXPECT_TRUE(absl::IsNotFound(store->Get(kB).status()));
+  EXPECT_TRUE(store->Get(kC).ok()) << "young";
+  EXPECT_THAT(Ids(*store->List("t", "", 9)), ElementsAre(kA, kC));
+}
+
+TEST_P(StoreTest, OfManyThatRaceOneWins) {
+  std::vector<std::unique_ptr<SnapshotStore>> stores;
+  for (int i = 0; i < 4; ++i) stores.push_back(Open());
+  for (int round = 0; round < 20; ++round) {
+    std::atomic<int> winners = 0;
+    std::vector<std::thread> threads;
+    std::vector<absl::StatusOr<Claim>> claims(stores.size(), absl::UnknownError(""));
+    for (std::size_t i = 0; i < stores.size(); ++i) {
+      threads.emplace_back([&, i] {
+        claims[i] = stores[i]->Acquire(kA, AcquireMode::kNew);
+        if (claims[i].ok()) ++winners;
+      });
+    }
+    for (std::thread& thread : threads) thread.join();
+    ASSERT_EQ(winners, 1);
+    for (std::size_t i = 0; i < stores.size(); ++i) {
+      if (!claims[i].ok()) continue;
+      const auto generation = static_cast<std::uint64_t>(round + 1);
+      ASSERT_TRUE(Put(*stores[i], kA, *claims[i], generation, "x").ok());
+      ASSERT_TRUE(stores[i]->Release(kA, *claims[i]).ok());
+    }
+  }
+}
+
+// Several processes raise the generation of the same sessions: at the end it is the
+// number of acknowledged writes, so nobody has ever written over a newer one.
+TEST_P(StoreTest, ProcessesThatRaceNeverLoseAWrite) {
+  constexpr int kProcesses = 3, kSessions = 4;
+  const std::string program = GOLDFINCH_BINARY_DIR "/sessions_parker";
+  const std::string name = medium_->name();
+  std::vector<std::pair<pid_t, int>> children;
+  for (int i = 0; i < kProcesses; ++i) {
+    int ends[2];
+    ASSERT_EQ(pipe(ends), 0);
+    const std::string seed = std::to_string(i);
+    const pid_t child = fork();
+    if (child == 0) {
+      dup2(ends[1], STDOUT_FILENO);
+      close(ends[0]);
+      close(ends[1]);
+      execl(program.c_str(), program.c_str(), "race", name.c_str(), "60", seed.c_str(),
+            nullptr);
+      _exit(9);
+    }
+    close(ends[1]);
+    children.emplace_back(child, ends[0]);
+  }
+  std::array<std::uint64_t, kSessions> puts{};
+  for (const auto& [child, end] : children) {
+    for (std::uint64_t& sum : puts) {
+      std::uint64_t count = 0;
+      ASSERT_EQ(read(end, &count, sizeof count), static_cast<ssize_t>(sizeof count));
+      sum += count;
+    }
+    int status = 0;
+    waitpid(child, &status, 0);
+    EXPECT_EQ(status, 0);
+    close(end);
+  }
+  const auto store = Open();
+  for (int s = 0; s < kSessions; ++s) {
+    const std::string id(32, static_cast<char>('a' + s));
+    EXPECT_GT(puts[static_cast<std::size_t>(s)], 0u);
+    EXPECT_EQ(store->Head(id)->generation, puts[static_cast<std::size_t>(s)]);
+    EXPECT_EQ(*store->Get(id), std::to_string(puts[static_cast<std::size_t>(s)]));
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(Stores, StoreTest, testing::Values("directory", "redis"),
+                         [](const auto& store) { return std::string(store.param); });
+
+class RedisStoreTest : public testing::Test {
+ protected:
+  void SetUp() override {
+    if (!RedisServer::Available()) GTEST_SKIP() << "redis-server is not installed";
+    server_ = std::make_unique<RedisServer>();
+  }
+  std::unique_ptr<RedisStore> Open() {
+    RedisStoreOptions options;
+    options.address.path = server_->socket();
+    options.command_timeout = std::chrono::milliseconds(200);
+    auto store = RedisStore::Open(options);
+    EXPECT_TRUE(store.ok()) << store.status();
+    return *std::move(store);
+  }
+  std::unique_ptr<RedisServer> server_;
+};
+
+TEST_F(RedisStoreTest, WhenItDoesNotAnswerCallsEndWithinTheTimeOut) {
+  const auto store = Open();
+  const auto claim = store->Acquire(kA, AcquireMode::kNew);
+  ASSERT_TRUE(claim.ok());
+  server_->Stop();
+  const std::string_view bytes = "one";
+  EXPECT_TRUE(absl::IsUnavailable(store->Put(kA, *claim, 1, {}, {&bytes, 1})));
+  EXPECT_TRUE(absl::IsUnavailable(store->Get(kA).status()));
+  EXPECT_TRUE(absl::IsUnavailable(store->Renew()));
+  server_->Continue();
+  // The write whose answer was not waited for may have been done: the next is higher.
+  EXPECT_TRUE(store->Put(kA, *claim, 2, {}, {&bytes, 1}).ok());
+  EXPECT_EQ(*store->Get(kA), "one");
+}
+
+TEST_F(RedisStoreTest, WhenItIsGoneCallsAreRefusedAndWorkAgainWhenItIsBack) {
+  const auto store = Open();
+  ASSERT_TRUE(store->Acquire(kA, AcquireMode::kNew).ok());
+  server_->Kill();
+  EXPECT_TRUE(absl::IsUnavailable(store->Get(kA).status()));
+  EXPECT_TRUE(absl::IsUnavailable(store->Acquire(kA, AcquireMode::kNew).status()));
+  server_->Start();  // and has forgotten everything
+  EXPECT_TRUE(absl::IsNotFound(store->Get(kA).status()));
+  EXPECT_TRUE(absl::IsUnavailable(store->Acquire(kA, AcquireMode::kNew).status()))
+      << "the lease is gone too";
+  ASSERT_TRUE(store->Renew().ok());
+  EXPECT_TRUE(store->Acquire(kA, AcquireMode::kNew).ok());
+}
+
+TEST_F(RedisStoreTest, AnErrorQuotesNothing) {
+  const auto store = Open();
+  server_->Run({"SET", "goldfinch:session:" + kA, "no hash"});
+  const auto status = store->Acquire(kA, AcquireMode::kNew).status();
+  EXPECT_TRUE(absl::IsUnavailable(status)) << status;
+  EXPECT_EQ(status.message().find(kA), absl::string_view::npos);
+}
+
+TEST_F(RedisStoreTest, AFullOneIsResourceExhausted) {
+  const auto store = Open();
+  const auto claim = store->Acquire(kA, AcquireMode::kNew);
+  ASSERT_TRUE(claim.ok());
+  server_->Run({"CONFIG", "SET", "maxmemory", "1"});
+  const std::string_view bytes = "one";
+  EXPECT_TRUE(absl::IsResourceExhausted(store->Put(kA, *claim, 1, {}, {&bytes, 1})));
+}
+
+TEST_F(RedisStoreTest, APasswordIsGiven) {
+  server_->Run({"CONFIG", "SET", "requirepass", "secret"});
+  RedisStoreOptions options;
+  options.address.path = server_->socket();
+  EXPECT_TRUE(absl::IsFailedPrecondition(RedisStore::Open(options).status()));
+  options.address.password = "secret";
+  EXPECT_TRUE(RedisStore::Open(options).ok());
+}
+
+TEST(RedisUrlTest, EveryPartIsRead) {
+  const auto full = ParseRedisUrl("redis://:pass:w@rd@host:7000/3");
+  ASSERT_TRUE(full.ok()) << full.status();
+  EXPECT_EQ(full->password, "pass:w@rd");
+  EXPECT_EQ(full->host, "host");
+  EXPECT_EQ(full->port, 7000);
+  EXPECT_EQ(full->database, 3);
+  const auto bare = ParseRedisUrl("redis://host");
+  ASSERT_TRUE(bare.ok());
+  EXPECT_EQ(bare->port, 6379);
+  EXPECT_EQ(ParseRedisUrl("unix:///run/redis.sock")->path, "/run/redis.sock");
+}
+
+TEST(RedisUrlTest, WhatIsNoneIsRefusedWithoutItsPassword) {
+  for (const char* url :
+       {"", "http://x", "redis://", "redis://host:0", "redis://host:70000",
+        "redis://host:x", "redis://host/x", "redis://secret@host", "unix://",
+        "redis://:secret@", "redis://host/-1"}) {
+    const auto address = ParseRedisUrl(url);
+    EXPECT_TRUE(absl::IsInvalidArgument(address.status())) << url;
+    EXPECT_EQ(address.status().message().find("secret"), absl::string_view::npos);
+  }
+}
+
+}  // namespace
+}  // namespace goldfinch
