@@ -29,6 +29,8 @@
 #include "server/log.h"
 #include "server/server.h"
 #include "server/text/vocabulary.h"
+#include "sessions/open_store.h"
+#include "sessions/snapshot_key.h"
 
 namespace goldfinch {
 namespace {
@@ -72,6 +74,8 @@ ServerOptions OptionsOf(const ServerFlags& flags, const ModelEngine& engine) {
       .max_queued_tokens = flags.max_queued_tokens,
       .stream_buffer_tokens = flags.stream_buffer_tokens,
       .slow_reader = std::chrono::seconds(flags.slow_reader_seconds),
+      .prefix_cache_bytes = flags.prefix_cache_bytes,
+      .prefix_interval_tokens = flags.prefix_interval_tokens,
   };
   const ModelConfig& config = engine.config();
   options.model = {
@@ -85,6 +89,25 @@ ServerOptions OptionsOf(const ServerFlags& flags, const ModelEngine& engine) {
       .training_context_tokens = config.ctx_len,
   };
   return options;
+}
+
+SessionOptions SessionOptionsOf(const ServerFlags& flags) {
+  SessionOptions options;
+  options.max_sessions = flags.max_sessions;
+  options.host_bytes = flags.session_bytes;
+  options.idle_to_rest = std::chrono::seconds(flags.session_idle_to_rest);
+  options.idle_to_park = std::chrono::seconds(flags.session_idle_to_park);
+  options.time_to_live = std::chrono::seconds(flags.session_ttl);
+  options.lease = std::chrono::seconds(flags.session_lease_seconds);
+  return options;
+}
+
+// Null when there is none.
+absl::StatusOr<std::unique_ptr<SnapshotStore>> StoreOf(const ServerFlags& flags) {
+  if (flags.session_store.empty()) return nullptr;
+  return OpenStore(flags.session_store,
+                   {.lease = std::chrono::seconds(flags.session_lease_seconds),
+                    .time_to_live = std::chrono::seconds(flags.session_ttl)});
 }
 
 sigset_t SignalSet(std::initializer_list<int> numbers) {
@@ -133,6 +156,15 @@ class Stopper {
 };
 
 absl::Status Serve(const ServerFlags& flags, Stopper& stopper) {
+  // What can be wrong with the rest is found before a model is loaded.
+  SessionOptions sessions = SessionOptionsOf(flags);
+  if (!flags.snapshot_key_file.empty()) {
+    absl::StatusOr<SnapshotKey> key = ReadSnapshotKey(flags.snapshot_key_file);
+    if (!key.ok()) return key.status();
+    sessions.key = *std::move(key);
+  }
+  absl::StatusOr<std::unique_ptr<SnapshotStore>> store = StoreOf(flags);
+  if (!store.ok()) return store.status();
   absl::StatusOr<std::unique_ptr<ModelEngine>> engine =
       ModelEngine::Create(EngineOptions(flags));
   if (!engine.ok()) return engine.status();
@@ -141,14 +173,17 @@ absl::Status Serve(const ServerFlags& flags, Stopper& stopper) {
                        (*engine)->info().vocab_size);
   if (!vocabulary.ok()) return vocabulary.status();
   const SteadyClock clock;
+  ServerOptions options = OptionsOf(flags, **engine);
+  options.sessions = std::move(sessions);
   absl::StatusOr<std::unique_ptr<Server>> server =
-      Server::Start(OptionsOf(flags, **engine), **engine, **vocabulary, clock);
+      Server::Start(options, **engine, **vocabulary, clock, store->get());
   if (!server.ok()) return server.status();
   const EngineInfo& info = (*engine)->info();
   LogInfo(absl::StrCat("serving on port ", (*server)->port(), ", metrics on port ",
                        (*server)->metrics_port(), "; ", info.compute_dtype, ", ",
                        info.num_pages, " pages of ", info.page_tokens, " tokens, ",
-                       info.num_slots, " sequences"));
+                       info.num_slots, " sequences at once, ",
+                       *store == nullptr ? "no session store" : "with a session store"));
   stopper.WaitWith(**server);
   LogInfo(absl::StrCat("draining for at most ", flags.drain_seconds, " s"));
   (*server)->Shutdown(std::chrono::seconds(flags.drain_seconds));

@@ -2,29 +2,99 @@
 
 #include <grpcpp/create_channel.h>
 
-#include <chrono>
+#include <algorithm>
 #include <cstdio>
-#include <cstdlib>
 #include <iostream>
 #include <iterator>
 
 #include "absl/status/status.h"
+#include "absl/strings/str_split.h"
 
 namespace goldfinch {
+namespace {
 
-std::shared_ptr<grpc::Channel> Connect(const ConnectionFlags& flags) {
+// A machine that is gone does not even refuse.
+constexpr double kConnectSeconds = 3;
+
+std::vector<std::string> AddressesOf(const std::string& list) {
+  std::vector<std::string> addresses = absl::StrSplit(list, ',', absl::SkipEmpty());
+  if (addresses.empty()) addresses.push_back(list);
+  return addresses;
+}
+
+std::shared_ptr<grpc::Channel> NewChannel(const std::string& address) {
   grpc::ChannelArguments arguments;
   // Scores of a long text are larger than the library's 4 MiB.
   arguments.SetMaxReceiveMessageSize(-1);
-  return grpc::CreateCustomChannel(flags.server, grpc::InsecureChannelCredentials(),
+  // A new channel connects at once, rather than when an older one's backoff is over.
+  arguments.SetInt(GRPC_ARG_USE_LOCAL_SUBCHANNEL_POOL, 1);
+  return grpc::CreateCustomChannel(address, grpc::InsecureChannelCredentials(),
                                    arguments);
 }
 
+template <typename Duration>
+Duration FromSeconds(double seconds) {
+  return std::chrono::duration_cast<Duration>(std::chrono::duration<double>(seconds));
+}
+
+bool Connects(grpc::Channel& channel, std::chrono::nanoseconds patience) {
+  const auto deadline =
+      std::chrono::system_clock::now() +
+      std::chrono::duration_cast<std::chrono::system_clock::duration>(patience);
+  grpc_connectivity_state state = channel.GetState(/*try_to_connect=*/true);
+  while (state == GRPC_CHANNEL_IDLE || state == GRPC_CHANNEL_CONNECTING) {
+    if (!channel.WaitForStateChange(state, deadline)) return false;
+    state = channel.GetState(/*try_to_connect=*/true);
+  }
+  return state == GRPC_CHANNEL_READY;
+}
+
+}  // namespace
+
+Connection::Connection(const ConnectionFlags& flags)
+    : addresses_(AddressesOf(flags.server)),
+      patience_(FromSeconds<std::chrono::nanoseconds>(
+          flags.timeout > 0 ? std::min(flags.timeout, kConnectSeconds)
+                            : kConnectSeconds)) {}
+
+std::shared_ptr<grpc::Channel> Connection::Channel() {
+  if (channel_ != nullptr &&
+      channel_->GetState(/*try_to_connect=*/false) == GRPC_CHANNEL_READY) {
+    reached_ = true;
+    return channel_;
+  }
+  for (std::size_t i = 0; i < addresses_.size(); ++i) {
+    if (i > 0) Leave();
+    channel_ = NewChannel(addresses_[current_]);
+    reached_ = Connects(*channel_, patience_);
+    if (reached_) break;
+  }
+  return channel_;
+}
+
+void Connection::Leave() {
+  channel_.reset();
+  current_ = (current_ + 1) % addresses_.size();
+}
+
+std::shared_ptr<grpc::Channel> Connect(const ConnectionFlags& flags) {
+  const std::vector<std::string> addresses = AddressesOf(flags.server);
+  if (addresses.size() == 1) return NewChannel(addresses.front());
+  return Connection(flags).Channel();
+}
+
+Deadline DeadlineOf(const ConnectionFlags& flags) {
+  if (flags.timeout <= 0) return std::nullopt;
+  return std::chrono::system_clock::now() +
+         FromSeconds<std::chrono::system_clock::duration>(flags.timeout);
+}
+
+void SetDeadline(const Deadline& deadline, grpc::ClientContext& context) {
+  if (deadline.has_value()) context.set_deadline(*deadline);
+}
+
 void SetDeadline(const ConnectionFlags& flags, grpc::ClientContext& context) {
-  if (flags.timeout <= 0) return;
-  const auto timeout = std::chrono::duration_cast<std::chrono::system_clock::duration>(
-      std::chrono::duration<double>(flags.timeout));
-  context.set_deadline(std::chrono::system_clock::now() + timeout);
+  SetDeadline(DeadlineOf(flags), context);
 }
 
 int Report(const grpc::Status& status) {
@@ -38,36 +108,6 @@ int Report(const grpc::Status& status) {
 
 std::string ReadStandardInput() {
   return {std::istreambuf_iterator<char>(std::cin), std::istreambuf_iterator<char>()};
-}
-
-CancelOnSignal::CancelOnSignal(grpc::ClientContext& context) {
-  sigemptyset(&signals_);
-  for (const int number : {SIGINT, SIGTERM, SIGUSR1}) sigaddset(&signals_, number);
-  pthread_sigmask(SIG_BLOCK, &signals_, &before_);
-  thread_ = std::thread([this, &context] {
-    for (int number = 0; sigwait(&signals_, &number) == 0 && !stopping_;) {
-      if (number == SIGUSR1) continue;
-      // Once is asking; a second time is the user's last word.
-      if (interrupted_.exchange(true)) std::_Exit(kInterruptedExit);
-      context.TryCancel();
-    }
-  });
-}
-
-CancelOnSignal::~CancelOnSignal() {
-  stopping_ = true;
-  pthread_kill(thread_.native_handle(), SIGUSR1);
-  thread_.join();
-  pthread_sigmask(SIG_SETMASK, &before_, nullptr);
-}
-
-int CancelOnSignal::Report(const grpc::Status& status) const {
-  if (!interrupted_ || status.error_code() != grpc::StatusCode::CANCELLED) {
-    return goldfinch::Report(status);
-  }
-  std::fflush(stdout);
-  std::fputs("goldfinch: interrupted\n", stderr);
-  return kInterruptedExit;
 }
 
 }  // namespace goldfinch

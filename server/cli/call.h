@@ -1,26 +1,51 @@
-// What the subcommands share: a channel, a call that ends with the user's patience, and
-// one way to say what went wrong.
+// What the subcommands share: a channel to a server, a call that ends with the user's
+// patience, and one way to say what went wrong.
 #pragma once
 
 #include <grpcpp/channel.h>
 #include <grpcpp/client_context.h>
 #include <grpcpp/support/status.h>
-#include <pthread.h>
-#include <signal.h>
 
-#include <atomic>
+#include <chrono>
+#include <cstddef>
 #include <memory>
+#include <optional>
 #include <string>
-#include <thread>
+#include <vector>
 
 #include "server/cli/commands.h"
 
 namespace goldfinch {
 
-inline constexpr int kInterruptedExit = 130;  // as shells report SIGINT
+// The connection to one of the servers of --server, which stand in for one another.
+// Threads: one.
+class Connection {
+ public:
+  explicit Connection(const ConnectionFlags& flags);
 
+  // A channel that is connected: to the server in use, or else to the first that
+  // connects, beginning there. When none does, one whose calls say why.
+  std::shared_ptr<grpc::Channel> Channel();
+  // Whether the last Channel() was connected. If not, its calls reached no server.
+  bool reached() const { return reached_; }
+  // The server in use refused: the next Channel() begins with the one after it.
+  void Leave();
+  std::size_t num_servers() const { return addresses_.size(); }
+
+ private:
+  const std::vector<std::string> addresses_;
+  const std::chrono::nanoseconds patience_;
+  std::size_t current_ = 0;
+  std::shared_ptr<grpc::Channel> channel_;  // shared with calls, as the library wants
+  bool reached_ = false;
+};
+
+// For a single call. A lone server is connected to by the call itself.
 std::shared_ptr<grpc::Channel> Connect(const ConnectionFlags& flags);
 
+using Deadline = std::optional<std::chrono::system_clock::time_point>;
+Deadline DeadlineOf(const ConnectionFlags& flags);
+void SetDeadline(const Deadline& deadline, grpc::ClientContext& context);
 void SetDeadline(const ConnectionFlags& flags, grpc::ClientContext& context);
 
 // Prints "goldfinch: CODE: message" on stderr unless the status is OK; returns the exit
@@ -29,25 +54,5 @@ int Report(const grpc::Status& status);
 
 // All of standard input.
 std::string ReadStandardInput();
-
-// Cancels a call on SIGINT or SIGTERM while it exists. Made before the channel, whose
-// threads must not take the signals, and by one thread.
-class CancelOnSignal {
- public:
-  explicit CancelOnSignal(grpc::ClientContext& context);
-  ~CancelOnSignal();
-  CancelOnSignal(const CancelOnSignal&) = delete;
-  CancelOnSignal& operator=(const CancelOnSignal&) = delete;
-
-  // As Report; a call that was cancelled by a signal is interrupted, not an error.
-  int Report(const grpc::Status& status) const;
-
- private:
-  sigset_t signals_;
-  sigset_t before_;
-  std::atomic<bool> interrupted_ = false;
-  std::atomic<bool> stopping_ = false;
-  std::thread thread_;
-};
 
 }  // namespace goldfinch

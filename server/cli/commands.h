@@ -8,37 +8,26 @@
 #include <string>
 #include <vector>
 
+#include "server/cli/sampling.h"
+
 namespace goldfinch {
 
 struct ConnectionFlags {
+  // HOST:PORT of servers that stand in for one another, with commas between.
   std::string server = "127.0.0.1:50051";
   double timeout = 0;  // seconds for the whole call; 0: none
 };
 
-// Optional ones are sent only when they were given, so that the server's defaults hold
-// and its checks answer for them.
 struct GenerateFlags {
   ConnectionFlags connection;
   std::optional<std::string> prompt;
   std::vector<std::int32_t> tokens;
-  std::optional<std::int64_t> max_tokens;
-  std::int64_t min_tokens = 0;
-  std::optional<float> temperature;
-  std::optional<float> top_p;
-  std::int32_t top_k = 0;
-  float min_p = 0;
-  std::optional<float> repetition_penalty;
-  float frequency_penalty = 0;
-  float presence_penalty = 0;
-  std::optional<std::uint64_t> seed;
-  std::vector<std::string> stop;
-  std::vector<std::int32_t> stop_token_ids;
-  bool include_stop_str_in_output = false;
-  bool ignore_eos = false;
-  std::vector<std::string> logit_bias;  // "ID:VALUE"
+  std::string session;  // empty: none
+  SamplingFlags sampling;
   std::optional<std::int32_t> logprobs;
   std::optional<std::int32_t> n;
   std::int32_t priority = 0;
+  std::string resume = "on";  // or "off"
   bool json = false;
   bool stats = false;
 };

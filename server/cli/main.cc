@@ -5,8 +5,11 @@
 #include <cstdio>
 #include <string>
 
+#include "server/cli/chat.h"
 #include "server/cli/commands.h"
 #include "server/cli/perplexity.h"
+#include "server/cli/sampling.h"
+#include "server/cli/sessions.h"
 #include "server/cli/verify.h"
 #include "server/command_line.h"
 #include "server/version.h"
@@ -17,11 +20,40 @@ namespace {
 constexpr int kUsageExit = 2;
 
 void AddConnection(CLI::App& app, ConnectionFlags& flags) {
-  app.add_option("--server", flags.server, "HOST:PORT of the server")
+  app.add_option("--server", flags.server,
+                 "HOST:PORT of the server, or of several, to be tried in order: A,B")
       ->capture_default_str();
   app.add_option("--timeout", flags.timeout,
                  "Seconds for the whole call (default: no limit)")
       ->check(CLI::PositiveNumber);
+}
+
+void AddSampling(CLI::App& app, SamplingFlags& flags) {
+  app.add_option("--max_tokens", flags.max_tokens, "Most tokens to generate");
+  app.add_option("--min_tokens", flags.min_tokens,
+                 "Tokens before anything may end the text");
+  app.add_option("--temperature", flags.temperature, "0 is greedy");
+  app.add_option("--top_p", flags.top_p, "Keep the likeliest tokens up to this sum");
+  app.add_option("--top_k", flags.top_k, "Keep the k likeliest tokens; 0: all");
+  app.add_option("--min_p", flags.min_p,
+                 "Keep tokens this probable, relative to the likeliest");
+  app.add_option("--repetition_penalty", flags.repetition_penalty,
+                 "Divides logits of tokens seen before");
+  app.add_option("--frequency_penalty", flags.frequency_penalty,
+                 "Subtracted once for each time generated");
+  app.add_option("--presence_penalty", flags.presence_penalty,
+                 "Subtracted if generated at all");
+  app.add_option("--seed", flags.seed, "Seed of the random draws")
+      ->check(CLI::NonNegativeNumber);  // "-1" would become the largest one
+  app.add_option("--stop", flags.stop, "String that ends the text; repeatable")
+      ->allow_extra_args(false);
+  app.add_option("--stop_token_ids", flags.stop_token_ids, "Tokens that end the text")
+      ->delimiter(',');
+  app.add_flag("--include_stop_str_in_output", flags.include_stop_str_in_output,
+               "Show what ended the text");
+  app.add_flag("--ignore_eos", flags.ignore_eos, "Go on after end of text");
+  app.add_option("--logit_bias", flags.logit_bias, "ID:VALUE; repeatable")
+      ->allow_extra_args(false);
 }
 
 CLI::App* AddGenerate(CLI::App& app, GenerateFlags& flags) {
@@ -33,38 +65,77 @@ CLI::App* AddGenerate(CLI::App& app, GenerateFlags& flags) {
   command->add_option("--tokens", flags.tokens, "Prompt as token ids")
       ->delimiter(',')
       ->excludes(prompt);
-  command->add_option("--max_tokens", flags.max_tokens, "Most tokens to generate");
-  command->add_option("--min_tokens", flags.min_tokens,
-                      "Tokens before anything may end the text");
-  command->add_option("--temperature", flags.temperature, "0 is greedy");
-  command->add_option("--top_p", flags.top_p, "Keep the likeliest tokens up to this sum");
-  command->add_option("--top_k", flags.top_k, "Keep the k likeliest tokens; 0: all");
-  command->add_option("--min_p", flags.min_p,
-                      "Keep tokens this probable, relative to the likeliest");
-  command->add_option("--repetition_penalty", flags.repetition_penalty,
-                      "Divides logits of tokens seen before");
-  command->add_option("--frequency_penalty", flags.frequency_penalty,
-                      "Subtracted once for each time generated");
-  command->add_option("--presence_penalty", flags.presence_penalty,
-                      "Subtracted if generated at all");
-  command->add_option("--seed", flags.seed, "Seed of the random draws")
-      ->check(CLI::NonNegativeNumber);  // "-1" would become the largest one
-  command->add_option("--stop", flags.stop, "String that ends the text; repeatable")
-      ->allow_extra_args(false);
-  command
-      ->add_option("--stop_token_ids", flags.stop_token_ids, "Tokens that end the text")
-      ->delimiter(',');
-  command->add_flag("--include_stop_str_in_output", flags.include_stop_str_in_output,
-                    "Show what ended the text");
-  command->add_flag("--ignore_eos", flags.ignore_eos, "Go on after end of text");
-  command->add_option("--logit_bias", flags.logit_bias, "ID:VALUE; repeatable")
-      ->allow_extra_args(false);
+  command->add_option("--session", flags.session,
+                      "Session to continue; without a text it goes on by itself");
+  AddSampling(*command, flags.sampling);
   command->add_option("--logprobs", flags.logprobs,
                       "Log-probabilities of the n likeliest tokens (with --json)");
   command->add_option("--n", flags.n, "Candidates to generate");
   command->add_option("--priority", flags.priority, "Higher goes first");
+  command
+      ->add_option("--resume", flags.resume,
+                   "on: go on where a server had to stop, there or on another; or off")
+      ->check(CLI::IsMember({"on", "off"}))
+      ->capture_default_str();
   command->add_flag("--json", flags.json, "One JSON object a message");
   command->add_flag("--stats", flags.stats, "Usage on stderr");
+  return command;
+}
+
+CLI::App* AddChat(CLI::App& app, ChatFlags& flags) {
+  CLI::App* command = app.add_subcommand("chat", "A session in the terminal");
+  AddConnection(*command, flags.connection);
+  auto* session = command->add_option("--session", flags.session,
+                                      "Session to continue (default: a new one)");
+  command->add_option("--prompt,--system", flags.prompt, "Text a new session begins with")
+      ->excludes(session);
+  AddSampling(*command, flags.sampling);
+  command->add_option("--priority", flags.priority, "Higher goes first");
+  return command;
+}
+
+CLI::App* AddAction(CLI::App& sessions, const char* name, const char* what,
+                    SessionsFlags& flags) {
+  CLI::App* action = sessions.add_subcommand(name, what);
+  AddConnection(*action, flags.connection);
+  action->callback([&flags, name] { flags.action = name; });
+  return action;
+}
+
+void AddId(CLI::App& action, SessionsFlags& flags) {
+  action.add_option("id", flags.id, "Id of the session")->required();
+}
+
+CLI::App* AddSessions(CLI::App& app, SessionsFlags& flags) {
+  CLI::App* command =
+      app.add_subcommand("sessions", "Lists, makes, moves and deletes sessions");
+  command->require_subcommand(1);
+  const auto add = [&](const char* name, const char* what) {
+    return AddAction(*command, name, what, flags);
+  };
+  CLI::App* list = add("list", "All sessions, here and in the store");
+  CLI::App* get = add("get", "Describes a session");
+  CLI::App* create = add("create", "Makes a session; prints its id");
+  CLI::App* fork = add("fork", "Makes a copy of a session; prints its id");
+  CLI::App* park = add("park", "Writes a session to the store and frees its memory");
+  CLI::App* to_file = add("export", "Writes a session to a file");
+  CLI::App* from_file = add("import", "Makes a session of such a file; prints its id");
+  CLI::App* remove = add("delete", "Deletes sessions");
+
+  for (CLI::App* action : {get, fork, park, to_file}) AddId(*action, flags);
+  remove->add_option("ids", flags.ids, "Ids of the sessions")->required();
+  for (CLI::App* action : {to_file, from_file}) {
+    action->add_option("file", flags.file, "The file; -: standard output or input")
+        ->required();
+  }
+  auto* prompt = create->add_option("--prompt", flags.prompt, "Text it begins with");
+  create->add_option("--tokens", flags.tokens, "The same as token ids")
+      ->delimiter(',')
+      ->excludes(prompt);
+  create->add_option("--priority", flags.priority, "Higher goes first");
+  for (CLI::App* action : {list, get, create, fork, park, from_file}) {
+    action->add_flag("--json", flags.json, "One JSON object a session");
+  }
   return command;
 }
 
@@ -164,6 +235,8 @@ CLI::App* AddPerplexity(CLI::App& app, PerplexityOptions& options) {
 
 struct AllFlags {
   GenerateFlags generate;
+  ChatFlags chat;
+  SessionsFlags sessions;
   ScoreFlags score;
   TokenizeFlags tokenize;
   DetokenizeFlags detokenize;
@@ -179,6 +252,8 @@ int Main(int argc, char** argv) {
   app.set_version_flag("--version", std::string("goldfinch ") + kVersion);
   app.require_subcommand(1);
   const CLI::App* generate = AddGenerate(app, flags.generate);
+  const CLI::App* chat = AddChat(app, flags.chat);
+  const CLI::App* sessions = AddSessions(app, flags.sessions);
   const CLI::App* score = AddScore(app, flags.score);
   const CLI::App* tokenize = AddTokenize(app, flags.tokenize);
   const CLI::App* detokenize = AddDetokenize(app, flags.detokenize);
@@ -196,6 +271,8 @@ int Main(int argc, char** argv) {
     return kUsageExit;
   }
   if (generate->parsed()) return RunGenerate(flags.generate);
+  if (chat->parsed()) return RunChat(flags.chat);
+  if (sessions->parsed()) return RunSessions(flags.sessions);
   if (score->parsed()) return RunScore(flags.score);
   if (tokenize->parsed()) return RunTokenize(flags.tokenize);
   if (detokenize->parsed()) return RunDetokenize(flags.detokenize);

@@ -3,6 +3,7 @@
 #include "goldfinch/v1/generation_service.grpc.pb.h"
 #include "server/cli/call.h"
 #include "server/cli/commands.h"
+#include "server/cli/signals.h"
 
 namespace goldfinch {
 
@@ -14,11 +15,12 @@ int RunScore(const ScoreFlags& flags) {
   request.set_continuation_text(flags.continuation);
   grpc::ClientContext context;
   SetDeadline(flags.connection, context);
-  const CancelOnSignal cancel(context);
+  Signals signals;
+  const Signals::Call call(signals, context);
   const auto stub = v1::GenerationService::NewStub(Connect(flags.connection));
   v1::ScoreResponse response;
   const grpc::Status status = stub->Score(&context, request, &response);
-  if (!status.ok()) return cancel.Report(status);
+  if (!status.ok()) return signals.Report(status);
   for (const v1::TokenScore& token : response.tokens()) {
     std::printf("%d\t%.6f%s\n", token.token(), static_cast<double>(token.logprob()),
                 token.is_greedy() ? "\tgreedy" : "");

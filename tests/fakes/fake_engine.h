@@ -33,7 +33,7 @@ struct FakeEngineOptions {
   std::int64_t num_pages = 1024;
   std::int32_t num_slots = 64;
   std::int32_t max_step_tokens = 512;
-  std::string numerics_id = "fake";
+  const char* numerics_id = "fake";
 };
 
 class FakeEngine final : public Engine {

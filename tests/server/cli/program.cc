@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 #include <signal.h>
 #include <spawn.h>
+#include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -26,14 +27,33 @@ std::string Slurp(const std::string& path) {
   return text.str();
 }
 
+std::string NewPath() {
+  static std::atomic<int> next = 0;
+  return absl::StrCat(testing::TempDir(), "/goldfinch_program_", getpid(), "_", next++);
+}
+
 }  // namespace
 
 Program::Program(const std::string& name, const std::vector<std::string>& arguments,
-                 const std::string& standard_input) {
-  static std::atomic<int> next = 0;
-  path_ = absl::StrCat(testing::TempDir(), "/goldfinch_program_", getpid(), "_", next++);
+                 const std::string& standard_input)
+    : path_(NewPath()) {
   std::ofstream(path_ + ".in", std::ios::binary) << standard_input;
+  Start(name, arguments);
+}
 
+Program::Program(const std::string& name, const std::vector<std::string>& arguments,
+                 Typed)
+    : path_(NewPath()) {
+  const std::string pipe = path_ + ".in";
+  GOLDFINCH_CHECK(mkfifo(pipe.c_str(), 0600) == 0);
+  // To write alone would wait here until the program reads. No other program has it: its
+  // input would not end.
+  input_ = open(pipe.c_str(), O_RDWR | O_CLOEXEC);
+  GOLDFINCH_CHECK(input_ >= 0);
+  Start(name, arguments);
+}
+
+void Program::Start(const std::string& name, const std::vector<std::string>& arguments) {
   posix_spawn_file_actions_t files;
   posix_spawn_file_actions_init(&files);
   const auto open = [&](int fd, const char* suffix, int flags) {
@@ -60,9 +80,20 @@ Program::~Program() {
     Signal(SIGKILL);
     Wait();
   }
+  EndInput();
   for (const char* suffix : {".in", ".out", ".err"}) {
     std::remove((path_ + suffix).c_str());
   }
+}
+
+void Program::Type(const std::string& text) const {
+  GOLDFINCH_CHECK(write(input_, text.data(), text.size()) ==
+                  static_cast<ssize_t>(text.size()));
+}
+
+void Program::EndInput() {
+  if (input_ >= 0) close(input_);
+  input_ = -1;
 }
 
 void Program::Signal(int number) const { kill(pid_, number); }

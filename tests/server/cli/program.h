@@ -17,19 +17,27 @@ struct ProgramOutput {
 // A running program of the build's bin folder; its output goes to files.
 class Program {
  public:
+  struct Typed {};  // its standard input comes from Type
+
   Program(const std::string& name, const std::vector<std::string>& arguments,
           const std::string& standard_input = "");
+  Program(const std::string& name, const std::vector<std::string>& arguments, Typed);
   ~Program();  // kills it if it still runs
   Program(const Program&) = delete;
   Program& operator=(const Program&) = delete;
 
+  void Type(const std::string& text) const;
+  void EndInput();
   void Signal(int number) const;
   std::string OutSoFar() const;
   std::string ErrSoFar() const;
   ProgramOutput Wait();
 
  private:
-  std::string path_;  // prefix of its files
+  void Start(const std::string& name, const std::vector<std::string>& arguments);
+
+  const std::string path_;  // prefix of its files
+  int input_ = -1;          // where Type writes
   pid_t pid_ = -1;
 };
 

@@ -1,0 +1,253 @@
+#include "server/cli/chat.h"
+
+#include <unistd.h>
+
+#include <algorithm>
+#include <chrono>
+#include <cstdio>
+#include <iostream>
+#include <optional>
+#include <string>
+#include <thread>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
+#include "absl/strings/string_view.h"
+#include "absl/strings/strip.h"
+#include "goldfinch/v1/session_service.grpc.pb.h"
+#include "server/cli/call.h"
+#include "server/cli/generation.h"
+#include "server/cli/print.h"
+#include "server/cli/retry.h"
+#include "server/cli/sessions.h"
+#include "server/cli/signals.h"
+#include "server/cli/transfer.h"
+
+namespace goldfinch {
+namespace {
+
+constexpr char kHelp[] =
+    "A line is added to the session as it is, and what follows is its continuation.\n"
+    "/fork         goes on in a copy of the session\n"
+    "/park         stores the session; the next line brings it back\n"
+    "/stats        where the session is, its size, and what the last answer took\n"
+    "/session      its id\n"
+    "/export FILE  writes it to a file\n"
+    "/help         this\n"
+    "/quit         ends the chat; the session stays\n"
+    "//...         text that begins with a slash\n"
+    "Ctrl-C ends an answer; what was said of it stays in the session.\n";
+
+// How long a server may take to notice that an answer was cancelled.
+constexpr auto kSettleLimit = std::chrono::seconds(5);
+constexpr auto kBetweenLooks = std::chrono::milliseconds(20);
+
+// The session of one chat.
+class Chat {
+ public:
+  explicit Chat(const ChatFlags& flags)
+      : flags_(flags),
+        connection_(flags.connection),
+        terminal_(isatty(STDIN_FILENO) == 1),
+        session_(flags.session) {}
+
+  int Run();
+
+ private:
+  int Begin();
+  bool ReadLine(std::string& line);
+  // These return the exit code of what they did.
+  int Answer(absl::string_view text);
+  int Command(absl::string_view line);
+  int Fork();
+  int Park();
+  int Stats();
+  int Export(absl::string_view file);
+
+  grpc::Status GetSession(v1::Session& session);
+  void WaitUntilSettled();
+  template <typename Request, typename Response, typename Method>
+  grpc::Status Call(const Request& request, Response& response, const Method& method);
+  Deadline NewDeadline() const { return DeadlineOf(flags_.connection); }
+
+  const ChatFlags& flags_;
+  Signals signals_;  // before the first channel
+  Connection connection_;
+  const bool terminal_;
+  std::string session_;
+  v1::SamplingParams sampling_;
+  // An address that is wrong is told at once; a chat that goes on waits.
+  std::chrono::seconds patience_ = kEachServerOnce;
+  std::optional<v1::Usage> usage_;  // of the last answer, if it came to its end
+};
+
+int Chat::Run() {
+  if (!FillSampling(flags_.sampling, sampling_)) return 1;
+  if (const int exit_code = Begin(); exit_code != 0) return exit_code;
+  int exit_code = 0;
+  for (std::string line; ReadLine(line) && line != "/quit";) {
+    const bool is_command = line.starts_with('/') && !line.starts_with("//");
+    const int done = is_command ? Command(absl::string_view(line).substr(1))
+                                : Answer(absl::StripPrefix(line, "/"));
+    if (signals_.terminated()) return kInterruptedExit;
+    // An answer that the user broke off is no failure; a terminal's user saw the others.
+    if (done != kInterruptedExit && !terminal_) exit_code = std::max(exit_code, done);
+  }
+  return exit_code;
+}
+
+// Makes the session, or looks whether it is there.
+int Chat::Begin() {
+  grpc::Status status;
+  v1::Session session;
+  if (session_.empty()) {
+    v1::CreateSessionRequest request;
+    if (!flags_.prompt.empty()) request.set_text(flags_.prompt);
+    request.set_priority(flags_.priority);
+    v1::CreateSessionResponse response;
+    status = Call(request, response, &v1::SessionService::Stub::CreateSession);
+    session = response.session();
+  } else {
+    status = GetSession(session);
+  }
+  if (!status.ok()) return signals_.Report(status);
+  session_ = session.id();
+  patience_ = kThroughARestart;
+  if (terminal_) {
+    std::fprintf(stderr, "session %s, %lld tokens; /help lists the commands\n",
+                 session_.c_str(), static_cast<long long>(session.num_tokens()));
+  }
+  return 0;
+}
+
+bool Chat::ReadLine(std::string& line) {
+  signals_.QuitFromNowOn();
+  if (terminal_) std::fputs("> ", stderr);
+  const bool read = static_cast<bool>(std::getline(std::cin, line));
+  signals_.CancelFromNowOn();
+  if (!read && terminal_) std::fputs("\n", stderr);
+  return read;
+}
+
+int Chat::Answer(absl::string_view text) {
+  if (text.empty()) return 0;
+  v1::GenerateRequest request;
+  request.set_session(session_);
+  request.set_text(std::string(text));
+  *request.mutable_sampling() = sampling_;
+  request.set_priority(flags_.priority);
+  usage_.reset();
+  bool shown = false;
+  const GenerationResult result = RunGeneration(
+      connection_, signals_, request, {.deadline = NewDeadline(), .limit = patience_},
+      [this, &shown](const v1::GenerateResponse& message) {
+        shown = true;
+        Print(message.text());
+        if (message.has_usage()) usage_ = message.usage();
+      });
+  if (shown) Print("\n");
+  const int exit_code = signals_.Report(result.status);
+  const grpc::StatusCode code = result.status.error_code();
+  if (code == grpc::StatusCode::CANCELLED ||
+      code == grpc::StatusCode::DEADLINE_EXCEEDED) {
+    WaitUntilSettled();
+  }
+  return exit_code;
+}
+
+int Chat::Command(absl::string_view line) {
+  const std::size_t space = line.find(' ');
+  const absl::string_view name = line.substr(0, space);
+  const absl::string_view argument =
+      space == absl::string_view::npos ? "" : line.substr(space + 1);
+  if (name == "export" && !argument.empty()) return Export(argument);
+  if (argument.empty()) {
+    if (name == "fork") return Fork();
+    if (name == "park") return Park();
+    if (name == "stats") return Stats();
+    if (name == "session") return Print(session_ + "\n"), 0;
+    if (name == "help") return Print(kHelp), 0;
+  }
+  std::fprintf(stderr, "goldfinch: /%s is no command; /help lists them\n",
+               std::string(line).c_str());
+  return 1;
+}
+
+int Chat::Fork() {
+  v1::ForkSessionRequest request;
+  request.set_session_id(session_);
+  v1::ForkSessionResponse response;
+  const grpc::Status status =
+      Call(request, response, &v1::SessionService::Stub::ForkSession);
+  if (!status.ok()) return signals_.Report(status);
+  session_ = response.session().id();
+  Print(session_ + "\n");
+  return 0;
+}
+
+int Chat::Park() {
+  v1::ParkSessionRequest request;
+  request.set_session_id(session_);
+  v1::ParkSessionResponse response;
+  return signals_.Report(Call(request, response, &v1::SessionService::Stub::ParkSession));
+}
+
+int Chat::Stats() {
+  v1::Session session;
+  const grpc::Status status = GetSession(session);
+  if (!status.ok()) return signals_.Report(status);
+  const std::string idle =
+      session.has_idle_time()
+          ? absl::StrCat(", idle for ", ShortTime(Seconds(session.idle_time())))
+          : "";
+  Print(absl::StrFormat("session: %s, %d tokens, %d bytes%s\n",
+                        PlaceName(session.place()), session.num_tokens(), session.bytes(),
+                        idle));
+  if (usage_.has_value()) Print(absl::StrCat("last answer: ", UsageText(*usage_), "\n"));
+  if (session.interrupted()) {
+    Print(absl::StrFormat("last answer: broken off after %d tokens\n",
+                          session.generated_tokens()));
+  }
+  return 0;
+}
+
+int Chat::Export(absl::string_view file) {
+  return ExportSession(connection_, signals_, NewDeadline(), session_, std::string(file));
+}
+
+template <typename Request, typename Response, typename Method>
+grpc::Status Chat::Call(const Request& request, Response& response,
+                        const Method& method) {
+  return CallPatiently(connection_, signals_, NewDeadline(), patience_,
+                       [&](const auto& channel, grpc::ClientContext& context) {
+                         const auto stub = v1::SessionService::NewStub(channel);
+                         return ((*stub).*method)(&context, request, &response);
+                       });
+}
+
+grpc::Status Chat::GetSession(v1::Session& session) {
+  v1::GetSessionRequest request;
+  request.set_session_id(session_);
+  v1::GetSessionResponse response;
+  const grpc::Status status =
+      Call(request, response, &v1::SessionService::Stub::GetSession);
+  session = response.session();
+  return status;
+}
+
+// The server hears of a cancelled call a little later; until then it refuses others.
+void Chat::WaitUntilSettled() {
+  signals_.CancelFromNowOn();
+  const auto limit = std::chrono::steady_clock::now() + kSettleLimit;
+  v1::Session session;
+  do {
+    std::this_thread::sleep_for(kBetweenLooks);
+  } while (GetSession(session).ok() && session.busy() &&
+           std::chrono::steady_clock::now() < limit);
+}
+
+}  // namespace
+
+int RunChat(const ChatFlags& flags) { return Chat(flags).Run(); }
+
+}  // namespace goldfinch

@@ -1,0 +1,25 @@
+// `goldfinch chat`: a session in the terminal. Lines of text in, answers streamed out.
+#pragma once
+
+#include <cstdint>
+#include <string>
+
+#include "server/cli/commands.h"
+#include "server/cli/sampling.h"
+
+namespace goldfinch {
+
+struct ChatFlags {
+  ConnectionFlags connection;
+  std::string session;  // empty: a new one
+  std::string prompt;   // what a new one begins with
+  SamplingFlags sampling;
+  std::int32_t priority = 0;
+};
+
+// Until /quit or the end of the input. Returns the exit code: 1 when the session cannot
+// be had, or when anything went wrong and nobody was there to see it, the input being no
+// terminal.
+int RunChat(const ChatFlags& flags);
+
+}  // namespace goldfinch

@@ -1,0 +1,92 @@
+#include "server/cli/generation.h"
+
+#include <memory>
+#include <utility>
+
+#include "goldfinch/v1/generation_service.grpc.pb.h"
+
+namespace goldfinch {
+namespace {
+
+class Generation {
+ public:
+  using Show = std::function<void(const v1::GenerateResponse&)>;
+
+  Generation(Connection& connection, Signals& signals, v1::GenerateRequest request,
+             const GenerationOptions& options, const Show& show)
+      : connection_(connection),
+        signals_(signals),
+        options_(options),
+        show_(show),
+        patience_(connection, signals, options.deadline, options.limit),
+        request_(std::move(request)) {}
+
+  GenerationResult Run() {
+    do {
+      result_.status = Attempt();
+    } while (PrepareNext(AdviceOf(result_.status)));
+    // Also while it waited for a server.
+    if (!result_.status.ok() && signals_.interrupted()) {
+      result_.status = grpc::Status::CANCELLED;
+    }
+    return std::move(result_);
+  }
+
+ private:
+  grpc::Status Attempt() {
+    grpc::ClientContext context;
+    SetDeadline(options_.deadline, context);
+    const Signals::Call scope(signals_, context);
+    const auto stub = v1::GenerationService::NewStub(connection_.Channel());
+    const auto reader = stub->Generate(&context, request_);
+    bool first = true;
+    for (v1::GenerateResponse message; reader->Read(&message); first = false) {
+      if (first && request_.has_resume()) ++result_.num_resumed;
+      if (received_any_ && first) message.clear_seed();
+      received_any_ = true;
+      result_.tokens_received += message.tokens_size();
+      patience_.Restore();
+      show_(message);
+    }
+    return reader->Finish();
+  }
+
+  // What the next attempt asks for; false when there is none.
+  bool PrepareNext(const Advice& advice) {
+    if (result_.status.error_code() != grpc::StatusCode::UNAVAILABLE) return false;
+    if (advice.interruption.has_value()) {
+      result_.kept_session = advice.interruption->session_id();
+      if (!options_.resume) return false;
+      request_.Clear();
+      request_.mutable_resume()->set_session_id(result_.kept_session);
+      patience_.set_limit(kThroughARestart);
+    }
+    if (request_.has_resume()) {
+      // Asking again changes nothing: the answer depends on what was received alone.
+      request_.mutable_resume()->set_tokens_received(result_.tokens_received);
+    } else if (received_any_ || !WasRefused(result_.status, connection_)) {
+      return false;
+    }
+    return patience_.WaitForNextTry(advice);
+  }
+
+  Connection& connection_;
+  Signals& signals_;
+  const GenerationOptions& options_;
+  const Show& show_;
+  Patience patience_;
+  v1::GenerateRequest request_;
+  bool received_any_ = false;
+  GenerationResult result_;
+};
+
+}  // namespace
+
+GenerationResult RunGeneration(
+    Connection& connection, Signals& signals, const v1::GenerateRequest& request,
+    const GenerationOptions& options,
+    const std::function<void(const v1::GenerateResponse&)>& show) {
+  return Generation(connection, signals, request, options, show).Run();
+}
+
+}  // namespace goldfinch

@@ -1,0 +1,44 @@
+// One generation, on however many servers it takes.
+//
+// A server that has to stop keeps what it generated and says so (Interruption); the
+// generation then goes on there or elsewhere, right after the last token that came.
+//
+// Threads: one.
+#pragma once
+
+#include <grpcpp/support/status.h>
+
+#include <chrono>
+#include <cstdint>
+#include <functional>
+#include <string>
+
+#include "goldfinch/v1/generation_service.pb.h"
+#include "server/cli/call.h"
+#include "server/cli/retry.h"
+#include "server/cli/signals.h"
+
+namespace goldfinch {
+
+struct GenerationOptions {
+  Deadline deadline;   // of everything
+  bool resume = true;  // goes on when interrupted
+  // How long it is tried to have it taken up at all.
+  std::chrono::seconds limit = kEachServerOnce;
+};
+
+struct GenerationResult {
+  grpc::Status status;
+  std::int64_t tokens_received = 0;
+  int num_resumed = 0;
+  std::string kept_session;  // that the last interruption left; empty: none
+};
+
+// Shows every message as it comes. The seed is in the first one only, as if there were
+// one call.
+GenerationResult RunGeneration(
+    Connection& connection, Signals& signals, const v1::GenerateRequest& request,
+    const GenerationOptions& options,
+    const std::function<void(const v1::GenerateResponse&)>& show);
+
+}  // namespace goldfinch

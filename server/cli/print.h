@@ -1,0 +1,27 @@
+// What several subcommands print, in one form.
+//
+// Threads: one.
+#pragma once
+
+#include <google/protobuf/duration.pb.h>
+#include <google/protobuf/message.h>
+
+#include <string>
+
+#include "absl/strings/string_view.h"
+#include "goldfinch/v1/generation_service.pb.h"
+
+namespace goldfinch {
+
+// On standard output, at once.
+void Print(absl::string_view text);
+
+// One line, with the names of the contract.
+void PrintJson(const google::protobuf::Message& message);
+
+double Seconds(const google::protobuf::Duration& duration);
+
+// "prompt 7 tokens (3 cached), generated 5; queue 0.001 s, ..."
+std::string UsageText(const v1::Usage& usage);
+
+}  // namespace goldfinch

@@ -1,0 +1,83 @@
+// When a call that failed is worth another try, and when to try.
+//
+// Threads: one.
+#pragma once
+
+#include <grpcpp/support/status.h>
+
+#include <chrono>
+#include <cstddef>
+#include <optional>
+#include <random>
+
+#include "goldfinch/v1/generation_service.pb.h"
+#include "server/cli/call.h"
+#include "server/cli/signals.h"
+
+namespace goldfinch {
+
+// What the details of an UNAVAILABLE status say; nothing of any other one.
+struct Advice {
+  // Only a server says this: the call was refused, or broken off by it.
+  std::optional<std::chrono::nanoseconds> retry_after;
+  // What was generated is kept and can be resumed.
+  std::optional<v1::Interruption> interruption;
+};
+
+Advice AdviceOf(const grpc::Status& status);
+
+// A call was not taken up by any server, so that it can be made again as it is.
+bool WasRefused(const grpc::Status& status, const Connection& connection);
+
+inline constexpr std::chrono::seconds kEachServerOnce{0};
+// A server that drains gives up its sessions within its --drain_seconds (30), and one
+// that died within its --session_lease_seconds (30).
+inline constexpr std::chrono::seconds kThroughARestart{60};
+
+// Waits between tries: not at all for a server that was not asked yet, then as long as
+// servers wish and with growing pauses, until the limit is over.
+class Patience {
+ public:
+  Patience(Connection& connection, const Signals& signals, const Deadline& deadline,
+           std::chrono::seconds limit);
+
+  void set_limit(std::chrono::seconds limit) { limit_ = limit; }
+
+  // Moves on to the next server, when it is time for that; false: no more tries.
+  bool WaitForNextTry(const Advice& advice);
+  // Something came: patience starts anew.
+  void Restore();
+
+ private:
+  using Clock = std::chrono::steady_clock;
+
+  Connection& connection_;
+  const Signals& signals_;
+  const Deadline deadline_;
+  std::chrono::seconds limit_;
+  std::optional<Clock::time_point> first_failure_;
+  std::size_t num_failed_ = 0;
+  std::chrono::nanoseconds pause_;
+  std::minstd_rand random_;
+};
+
+// Makes a call that has one answer, until it is answered or refused for good.
+// `call(channel, context)` makes it once and gives its status.
+template <typename Call>
+grpc::Status CallPatiently(Connection& connection, Signals& signals,
+                           const Deadline& deadline, std::chrono::seconds limit,
+                           const Call& call) {
+  Patience patience(connection, signals, deadline, limit);
+  for (;;) {
+    grpc::ClientContext context;
+    SetDeadline(deadline, context);
+    const Signals::Call scope(signals, context);
+    const grpc::Status status = call(connection.Channel(), context);
+    if (!WasRefused(status, connection)) return status;
+    if (!patience.WaitForNextTry(AdviceOf(status))) {
+      return signals.interrupted() ? grpc::Status::CANCELLED : status;
+    }
+  }
+}
+
+}  // namespace goldfinch

@@ -1,0 +1,193 @@
+#include "server/cli/sessions.h"
+
+#include <memory>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
+#include "goldfinch/v1/session_service.grpc.pb.h"
+#include "server/cli/call.h"
+#include "server/cli/print.h"
+#include "server/cli/signals.h"
+#include "server/cli/transfer.h"
+
+namespace goldfinch {
+namespace {
+
+constexpr int kPageSize = 1000;  // the most there may be
+
+using Stub = v1::SessionService::Stub;
+
+std::unique_ptr<Stub> NewStub(const SessionsFlags& flags) {
+  return v1::SessionService::NewStub(Connect(flags.connection));
+}
+
+// Calls a method about one session.
+template <typename Request, typename Response>
+grpc::Status CallAbout(Stub& stub, const SessionsFlags& flags, const std::string& id,
+                       Response& response,
+                       grpc::Status (Stub::*method)(grpc::ClientContext*, const Request&,
+                                                    Response*)) {
+  grpc::ClientContext context;
+  SetDeadline(flags.connection, context);
+  Request request;
+  request.set_session_id(id);
+  return (stub.*method)(&context, request, &response);
+}
+
+void PrintNew(const SessionsFlags& flags, const v1::Session& session) {
+  flags.json ? PrintJson(session) : Print(session.id() + "\n");
+}
+
+void PrintRow(const v1::Session& session) {
+  const char* state = session.busy()          ? "busy"
+                      : session.interrupted() ? "interrupted"
+                                              : "-";
+  const std::string idle =
+      session.has_idle_time() ? ShortTime(Seconds(session.idle_time())) : "-";
+  Print(absl::StrFormat("%-32s  %-7s  %10d  %12d  %6s  %s\n", session.id(),
+                        PlaceName(session.place()), session.num_tokens(), session.bytes(),
+                        idle, state));
+}
+
+int RunList(const SessionsFlags& flags) {
+  const std::unique_ptr<Stub> stub = NewStub(flags);
+  const Deadline deadline = DeadlineOf(flags.connection);
+  v1::ListSessionsRequest request;
+  request.set_page_size(kPageSize);
+  bool headed = flags.json;
+  do {
+    grpc::ClientContext context;
+    SetDeadline(deadline, context);
+    v1::ListSessionsResponse response;
+    const grpc::Status status = stub->ListSessions(&context, request, &response);
+    if (!status.ok()) return Report(status);
+    if (!headed) {
+      Print(absl::StrFormat("%-32s  %-7s  %10s  %12s  %6s  %s\n", "ID", "PLACE", "TOKENS",
+                            "BYTES", "IDLE", "STATE"));
+    }
+    headed = true;
+    for (const v1::Session& session : response.sessions()) {
+      flags.json ? PrintJson(session) : PrintRow(session);
+    }
+    request.set_page_token(response.next_page_token());
+  } while (!request.page_token().empty());
+  return 0;
+}
+
+int RunGet(const SessionsFlags& flags) {
+  v1::GetSessionResponse response;
+  const grpc::Status status =
+      CallAbout(*NewStub(flags), flags, flags.id, response, &Stub::GetSession);
+  if (!status.ok()) return Report(status);
+  flags.json ? PrintJson(response.session()) : Print(response.session().DebugString());
+  return 0;
+}
+
+int RunCreate(const SessionsFlags& flags) {
+  v1::CreateSessionRequest request;
+  request.set_priority(flags.priority);
+  if (!flags.prompt.empty()) request.set_text(flags.prompt);
+  if (!flags.tokens.empty()) {
+    request.mutable_tokens()->mutable_ids()->Add(flags.tokens.begin(),
+                                                 flags.tokens.end());
+  }
+  Signals signals;
+  grpc::ClientContext context;
+  SetDeadline(flags.connection, context);
+  const Signals::Call call(signals, context);
+  v1::CreateSessionResponse response;
+  const grpc::Status status = NewStub(flags)->CreateSession(&context, request, &response);
+  if (status.ok()) PrintNew(flags, response.session());
+  return signals.Report(status);
+}
+
+int RunFork(const SessionsFlags& flags) {
+  v1::ForkSessionResponse response;
+  const grpc::Status status =
+      CallAbout(*NewStub(flags), flags, flags.id, response, &Stub::ForkSession);
+  if (status.ok()) PrintNew(flags, response.session());
+  return Report(status);
+}
+
+int RunPark(const SessionsFlags& flags) {
+  v1::ParkSessionResponse response;
+  const grpc::Status status =
+      CallAbout(*NewStub(flags), flags, flags.id, response, &Stub::ParkSession);
+  if (status.ok() && flags.json) PrintJson(response.session());
+  return Report(status);
+}
+
+int RunExport(const SessionsFlags& flags) {
+  Signals signals;
+  Connection connection(flags.connection);
+  return ExportSession(connection, signals, DeadlineOf(flags.connection), flags.id,
+                       flags.file);
+}
+
+int RunImport(const SessionsFlags& flags) {
+  Signals signals;
+  Connection connection(flags.connection);
+  v1::Session imported;
+  const int exit_code = ImportSession(connection, signals, DeadlineOf(flags.connection),
+                                      flags.file, imported);
+  if (exit_code == 0) PrintNew(flags, imported);
+  return exit_code;
+}
+
+int RunDelete(const SessionsFlags& flags) {
+  const std::unique_ptr<Stub> stub = NewStub(flags);
+  int exit_code = 0;
+  for (const std::string& id : flags.ids) {
+    v1::DeleteSessionResponse response;
+    const grpc::Status status =
+        CallAbout(*stub, flags, id, response, &Stub::DeleteSession);
+    if (status.ok()) continue;
+    exit_code = Report(grpc::Status(status.error_code(),
+                                    absl::StrCat(id, ": ", status.error_message())));
+  }
+  return exit_code;
+}
+
+}  // namespace
+
+std::string PlaceName(v1::SessionPlace place) {
+  switch (place) {
+    case v1::SESSION_PLACE_ALIVE:
+      return "alive";
+    case v1::SESSION_PLACE_RESTING:
+      return "resting";
+    case v1::SESSION_PLACE_PARKED:
+      return "parked";
+    default:
+      return "unknown";
+  }
+}
+
+std::string ShortTime(double seconds) {
+  constexpr double kMinute = 60;
+  constexpr double kHour = 60 * kMinute;
+  constexpr double kDay = 24 * kHour;
+  if (seconds < 10) return absl::StrFormat("%.1fs", seconds);
+  if (seconds < kMinute) return absl::StrFormat("%.0fs", seconds);
+  if (seconds < kHour) return absl::StrFormat("%.0fm", seconds / kMinute);
+  if (seconds < kDay) return absl::StrFormat("%.0fh", seconds / kHour);
+  return absl::StrFormat("%.0fd", seconds / kDay);
+}
+
+int RunSessions(const SessionsFlags& flags) {
+  struct Action {
+    const char* name;
+    int (*run)(const SessionsFlags&);
+  };
+  constexpr Action kActions[] = {
+      {"list", RunList},     {"get", RunGet},       {"create", RunCreate},
+      {"fork", RunFork},     {"park", RunPark},     {"export", RunExport},
+      {"import", RunImport}, {"delete", RunDelete},
+  };
+  for (const Action& action : kActions) {
+    if (flags.action == action.name) return action.run(flags);
+  }
+  return 1;  // main.cc reads no other
+}
+
+}  // namespace goldfinch

@@ -1,0 +1,200 @@
+// The client when servers go away: what it asks again, where, and when it gives up. The
+// pauses are those that a server asks for, of one second.
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+#include <signal.h>
+
+#include <string>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_split.h"
+#include "server/status.h"
+#include "tests/server/cli/program.h"
+#include "tests/server/cli/scripted_server.h"
+#include "tests/server/grpc/harness.h"
+
+namespace goldfinch {
+namespace {
+
+using testing::ElementsAre;
+using testing::HasSubstr;
+using testing::IsEmpty;
+using testing::SizeIs;
+using testing::StartsWith;
+
+using Answer = ScriptedServer::Answer;
+
+constexpr char kKept[] = "0123456789abcdef0123456789abcdef";
+
+Answer Refusal() { return {{}, ToGrpcStatus(absl::UnavailableError("draining"))}; }
+
+// Two tokens, then the server had to stop.
+Answer Interrupted() {
+  v1::GenerateResponse first = Piece(1, "one ");
+  first.set_seed(7);
+  return {{first, Piece(2, "two ")},
+          InterruptedStatus(absl::UnavailableError("shutting down"), kKept, 2)};
+}
+
+Answer Rest() {
+  v1::GenerateResponse first = Piece(3, "three ");
+  first.set_seed(7);
+  return {{first, LastPiece(4, "four")}, grpc::Status::OK};
+}
+
+std::vector<std::string> Generate(const std::string& servers,
+                                  const std::vector<std::string>& more = {}) {
+  std::vector<std::string> arguments = {"generate", "--prompt=x", "--max_tokens=9",
+                                        absl::StrCat("--server=", servers)};
+  arguments.insert(arguments.end(), more.begin(), more.end());
+  return arguments;
+}
+
+TEST(ResumeTest, GenerateGoesOnAfterTheLastTokenItGot) {
+  const ScriptedServer server({Interrupted(), Rest()});
+  const ProgramOutput output =
+      RunProgram("goldfinch", Generate(server.address(), {"--stats"}));
+  EXPECT_EQ(output.exit_code, 0);
+  EXPECT_EQ(output.out, "one two three four\n");
+  EXPECT_THAT(output.err, HasSubstr("interruptions: 1\n"));
+  const std::vector<v1::GenerateRequest> requests = server.requests();
+  ASSERT_EQ(requests.size(), 2u);
+  v1::GenerateRequest resume;  // and nothing else
+  resume.mutable_resume()->set_session_id(kKept);
+  resume.mutable_resume()->set_tokens_received(2);
+  EXPECT_EQ(requests[1].SerializeAsString(), resume.SerializeAsString());
+  // It had not asked for a session.
+  EXPECT_THAT(server.deleted(), ElementsAre(kKept));
+}
+
+TEST(ResumeTest, JsonHasTheSeedOnce) {
+  const ScriptedServer server({Interrupted(), Rest()});
+  const ProgramOutput output =
+      RunProgram("goldfinch", Generate(server.address(), {"--json"}));
+  const std::vector<std::string> pieces = absl::StrSplit(output.out, "\"seed\"");
+  EXPECT_THAT(pieces, SizeIs(2)) << output.out;
+}
+
+TEST(ResumeTest, ASessionOfTheUsersStays) {
+  const ScriptedServer server({Interrupted(), Rest()});
+  const std::string session = absl::StrCat("--session=", kKept);
+  EXPECT_EQ(RunProgram("goldfinch", Generate(server.address(), {session})).out,
+            "one two three four\n");
+  EXPECT_EQ(server.requests().front().session(), kKept);
+  EXPECT_THAT(server.deleted(), IsEmpty());
+}
+
+TEST(ResumeTest, AnotherServerGoesOnAtOnce) {
+  const ScriptedServer one({Interrupted(), Refusal()});
+  const ScriptedServer other({Rest()});
+  const std::string both =
+      absl::StrCat("127.0.0.1:1,", one.address(), ",", other.address());
+  const ProgramOutput output = RunProgram("goldfinch", Generate(both));
+  EXPECT_EQ(output.out, "one two three four\n");
+  EXPECT_EQ(one.requests().size(), 1u);
+  ASSERT_EQ(other.requests().size(), 1u);
+  EXPECT_EQ(other.requests()[0].resume().tokens_received(), 2);
+}
+
+TEST(ResumeTest, ItWaitsUntilTheSessionIsFree) {
+  const ScriptedServer server({Interrupted(), Refusal(), Rest()});
+  EXPECT_EQ(RunProgram("goldfinch", Generate(server.address())).out,
+            "one two three four\n");
+  EXPECT_EQ(server.requests().size(), 3u);
+}
+
+TEST(ResumeTest, EveryInterruptionCountsAllTokens) {
+  const Answer once_more = {
+      {Piece(3, "three ")},
+      InterruptedStatus(absl::UnavailableError("shutting down"), kKept, 3)};
+  const ScriptedServer server({Interrupted(), once_more, {{LastPiece(4, "four")}, {}}});
+  EXPECT_EQ(RunProgram("goldfinch", Generate(server.address())).out,
+            "one two three four\n");
+  ASSERT_EQ(server.requests().size(), 3u);
+  EXPECT_EQ(server.requests()[2].resume().tokens_received(), 3);
+}
+
+TEST(ResumeTest, ItCanBeTurnedOff) {
+  const ScriptedServer server({Interrupted(), Rest()});
+  const ProgramOutput output =
+      RunProgram("goldfinch", Generate(server.address(), {"--resume=off"}));
+  EXPECT_EQ(output.exit_code, 1);
+  EXPECT_EQ(output.out, "one two \n");
+  EXPECT_EQ(output.err,
+            absl::StrCat("goldfinch: UNAVAILABLE: shutting down\ngoldfinch: session ",
+                         kKept, " keeps it; 2 tokens were received\n"));
+  EXPECT_EQ(server.requests().size(), 1u);
+  EXPECT_THAT(server.deleted(), IsEmpty());
+}
+
+TEST(ResumeTest, AnErrorThatIsNotOfTheMomentIsReported) {
+  const ScriptedServer server(
+      {Interrupted(), {{}, grpc::Status(grpc::StatusCode::NOT_FOUND, "gone")}});
+  const ProgramOutput output = RunProgram("goldfinch", Generate(server.address()));
+  EXPECT_EQ(output.exit_code, 1);
+  EXPECT_EQ(output.err, "goldfinch: NOT_FOUND: gone\n");
+}
+
+TEST(ResumeTest, WhatBrokeOffWithoutAWordIsNotAskedAgain) {
+  const ScriptedServer server(
+      {{{Piece(1, "one ")}, ToGrpcStatus(absl::UnavailableError("out of patience"))}});
+  const ProgramOutput output = RunProgram("goldfinch", Generate(server.address()));
+  EXPECT_EQ(output.exit_code, 1);
+  EXPECT_THAT(output.err, StartsWith("goldfinch: UNAVAILABLE: out of patience"));
+  EXPECT_EQ(server.requests().size(), 1u);
+}
+
+TEST(ResumeTest, ARefusalSendsItToTheNextServerOnce) {
+  const ScriptedServer one({Refusal()});
+  const ScriptedServer other({Refusal(), Rest()});
+  const std::string both = absl::StrCat(one.address(), ",", other.address());
+  EXPECT_EQ(RunProgram("goldfinch", Generate(both)).exit_code, 1);
+  EXPECT_EQ(one.requests().size(), 1u);
+  EXPECT_EQ(other.requests().size(), 1u);
+  EXPECT_EQ(RunProgram("goldfinch", Generate(both)).out, "three four\n");
+}
+
+TEST(ResumeTest, TheDeadlineIsOfAllTriesTogether) {
+  const ScriptedServer server({Interrupted(), Refusal()});
+  const ProgramOutput output =
+      RunProgram("goldfinch", Generate(server.address(), {"--timeout=2.5"}));
+  EXPECT_EQ(output.exit_code, 1);
+  EXPECT_THAT(output.err, StartsWith("goldfinch: DEADLINE_EXCEEDED: "));
+  EXPECT_LE(server.requests().size(), 4u);
+}
+
+TEST(ResumeTest, AnInterruptEndsTheWaiting) {
+  const ScriptedServer server({Interrupted(), Refusal()});
+  Program program("goldfinch", Generate(server.address()));
+  ASSERT_TRUE(Eventually([&] { return server.requests().size() > 1; }));
+  program.Signal(SIGINT);
+  const ProgramOutput output = program.Wait();
+  EXPECT_EQ(output.exit_code, 130);
+  EXPECT_EQ(output.err, "goldfinch: interrupted\n");
+  EXPECT_THAT(server.deleted(), ElementsAre(kKept));
+}
+
+TEST(ResumeTest, AChatWaitsForAServerThatTakesItsLine) {
+  const ScriptedServer server({Refusal(), Refusal(), Rest()});
+  const ProgramOutput output = RunProgram(
+      "goldfinch", {"chat", absl::StrCat("--server=", server.address())}, "hello\n");
+  EXPECT_EQ(output.exit_code, 0);
+  EXPECT_EQ(output.out, "three four\n");
+  EXPECT_THAT(output.err, IsEmpty());
+  ASSERT_EQ(server.requests().size(), 3u);
+  EXPECT_EQ(server.requests()[2].session(), "made");
+  EXPECT_EQ(server.requests()[2].text(), "hello");
+}
+
+TEST(ResumeTest, AChatGoesOnWithAnInterruptedAnswer) {
+  const ScriptedServer server({Interrupted(), Rest()});
+  EXPECT_EQ(RunProgram("goldfinch", {"chat", absl::StrCat("--server=", server.address())},
+                       "hello\n")
+                .out,
+            "one two three four\n");
+  EXPECT_THAT(server.deleted(), IsEmpty());
+}
+
+}  // namespace
+}  // namespace goldfinch
