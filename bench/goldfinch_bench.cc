@@ -18,8 +18,10 @@
 
 #include "absl/strings/str_cat.h"
 #include "bench/machine.h"
+#include "bench/session_times.h"
 #include "bench/shape.h"
 #include "engine/check.h"
+#include "engine/host_bytes.h"
 #include "engine/model_engine.h"
 
 namespace goldfinch {
@@ -89,7 +91,7 @@ class Bench {
       }
     }
     SessionBytes();
-    for (const std::int64_t tokens : {8192, 65536}) Image(tokens);
+    for (const std::int64_t tokens : {8192, 65536}) Parking(tokens);
   }
 
  private:
@@ -311,51 +313,36 @@ class Bench {
     const ModelConfig& config = checkpoint_.config();
     const double bytes = costs_.state_bytes + kTokens * costs_.cache_bytes;
     // A transformer of the same shape keeps keys and values in every layer.
-    Report("session_bytes/t:65536", bytes, "bytes",
-           kTokens * 2 * config.n_embd * (bf16_ ? 2 : 4) * config.n_layer);
+    const double full = kTokens * 2 * config.n_embd * (bf16_ ? 2 : 4) * config.n_layer;
+    Report("session_bytes/t:65536", bytes, "bytes", full);
+    Report("sessions_per_gb/t:65536", 1e9 / bytes, "sessions", 1e9 / full);
   }
 
-  // Copying a whole session out of the engine and back, against copying as many bytes.
-  void Image(std::int64_t tokens) {
-    constexpr int kPasses = 9;
-    const std::string save = absl::StrCat("save/t:", tokens);
-    const std::string restore = absl::StrCat("restore/t:", tokens);
-    if (!(Wanted(save) || Wanted(restore)) || !FitsMemory(save, tokens, 2, true)) return;
-    std::fprintf(stderr, "%s ...\n", save.c_str());
+  // Parking a whole session and bringing it back, against plain copies of its bytes.
+  void Parking(std::int64_t tokens) {
+    const auto name = [tokens](const char* what) {
+      return absl::StrCat(what, "/t:", tokens);
+    };
+    const auto names = {name("keep"), name("park"), name("restore"),
+                        name("open"), name("put"),  name("get")};
+    if (std::ranges::none_of(names, [this](const auto& n) { return Wanted(n); })) return;
+    if (!FitsMemory(name("park"), tokens, 2, true)) return;
+    std::fprintf(stderr, "%s ...\n", name("park").c_str());
     ModelEngine& engine = EngineFor(tokens, 2, true);
     const SequenceId id = Open(engine, tokens, tokens - 1);
     FillCache(engine, id, tokens - 1);
-    const PrefixId kept = engine.Keep(id);
-    PrefixImage image;
-    engine.Save(kept, image);
-    const auto bytes = static_cast<std::size_t>(image.bytes());
-    const std::vector<std::byte> from(bytes, std::byte{1});
-    std::vector<std::byte> to(bytes);
-    std::vector<double> copies, saves, restores;
-    for (int i = 0; i < kPasses; ++i) {
-      auto start = Clock::now();
-      std::memcpy(to.data(), from.data(), bytes);
-      copies.push_back(Seconds(start));
-      start = Clock::now();
-      const PrefixId prefix = engine.Keep(id);
-      engine.Save(prefix, image);
-      engine.Drop(prefix);
-      saves.push_back(Seconds(start));
-      start = Clock::now();
-      const auto loaded = engine.Load(image);
-      GOLDFINCH_CHECK(loaded.ok());
-      const auto restored = engine.OpenFrom(
-          *loaded, {.max_tokens = tokens, .first_logits = tokens - 1}, {});
-      restores.push_back(Seconds(start));
-      GOLDFINCH_CHECK(restored.ok());
-      engine.Close(*restored);
-      engine.Drop(*loaded);
-    }
-    engine.Drop(kept);
-    const double size = static_cast<double>(bytes), limit = size / Median(copies);
-    Report(save, size / Median(saves), "bytes/s", limit);
-    Report(restore, size / Median(restores), "bytes/s", limit);
+    const auto times = MeasureSession(engine, id, tokens);
     engine.Close(id);
+    if (!times.ok()) return Skip(name("park"), std::string(times.status().message()));
+    const auto report = [&](const char* what, double seconds, double limit) {
+      Report(name(what), times->bytes / seconds, "bytes/s", times->bytes / limit);
+    };
+    report("keep", times->keep, times->copy);
+    report("park", times->park, times->copy);
+    report("restore", times->restore, times->copy);
+    report("open", times->open, times->copy);
+    report("put", times->put, times->file_write);
+    report("get", times->get, times->file_read);
   }
 
   static double Median(std::vector<double> values) {
@@ -432,6 +419,7 @@ int Main(int argc, char** argv) {
   app.add_flag("--json", flags.json, "only JSON lines on stdout");
   app.add_flag("--long_contexts", flags.long_contexts, "decode at 128k tokens too");
   CLI11_PARSE(app, argc, argv);
+  ReuseLargeBuffers();  // as the server does
   auto checkpoint = MakeCheckpoint(flags);
   if (!checkpoint.ok()) {
     std::fprintf(stderr, "goldfinch-bench: %s\n",

@@ -144,8 +144,8 @@ void ModelEngineImpl::Branch(SequenceId child_id) {
 
 PrefixId ModelEngineImpl::Keep(SequenceId id) {
   const PrefixId prefix = table_.Keep(id);
-  auto state = std::make_shared<std::vector<std::byte>>();
-  model_.ReadState(static_cast<std::int32_t>(id), *state);
+  auto state = std::make_shared<HostBytes>(static_cast<std::size_t>(info_.state_bytes));
+  model_.ReadState(static_cast<std::int32_t>(id), state->span());
   table_.Get(prefix).state = std::move(state);
   return prefix;
 }
@@ -160,7 +160,7 @@ absl::StatusOr<SequenceId> ModelEngineImpl::OpenFrom(PrefixId base_id,
   if (!id.ok()) return id;
   Sequence& sequence = table_.Get(*id);
   CopyPartialPage(base.pages, base.length, sequence.pages);
-  model_.WriteState(static_cast<std::int32_t>(*id), *base.state);
+  model_.WriteState(static_cast<std::int32_t>(*id), base.state->span());
   sequence.length = base.length;
   sequence.gold = base.gold;
   if (!sequence.counts.has_value()) return id;
@@ -174,15 +174,17 @@ absl::StatusOr<SequenceId> ModelEngineImpl::OpenFrom(PrefixId base_id,
 
 void ModelEngineImpl::Save(PrefixId id, PrefixImage& image) {
   struct Owner {
-    std::vector<std::byte> keys;
-    std::shared_ptr<const std::vector<std::byte>> state;
+    HostBytes keys;
+    std::shared_ptr<const HostBytes> state;
   };
   const Prefix& prefix = table_.Get(id);
-  const auto owner = std::make_shared<Owner>(Owner{.keys = {}, .state = prefix.state});
+  const auto key_bytes = static_cast<std::size_t>(prefix.length * info_.key_bytes);
+  const auto owner =
+      std::make_shared<Owner>(Owner{.keys = HostBytes(key_bytes), .state = prefix.state});
   image.length = prefix.length;
-  model_.ReadCache(prefix.pages, prefix.length, image.tokens, owner->keys);
-  image.keys = owner->keys;
-  image.state = *owner->state;
+  model_.ReadCache(prefix.pages, prefix.length, image.tokens, owner->keys.span());
+  image.keys = owner->keys.span();
+  image.state = owner->state->span();
   image.owner = owner;
 }
 
@@ -193,8 +195,9 @@ absl::StatusOr<PrefixId> ModelEngineImpl::Load(const PrefixImage& image) {
   Prefix& prefix = table_.Get(*id);
   model_.WriteCache(prefix.pages, 0, image.tokens, image.keys);
   // A copy: the image may be a part of something larger.
-  prefix.state = std::make_shared<const std::vector<std::byte>>(image.state.begin(),
-                                                                image.state.end());
+  auto state = std::make_shared<HostBytes>(image.state.size());
+  std::memcpy(state->span().data(), image.state.data(), image.state.size());
+  prefix.state = std::move(state);
   return id;
 }
 

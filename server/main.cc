@@ -22,6 +22,7 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/strings/str_cat.h"
+#include "engine/host_bytes.h"
 #include "engine/model_engine.h"
 #include "engine/sync/mutex.h"
 #include "scheduler/clock.h"
@@ -220,6 +221,7 @@ absl::Status ServeWithSignals(const ServerFlags& flags) {
 void LogLibrary(gpr_log_func_args* args) { LogDebug(args->message); }
 
 int Main(int argc, char** argv) {
+  ReuseLargeBuffers();
   gpr_set_log_function(LogLibrary);
   absl::StatusOr<CommandLine> line = ParseServerFlags(argc, argv);
   absl::Status status = line.status();

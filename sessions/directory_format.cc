@@ -1,9 +1,7 @@
 #include "sessions/directory_format.h"
 
-#define XXH_INLINE_ALL
-#include <xxhash.h>
-
 #include "sessions/bytes.h"
+#include "sessions/checksum.h"
 
 namespace goldfinch {
 namespace {
@@ -12,12 +10,8 @@ constexpr std::string_view kHeaderMagic("GFSTORE1", 8);
 constexpr std::string_view kClaimMagic("GFCLAIM1", 8);
 constexpr std::string_view kLeaseMagic("GFLEASE1", 8);
 
-std::uint64_t Checksum(std::string_view bytes) {
-  return XXH3_64bits(bytes.data(), bytes.size());
-}
-
 std::string Sealed(ByteWriter out) {
-  const std::uint64_t sum = Checksum(out.bytes());
+  const std::uint64_t sum = Checksum(out.bytes(), {}, 0);
   out.Int(sum);
   return out.Take();
 }
@@ -31,7 +25,7 @@ absl::StatusOr<std::string_view> Unsealed(std::string_view bytes,
   }
   const std::string_view summed = bytes.substr(0, bytes.size() - kSum);
   ByteReader sum(bytes.substr(summed.size()));
-  if (sum.Int<std::uint64_t>() != Checksum(summed)) {
+  if (sum.Int<std::uint64_t>() != Checksum(summed, {}, 0)) {
     return absl::DataLossError("a file of the session directory is damaged");
   }
   return summed.substr(magic.size());

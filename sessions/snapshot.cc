@@ -1,8 +1,6 @@
 #include "sessions/snapshot.h"
 
 #include <openssl/rand.h>
-#define XXH_INLINE_ALL
-#include <xxhash.h>
 
 #include <algorithm>
 #include <array>
@@ -13,6 +11,7 @@
 #include "absl/strings/string_view.h"
 #include "engine/check.h"
 #include "sessions/bytes.h"
+#include "sessions/checksum.h"
 #include "sessions/snapshot_turn.h"
 
 namespace goldfinch {
@@ -31,23 +30,6 @@ enum Tag : std::uint32_t {
   kTurn = 5,
   kEnd = 6,
 };
-
-// Each checksum is seeded with the one before it, so the last one vouches for the whole
-// blob and every byte is read once.
-std::uint64_t Checksum(std::string_view bytes, std::uint64_t before) {
-  return XXH3_64bits_withSeed(bytes.data(), bytes.size(), before);
-}
-
-// Of both, one behind the other.
-std::uint64_t Checksum(std::string_view first, std::string_view second,
-                       std::uint64_t before) {
-  if (second.empty()) return Checksum(first, before);
-  XXH3_state_t state;
-  XXH3_64bits_reset_withSeed(&state, before);
-  XXH3_64bits_update(&state, first.data(), first.size());
-  XXH3_64bits_update(&state, second.data(), second.size());
-  return XXH3_64bits_digest(&state);
-}
 
 absl::Status Damaged(const char* what) {
   return absl::DataLossError(absl::StrCat("the snapshot is damaged: ", what));
@@ -190,7 +172,7 @@ absl::StatusOr<Snapshot> ReadSections(std::string_view body, std::uint64_t check
     const std::string_view section = start.substr(0, start.size() - in.left());
     const auto stored = in.Int<std::uint64_t>();
     if (!in.ok()) return Damaged("a section reaches past the end");
-    checksum = Checksum(section, checksum);
+    checksum = Checksum(section, {}, checksum);
     if (stored != checksum) return Damaged("a section's checksum is wrong");
     if (tag < kIdentity || tag > kEnd) {
       return absl::FailedPreconditionError(
@@ -245,7 +227,9 @@ SnapshotBytes EncodeSnapshot(const Snapshot& snapshot, const SnapshotKey* key) {
   head.Raw(kMagic);
   head.Int(kSnapshotVersion);
   head.Int(key == nullptr ? kNotAuthenticated : kHmacSha256);
-  std::uint64_t checksum = Checksum(head.bytes(), 0);
+  // Each checksum is seeded with the one before it, so the last one vouches for the whole
+  // blob and every byte is read once.
+  std::uint64_t checksum = Checksum(head.bytes(), {}, 0);
   head.Int(checksum);
   add(head.Take());
   for (const Tag tag : TagsOf(snapshot)) {
@@ -282,7 +266,7 @@ absl::StatusOr<Snapshot> DecodeSnapshot(std::shared_ptr<const std::string> owner
   const auto authentication = head.Int<std::uint32_t>();
   const auto checksum = head.Int<std::uint64_t>();
   if (!head.ok() || authentication > kHmacSha256 ||
-      checksum != Checksum(bytes.substr(0, kHeadBytes - sizeof checksum), 0)) {
+      checksum != Checksum(bytes.substr(0, kHeadBytes - sizeof checksum), {}, 0)) {
     return Damaged("its head is wrong");
   }
   const std::size_t mac_bytes = authentication == kHmacSha256 ? kMacBytes : 0;

@@ -24,6 +24,7 @@
 #include "engine/cache/page_pool.h"
 #include "engine/engine.h"
 #include "engine/gold_rows.h"
+#include "engine/host_bytes.h"
 #include "engine/sampling/token_counts.h"
 
 namespace goldfinch {
@@ -46,7 +47,7 @@ struct Prefix {
   std::int64_t length = 0;
   GoldRows gold = {};
   std::vector<std::int32_t> pages = {};
-  std::shared_ptr<const std::vector<std::byte>> state = nullptr;  // its images share it
+  std::shared_ptr<const HostBytes> state = nullptr;  // its images share it
 };
 
 class SequenceTable {

@@ -163,21 +163,20 @@ void Model::WriteCache(std::span<const std::int32_t> pages, std::int64_t positio
 }
 
 void Model::ReadCache(std::span<const std::int32_t> pages, std::int64_t count,
-                      std::vector<TokenId>& tokens, std::vector<std::byte>& keys) const {
+                      std::vector<TokenId>& tokens, std::span<std::byte> keys) const {
   tokens.clear();
-  keys.clear();
+  GOLDFINCH_CHECK(static_cast<std::int64_t>(keys.size()) == count * stored_key_bytes());
   if (cache_ == nullptr) return;
   const auto key_bytes = static_cast<std::size_t>(cache_->stored_key_bytes());
   tokens.resize(static_cast<std::size_t>(count));
-  keys.resize(tokens.size() * key_bytes);
   ForEachRun(pages, 0, count, [&](std::int64_t row, std::size_t at, std::size_t run) {
     cache_->ReadRows(row, std::span(tokens).subspan(at, run),
-                     std::span(keys).subspan(at * key_bytes, run * key_bytes));
+                     keys.subspan(at * key_bytes, run * key_bytes));
   });
 }
 
-void Model::ReadState(std::int32_t slot, std::vector<std::byte>& state) const {
-  state.resize(static_cast<std::size_t>(state_bytes()));
+void Model::ReadState(std::int32_t slot, std::span<std::byte> state) const {
+  GOLDFINCH_CHECK(static_cast<std::int64_t>(state.size()) == state_bytes());
   std::byte* to = state.data();
   ForEachState([&](float* all, std::int64_t count) {
     const std::int64_t bytes = count * static_cast<std::int64_t>(sizeof(float));

@@ -77,10 +77,10 @@ class Model {
   // The first `count` tokens and their keys, as WriteCache takes them; nothing without
   // GOLD layers.
   void ReadCache(std::span<const std::int32_t> pages, std::int64_t count,
-                 std::vector<TokenId>& tokens, std::vector<std::byte>& keys) const;
+                 std::vector<TokenId>& tokens, std::span<std::byte> keys) const;
   // The state of a slot: layer after layer the two shift vectors and, where there is
   // one, the recurrent state [heads, 64 key, 64 value]; float32.
-  void ReadState(std::int32_t slot, std::vector<std::byte>& state) const;
+  void ReadState(std::int32_t slot, std::span<std::byte> state) const;
   void WriteState(std::int32_t slot, std::span<const std::byte> state);
   // The page's content is about to change hands.
   void DropExpanded(std::int32_t page) { arena_->Drop(page); }

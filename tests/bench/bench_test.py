@@ -33,7 +33,11 @@ class BenchTest(unittest.TestCase):
         self.assertEqual(set(rows), {
             "prefill/t:512", "prefill/t:2048", "decode/batch:1", "decode/batch:4", "decode/ctx:1024/batch:1",
             "decode/ctx:1024/batch:8", "expand/t:1024", "decode_rebuilt/ctx:1024/batch:1",
-            "decode_rebuilt/ctx:1024/batch:8", "session_bytes/t:65536"})
+            "decode_rebuilt/ctx:1024/batch:8", "session_bytes/t:65536", "sessions_per_gb/t:65536"})
+
+    def test_parking_is_measured_beside_plain_copies(self):
+        rows = self.rows("--cases=^(keep|park|restore|open|put|get)/t:8192$")
+        self.assertEqual(set(rows), {"keep/t:8192", "park/t:8192", "restore/t:8192", "open/t:8192", "put/t:8192", "get/t:8192"})
 
     def test_int8_a_vocabulary_table_and_floating_threads_run(self):
         self.assertEqual(set(self.rows("--cases=^decode/batch:1$", "--weight_dtype=int8", "--cache_dtype=int8",
