@@ -99,7 +99,7 @@ absl::StatusOr<Claim> MemoryStore::Acquire(std::string_view id, AcquireMode mode
   const bool stored = it != medium_.entries_.end() && it->second.generation > 0;
   if (it != medium_.entries_.end() && it->second.owner != owner() &&
       IsLive(it->second.owner)) {
-    return absl::UnavailableError("another replica holds the session");
+    return absl::UnavailableError("another server holds the session");
   }
   if (!stored && mode == AcquireMode::kStored) {
     return absl::NotFoundError("no such session is stored");

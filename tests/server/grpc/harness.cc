@@ -78,6 +78,7 @@ TestServer::TestServer(const TestServerOptions& options) : engine_(options.engin
   server.metrics = options.metrics;
   server.default_max_tokens = options.default_max_tokens;
   server.scheduler = options.scheduler;
+  server.sessions = options.sessions;
   server.model = {.name = "fake",
                   .num_layers = 12,
                   .num_gold_layers = 4,
@@ -86,10 +87,11 @@ TestServer::TestServer(const TestServerOptions& options) : engine_(options.engin
                   .cache_bytes_per_token = 68,
                   .state_bytes_per_sequence = 4096,
                   .training_context_tokens = 512};
-  auto started = Server::Start(server, engine_, TestVocabulary(), clock_);
+  auto started = Server::Start(server, engine_, TestVocabulary(), clock_, options.store);
   GOLDFINCH_CHECK(started.ok());
   server_ = *std::move(started);
   stub_ = v1::GenerationService::NewStub(NewChannel());
+  sessions_ = v1::SessionService::NewStub(NewChannel());
 }
 
 TestServer::~TestServer() { engine_.Release(); }

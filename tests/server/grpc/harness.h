@@ -12,9 +12,11 @@
 #include <vector>
 
 #include "goldfinch/v1/generation_service.grpc.pb.h"
+#include "goldfinch/v1/session_service.grpc.pb.h"
 #include "scheduler/clock.h"
 #include "server/server.h"
 #include "server/text/vocabulary.h"
+#include "sessions/store.h"
 #include "tests/fakes/fake_engine.h"
 
 namespace goldfinch {
@@ -31,6 +33,8 @@ struct TestServerOptions {
   FakeEngineOptions engine = {};
   SchedulerOptions scheduler = {};
   std::int64_t default_max_tokens = 16;
+  SessionOptions sessions = {};
+  SnapshotStore* store = nullptr;  // outlives the server
   std::string metrics = {};  // off: closing the endpoint takes its library two seconds
 };
 
@@ -42,6 +46,7 @@ class TestServer {
   Server& server() { return *server_; }
   FakeEngine& engine() { return engine_; }
   v1::GenerationService::Stub& stub() { return *stub_; }
+  v1::SessionService::Stub& sessions() { return *sessions_; }
   std::string address() const;
   std::shared_ptr<grpc::Channel> NewChannel() const;
 
@@ -56,6 +61,7 @@ class TestServer {
   const SteadyClock clock_;
   std::unique_ptr<Server> server_;
   std::unique_ptr<v1::GenerationService::Stub> stub_;
+  std::unique_ptr<v1::SessionService::Stub> sessions_;
 };
 
 // One candidate's part of a stream.

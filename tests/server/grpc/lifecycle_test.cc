@@ -53,12 +53,14 @@ ServerOptions OnFreePorts() {
 
 TEST(HealthTest, IsServingUntilTheDrainBegins) {
   TestServer server;
-  for (const char* service : {"", "goldfinch.v1.GenerationService"}) {
+  for (const char* service :
+       {"", "goldfinch.v1.GenerationService", "goldfinch.v1.SessionService"}) {
     EXPECT_EQ(HealthOf(server, service), kServing) << service;
   }
   EXPECT_EQ(HealthOf(server, "another.Service"), kNotFound);
   server.server().BeginDrain();
-  for (const char* service : {"", "goldfinch.v1.GenerationService"}) {
+  for (const char* service :
+       {"", "goldfinch.v1.GenerationService", "goldfinch.v1.SessionService"}) {
     EXPECT_EQ(HealthOf(server, service), kNotServing) << service;
   }
 }
@@ -101,6 +103,7 @@ TEST(ReflectionTest, ListsTheServices) {
   std::string text;
   for (const grpc::Slice& slice : slices) text.append(slice.begin(), slice.end());
   EXPECT_THAT(text, HasSubstr("goldfinch.v1.GenerationService"));
+  EXPECT_THAT(text, HasSubstr("goldfinch.v1.SessionService"));
   EXPECT_THAT(text, HasSubstr("grpc.health.v1.Health"));
   context.TryCancel();
   grpc::Status status;

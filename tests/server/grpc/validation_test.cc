@@ -60,16 +60,33 @@ const BadGenerate kBadGenerates[] = {
      "priority is 101; it must be in [-100, 100]"},
     {"PriorityLow", [](auto& r) { r.set_priority(-101); },
      "priority is -101; it must be in [-100, 100]"},
-    {"Session", [](auto& r) { r.set_session("abc"); }, "sessions are not available",
-     StatusCode::UNIMPLEMENTED},
-    {"Resume", [](auto& r) { r.mutable_resume()->set_session_id("abc"); },
-     "sessions are not available", StatusCode::UNIMPLEMENTED},
-    {"SessionBeforeAnythingElse",
+    {"Session", [](auto& r) { r.set_session("abc"); },
+     "the session id must be 32 lowercase hexadecimal digits"},
+    {"SessionUnknown", [](auto& r) { r.set_session(std::string(32, '0')); },
+     "there is no such session", StatusCode::NOT_FOUND},
+    {"SessionWithCandidates",
      [](auto& r) {
-       r.set_session("abc");
-       r.mutable_sampling()->set_temperature(-1);
+       r.set_session(std::string(32, '0'));
+       r.mutable_sampling()->set_n(2);
      },
-     "sessions are not available", StatusCode::UNIMPLEMENTED},
+     "it must be 1 with a session"},
+    {"Resume", [](auto& r) { r.mutable_resume()->set_session_id("abc"); },
+     "the session id must be 32 lowercase hexadecimal digits"},
+    {"ResumeUnknown",
+     [](auto& r) { r.mutable_resume()->set_session_id(std::string(32, '0')); },
+     "there is no such session", StatusCode::NOT_FOUND},
+    {"ResumeTokensReceived",
+     [](auto& r) {
+       r.mutable_resume()->set_session_id(std::string(32, '0'));
+       r.mutable_resume()->set_tokens_received(-1);
+     },
+     "tokens_received is -1; it must be 0 or more"},
+    {"ResumeWithSampling",
+     [](auto& r) {
+       r.mutable_resume()->set_session_id(std::string(32, '0'));
+       r.mutable_sampling()->set_seed(1);
+     },
+     "session, sampling and priority must be unset with resume"},
     Sampling(
         "MaxTokensZero", [](S& s) { s.set_max_tokens(0); },
         "max_tokens is 0; it must be in [1, 4096]"),
