@@ -68,6 +68,10 @@ void Metrics::CollectSessions(std::vector<MetricFamily>& families) const {
          static_cast<double>(stats.busy.load(kRelaxed)));
   AddOne(families, Gauges("goldfinch_session_host_bytes", "Host memory of sessions"),
          static_cast<double>(stats.host_bytes.load(kRelaxed)));
+  AddOne(families,
+         Gauges("goldfinch_sessions_stored",
+                "Snapshots in the session store, whoever put them there"),
+         static_cast<double>(stats.stored.load(kRelaxed)));
   const std::pair<const char*, const std::atomic<std::uint64_t>*> events[] = {
       {"created", &stats.created},
       {"forked", &stats.forked},

@@ -96,7 +96,7 @@ absl::StatusOr<std::unique_ptr<DirectoryStore>> DirectoryStore::Open(
   std::unique_ptr<DirectoryStore> store(
       new DirectoryStore(std::move(options), directory, lock));
   absl::Status status = store->Renew();
-  if (status.ok()) status = store->RemoveExpired();
+  if (status.ok()) status = store->RemoveExpired().status();
   if (!status.ok()) return status;
   return store;
 }
@@ -397,13 +397,14 @@ absl::StatusOr<std::vector<StoredSession>> DirectoryStore::List(std::string_view
   return found;
 }
 
-void DirectoryStore::RemoveIfExpired(const std::string& id) {
+bool DirectoryStore::RemoveIfExpired(const std::string& id) {
   const auto stored = Head(id);
-  if (!stored.ok() || stored->claimed) return;
+  if (!stored.ok() || stored->claimed) return false;
   const auto age = options_.clock->World() - stored->stored_at.time_since_epoch();
-  if (age < options_.time_to_live) return;
+  if (age < options_.time_to_live) return false;
   RemoveFile(directory_, Name(id, kSnapshot));
   RemoveFile(directory_, Name(id, kClaim));
+  return true;
 }
 
 // Temporary files, claims of nothing, and leases, whose owner is gone.
@@ -427,19 +428,27 @@ void DirectoryStore::RemoveIfLeftOver(const std::string& name) {
   }
 }
 
-absl::Status DirectoryStore::RemoveExpired() {
+absl::StatusOr<std::int64_t> DirectoryStore::RemoveExpired() {
   const auto names = FileNames(directory_);
   if (!names.ok()) return names.status();
+  std::int64_t left = 0;
   for (const std::string& name : *names) {
     const std::string id = StemOf(name, kSnapshot);
-    if (!id.empty() && options_.time_to_live.count() == 0) continue;
+    if (!id.empty() && options_.time_to_live.count() == 0) {
+      ++left;
+      continue;
+    }
     // One at a time, so that nobody waits for all of them.
     const MutexLock lock(mu_);
     const Locked locked(*this);
     if (!locked.status().ok()) return locked.status();
-    id.empty() ? RemoveIfLeftOver(name) : RemoveIfExpired(id);
+    if (id.empty()) {
+      RemoveIfLeftOver(name);
+    } else {
+      left += RemoveIfExpired(id) ? 0 : 1;
+    }
   }
-  return absl::OkStatus();
+  return left;
 }
 
 }  // namespace goldfinch

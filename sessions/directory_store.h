@@ -63,7 +63,7 @@ class DirectoryStore final : public SnapshotStore {
   absl::StatusOr<std::vector<StoredSession>> List(std::string_view tenant,
                                                   std::string_view after,
                                                   std::size_t limit) override;
-  absl::Status RemoveExpired() override;
+  absl::StatusOr<std::int64_t> RemoveExpired() override;
 
  private:
   DirectoryStore(DirectoryStoreOptions options, int directory, int lock);
@@ -81,7 +81,7 @@ class DirectoryStore final : public SnapshotStore {
   absl::Status WriteLease() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   absl::Status Replace(const std::string& id, const Claim& claim,
                        std::uint64_t generation, const std::string& temporary);
-  void RemoveIfExpired(const std::string& id);
+  bool RemoveIfExpired(const std::string& id);
   void RemoveIfLeftOver(const std::string& name);
   std::string TemporaryName(const std::string& stem) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
 

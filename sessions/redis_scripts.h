@@ -89,15 +89,19 @@ redis.call('ZREM', ARGV[4] .. tenant, ARGV[3])
 return 'ok'
 )";
 
-// KEYS: session, blob. ARGV: seconds to live, id, prefixes of owners and of ids. Claims
-// of dead owners on what was never stored go, too.
+// KEYS: session, blob. ARGV: seconds to live (0: for ever), id, prefixes of owners and of
+// ids. Claims of dead owners on what was never stored go, too. 1 when a snapshot stays.
 inline constexpr std::string_view kExpireScript = R"(
 local f = redis.call('HMGET', KEYS[1], 'owner', 'tenant', 'stored_at')
-if f[1] and f[1] ~= '' and redis.call('EXISTS', ARGV[3] .. f[1]) == 1 then return 0 end
-if f[3] and redis.call('TIME')[1] - f[3] < tonumber(ARGV[1]) then return 0 end
+local stays = (f[3] and 1) or 0
+local live = tonumber(ARGV[1])
+if f[1] and f[1] ~= '' and redis.call('EXISTS', ARGV[3] .. f[1]) == 1 then
+  return stays
+end
+if f[3] and (live == 0 or redis.call('TIME')[1] - f[3] < live) then return 1 end
 redis.call('DEL', KEYS[1], KEYS[2])
 if f[2] then redis.call('ZREM', ARGV[4] .. f[2], ARGV[2]) end
-return 1
+return 0
 )";
 
 }  // namespace goldfinch

@@ -382,11 +382,11 @@ absl::StatusOr<std::vector<StoredSession>> RedisStore::List(std::string_view ten
 }
 
 // A cursor walks over all sessions, a hundred or so at a time.
-absl::Status RedisStore::RemoveExpired() {
-  if (options_.time_to_live.count() == 0) return absl::OkStatus();
+absl::StatusOr<std::int64_t> RedisStore::RemoveExpired() {
   const std::string pattern = Key("session", "*");
   const std::string age = std::to_string(options_.time_to_live.count());
   const std::size_t name_at = Key("session", "").size();
+  std::int64_t left = 0;
   std::string cursor = "0";
   do {
     const auto page = Call({"SCAN", cursor, "MATCH", pattern, "COUNT", "100"});
@@ -401,9 +401,10 @@ absl::Status RedisStore::RemoveExpired() {
       const auto reply = Eval(kExpireScript, {key, Key("blob", id)},
                               {age, id, Key("owner", ""), Key("ids", "")});
       if (!reply.ok()) return reply.status();
+      left += (*reply)->type == REDIS_REPLY_INTEGER ? (*reply)->integer : 0;
     }
   } while (cursor != "0");
-  return absl::OkStatus();
+  return left;
 }
 
 }  // namespace goldfinch

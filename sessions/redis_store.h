@@ -73,7 +73,7 @@ class RedisStore final : public SnapshotStore {
   absl::StatusOr<std::vector<StoredSession>> List(std::string_view tenant,
                                                   std::string_view after,
                                                   std::size_t limit) override;
-  absl::Status RemoveExpired() override;
+  absl::StatusOr<std::int64_t> RemoveExpired() override;
 
  private:
   struct FreeContext {

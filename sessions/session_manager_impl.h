@@ -130,6 +130,7 @@ class SessionManager::Impl : public std::enable_shared_from_this<SessionManager:
   CondVar changed_;  // the table, or what is under way
   SessionTable table_ ABSL_GUARDED_BY(mu_);
   std::int64_t under_way_ ABSL_GUARDED_BY(mu_) = 0;
+  std::int64_t releasing_ ABSL_GUARDED_BY(mu_) = 0;  // claims of what is parked
   bool stopping_ ABSL_GUARDED_BY(mu_) = false;
   bool sweep_soon_ ABSL_GUARDED_BY(mu_) = false;
   // After the store failed, parking by itself waits until then.

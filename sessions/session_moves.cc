@@ -222,11 +222,16 @@ void SessionManager::Impl::AfterPark(const Parked& parked, const absl::Status& s
       ++stats_.parked;
       if (!session->busy && session->kept == parked.kept && table_.Remove(session)) {
         claim = session->claim;
+        releasing_ += claim.has_value() ? 1 : 0;
       }
     }
     changed_.NotifyAll();
   }
-  if (claim.has_value()) store_->Release(session->id, *claim).IgnoreError();
+  if (!claim.has_value()) return;
+  store_->Release(session->id, *claim).IgnoreError();
+  const MutexLock lock(mu_);
+  --releasing_;
+  changed_.NotifyAll();
 }
 
 }  // namespace goldfinch

@@ -14,6 +14,7 @@ struct SessionStats {
   std::atomic<std::int64_t> resting{0};
   std::atomic<std::int64_t> busy{0};
   std::atomic<std::int64_t> host_bytes{0};
+  std::atomic<std::int64_t> stored{0};  // in the store, whoever put it there; each minute
   // Since the start.
   std::atomic<std::uint64_t> created{0};
   std::atomic<std::uint64_t> forked{0};

@@ -46,7 +46,7 @@ void SessionManager::Impl::Stop() {
 }
 
 void SessionManager::Impl::RunSweeps() {
-  auto expire_at = std::chrono::steady_clock::now() + kRemoveExpiredEvery;
+  auto expire_at = std::chrono::steady_clock::now();
   while (true) {
     const auto until = std::chrono::steady_clock::now() + kSweepEvery;
     {
@@ -60,7 +60,10 @@ void SessionManager::Impl::RunSweeps() {
     Sweep();
     if (store_ == nullptr || std::chrono::steady_clock::now() < expire_at) continue;
     expire_at = std::chrono::steady_clock::now() + kRemoveExpiredEvery;
-    Async([this] { store_->RemoveExpired().IgnoreError(); });
+    Async([this] {
+      const auto left = store_->RemoveExpired();
+      if (left.ok()) stats_.stored = *left;
+    });
   }
 }
 
@@ -174,7 +177,8 @@ std::int64_t SessionManager::Impl::ParkAll(
     std::chrono::steady_clock::time_point deadline) {
   const MutexLock lock(mu_);
   if (store_ == nullptr) return table_.size();
-  while (table_.size() > 0) {
+  // Others can go on with a session when its claim is given up, too.
+  while (table_.size() > 0 || releasing_ > 0) {
     std::vector<SessionPtr> next;
     std::int64_t busy = 0;
     auto wake = deadline;

@@ -97,9 +97,9 @@ class SnapshotStore {
                                                           std::string_view after,
                                                           std::size_t limit) = 0;
 
-  // Forgets what was stored longer ago than the store's time to live and is not claimed.
-  // Called now and then.
-  virtual absl::Status RemoveExpired() = 0;
+  // Forgets what was stored longer ago than the store's time to live and is not claimed;
+  // gives the number of snapshots that are left. Called now and then.
+  virtual absl::StatusOr<std::int64_t> RemoveExpired() = 0;
 };
 
 }  // namespace goldfinch

@@ -1,5 +1,6 @@
 #include "tests/fakes/memory_store.h"
 
+#include <algorithm>
 #include <utility>
 
 #include "absl/status/status.h"
@@ -71,6 +72,13 @@ StoredSession MemoryStore::Describe(const std::string& id,
   stored.bytes = entry.bytes.size();
   stored.claimed = IsLive(entry.owner);
   return stored;
+}
+
+absl::StatusOr<std::int64_t> MemoryStore::RemoveExpired() {
+  const MutexLock lock(medium_.mu_);
+  if (absl::Status status = Check(); !status.ok()) return status;
+  return std::ranges::count_if(
+      medium_.entries_, [](const auto& entry) { return entry.second.generation > 0; });
 }
 
 absl::Status MemoryStore::Renew() {

@@ -304,17 +304,30 @@ TEST_P(StoreTest, WhatIsPastItsTimeToLiveAndUnclaimedGoes) {
   const Claim left = Take(*store, kB);
   ASSERT_TRUE(Put(*store, kB, left, 1, "left").ok());
   ASSERT_TRUE(store->Release(kB, left).ok());
-  ASSERT_TRUE(store->RemoveExpired().ok());
+  EXPECT_EQ(store->RemoveExpired().value_or(-1), 2);
   EXPECT_TRUE(store->Get(kB).ok());
   medium_->Age(std::chrono::seconds(101));
   const Claim fresh = Take(*store, kC);
   ASSERT_TRUE(Put(*store, kC, fresh, 1, "fresh").ok());
   ASSERT_TRUE(store->Release(kC, fresh).ok());
-  ASSERT_TRUE(store->RemoveExpired().ok());
+  EXPECT_EQ(store->RemoveExpired().value_or(-1), 2);
   EXPECT_TRUE(store->Get(kA).ok()) << "claimed";
   EXPECT_TRUE(absl::IsNotFound(store->Get(kB).status()));
   EXPECT_TRUE(store->Get(kC).ok()) << "young";
   EXPECT_THAT(Ids(*store->List("t", "", 9)), ElementsAre(kA, kC));
+}
+
+TEST_P(StoreTest, WithoutATimeToLiveEverythingStaysAndIsCounted) {
+  const auto store = Open();
+  for (const std::string& id : {kA, kB}) {
+    const Claim claim = Take(*store, id);
+    ASSERT_TRUE(Put(*store, id, claim, 1, "kept").ok());
+    ASSERT_TRUE(store->Release(id, claim).ok());
+  }
+  Take(*store, kC);  // nothing is stored of it
+  medium_->Age(std::chrono::hours(1000));
+  EXPECT_EQ(store->RemoveExpired().value_or(-1), 2);
+  EXPECT_TRUE(store->Get(kA).ok());
 }
 
 TEST_P(StoreTest, OfManyThatRaceOneWins) {
