@@ -84,8 +84,10 @@ void SessionManager::Impl::Sweep() {
       }
       if (!session->busy && !session->parking) idle.push_back(session);
     }
-    std::ranges::sort(idle, {}, [](const SessionPtr& s) { return s->last_used; });
     std::int64_t bytes = table_.HostBytes();
+    if (bytes > options_.host_bytes) {
+      std::ranges::sort(idle, {}, [](const SessionPtr& s) { return s->last_used; });
+    }
     host_bytes_ = bytes;
     stats_.host_bytes = bytes;
     stats_.busy = busy;
