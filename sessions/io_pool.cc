@@ -4,7 +4,7 @@
 
 namespace goldfinch {
 
-IoPool::IoPool(int num_threads) {
+IoPool::IoPool(int num_threads) : max_background_(num_threads / 2) {
   for (int i = 0; i < num_threads; ++i) {
     threads_.emplace_back([this] { Run(); });
   }
@@ -19,25 +19,38 @@ IoPool::~IoPool() {
   for (std::thread& thread : threads_) thread.join();
 }
 
-void IoPool::Post(std::function<void()> work) {
+void IoPool::Post(Urgency urgency, std::function<void()> work) {
   {
     const MutexLock lock(mu_);
-    queue_.push_back(std::move(work));
+    (urgency == Urgency::kCall ? calls_ : background_).push_back(std::move(work));
   }
   changed_.NotifyOne();
 }
 
+bool IoPool::MayBegin(Urgency urgency) const {
+  if (urgency == Urgency::kCall) return !calls_.empty();
+  return !background_.empty() && running_background_ < max_background_;
+}
+
 void IoPool::Run() {
+  const MutexLock lock(mu_);
   while (true) {
-    std::function<void()> work;
-    {
-      const MutexLock lock(mu_);
-      while (queue_.empty() && !stopping_) changed_.Wait(mu_);
-      if (queue_.empty()) return;
-      work = std::move(queue_.front());
-      queue_.pop_front();
+    const bool call = MayBegin(Urgency::kCall);
+    if (!call && !MayBegin(Urgency::kBackground)) {
+      // Whoever runs the rest of the background takes what is left there.
+      if (stopping_) return;
+      changed_.Wait(mu_);
+      continue;
     }
+    std::deque<std::function<void()>>& queue = call ? calls_ : background_;
+    std::function<void()> work = std::move(queue.front());
+    queue.pop_front();
+    if (!call) ++running_background_;
+    mu_.Unlock();
     work();
+    work = nullptr;
+    mu_.Lock();
+    if (!call) --running_background_;
   }
 }
 

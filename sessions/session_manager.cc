@@ -9,7 +9,7 @@
 namespace goldfinch {
 namespace {
 
-constexpr int kIoThreads = 2;
+constexpr int kIoThreads = 4;
 
 // What a snapshot has beside history, keys and state: sampling fields, logprobs.
 constexpr std::int64_t kSnapshotSlack = 64 << 20;
@@ -137,12 +137,12 @@ std::int64_t SessionManager::Impl::max_snapshot_bytes() const {
   return options_.max_context_tokens * token_bytes + info.state_bytes + kSnapshotSlack;
 }
 
-void SessionManager::Impl::Async(std::function<void()> work) {
+void SessionManager::Impl::Async(std::function<void()> work, Urgency urgency) {
   {
     const MutexLock lock(mu_);
     ++under_way_;
   }
-  io_->Post([this, work = std::move(work)]() mutable {
+  io_->Post(urgency, [this, work = std::move(work)]() mutable {
     work();
     work = nullptr;  // what it holds goes before Stop may return
     const MutexLock lock(mu_);
@@ -151,20 +151,23 @@ void SessionManager::Impl::Async(std::function<void()> work) {
   });
 }
 
-void SessionManager::Impl::WithImage(std::shared_ptr<KeptPrefix> kept, ImageWork work) {
+void SessionManager::Impl::WithImage(std::shared_ptr<KeptPrefix> kept, ImageWork work,
+                                     Urgency urgency) {
   {
     const MutexLock lock(mu_);
     ++under_way_;
   }
   const bool empty = kept->length() == 0;
-  scheduler_.GetImage(kept, [this, empty, work = std::move(work)](auto image) {
-    Async([empty, work, image = std::move(image)] {
-      if (image == nullptr && !empty) {
-        work(absl::UnavailableError("the server is shutting down"));
-      } else {
-        work(image);
-      }
-    });
+  scheduler_.GetImage(kept, [this, empty, urgency, work = std::move(work)](auto image) {
+    Async(
+        [empty, work, image = std::move(image)] {
+          if (image == nullptr && !empty) {
+            work(absl::UnavailableError("the server is shutting down"));
+          } else {
+            work(image);
+          }
+        },
+        urgency);
     const MutexLock lock(mu_);
     --under_way_;
     changed_.NotifyAll();
@@ -450,23 +453,26 @@ void SessionManager::Impl::Export(std::string tenant, std::string id,
   Acquire(std::move(tenant), std::move(id),
           [self = shared_from_this(), done = std::move(done)](auto use) {
             if (!use.ok()) return done(use.status());
-            self->WithImage((*use)->kept(), [self, done, use = *use](auto image) {
-              if (!image.ok()) {
-                use->Release();
-                return done(image.status());
-              }
-              const SessionPtr session = static_cast<Use&>(*use).session();
-              std::uint64_t generation = 0;
-              {
-                const MutexLock lock(self->mu_);
-                generation = session->generation;
-              }
-              std::string bytes =
-                  self->Encode(*session, *use->kept(), use->turn(), generation, *image)
-                      .Join();
-              use->Release();
-              done(std::move(bytes));
-            });
+            self->WithImage(
+                (*use)->kept(),
+                [self, done, use = *use](auto image) {
+                  if (!image.ok()) {
+                    use->Release();
+                    return done(image.status());
+                  }
+                  const SessionPtr session = static_cast<Use&>(*use).session();
+                  std::uint64_t generation = 0;
+                  {
+                    const MutexLock lock(self->mu_);
+                    generation = session->generation;
+                  }
+                  std::string bytes = self->Encode(*session, *use->kept(), use->turn(),
+                                                   generation, *image)
+                                          .Join();
+                  use->Release();
+                  done(std::move(bytes));
+                },
+                Urgency::kCall);
           });
 }
 

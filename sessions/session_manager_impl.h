@@ -67,12 +67,15 @@ class SessionManager::Impl : public std::enable_shared_from_this<SessionManager:
  private:
   class Use;
 
+  // Parked at once: each may have a copy of its image in memory meanwhile.
+  static constexpr std::int64_t kParksAtOnce = 16;
+
   // Runs on a thread of the pool; Stop waits for it.
-  void Async(std::function<void()> work);
+  void Async(std::function<void()> work, Urgency urgency = Urgency::kCall);
   // The same, with the image of `kept`; a failure when the scheduler has stopped.
   using ImageWork =
       std::function<void(absl::StatusOr<std::shared_ptr<const PrefixImage>>)>;
-  void WithImage(std::shared_ptr<KeptPrefix> kept, ImageWork work);
+  void WithImage(std::shared_ptr<KeptPrefix> kept, ImageWork work, Urgency urgency);
 
   absl::Status CheckRoom() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   SessionInfo InfoOf(const HeldSession& session) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
@@ -133,6 +136,8 @@ class SessionManager::Impl : public std::enable_shared_from_this<SessionManager:
   std::int64_t releasing_ ABSL_GUARDED_BY(mu_) = 0;  // claims of what is parked
   bool stopping_ ABSL_GUARDED_BY(mu_) = false;
   bool sweep_soon_ ABSL_GUARDED_BY(mu_) = false;
+  std::int64_t parking_ ABSL_GUARDED_BY(mu_) = 0;   // beside calls
+  bool more_to_park_ ABSL_GUARDED_BY(mu_) = false;  // when there are fewer
   // After the store failed, parking by itself waits until then.
   TimePoint next_park_ ABSL_GUARDED_BY(mu_);
   std::atomic<std::int64_t> host_bytes_ = 0;  // exact at each sweep, grown between them

@@ -158,7 +158,7 @@ void SessionManager::Impl::StartPark(const SessionPtr& session, ParkMode mode,
     parked.kept = session->kept;
     parked.turn = session->turn;
   }
-  WithImage(parked.kept, [this, parked, done = std::move(done)](auto image) {
+  const auto put = [this, parked, done = std::move(done)](auto image) {
     absl::Status status = image.status();
     if (parked.mode == ParkMode::kOfCall && status.ok()) {
       status = ClaimForCall(parked.session);
@@ -168,7 +168,9 @@ void SessionManager::Impl::StartPark(const SessionPtr& session, ParkMode mode,
     if (status.ok()) status = Put(parked, *image);
     AfterPark(parked, status);
     done(status);
-  });
+  };
+  WithImage(parked.kept, put,
+            mode == ParkMode::kOfCall ? Urgency::kCall : Urgency::kBackground);
 }
 
 absl::Status SessionManager::Impl::Put(const Parked& parked,
@@ -209,6 +211,7 @@ void SessionManager::Impl::AfterPark(const Parked& parked, const absl::Status& s
     const bool beside = parked.mode == ParkMode::kBesideCalls;
     if (beside) {
       session->parking = false;
+      sweep_soon_ = sweep_soon_ || (--parking_ <= kParksAtOnce / 2 && more_to_park_);
     } else {
       session->busy = false;
     }

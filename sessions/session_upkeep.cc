@@ -11,9 +11,6 @@ namespace {
 constexpr auto kSweepEvery = std::chrono::seconds(1);
 constexpr auto kRemoveExpiredEvery = std::chrono::minutes(1);
 
-// Parked at once: each may have a copy of its image in memory meanwhile.
-constexpr std::int64_t kParksAtOnce = 16;
-
 // Renewed so often within a lease, and looked at more often, so that calls are stopped
 // soon after a lapse.
 constexpr int kRenewals = 3;
@@ -60,10 +57,12 @@ void SessionManager::Impl::RunSweeps() {
     Sweep();
     if (store_ == nullptr || std::chrono::steady_clock::now() < expire_at) continue;
     expire_at = std::chrono::steady_clock::now() + kRemoveExpiredEvery;
-    Async([this] {
-      const auto left = store_->RemoveExpired();
-      if (left.ok()) stats_.stored = *left;
-    });
+    Async(
+        [this] {
+          const auto left = store_->RemoveExpired();
+          if (left.ok()) stats_.stored = *left;
+        },
+        Urgency::kBackground);
   }
 }
 
@@ -74,10 +73,10 @@ void SessionManager::Impl::Sweep() {
     const MutexLock lock(mu_);
     const TimePoint now = clock_.Now();
     std::vector<SessionPtr> idle;
-    std::int64_t busy = 0, alive = 0, parking = 0;
+    std::int64_t busy = 0, alive = 0, leaving = 0;
     for (const SessionPtr& session : table_.All()) {
       busy += session->busy ? 1 : 0;
-      parking += session->parking ? 1 : 0;
+      if (session->parking) leaving += session->kept->host_bytes();
       if (session->kept != nullptr &&
           session->kept->place() == KeptPrefix::Place::kDevice) {
         ++alive;
@@ -96,8 +95,10 @@ void SessionManager::Impl::Sweep() {
 
     const bool parks = store_ != nullptr && now >= next_park_ && !stopping_;
     // Some room at once, or every new session would park one.
+    bytes -= leaving;
     const std::int64_t goal =
         bytes > options_.host_bytes ? options_.host_bytes / 10 * 9 : bytes;
+    more_to_park_ = false;
     for (const SessionPtr& session : idle) {
       const auto unused = now - session->last_used;
       if (Reached(unused, options_.time_to_live)) {
@@ -107,10 +108,11 @@ void SessionManager::Impl::Sweep() {
       }
       const bool park = bytes > goal || Reached(unused, options_.idle_to_park);
       if (park && parks && HasGoodClaim(*session)) {
-        if (parking++ >= kParksAtOnce) {
-          sweep_soon_ = bytes > goal;
+        if (parking_ >= kParksAtOnce) {
+          more_to_park_ = true;
           break;
         }
+        ++parking_;
         bytes -= session->kept->host_bytes();
         session->parking = true;
         to_park.push_back(session);
@@ -132,7 +134,7 @@ void SessionManager::Impl::Sweep() {
 void SessionManager::Impl::Expire(const SessionPtr& session) {
   ++stats_.expired;
   if (store_ == nullptr) return Forget(session);
-  Async([this, session] { DeleteStored(session).IgnoreError(); });
+  Async([this, session] { DeleteStored(session).IgnoreError(); }, Urgency::kBackground);
 }
 
 void SessionManager::Impl::RunLease() {

@@ -5,6 +5,8 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <algorithm>
+#include <cstdlib>
 #include <future>
 #include <random>
 #include <thread>
@@ -323,6 +325,38 @@ TEST_F(SessionManagerTest, SessionsBeyondTheMemoryAreParkedAndAllMakeProgress) {
   replica->sessions().Sweep();
   EXPECT_GT(replica->sessions().stats().parked, 100u);
   for (const std::string& id : ids) EXPECT_EQ(replica->Get(id)->num_tokens, 45);
+}
+
+// Ten thousand in the long mode. Clients on threads of their own, in orders of their own,
+// and nobody sweeps by hand.
+TEST_F(SessionManagerTest, ManySessionsWithRoomForAHundredAllMakeProgress) {
+  constexpr std::size_t kThreads = 8;
+  const std::size_t per_thread =
+      std::getenv("GOLDFINCH_LONG_TESTS") != nullptr ? 10000 / kThreads : 60;
+  ReplicaOptions options;
+  options.engine.num_pages = 100;           // of 16 tokens: two for each of fifty
+  options.sessions.host_bytes = 100 * 200;  // about a hundred
+  const auto replica = Make("one", options);
+  std::vector<std::thread> clients;
+  for (std::size_t t = 0; t < kThreads; ++t) {
+    clients.emplace_back([&, t] {
+      std::mt19937_64 random(t);
+      std::vector<std::string> ids;
+      for (std::size_t i = 0; i < per_thread; ++i) ids.push_back(replica->Create());
+      for (int turn = 0; turn < 2; ++turn) {
+        std::ranges::shuffle(ids, random);
+        for (const std::string& id : ids) {
+          const absl::Status said = replica->Say(id, 10, 5, random());
+          ASSERT_TRUE(said.ok()) << said;
+        }
+      }
+      for (const std::string& id : ids) EXPECT_EQ(replica->Get(id)->num_tokens, 30);
+    });
+  }
+  for (std::thread& client : clients) client.join();
+  EXPECT_GT(replica->sessions().stats().parked, per_thread);
+  EXPECT_GT(replica->sessions().stats().loaded, per_thread);
+  EXPECT_EQ(replica->sessions().stats().stale, 0u);
 }
 
 TEST_F(SessionManagerTest, IdleSessionsMoveDownAndGo) {
