@@ -211,7 +211,8 @@ void SessionManager::Impl::AfterPark(const Parked& parked, const absl::Status& s
     const bool beside = parked.mode == ParkMode::kBesideCalls;
     if (beside) {
       session->parking = false;
-      sweep_soon_ = sweep_soon_ || (--parking_ <= kParksAtOnce / 2 && more_to_park_);
+      --parking_;
+      if (more_to_park_ && parking_ <= kParksAtOnce / 2) sweep_soon_ = true;
     } else {
       session->busy = false;
     }
