@@ -28,7 +28,7 @@ def server_flags() -> set[str]:
 
 def metric_names() -> tuple[set[str], set[str]]:
     """All families, and those that are histograms."""
-    source = read("server/metrics.cc")
+    source = read("server/metrics.cc") + read("server/metrics_sessions.cc")
     return (set(re.findall(r'"(goldfinch_\w+)"', source)),
             set(re.findall(r'histogram\("(goldfinch_\w+)"', source)))
 
@@ -45,7 +45,8 @@ def family_of(name: str) -> str | None:
 def label_values() -> set[str]:
     """What a server of this version puts into the labels reason, code and kind."""
     names = re.findall(r"kGoodEnds = \{([^}]*)\}", read("server/metrics.h"))[0] + \
-        " ".join(re.findall(r'\{\{"(?:reason|kind)", "(\w+)"\}\}', read("server/metrics.cc")))
+        " ".join(re.findall(r'\{\{"(?:reason|kind)", "(\w+)"\}\}', read("server/metrics.cc"))) + " " + \
+        " ".join(re.findall(r'\{"(\w+)", &stats\.', read("server/metrics_sessions.cc")))
     codes = ("CANCELLED UNKNOWN INVALID_ARGUMENT DEADLINE_EXCEEDED NOT_FOUND ALREADY_EXISTS PERMISSION_DENIED "
              "RESOURCE_EXHAUSTED FAILED_PRECONDITION ABORTED OUT_OF_RANGE UNIMPLEMENTED INTERNAL UNAVAILABLE DATA_LOSS "
              "UNAUTHENTICATED").split()
@@ -66,7 +67,7 @@ class ExpressionsMixin:
                 self.assertTrue(name.endswith(("_total", *HISTOGRAM_SUFFIXES)), f"{function} of a gauge: {expression}")
         for name in re.findall(r"histogram_quantile\([\d.]+, sum by \(([^)]*)\)", expression):
             self.assertIn("le", [label.strip() for label in name.split(",")], expression)
-        for value in re.findall(r'\b(?:reason|code|kind)="([^"]*)"', expression):
+        for value in re.findall(r'\b(?:reason|code|kind|event)="([^"]*)"', expression):
             self.assertIn(value, label_values(), expression)
         for opening, closing in ("()", "[]", "{}"):
             self.assertEqual(expression.count(opening), expression.count(closing), expression)
@@ -159,9 +160,30 @@ class KubernetesTest(unittest.TestCase):
         gib = {name: int(re.fullmatch(r"(\d+)Gi?B?", value)[1])
                for name, value in {"limit": self.container["resources"]["limits"]["memory"],
                                    "cache": self.flags["--cache_bytes"],
-                                   "expanded": self.flags["--expanded_bytes"]}.items()}
-        self.assertLess(gib["cache"] + gib["expanded"], gib["limit"])
+                                   "expanded": self.flags["--expanded_bytes"],
+                                   "prefixes": self.flags["--prefix_cache_bytes"],
+                                   "sessions": self.flags["--session_bytes"]}.items()}
+        self.assertLess(sum(gib.values()) - gib["limit"], gib["limit"])
         self.assertEqual(self.container["resources"]["requests"], self.container["resources"]["limits"])
+
+    def test_the_store_of_with_sessions_is_the_redis_beside_it(self):
+        folder = DEPLOY / "kubernetes/with-sessions"
+        kustomization = yaml.safe_load((folder / "kustomization.yaml").read_text(encoding="utf-8"))
+        patches = {patch["target"]["kind"]: yaml.safe_load(patch["patch"]) for patch in kustomization["patches"]}
+        flags = flags_in([patch["value"] for patch in patches["Deployment"]])
+        self.assertLessEqual(set(flags), server_flags())
+        redis = {item["kind"]: item for item in
+                 yaml.safe_load_all((folder / "redis.yaml").read_text(encoding="utf-8"))}
+        host, port = re.fullmatch(r"redis://([\w-]+):(\d+)", flags["--session_store"]).groups()
+        self.assertEqual(host, redis["Service"]["metadata"]["name"])
+        self.assertEqual(int(port), redis["Service"]["spec"]["ports"][0]["port"])
+        labels = redis["StatefulSet"]["spec"]["template"]["metadata"]["labels"]
+        self.assertEqual(redis["Service"]["spec"]["selector"], labels)
+        self.assertEqual(redis["NetworkPolicy"]["spec"]["podSelector"]["matchLabels"], labels)
+        egress = patches["NetworkPolicy"][0]["value"]
+        self.assertEqual(egress[0]["to"][0]["podSelector"]["matchLabels"], labels)
+        self.assertEqual(redis["NetworkPolicy"]["spec"]["ingress"][0]["from"][0]["podSelector"]["matchLabels"],
+                         self.pod["metadata"]["labels"])
 
     def test_ports_agree(self):
         ports = {port["name"]: port["containerPort"] for port in self.container["ports"]}
