@@ -173,7 +173,9 @@ TEST_F(ResumeTest, ADrainedGenerationGoesOnElsewhereWithTheNextToken) {
       });
       // The drain has begun when new calls are refused.
       ASSERT_TRUE(Eventually([&] {
-        return Generate(one.stub(), TextRequest("x", 1)).status.error_code() ==
+        grpc::ClientContext context;
+        v1::GetModelResponse model;
+        return one.stub().GetModel(&context, {}, &model).error_code() ==
                StatusCode::UNAVAILABLE;
       }));
       one.engine().Release();
