@@ -167,7 +167,7 @@ class KubernetesTest(unittest.TestCase):
         self.assertEqual(self.container["resources"]["requests"], self.container["resources"]["limits"])
 
     def test_the_store_of_with_sessions_is_the_redis_beside_it(self):
-        folder = DEPLOY / "kubernetes/with-sessions"
+        folder = DEPLOY / "kubernetes-with-sessions"
         kustomization = yaml.safe_load((folder / "kustomization.yaml").read_text(encoding="utf-8"))
         patches = {patch["target"]["kind"]: yaml.safe_load(patch["patch"]) for patch in kustomization["patches"]}
         flags = flags_in([patch["value"] for patch in patches["Deployment"]])
