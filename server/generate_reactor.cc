@@ -64,10 +64,10 @@ void GenerateReactor::Begin(const v1::GenerateRequest& request) {
   if (!call->session.empty()) {
     // Held until the answer is there: gRPC knows of nothing to wait for yet.
     const std::string tenant = call->request.tenant, session = call->session;
-    serving_.sessions.Acquire(
-        tenant, session, [self = self_, call = *std::move(call)](auto use) mutable {
-          self->OnSession(std::move(use), std::move(call));
-        });
+    serving_.sessions.Acquire(tenant, session,
+                              [self = self_, call = *std::move(call)](auto use) mutable {
+                                self->OnSession(std::move(use), std::move(call));
+                              });
     return;
   }
   // A single candidate can be resumed if the server has to stop.

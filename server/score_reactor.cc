@@ -35,6 +35,8 @@ absl::Status ScoreReactor::Submit(const v1::ScoreRequest& request,
   }
   continuation_ = valid->continuation;
   valid->deadline = DeadlineOf(context, serving_.clock);
+  valid->tenant = TenantOf(context);
+  valid->use_prefix_cache = true;
   absl::StatusOr<Scheduler::Submission> submission =
       serving_.scheduler.Submit(*std::move(valid));
   if (!submission.ok()) return submission.status();

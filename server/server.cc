@@ -91,6 +91,7 @@ absl::Status WarmUp(Engine& engine, const SchedulerOptions& options, const Clock
 SessionOptions SessionOptionsOf(const ServerOptions& options) {
   SessionOptions sessions = options.sessions;
   sessions.max_context_tokens = options.scheduler.max_context_tokens;
+  sessions.warn = [](const std::string& message) { LogWarning(message); };
   return sessions;
 }
 
@@ -119,7 +120,7 @@ class Server::Impl {
                  *metrics_,
                  {vocabulary, tokenizer_, options.scheduler.max_context_tokens,
                   options.default_max_tokens},
-                 import_bytes_},
+                 transfer_bytes_},
         service_(serving_, DescribeModel(options, engine.info())),
         session_service_(serving_),
         sweep_(calls_, clock, options.scheduler.slow_reader) {
@@ -149,7 +150,7 @@ class Server::Impl {
   DeliveryQueue delivery_;
   Scheduler scheduler_;
   SessionManager sessions_;
-  std::atomic<std::int64_t> import_bytes_ = 0;
+  std::atomic<std::int64_t> transfer_bytes_ = 0;
   const ServingContext serving_;
   GenerationService service_;
   SessionService session_service_;

@@ -31,11 +31,11 @@ struct ServingContext {
   const Clock& clock;
   SchedulerObserver& observer;  // told of what is refused before it reaches the scheduler
   ServingLimits limits;
-  std::atomic<std::int64_t>& import_bytes;  // of snapshots that are being received
+  std::atomic<std::int64_t>& transfer_bytes;  // of snapshots on their way out and in
 };
 
-// What snapshots that are being received may take together.
-inline constexpr std::int64_t kMaxImportBytes = std::int64_t{1} << 30;
+// What snapshots that are being sent or received may take together.
+inline constexpr std::int64_t kMaxTransferBytes = std::int64_t{1} << 30;
 
 // What a call gets after the server began to drain.
 inline absl::Status DrainingStatus() {

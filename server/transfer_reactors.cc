@@ -12,14 +12,28 @@ namespace {
 
 constexpr std::size_t kChunkBytes = 1 << 20;
 
+// `size` bytes more for a call that has `taken` already. One call always has room: it is
+// held to the limit of a snapshot elsewhere.
+absl::Status TakeRoom(const ServingContext& serving, std::int64_t size,
+                      std::int64_t& taken) {
+  const std::int64_t limit =
+      std::max(serving.sessions.max_snapshot_bytes(), kMaxTransferBytes);
+  taken += size;
+  const std::int64_t all = serving.transfer_bytes += size;
+  if (all <= limit || all <= taken) return absl::OkStatus();
+  return absl::ResourceExhaustedError(
+      "too many snapshots are being transferred; the server has no room for more");
+}
+
 }  // namespace
 
 grpc::ServerWriteReactor<v1::ExportSessionResponse>* ExportReactor::Start(
     const ServingContext& serving, grpc::CallbackServerContext* context,
     const v1::ExportSessionRequest& request) {
-  auto reactor = std::make_shared<ExportReactor>(Private(), serving);
+  auto reactor = std::make_shared<ExportReactor>(Private(), serving, context);
   reactor->self_ = reactor;
-  if (serving.calls.closed()) {
+  reactor->entered_ = serving.calls.Enter(reactor);
+  if (!reactor->entered_) {
     reactor->FinishWith(DrainingStatus());
   } else {
     serving.sessions.Export(
@@ -29,8 +43,13 @@ grpc::ServerWriteReactor<v1::ExportSessionResponse>* ExportReactor::Start(
   return reactor.get();
 }
 
+ExportReactor::~ExportReactor() { serving_.transfer_bytes -= taken_; }
+
 void ExportReactor::OnSnapshot(absl::StatusOr<std::string> snapshot) {
   if (!snapshot.ok()) return FinishWith(snapshot.status());
+  const absl::Status room =
+      TakeRoom(serving_, static_cast<std::int64_t>(snapshot->size()), taken_);
+  if (!room.ok()) return FinishWith(room);
   snapshot_ = *std::move(snapshot);
   message_.set_total_bytes(static_cast<std::int64_t>(snapshot_.size()));
   WriteNext();
@@ -41,12 +60,44 @@ void ExportReactor::WriteNext() {
   const std::size_t size = std::min(kChunkBytes, snapshot_.size() - sent_);
   message_.set_chunk(snapshot_.substr(sent_, size));
   sent_ += size;
+  {
+    const MutexLock lock(mu_);
+    writing_since_ = serving_.clock.Now();
+  }
   StartWrite(&message_);
 }
 
 void ExportReactor::OnWriteDone(bool ok) {
+  {
+    const MutexLock lock(mu_);
+    writing_since_.reset();
+    if (cutting_off_) {
+      written_ = ok;
+      return;
+    }
+  }
+  GoOn(ok);
+}
+
+void ExportReactor::GoOn(bool ok) {
   message_.clear_total_bytes();
   ok ? WriteNext() : FinishWith(absl::CancelledError("the client is gone"));
+}
+
+void ExportReactor::CutOffIfStuck(TimePoint since) {
+  {
+    const MutexLock lock(mu_);
+    if (!writing_since_.has_value() || *writing_since_ >= since) return;
+    cutting_off_ = true;  // no Finish, so no OnDone: the context stays
+  }
+  context_->TryCancel();  // the write fails
+  std::optional<bool> written;
+  {
+    const MutexLock lock(mu_);
+    cutting_off_ = false;
+    written = std::exchange(written_, std::nullopt);
+  }
+  if (written.has_value()) GoOn(*written);
 }
 
 void ExportReactor::FinishWith(const absl::Status& status) {
@@ -54,7 +105,10 @@ void ExportReactor::FinishWith(const absl::Status& status) {
   Finish(ToGrpcStatus(status));
 }
 
-void ExportReactor::OnDone() { self_.reset(); }
+void ExportReactor::OnDone() {
+  const std::shared_ptr<ExportReactor> self = std::move(self_);
+  if (entered_) serving_.calls.Leave(self);
+}
 
 grpc::ServerReadReactor<v1::ImportSessionRequest>* ImportReactor::Start(
     const ServingContext& serving, grpc::CallbackServerContext* context,
@@ -69,7 +123,7 @@ grpc::ServerReadReactor<v1::ImportSessionRequest>* ImportReactor::Start(
   return reactor.get();
 }
 
-ImportReactor::~ImportReactor() { serving_.import_bytes -= taken_; }
+ImportReactor::~ImportReactor() { serving_.transfer_bytes -= taken_; }
 
 absl::Status ImportReactor::Take(const std::string& chunk) {
   const auto size = static_cast<std::int64_t>(chunk.size());
@@ -78,15 +132,9 @@ absl::Status ImportReactor::Take(const std::string& chunk) {
     return absl::FailedPreconditionError(absl::StrCat(
         "the snapshot has more than ", limit, " bytes, this server's limit"));
   }
-  taken_ += size;
-  // One always has room: it is checked against the limit of one above.
-  const std::int64_t all = serving_.import_bytes += size;
-  if (all > std::max(limit, kMaxImportBytes) && all > taken_) {
-    return absl::ResourceExhaustedError(
-        "too many snapshots are being imported; the server has no room for more");
-  }
-  snapshot_.append(chunk);
-  return absl::OkStatus();
+  const absl::Status room = TakeRoom(serving_, size, taken_);
+  if (room.ok()) snapshot_.append(chunk);
+  return room;
 }
 
 void ImportReactor::OnReadDone(bool ok) {

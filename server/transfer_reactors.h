@@ -3,23 +3,28 @@
 // Snapshots that are on their way take memory; together they take no more than a bound,
 // beyond which further ones are refused.
 //
-// Threads: the handler's (Start), the manager's (when it has an answer), gRPC's (the
-// others, one at a time). A reactor owns itself until OnDone, which gRPC calls after
-// everything else.
+// Threads: the handler's (Start), the manager's (when it has an answer), the sweep's
+// (CutOffIfStuck), gRPC's (the others, one at a time). A reactor owns itself until
+// OnDone, which gRPC calls after everything else.
 #pragma once
 
 #include <grpcpp/server_context.h>
 #include <grpcpp/support/server_callback.h>
 
+#include <cstdint>
 #include <memory>
+#include <optional>
 #include <string>
 
+#include "engine/sync/mutex.h"
 #include "goldfinch/v1/session_service.pb.h"
+#include "server/open_calls.h"
 #include "server/serving_context.h"
 
 namespace goldfinch {
 
-class ExportReactor final : public grpc::ServerWriteReactor<v1::ExportSessionResponse> {
+class ExportReactor final : public grpc::ServerWriteReactor<v1::ExportSessionResponse>,
+                            public OpenCall {
   struct Private {};  // made by Start only
 
  public:
@@ -27,21 +32,37 @@ class ExportReactor final : public grpc::ServerWriteReactor<v1::ExportSessionRes
       const ServingContext& serving, grpc::CallbackServerContext* context,
       const v1::ExportSessionRequest& request);
 
-  ExportReactor(Private, const ServingContext& serving) : serving_(serving) {}
+  ExportReactor(Private, const ServingContext& serving,
+                grpc::CallbackServerContext* context)
+      : serving_(serving), context_(context) {}
+  ~ExportReactor() override;
 
   void OnWriteDone(bool ok) override;
   void OnDone() override;
 
+  void CutOffIfStuck(TimePoint since) override;
+
  private:
   void OnSnapshot(absl::StatusOr<std::string> snapshot);
   void WriteNext();
+  void GoOn(bool ok);
   void FinishWith(const absl::Status& status);
 
   const ServingContext& serving_;
+  grpc::CallbackServerContext* const context_;
   std::shared_ptr<ExportReactor> self_;  // from Start until OnDone
+  bool entered_ = false;                 // set by Start
   std::string snapshot_;
+  std::int64_t taken_ = 0;  // of serving_.transfer_bytes
   std::size_t sent_ = 0;
   v1::ExportSessionResponse message_;
+
+  Mutex mu_;
+  std::optional<TimePoint> writing_since_ ABSL_GUARDED_BY(mu_);
+  // While it is being broken off, what its write's end would do waits: with Finish the
+  // context could go.
+  bool cutting_off_ ABSL_GUARDED_BY(mu_) = false;
+  std::optional<bool> written_ ABSL_GUARDED_BY(mu_);
 };
 
 class ImportReactor final : public grpc::ServerReadReactor<v1::ImportSessionRequest> {
@@ -70,7 +91,7 @@ class ImportReactor final : public grpc::ServerReadReactor<v1::ImportSessionRequ
   std::shared_ptr<ImportReactor> self_;        // from Start until OnDone
   v1::ImportSessionRequest message_;
   std::string snapshot_;
-  std::int64_t taken_ = 0;  // of serving_.import_bytes
+  std::int64_t taken_ = 0;  // of serving_.transfer_bytes
 };
 
 }  // namespace goldfinch

@@ -53,6 +53,8 @@ struct SessionOptions {
   std::chrono::seconds lease{30};  // as the store's
   std::int64_t max_context_tokens = 1048576;
   std::optional<SnapshotKey> key;
+  // What an operator should hear of; any thread, without locks. May be null.
+  void (*warn)(const std::string& message) = nullptr;
 };
 
 enum class SessionPlace { kAlive, kResting, kParked };

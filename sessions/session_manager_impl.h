@@ -114,9 +114,13 @@ class SessionManager::Impl : public std::enable_shared_from_this<SessionManager:
   };
   absl::Status Put(const Parked& parked, std::shared_ptr<const PrefixImage> image);
   void AfterPark(const Parked& parked, const absl::Status& status);
+  void NoteParkFailure(const SessionPtr& session, const absl::Status& status);
   void Forget(const SessionPtr& session);
 
   // session_upkeep.cc.
+  void Warn(const std::string& message) const {
+    if (options_.warn != nullptr) options_.warn(message);
+  }
   void RunSweeps();
   void RunLease();
   void AfterLapse();

@@ -163,7 +163,10 @@ void SessionManager::Impl::StartPark(const SessionPtr& session, ParkMode mode,
     if (parked.mode == ParkMode::kOfCall && status.ok()) {
       status = ClaimForCall(parked.session);
       // It was let go of, or was stale.
-      if (!status.ok()) return done(status);
+      if (!status.ok()) {
+        NoteParkFailure(parked.session, status);
+        return done(status);
+      }
     }
     if (status.ok()) status = Put(parked, *image);
     AfterPark(parked, status);
@@ -200,6 +203,18 @@ absl::Status SessionManager::Impl::Put(const Parked& parked,
   return put;
 }
 
+void SessionManager::Impl::NoteParkFailure(const SessionPtr& session,
+                                           const absl::Status& status) {
+  {
+    const MutexLock lock(mu_);
+    session->retry_park = std::chrono::steady_clock::now() + kRetryPause;
+    if (absl::IsAborted(status)) return;
+    ++stats_.park_failures;
+    next_park_ = clock_.Now() + kParkPause;
+  }
+  Warn(absl::StrCat("a session could not be parked: ", status.message()));
+}
+
 // A call of its own forgets the session; beside calls it is forgotten only if nothing has
 // happened to it since. The claim is given up last: who calls meanwhile, on this server,
 // claims it anew, which makes giving up the old one harmless.
@@ -216,13 +231,7 @@ void SessionManager::Impl::AfterPark(const Parked& parked, const absl::Status& s
     } else {
       session->busy = false;
     }
-    if (!status.ok()) {
-      session->retry_park = std::chrono::steady_clock::now() + kRetryPause;
-      if (!absl::IsAborted(status)) {
-        ++stats_.park_failures;
-        next_park_ = clock_.Now() + kParkPause;
-      }
-    } else {
+    if (status.ok()) {
       ++stats_.parked;
       if (!session->busy && session->kept == parked.kept && table_.Remove(session)) {
         claim = session->claim;
@@ -231,6 +240,7 @@ void SessionManager::Impl::AfterPark(const Parked& parked, const absl::Status& s
     }
     changed_.NotifyAll();
   }
+  if (!status.ok()) NoteParkFailure(session, status);
   if (!claim.has_value()) return;
   store_->Release(session->id, *claim).IgnoreError();
   const MutexLock lock(mu_);

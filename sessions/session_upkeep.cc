@@ -67,7 +67,7 @@ void SessionManager::Impl::RunSweeps() {
 }
 
 void SessionManager::Impl::Sweep() {
-  std::vector<SessionPtr> to_rest, to_park, to_expire;
+  std::vector<SessionPtr> to_claim, to_park, to_expire;
   std::vector<std::shared_ptr<KeptPrefix>> resting;
   {
     const MutexLock lock(mu_);
@@ -107,7 +107,13 @@ void SessionManager::Impl::Sweep() {
         continue;
       }
       const bool park = bytes > goal || Reached(unused, options_.idle_to_park);
-      if (park && parks && HasGoodClaim(*session)) {
+      if (park && parks && !HasGoodClaim(*session)) {
+        // After a lapse it may be stale, which only a call of its own finds out.
+        if (std::ssize(to_claim) == kParksAtOnce) continue;
+        bytes -= session->kept->host_bytes();
+        session->busy = true;
+        to_claim.push_back(session);
+      } else if (park && parks) {
         if (parking_ >= kParksAtOnce) {
           more_to_park_ = true;
           break;
@@ -123,6 +129,9 @@ void SessionManager::Impl::Sweep() {
     }
   }
   for (const SessionPtr& session : to_expire) Expire(session);
+  for (const SessionPtr& session : to_claim) {
+    StartPark(session, ParkMode::kOfCall, [](const absl::Status&) {});
+  }
   for (const SessionPtr& session : to_park) {
     StartPark(session, ParkMode::kBesideCalls, [](const absl::Status&) {});
   }
@@ -133,7 +142,14 @@ void SessionManager::Impl::Sweep() {
 
 void SessionManager::Impl::Expire(const SessionPtr& session) {
   ++stats_.expired;
-  if (store_ == nullptr) return Forget(session);
+  bool stored = false;
+  {
+    const MutexLock lock(mu_);
+    // Without a good claim another may have gone on with what is stored; the store
+    // forgets that in its own time.
+    stored = store_ != nullptr && HasGoodClaim(*session);
+  }
+  if (!stored) return Forget(session);
   Async([this, session] { DeleteStored(session).IgnoreError(); }, Urgency::kBackground);
 }
 
@@ -156,7 +172,10 @@ void SessionManager::Impl::RunLease() {
       store_->Renew().IgnoreError();  // tried again at the next look
     }
     const bool is_good = store_->lease_is_good();
-    if (good && !is_good) ++stats_.lease_lapses;
+    if (good && !is_good) {
+      ++stats_.lease_lapses;
+      Warn("the lease on sessions lapsed: the session store did not answer in time");
+    }
     good = is_good;
     AfterLapse();
   }

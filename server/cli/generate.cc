@@ -1,3 +1,5 @@
+#include <unistd.h>
+
 #include <cstdio>
 #include <string>
 #include <vector>
@@ -25,8 +27,11 @@ bool FillRequest(const GenerateFlags& flags, v1::GenerateRequest& request) {
                                                  flags.tokens.end());
     return true;
   }
-  const std::string text = flags.prompt ? *flags.prompt : ReadStandardInput();
-  // A session goes on by itself.
+  // A session goes on by itself; nobody is asked at a terminal.
+  const bool alone = !flags.session.empty() && isatty(STDIN_FILENO) != 0;
+  const std::string text = flags.prompt ? *flags.prompt
+                           : alone      ? ""
+                                        : ReadStandardInput();
   if (flags.session.empty() || !text.empty()) request.set_text(text);
   return true;
 }
@@ -48,13 +53,14 @@ class Printer {
       shown_ = true;
     }
     if (stats_ && message.has_usage()) {
-      std::fprintf(stderr, "candidate %d: %s\n", message.candidate(),
-                   UsageText(message.usage()).c_str());
+      usage_ += "candidate " + std::to_string(message.candidate()) + ": " +
+                UsageText(message.usage()) + "\n";
     }
   }
 
   void End(const GenerationResult& result) const {
     if (shown_) Print("\n");
+    std::fputs(usage_.c_str(), stderr);
     if (stats_ && result.num_resumed > 0) {
       std::fprintf(stderr, "interruptions: %d\n", result.num_resumed);
     }
@@ -73,6 +79,7 @@ class Printer {
   const bool stats_;
   const bool labelled_;
   bool shown_ = false;
+  std::string usage_;  // said when the text is over
   std::vector<std::string> texts_;
 };
 

@@ -481,6 +481,53 @@ TEST_F(SessionManagerTest, AfterALapseAnotherTakesOverAndTheOldCopyIsForgotten) 
   EXPECT_EQ(one->sessions().stats().stale, 1u);
 }
 
+TEST_F(SessionManagerTest, AStaleCopyThatExpiresLeavesWhatAnotherWrote) {
+  ReplicaOptions options;
+  options.sessions.time_to_live = std::chrono::seconds(20);
+  const auto one = Make("one", options);
+  const auto two = Make("two");
+  const std::string id = one->Create();
+  ASSERT_TRUE(one->Say(id, 20, 5, 1).ok());
+  ASSERT_TRUE(one->Park(id).ok());
+  ASSERT_TRUE(one->Say(id, 20, 5, 2).ok());
+  clock_.Advance(kLease + std::chrono::seconds(1));
+  ASSERT_TRUE(two->store().Renew().ok());
+  ASSERT_TRUE(two->Say(id, 10, 5, 7).ok());
+  ASSERT_TRUE(two->Park(id).ok());
+  ASSERT_TRUE(one->store().Renew().ok());
+  one->sessions().Sweep();
+  EXPECT_EQ(one->sessions().stats().expired, 1u);
+  EXPECT_EQ(one->sessions().stats().deleted, 0u);
+  EXPECT_EQ(one->Get(id)->num_tokens, 40) << "as two has stored it";
+}
+
+TEST_F(SessionManagerTest, AfterALapseWhatIsIdleIsParkedAllTheSame) {
+  ReplicaOptions options;
+  options.sessions.idle_to_park = std::chrono::seconds(10);
+  const auto one = Make("one", options);
+  const std::string id = one->Create();
+  ASSERT_TRUE(one->Say(id, 20, 5, 1).ok());
+  clock_.Advance(kLease + std::chrono::seconds(1));
+  ASSERT_TRUE(one->store().Renew().ok());
+  const auto limit = std::chrono::steady_clock::now() + std::chrono::seconds(20);
+  while (medium_.size() == 0 && std::chrono::steady_clock::now() < limit) {
+    one->sessions().Sweep();
+  }
+  EXPECT_EQ(medium_.GenerationOf(id), 1u);
+}
+
+TEST_F(SessionManagerTest, ParkAllTakesItsTimeBetweenAttempts) {
+  const auto one = Make("one");
+  const std::string id = one->Create();
+  clock_.Advance(kLease + std::chrono::seconds(1));
+  medium_.Fail(true);
+  EXPECT_EQ(one->sessions().ParkAll(std::chrono::steady_clock::now() +
+                                    std::chrono::milliseconds(600)),
+            1);
+  EXPECT_GE(one->sessions().stats().park_failures, 1u);
+  EXPECT_LE(one->sessions().stats().park_failures, 4u);
+}
+
 TEST_F(SessionManagerTest, ALapseInWhichNobodyWroteLosesNothing) {
   const auto one = Make("one");
   const std::string id = one->Create(), stored = one->Create();

@@ -6,6 +6,7 @@
 
 #include <array>
 #include <atomic>
+#include <cstdlib>
 #include <filesystem>
 #include <thread>
 
@@ -464,6 +465,12 @@ TEST_F(RedisStoreTest, AFullOneIsResourceExhausted) {
   EXPECT_TRUE(absl::IsResourceExhausted(store->Put(kA, *claim, 1, {}, {&bytes, 1})));
 }
 
+TEST(OpenStoreTest, OtherUrlsAreNoDirectories) {
+  for (const char* name : {"http://host/path", "rediss://host", "file:///tmp"}) {
+    EXPECT_TRUE(absl::IsInvalidArgument(OpenStore(name, {}).status())) << name;
+  }
+}
+
 TEST_F(RedisStoreTest, APasswordIsGiven) {
   server_->Run({"CONFIG", "SET", "requirepass", "secret"});
   RedisStoreOptions options;
@@ -471,6 +478,10 @@ TEST_F(RedisStoreTest, APasswordIsGiven) {
   EXPECT_TRUE(absl::IsFailedPrecondition(RedisStore::Open(options).status()));
   options.address.password = "secret";
   EXPECT_TRUE(RedisStore::Open(options).ok());
+  EXPECT_FALSE(OpenStore(server_->url(), {}).ok());
+  setenv(kRedisPasswordVariable, "secret", 1);
+  EXPECT_TRUE(OpenStore(server_->url(), {}).ok());
+  unsetenv(kRedisPasswordVariable);
 }
 
 TEST(RedisUrlTest, EveryPartIsRead) {
