@@ -3,7 +3,10 @@
 #include <fcntl.h>
 #include <gtest/gtest.h>
 #include <hiredis/hiredis.h>
+#include <netinet/in.h>
 #include <signal.h>
+#include <sys/prctl.h>
+#include <sys/socket.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -38,6 +41,7 @@ void RedisServer::Start() {
   pid_ = fork();
   GOLDFINCH_CHECK(pid_ >= 0);
   if (pid_ == 0) {
+    prctl(PR_SET_PDEATHSIG, SIGKILL);  // not left behind by a test that is killed
     const int nowhere = open("/dev/null", O_WRONLY);
     dup2(nowhere, STDOUT_FILENO);
     dup2(nowhere, STDERR_FILENO);
@@ -51,6 +55,24 @@ void RedisServer::Start() {
     GOLDFINCH_CHECK(std::chrono::steady_clock::now() < give_up);
     std::this_thread::yield();
   }
+}
+
+int RedisServer::Listen() {
+  for (int attempt = 0; attempt < 100; ++attempt) {
+    // One that was free a moment ago; another may have taken it.
+    const int fd = ::socket(AF_INET, SOCK_STREAM, 0);
+    sockaddr_in address{};
+    address.sin_family = AF_INET;
+    address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+    socklen_t size = sizeof address;
+    GOLDFINCH_CHECK(bind(fd, reinterpret_cast<sockaddr*>(&address), size) == 0);
+    GOLDFINCH_CHECK(getsockname(fd, reinterpret_cast<sockaddr*>(&address), &size) == 0);
+    close(fd);
+    const int port = ntohs(address.sin_port);
+    if (Run({"CONFIG", "SET", "port", std::to_string(port)}) == "OK") return port;
+  }
+  GOLDFINCH_CHECK(false);
+  return 0;
 }
 
 void RedisServer::Kill() {

@@ -22,6 +22,7 @@ class RedisServer {
   std::string url() const { return "unix://" + socket_; }
 
   void Start();  // with nothing in it; returns when it answers
+  int Listen();  // on a free port of the loopback as well, which it gives
   void Kill();
   void Stop();  // it is there, and does not answer
   void Continue();

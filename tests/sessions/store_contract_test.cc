@@ -471,6 +471,17 @@ TEST(OpenStoreTest, OtherUrlsAreNoDirectories) {
   }
 }
 
+TEST_F(RedisStoreTest, ItIsReachedByAPortToo) {
+  auto store = OpenStore("redis://127.0.0.1:" + std::to_string(server_->Listen()), {});
+  ASSERT_TRUE(store.ok()) << store.status();
+  const auto claim = (*store)->Acquire(kA, AcquireMode::kNew);
+  ASSERT_TRUE(claim.ok());
+  const std::string large(3 << 20, 'x');
+  const std::string_view piece = large;
+  ASSERT_TRUE((*store)->Put(kA, *claim, 1, {.tenant = "t"}, {&piece, 1}).ok());
+  EXPECT_EQ((*store)->Get(kA).value(), large);
+}
+
 TEST_F(RedisStoreTest, APasswordIsGiven) {
   server_->Run({"CONFIG", "SET", "requirepass", "secret"});
   RedisStoreOptions options;
