@@ -193,11 +193,11 @@ absl::StatusOr<PrefixId> ModelEngineImpl::Load(const PrefixImage& image) {
   auto id = table_.NewPrefix(image.length);
   if (!id.ok()) return id;
   Prefix& prefix = table_.Get(*id);
-  model_.WriteCache(prefix.pages, 0, image.tokens, image.keys);
   // A copy: the image may be a part of something larger.
   auto state = std::make_shared<HostBytes>(image.state.size());
   std::memcpy(state->span().data(), image.state.data(), image.state.size());
   prefix.state = std::move(state);
+  model_.WriteCache(prefix.pages, 0, image.tokens, image.keys);
   return id;
 }
 
