@@ -117,6 +117,7 @@ void ExpectPrefix(const Reference& part, const Reference& whole, int index) {
 Reference ReadAndCancel(v1::GenerationService::Stub& stub,
                         const v1::GenerateRequest& request, std::size_t after) {
   grpc::ClientContext context;
+  context.set_wait_for_ready(true);
   Reference part;
   part.tokens.resize(request.sampling().has_n() ? 3 : 1);
   const auto reader = stub.Generate(&context, request);
@@ -152,7 +153,9 @@ TEST_F(DemoModelTest, SixtyFourStreamsWithCancellationsGiveTheTokensOfSoloRuns) 
         mine = ReadAndCancel(*stub, MixedRequest(i), static_cast<std::size_t>(i % 9));
         return;
       }
-      const GenerateOutput output = Generate(*stub, MixedRequest(i));
+      grpc::ClientContext context;
+      context.set_wait_for_ready(true);  // see faults_test.cc, ConnectionTest
+      const GenerateOutput output = Generate(*stub, MixedRequest(i), &context);
       EXPECT_TRUE(output.status.ok()) << output.status.error_message();
       mine = Of(output);
     });
