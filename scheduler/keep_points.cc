@@ -24,7 +24,9 @@ std::vector<std::int64_t> KeepPoints(const PromptShape& prompt, std::int64_t int
     }
     points.push_back(point);
   };
-  add(prompt.shared);
+  // A prompt that was seen whole will come again: its last token is fed each time, for
+  // the next logits.
+  add(std::min(prompt.shared, prompt.end - 1));
   if (prompt.end - prompt.begin >= kLadderPrompt) {
     for (std::int64_t back = kFirstRung; back < interval; back *= kRungGrowth) {
       add(prompt.end - back);

@@ -1,10 +1,11 @@
 // Where prefixes are kept while a prompt is fed, for prompts that will begin like it.
 //
 // Each costs a copy of the state and one more step of the prompt, so they are few: where
-// the prompt left what is known already (others will leave it there too); a ladder that
-// grows coarser from the prompt's end backwards, because prompts that share a long
-// beginning often differ in a short end (a document and a question), and nobody can tell
-// yet where; and every `interval` tokens of a long prompt.
+// the prompt left what is known already (others will leave it there too), before its last
+// token if all of it is known; a ladder that grows coarser from the prompt's end
+// backwards, because prompts that share a long beginning often differ in a short end (a
+// document and a question), and nobody can tell yet where; and every `interval` tokens of
+// a long prompt.
 //
 // The end of the prompt itself costs no step and is not among them.
 //

@@ -29,9 +29,13 @@ TEST(KeepPointsTest, WherePromptsPartedIsOneWhateverTheLength) {
   EXPECT_THAT(KeepPoints({.end = 1000, .shared = 950}, 1000), ElementsAre(744, 950));
 }
 
+TEST(KeepPointsTest, APromptThatWasSeenWholeIsKeptBeforeItsLastToken) {
+  EXPECT_THAT(KeepPoints({.end = 200, .shared = 200}, 16384), ElementsAre(199));
+  EXPECT_THAT(KeepPoints({.begin = 199, .end = 200, .shared = 200}, 16384), IsEmpty());
+}
+
 TEST(KeepPointsTest, NothingIsKeptOfWhatIsKnownOrAtTheEnd) {
   EXPECT_THAT(KeepPoints({.begin = 140, .end = 200, .shared = 150}, 16384), IsEmpty());
-  EXPECT_THAT(KeepPoints({.end = 200, .shared = 200}, 16384), IsEmpty());
   EXPECT_THAT(KeepPoints({.begin = 4000, .end = 5000}, 16384), ElementsAre(4744, 4936));
 }
 

@@ -402,6 +402,13 @@ TEST_F(PrefixCacheTest, CandidatesOfOnePromptShareTheHit) {
   EXPECT_EQ(Ask(Cached(Document(150), 4)), 1);
 }
 
+TEST_F(PrefixCacheTest, TheSamePromptAgainAndAgainIsItsLastToken) {
+  EXPECT_EQ(Ask(Cached(Document(150), 1)), 150);
+  EXPECT_EQ(Ask(Cached(Document(150), 2)), 150) << "kept there now";
+  EXPECT_EQ(Ask(Cached(Document(150), 3)), 1);
+  EXPECT_EQ(Ask(Cached(Document(150), 4)), 1);
+}
+
 TEST_F(PrefixCacheTest, ScoresOfOneContextShareIt) {
   const auto score = [&](std::uint64_t seed) {
     Request request;

@@ -312,6 +312,53 @@ TEST_F(SessionServiceTest, MetricsCountThem) {
   EXPECT_EQ(events("loaded"), 1);
 }
 
+TEST(ExportTest, OneThatNobodyReadsIsCutOffAndHoldsNothingUp) {
+  TestServerOptions options;
+  options.engine.num_pages = 100000;
+  options.scheduler.max_context_tokens = 1000000;
+  options.scheduler.slow_reader = std::chrono::seconds(1);
+  TestServer server(options);
+  grpc::ClientContext create;
+  v1::CreateSessionRequest request;
+  request.mutable_tokens()->mutable_ids()->Resize(800000, 7);
+  v1::CreateSessionResponse session;
+  ASSERT_TRUE(server.sessions().CreateSession(&create, request, &session).ok());
+
+  grpc::ClientContext context;
+  v1::ExportSessionRequest export_request;
+  export_request.set_session_id(session.session().id());
+  const auto reader = server.sessions().ExportSession(&context, export_request);
+  v1::ExportSessionResponse message;
+  ASSERT_TRUE(reader->Read(&message));
+  ASSERT_GT(message.total_bytes(), 3 << 20);
+  auto drained = std::async(std::launch::async,
+                            [&] { server.server().Shutdown(std::chrono::minutes(5)); });
+  EXPECT_EQ(drained.wait_for(std::chrono::seconds(60)), std::future_status::ready);
+  while (reader->Read(&message)) {
+  }
+  EXPECT_FALSE(reader->Finish().ok());
+}
+
+TEST(PrefixCacheServiceTest, ScoresGoOnFromItToo) {
+  TestServer server({.scheduler = {.prefix_cache_bytes = 1 << 20}});
+  v1::ScoreRequest request;
+  const std::string context_text(300, 'c');
+  request.set_context_text(context_text);
+  request.set_continuation_text("an end");
+  std::vector<double> totals;
+  // The same prompt is kept before its last token when it comes a second time.
+  for (const std::int64_t cached : {0, 0, 299}) {
+    grpc::ClientContext context;
+    v1::ScoreResponse response;
+    ASSERT_TRUE(server.stub().Score(&context, request, &response).ok());
+    totals.push_back(response.total_logprob());
+    EXPECT_EQ(response.usage().cached_prompt_tokens(), cached);
+    ASSERT_TRUE(Generate(server.stub(), TextRequest(context_text, 1)).status.ok());
+  }
+  EXPECT_EQ(totals[1], totals[0]);
+  EXPECT_EQ(totals[2], totals[0]);
+}
+
 TEST(PrefixCacheServiceTest, UsageTellsWhatWasNotComputedAgain) {
   TestServer server({.scheduler = {.prefix_cache_bytes = 1 << 20}});
   const std::string document(200, 'd');
