@@ -5,6 +5,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "sessions/session_manager_impl.h"
+#include "sessions/session_use.h"
 
 namespace goldfinch {
 namespace {
@@ -35,90 +36,6 @@ SessionInfo InfoOf(const StoredSession& stored) {
 }
 
 }  // namespace
-
-class SessionManager::Impl::Use final : public SessionUse,
-                                        public std::enable_shared_from_this<Use> {
- public:
-  // Without a session: one is made of what is interrupted.
-  Use(std::shared_ptr<Impl> impl, std::string tenant)
-      : impl_(std::move(impl)),
-        tenant_(std::move(tenant)),
-        kept_(KeptPrefix::Make({}, nullptr)) {}
-  Use(std::shared_ptr<Impl> impl, const HeldSession& held, SessionPtr session)
-      : impl_(std::move(impl)),
-        tenant_(held.tenant),
-        kept_(held.kept),
-        turn_(held.turn),
-        numerics_changed_(held.numerics_changed),
-        session_(std::move(session)) {}
-  ~Use() override {
-    Release();
-    // Nobody parked it: it stays, for the next call or the end.
-    if (interrupted_ && !parking_) impl_->Release(session_);
-  }
-
-  std::string id() const override {
-    const MutexLock lock(mu_);
-    return session_ == nullptr ? "" : session_->id;
-  }
-  void Release() override {
-    SessionPtr session;
-    {
-      const MutexLock lock(mu_);
-      if (std::exchange(over_, true)) return;
-      session = session_;
-    }
-    if (session != nullptr) impl_->Release(session);
-  }
-  const std::shared_ptr<KeptPrefix>& kept() const override { return kept_; }
-  const std::optional<Turn>& turn() const override { return turn_; }
-  bool numerics_changed() const override { return numerics_changed_; }
-
-  std::function<void(RequestEnd)> OnEnd(std::optional<Turn> turn) override {
-    return [self = shared_from_this(), turn = std::move(turn)](RequestEnd end) mutable {
-      self->Finish(std::move(turn), std::move(end));
-    };
-  }
-  void SetRequest(RequestId id) override {
-    const MutexLock lock(mu_);
-    if (!over_ && session_ != nullptr) impl_->SetRequest(session_, id);
-  }
-  bool interrupted() const override {
-    const MutexLock lock(mu_);
-    return interrupted_;
-  }
-  SessionPtr session() const {
-    const MutexLock lock(mu_);
-    return session_;
-  }
-  // The session, for who parks what was interrupted; once.
-  SessionPtr TakeInterrupted() {
-    const MutexLock lock(mu_);
-    return interrupted_ && !std::exchange(parking_, true) ? session_ : nullptr;
-  }
-
- private:
-  void Finish(std::optional<Turn> turn, RequestEnd end) {
-    const MutexLock lock(mu_);
-    over_ = true;
-    // Half a prompt that generates nothing is not resumed.
-    if (end.interrupted && !turn.has_value()) end.kept = nullptr;
-    interrupted_ = end.interrupted && end.kept != nullptr && impl_->has_store();
-    session_ = impl_->Finish(session_, tenant_, std::move(turn), std::move(end));
-  }
-
-  const std::shared_ptr<Impl> impl_;
-  const std::string tenant_;
-  const std::shared_ptr<KeptPrefix> kept_;
-  const std::optional<Turn> turn_;
-  const bool numerics_changed_ = false;
-
-  mutable Mutex mu_;  // before the manager's
-  SessionPtr session_ ABSL_GUARDED_BY(mu_);
-  bool over_ ABSL_GUARDED_BY(mu_) = false;
-  bool interrupted_ ABSL_GUARDED_BY(mu_) = false;
-  bool parking_ ABSL_GUARDED_BY(mu_) = false;
-};
 
 SessionManager::Impl::Impl(Scheduler& scheduler, const Engine& engine,
                            SnapshotStore* store, const Clock& clock,
@@ -210,13 +127,6 @@ SessionInfo SessionManager::Impl::InfoOf(const HeldSession& session) const {
   return info;
 }
 
-std::shared_ptr<SessionUse> SessionManager::Impl::UseOf(const SessionPtr& session) {
-  const MutexLock lock(mu_);
-  session->last_used = clock_.Now();
-  session->resting = false;
-  return std::make_shared<Use>(shared_from_this(), *session, session);
-}
-
 void SessionManager::Impl::AddNew(std::string tenant, std::shared_ptr<KeptPrefix> kept,
                                   std::optional<Turn> turn, bool numerics_changed,
                                   std::function<void(absl::StatusOr<SessionPtr>)> done) {
@@ -275,69 +185,6 @@ void SessionManager::Impl::Acquire(std::string tenant, std::string id, UseCallba
     if (claimed.ok()) return done(UseOf(session));
     done(claimed);
   });
-}
-
-std::shared_ptr<SessionUse> SessionManager::Impl::Anonymous(std::string tenant) {
-  return std::make_shared<Use>(shared_from_this(), std::move(tenant));
-}
-
-void SessionManager::Impl::Release(const SessionPtr& session) {
-  const MutexLock lock(mu_);
-  session->busy = false;
-  session->request.reset();
-  session->last_used = clock_.Now();
-  changed_.NotifyAll();
-}
-
-void SessionManager::Impl::SetRequest(const SessionPtr& session, RequestId id) {
-  const MutexLock lock(mu_);
-  if (session->busy) session->request = id;
-}
-
-SessionPtr SessionManager::Impl::Finish(SessionPtr session, const std::string& tenant,
-                                        std::optional<Turn> turn, RequestEnd end) {
-  const bool resumable = end.interrupted && end.kept != nullptr;
-  const MutexLock lock(mu_);
-  if (session == nullptr) {
-    // Who was told to call again may do so with the id alone.
-    if (!resumable || store_ == nullptr) return nullptr;
-    session = std::make_shared<HeldSession>();
-    session->id = NewSessionId();
-    session->tenant = tenant;
-    table_.Add(session);
-    ++stats_.created;
-  }
-  session->request.reset();
-  session->last_used = clock_.Now();
-  // An interrupted one stays with its call, which parks it.
-  session->busy = resumable && store_ != nullptr;
-  if (end.kept != nullptr) {
-    session->kept = std::move(end.kept);
-    session->resting = false;
-    if (turn.has_value()) {
-      turn->num_generated = end.num_generated;
-      turn->logprobs.insert(turn->logprobs.end(),
-                            std::make_move_iterator(end.sampled.begin()),
-                            std::make_move_iterator(end.sampled.end()));
-      if (end.status.ok()) {
-        turn->end = Turn::End{.reason = end.finish_reason, .match = end.stop};
-      }
-    }
-    session->turn = std::move(turn);
-    host_bytes_ += session->kept->host_bytes();
-  }
-  sweep_soon_ = sweep_soon_ || host_bytes_ > options_.host_bytes;
-  changed_.NotifyAll();
-  return session;
-}
-
-void SessionManager::Impl::ParkInterrupted(const std::shared_ptr<SessionUse>& use,
-                                           StatusCallback done) {
-  const SessionPtr session = static_cast<Use&>(*use).TakeInterrupted();
-  if (session == nullptr) {
-    return done(absl::UnavailableError("there is no store to park the session in"));
-  }
-  StartPark(session, ParkMode::kOfCall, std::move(done));
 }
 
 void SessionManager::Impl::Get(std::string tenant, std::string id, InfoCallback done) {

@@ -1,6 +1,6 @@
 // Inside of the session manager (session_manager.h), shared by its source files: calls in
-// session_manager.cc, moves to and from the store in session_moves.cc, what happens by
-// itself in session_upkeep.cc.
+// session_manager.cc, what calls do to the session they hold in session_use.cc, moves to
+// and from the store in session_moves.cc, what happens by itself in session_upkeep.cc.
 //
 // Locking: mu_ guards the table and everything in its sessions; it is held for moments,
 // never while a store, the scheduler or a callback is called. A session that is busy
@@ -114,7 +114,7 @@ class SessionManager::Impl : public std::enable_shared_from_this<SessionManager:
   };
   absl::Status Put(const Parked& parked, std::shared_ptr<const PrefixImage> image);
   void AfterPark(const Parked& parked, const absl::Status& status);
-  void NoteParkFailure(const SessionPtr& session, const absl::Status& status);
+  void NoteParkFailure(const absl::Status& status);
   void Forget(const SessionPtr& session);
 
   // session_upkeep.cc.

@@ -41,7 +41,15 @@ absl::Status SessionManager::Impl::ClaimForCall(const SessionPtr& session) {
   const auto claim =
       store_->Acquire(session->id, here ? AcquireMode::kNew : AcquireMode::kStored);
   if (!claim.ok()) {
-    here ? Release(session) : Forget(session);
+    if (!here) {
+      Forget(session);
+      return claim.status();
+    }
+    {
+      const MutexLock lock(mu_);
+      session->retry_park = std::chrono::steady_clock::now() + kRetryPause;
+    }
+    Release(session);
     return claim.status();
   }
   {
@@ -164,7 +172,7 @@ void SessionManager::Impl::StartPark(const SessionPtr& session, ParkMode mode,
       status = ClaimForCall(parked.session);
       // It was let go of, or was stale.
       if (!status.ok()) {
-        NoteParkFailure(parked.session, status);
+        NoteParkFailure(status);
         return done(status);
       }
     }
@@ -203,12 +211,10 @@ absl::Status SessionManager::Impl::Put(const Parked& parked,
   return put;
 }
 
-void SessionManager::Impl::NoteParkFailure(const SessionPtr& session,
-                                           const absl::Status& status) {
+void SessionManager::Impl::NoteParkFailure(const absl::Status& status) {
+  if (absl::IsAborted(status)) return;
   {
     const MutexLock lock(mu_);
-    session->retry_park = std::chrono::steady_clock::now() + kRetryPause;
-    if (absl::IsAborted(status)) return;
     ++stats_.park_failures;
     next_park_ = clock_.Now() + kParkPause;
   }
@@ -231,7 +237,9 @@ void SessionManager::Impl::AfterPark(const Parked& parked, const absl::Status& s
     } else {
       session->busy = false;
     }
-    if (status.ok()) {
+    if (!status.ok()) {
+      session->retry_park = std::chrono::steady_clock::now() + kRetryPause;
+    } else {
       ++stats_.parked;
       if (!session->busy && session->kept == parked.kept && table_.Remove(session)) {
         claim = session->claim;
@@ -240,7 +248,7 @@ void SessionManager::Impl::AfterPark(const Parked& parked, const absl::Status& s
     }
     changed_.NotifyAll();
   }
-  if (!status.ok()) NoteParkFailure(session, status);
+  if (!status.ok()) NoteParkFailure(status);
   if (!claim.has_value()) return;
   store_->Release(session->id, *claim).IgnoreError();
   const MutexLock lock(mu_);
