@@ -150,6 +150,14 @@ void SessionManager::Impl::Park(std::string tenant, std::string id, InfoCallback
   if (parked) return Get(std::move(tenant), std::move(id), std::move(done));
   const absl::StatusOr<SessionPtr> taken = Take(tenant, id);
   if (!taken.ok()) return done(taken.status());
+  {
+    const MutexLock lock(mu_);
+    parked = (*taken)->kept == nullptr;
+  }
+  if (parked) {  // in between
+    Forget(*taken);
+    return Get(std::move(tenant), std::move(id), std::move(done));
+  }
   StartPark(*taken, ParkMode::kOfCall,
             [self = shared_from_this(), tenant = std::move(tenant), id = std::move(id),
              done = std::move(done)](absl::Status status) {
