@@ -124,7 +124,7 @@ struct Span {
 // Results of one Forward, parallel to its batch; the storage is reused by the next one.
 struct SpanResult {
   SampledToken sample;              // kSample
-  std::vector<ScoredToken> scores;  // kScore, one a target
+  std::vector<ScoredToken> scores;  // kScore, one a target; else empty
 };
 
 class Engine {

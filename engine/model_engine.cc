@@ -262,6 +262,7 @@ absl::Status ModelEngineImpl::Forward(std::span<const Span> batch,
   GOLDFINCH_CHECK(batch.size() == results.size());
   spans_.clear();
   for (const Span& span : batch) spans_.push_back(InputOf(span));
+  for (SpanResult& result : results) result.scores.clear();  // of an earlier step
   backend_->BeginStep();
   model_.Run(spans_);
   SampleSpans(batch, results);

@@ -213,6 +213,24 @@ TEST_F(DemoModelTest, ScoresAreTheLogprobsThatGenerationReports) {
               output.logprobs[static_cast<std::size_t>(i)].logprob());
 }
 
+// A context that takes several steps, after another score: nothing is left of that one.
+TEST_F(DemoModelTest, ScoresOfOneCallAreNotTakenForThoseOfTheNext) {
+  Start(4);
+  std::vector<double> totals;
+  for (const int words : {1, 100, 1, 100}) {
+    v1::ScoreRequest score;
+    for (int i = 0; i < words; ++i) *score.mutable_context_text() += "once upon ";
+    score.set_continuation_text(" a time there was");
+    v1::ScoreResponse scores;
+    grpc::ClientContext context;
+    const grpc::Status status = stub_->Score(&context, score, &scores);
+    ASSERT_TRUE(status.ok()) << status.error_message();
+    totals.push_back(scores.total_logprob());
+  }
+  EXPECT_EQ(totals[2], totals[0]);
+  EXPECT_EQ(totals[3], totals[1]);
+}
+
 TEST_F(DemoModelTest, ThePerplexityProgramAgreesWithScoring) {
   Start(4);
   const std::string text = "The king said to his daughter that she must marry.";
