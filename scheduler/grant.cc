@@ -6,6 +6,18 @@
 
 namespace goldfinch {
 
+namespace {
+
+// A prefix that ends within a page costs one page more than the request was checked for.
+bool CanEverGoOn(const RunningContext& context, const AcceptedRequest& accepted,
+                 const KeptPrefix& base) {
+  const EngineInfo& info = context.engine.info();
+  const bool partial = info.num_pages > 0 && base.length() % info.page_tokens != 0;
+  return accepted.needs.pages + (partial ? 1 : 0) <= info.num_pages;
+}
+
+}  // namespace
+
 AdmittedFrom FindBase(const RunningContext& context, const AcceptedRequest& accepted,
                       std::int64_t interval, PrefixLookup& outcome) {
   const Request& request = accepted.request;
@@ -18,6 +30,9 @@ AdmittedFrom FindBase(const RunningContext& context, const AcceptedRequest& acce
         context.cache.Find(request.tenant, request.prompt, shape.end - 1);
     outcome = found.outcome;
     from.base = std::move(found.prefix);
+    if (from.base != nullptr && !CanEverGoOn(context, accepted, *from.base)) {
+      from.base = nullptr;
+    }
     shape.begin = from.base == nullptr ? 0 : from.base->length();
     shape.shared = found.shared;
     from.keep_at = KeepPoints(shape, interval);

@@ -409,6 +409,14 @@ TEST_F(PrefixCacheTest, TheSamePromptAgainAndAgainIsItsLastToken) {
   EXPECT_EQ(Ask(Cached(Document(150), 4)), 1);
 }
 
+// What goes on from the middle of a page takes one page more than there is.
+TEST_F(PrefixCacheTest, ARequestOfTheWholePoolStartsWhateverTheCacheHas) {
+  engine_options.num_pages = 8;
+  Request request = Cached(Document(40), 1);
+  request.max_tokens = 8 * engine_options.page_tokens - 40 + 1;
+  for (int i = 0; i < 4; ++i) EXPECT_EQ(Ask(request), 40);
+}
+
 TEST_F(PrefixCacheTest, ScoresOfOneContextShareIt) {
   const auto score = [&](std::uint64_t seed) {
     Request request;
