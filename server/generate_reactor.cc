@@ -20,10 +20,10 @@ std::vector<StreamEvent> EventsOf(const Turn& turn, std::span<const TokenId> gen
   for (std::size_t i = 0; i < generated.size(); ++i) {
     StreamEvent& event = events.emplace_back();
     event.kind = StreamEvent::Kind::kToken;
-    if (turn.logprobs.empty()) {
-      event.sample.token = generated[i];
-    } else {
+    if (i < turn.logprobs.size()) {
       event.sample = turn.logprobs[i];
+    } else {
+      event.sample.token = generated[i];
     }
   }
   return events;

@@ -219,8 +219,13 @@ void Server::Impl::ParkEverything(std::chrono::steady_clock::time_point deadline
   if (!std::exchange(parked_, true)) {
     calls_.WaitUntilEmpty(deadline - patience / 2);
     scheduler_.InterruptAll();
-    // Calls end when what they ran is parked.
-    if (!calls_.WaitUntilEmpty(deadline, OpenCalls::Waiting::kAnyway)) {
+    // What is idle does not wait for a call that does not end; calls end when what they
+    // ran is parked.
+    sessions_.ParkAll(deadline - patience / 4);
+    calls_.WaitUntilEmpty(deadline - patience / 8, OpenCalls::Waiting::kAnyway);
+    // Who takes nothing gets no status; what his call ran is parked all the same.
+    calls_.CutOffStuck(serving_.clock.Now());
+    if (!calls_.WaitUntilEmpty(deadline - patience / 16, OpenCalls::Waiting::kAnyway)) {
       LogWarning("running calls are ended with UNAVAILABLE");
     }
     const std::int64_t left = sessions_.ParkAll(deadline);

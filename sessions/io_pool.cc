@@ -4,7 +4,8 @@
 
 namespace goldfinch {
 
-IoPool::IoPool(int num_threads) : max_background_(num_threads / 2) {
+IoPool::IoPool(int num_threads)
+    : max_calls_(num_threads - 1), max_background_(num_threads / 2) {
   for (int i = 0; i < num_threads; ++i) {
     threads_.emplace_back([this] { Run(); });
   }
@@ -28,7 +29,10 @@ void IoPool::Post(Urgency urgency, std::function<void()> work) {
 }
 
 bool IoPool::MayBegin(Urgency urgency) const {
-  if (urgency == Urgency::kCall) return !calls_.empty();
+  // One thread is left to the background: what it moves out of memory makes room.
+  if (urgency == Urgency::kCall) {
+    return !calls_.empty() && running_calls_ < max_calls_;
+  }
   return !background_.empty() && running_background_ < max_background_;
 }
 
@@ -37,7 +41,7 @@ void IoPool::Run() {
   while (true) {
     const bool call = MayBegin(Urgency::kCall);
     if (!call && !MayBegin(Urgency::kBackground)) {
-      // Whoever runs the rest of the background takes what is left there.
+      // Whoever is at work takes what is left.
       if (stopping_) return;
       changed_.Wait(mu_);
       continue;
@@ -45,12 +49,13 @@ void IoPool::Run() {
     std::deque<std::function<void()>>& queue = call ? calls_ : background_;
     std::function<void()> work = std::move(queue.front());
     queue.pop_front();
-    if (!call) ++running_background_;
+    ++(call ? running_calls_ : running_background_);
     mu_.Unlock();
     work();
     work = nullptr;
     mu_.Lock();
-    if (!call) --running_background_;
+    --(call ? running_calls_ : running_background_);
+    changed_.NotifyOne();
   }
 }
 

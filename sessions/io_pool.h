@@ -1,8 +1,8 @@
 // The threads on which sessions meet disks and networks, so that neither the step thread
 // nor gRPC's ever wait for them.
 //
-// What a call waits for goes before what nobody waits for, and finds a free thread: the
-// latter never has more than half of them.
+// What a call waits for goes before what nobody waits for, and has all threads but one;
+// the latter never has more than half of them.
 //
 // Invariant: work runs once, work of one urgency begun in the order it was posted; the
 // destructor runs what is left.
@@ -34,11 +34,13 @@ class IoPool {
   void Run();
   bool MayBegin(Urgency urgency) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
 
+  const int max_calls_;
   const int max_background_;
   Mutex mu_;
   CondVar changed_;
   std::deque<std::function<void()>> calls_ ABSL_GUARDED_BY(mu_);
   std::deque<std::function<void()>> background_ ABSL_GUARDED_BY(mu_);
+  int running_calls_ ABSL_GUARDED_BY(mu_) = 0;
   int running_background_ ABSL_GUARDED_BY(mu_) = 0;
   bool stopping_ ABSL_GUARDED_BY(mu_) = false;
   std::vector<std::thread> threads_;  // last: they use the members above

@@ -12,8 +12,10 @@ namespace {
 
 constexpr int kIoThreads = 4;
 
-// What a snapshot has beside history, keys and state: sampling fields, logprobs.
-constexpr std::int64_t kSnapshotSlack = 64 << 20;
+// What a snapshot has beside history, keys and state: the log-probabilities of a token
+// and twenty others, and sampling fields.
+constexpr std::int64_t kLogprobBytes = 16 + 20 * 8;
+constexpr std::int64_t kSnapshotSlack = 1 << 20;
 
 absl::Status CheckId(const std::string& id) {
   if (IsSessionId(id)) return absl::OkStatus();
@@ -51,7 +53,8 @@ SessionManager::Impl::Impl(Scheduler& scheduler, const Engine& engine,
 std::int64_t SessionManager::Impl::max_snapshot_bytes() const {
   const EngineInfo& info = engine_.info();
   const auto token_bytes = info.key_bytes + std::int64_t{sizeof(TokenId)};
-  return options_.max_context_tokens * token_bytes + info.state_bytes + kSnapshotSlack;
+  return options_.max_context_tokens * (token_bytes + kLogprobBytes) + info.state_bytes +
+         kSnapshotSlack;
 }
 
 void SessionManager::Impl::Async(std::function<void()> work, Urgency urgency) {
@@ -92,7 +95,9 @@ void SessionManager::Impl::WithImage(std::shared_ptr<KeptPrefix> kept, ImageWork
 }
 
 absl::Status SessionManager::Impl::CheckRoom() {
-  if (stopping_) return absl::UnavailableError("the server is shutting down");
+  if (draining_ || stopping_) {
+    return absl::UnavailableError("the server is shutting down");
+  }
   if (table_.size() >= options_.max_sessions) {
     return absl::ResourceExhaustedError(absl::StrCat("the server holds ", table_.size(),
                                                      " sessions; the limit is ",

@@ -77,6 +77,11 @@ class SessionManager::Impl : public std::enable_shared_from_this<SessionManager:
       std::function<void(absl::StatusOr<std::shared_ptr<const PrefixImage>>)>;
   void WithImage(std::shared_ptr<KeptPrefix> kept, ImageWork work, Urgency urgency);
 
+  // A sweep at once, if memory is full and sessions can be parked.
+  void SweepIfFull() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_) {
+    if (store_ == nullptr || clock_.Now() < next_park_) return;
+    sweep_soon_ = sweep_soon_ || host_bytes_ > options_.host_bytes;
+  }
   absl::Status CheckRoom() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   SessionInfo InfoOf(const HeldSession& session) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   SessionInfo LockedInfoOf(const HeldSession& session) const {
@@ -122,7 +127,9 @@ class SessionManager::Impl : public std::enable_shared_from_this<SessionManager:
     if (options_.warn != nullptr) options_.warn(message);
   }
   void RunSweeps();
+  bool SleepUntil(std::chrono::steady_clock::time_point until);
   void RunLease();
+  void RunLapses();
   void AfterLapse();
   void Expire(const SessionPtr& session);
 
@@ -138,7 +145,9 @@ class SessionManager::Impl : public std::enable_shared_from_this<SessionManager:
   SessionTable table_ ABSL_GUARDED_BY(mu_);
   std::int64_t under_way_ ABSL_GUARDED_BY(mu_) = 0;
   std::int64_t releasing_ ABSL_GUARDED_BY(mu_) = 0;  // claims of what is parked
+  bool draining_ ABSL_GUARDED_BY(mu_) = false;       // nothing new
   bool stopping_ ABSL_GUARDED_BY(mu_) = false;
+  std::int64_t parking_all_ ABSL_GUARDED_BY(mu_) = 0;
   bool sweep_soon_ ABSL_GUARDED_BY(mu_) = false;
   std::int64_t parking_ ABSL_GUARDED_BY(mu_) = 0;   // beside calls
   bool more_to_park_ ABSL_GUARDED_BY(mu_) = false;  // when there are fewer
@@ -147,7 +156,7 @@ class SessionManager::Impl : public std::enable_shared_from_this<SessionManager:
   std::atomic<std::int64_t> host_bytes_ = 0;  // exact at each sweep, grown between them
 
   std::unique_ptr<IoPool> io_;
-  std::thread sweeper_, lease_keeper_;
+  std::thread sweeper_, lease_keeper_, lapse_watch_;
 };
 
 }  // namespace goldfinch

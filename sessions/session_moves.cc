@@ -23,12 +23,13 @@ bool SessionManager::Impl::HasGoodClaim(const HeldSession& session) const {
 }
 
 // After the claim was lost and won again: whether nobody else has written the session
-// meanwhile. The stored generation may be above the acknowledged one when it is of a
-// write of ours whose answer was lost; the epoch tells that from another's.
+// meanwhile. If nobody has claimed it in between, which the epoch tells, nobody has; the
+// stored generation may then be of a write of ours whose answer was lost. And what is
+// older than what this server has written is no news, whatever became of that (a store
+// that lost its memory).
 bool SessionManager::Impl::IsOurs(const HeldSession& session, const Claim& claim) const {
-  if (claim.generation == session.generation) return true;
-  return session.claim.has_value() && claim.epoch == session.claim->epoch + 1 &&
-         claim.generation == session.attempted;
+  if (claim.generation <= session.generation) return true;
+  return session.claim.has_value() && claim.epoch == session.claim->epoch + 1;
 }
 
 absl::Status SessionManager::Impl::ClaimForCall(const SessionPtr& session) {
@@ -56,6 +57,8 @@ absl::Status SessionManager::Impl::ClaimForCall(const SessionPtr& session) {
     const MutexLock lock(mu_);
     if (here && IsOurs(*session, *claim)) {
       session->claim = *claim;
+      // Generations go on from there, even from one that was not acknowledged.
+      session->generation = std::max(session->generation, claim->generation);
       return absl::OkStatus();
     }
   }
@@ -91,7 +94,7 @@ absl::Status SessionManager::Impl::Load(const SessionPtr& session, const Claim& 
   session->generation = claim.generation;
   session->attempted = claim.generation;
   host_bytes_ += session->kept->host_bytes();
-  sweep_soon_ = sweep_soon_ || host_bytes_ > options_.host_bytes;
+  SweepIfFull();
   ++stats_.loaded;
   changed_.NotifyAll();
   return absl::OkStatus();
@@ -118,6 +121,10 @@ absl::Status SessionManager::Impl::DeleteStored(const SessionPtr& session) {
   }
   if (deleted.ok()) {
     const auto claim = store_->Acquire(session->id, AcquireMode::kNew);
+    if (claim.ok()) {
+      const MutexLock lock(mu_);
+      session->claim = *claim;  // the one before is void
+    }
     deleted = claim.ok() ? store_->Delete(session->id, *claim) : claim.status();
     // Never parked: there is nothing in the store to delete.
     if (here && absl::IsNotFound(deleted)) deleted = absl::OkStatus();
@@ -176,15 +183,19 @@ void SessionManager::Impl::StartPark(const SessionPtr& session, ParkMode mode,
   }
   const auto put = [this, parked, done = std::move(done)](auto image) {
     absl::Status status = image.status();
-    if (parked.mode == ParkMode::kOfCall && status.ok()) {
-      status = ClaimForCall(parked.session);
-      // It was let go of, or was stale.
-      if (!status.ok()) {
-        NoteParkFailure(status);
-        return done(status);
+    const bool of_call = parked.mode == ParkMode::kOfCall;
+    // A second time if the claim turns out to be void.
+    for (int attempt = 0; attempt < (of_call ? 2 : 1) && image.ok(); ++attempt) {
+      if (of_call) {
+        status = ClaimForCall(parked.session);
+        if (!status.ok()) {  // it was let go of, or was stale
+          NoteParkFailure(status);
+          return done(status);
+        }
       }
+      status = Put(parked, *image);
+      if (!absl::IsFailedPrecondition(status)) break;
     }
-    if (status.ok()) status = Put(parked, *image);
     AfterPark(parked, status);
     done(status);
   };
@@ -216,6 +227,11 @@ absl::Status SessionManager::Impl::Put(const Parked& parked,
       store_->Put(session->id, *claim, generation, info, bytes.pieces());
   const MutexLock lock(mu_);
   if (put.ok()) session->generation = std::max(session->generation, generation);
+  // Void, though the lease is good: the next attempt claims anew.
+  if (absl::IsFailedPrecondition(put) && session->claim.has_value() &&
+      session->claim->epoch == claim->epoch) {
+    session->claim.reset();
+  }
   return put;
 }
 
@@ -224,7 +240,10 @@ void SessionManager::Impl::NoteParkFailure(const absl::Status& status) {
   {
     const MutexLock lock(mu_);
     ++stats_.park_failures;
-    next_park_ = clock_.Now() + kParkPause;
+    // Not for one that another server holds, or whose claim is void.
+    if (!store_->lease_is_good() || absl::IsResourceExhausted(status)) {
+      next_park_ = clock_.Now() + kParkPause;
+    }
   }
   Warn(absl::StrCat("a session could not be parked: ", status.message()));
 }

@@ -24,7 +24,9 @@ bool Reached(std::chrono::nanoseconds idle, std::chrono::seconds limit) {
 
 void SessionManager::Impl::Start() {
   sweeper_ = std::thread([this] { RunSweeps(); });
-  if (store_ != nullptr) lease_keeper_ = std::thread([this] { RunLease(); });
+  if (store_ == nullptr) return;
+  lease_keeper_ = std::thread([this] { RunLease(); });
+  lapse_watch_ = std::thread([this] { RunLapses(); });
 }
 
 void SessionManager::Impl::Stop() {
@@ -35,6 +37,7 @@ void SessionManager::Impl::Stop() {
   }
   if (sweeper_.joinable()) sweeper_.join();
   if (lease_keeper_.joinable()) lease_keeper_.join();
+  if (lapse_watch_.joinable()) lapse_watch_.join();
   {
     const MutexLock lock(mu_);
     while (under_way_ > 0) changed_.Wait(mu_);
@@ -106,7 +109,8 @@ void SessionManager::Impl::Sweep() {
         to_expire.push_back(session);
         continue;
       }
-      const bool park = bytes > goal || Reached(unused, options_.idle_to_park);
+      const bool park = (bytes > goal || Reached(unused, options_.idle_to_park)) &&
+                        session->retry_park <= std::chrono::steady_clock::now();
       if (park && parks && !HasGoodClaim(*session)) {
         // After a lapse it may be stale, which only a call of its own finds out.
         if (std::ssize(to_claim) == kParksAtOnce) continue;
@@ -142,35 +146,47 @@ void SessionManager::Impl::Sweep() {
 
 void SessionManager::Impl::Expire(const SessionPtr& session) {
   ++stats_.expired;
-  bool stored = false;
+  std::optional<Claim> claim;
   {
     const MutexLock lock(mu_);
-    // Without a good claim another may have gone on with what is stored; the store
-    // forgets that in its own time.
-    stored = store_ != nullptr && HasGoodClaim(*session);
+    if (store_ != nullptr && HasGoodClaim(*session)) claim = session->claim;
   }
-  if (!stored) return Forget(session);
-  Async([this, session] { DeleteStored(session).IgnoreError(); }, Urgency::kBackground);
+  // Without a good claim another may have gone on with what is stored; the store forgets
+  // that in its own time.
+  if (!claim.has_value()) return Forget(session);
+  Async(
+      [this, session, claim = *claim] {
+        const absl::Status deleted = store_->Delete(session->id, claim);
+        absl::IsUnavailable(deleted) ? Release(session) : Forget(session);
+      },
+      Urgency::kBackground);
+}
+
+// False when the manager stops.
+bool SessionManager::Impl::SleepUntil(std::chrono::steady_clock::time_point until) {
+  const MutexLock lock(mu_);
+  while (!stopping_) {
+    if (!changed_.WaitUntil(mu_, until)) break;
+  }
+  return !stopping_;
 }
 
 void SessionManager::Impl::RunLease() {
   const auto look_every = std::chrono::nanoseconds(options_.lease) / kLooks;
   const auto renew_every = std::chrono::nanoseconds(options_.lease) / kRenewals;
   auto renew_at = std::chrono::steady_clock::now() + renew_every;
+  while (SleepUntil(std::chrono::steady_clock::now() + look_every)) {
+    if (std::chrono::steady_clock::now() < renew_at && store_->lease_is_good()) continue;
+    renew_at = std::chrono::steady_clock::now() + renew_every;
+    store_->Renew().IgnoreError();  // tried again at the next look
+  }
+}
+
+// Not on the thread that renews: a store that does not answer holds that one up.
+void SessionManager::Impl::RunLapses() {
+  const auto look_every = std::chrono::nanoseconds(options_.lease) / kLooks;
   bool good = true;
-  while (true) {
-    const auto until = std::chrono::steady_clock::now() + look_every;
-    {
-      const MutexLock lock(mu_);
-      while (!stopping_) {
-        if (!changed_.WaitUntil(mu_, until)) break;
-      }
-      if (stopping_) return;
-    }
-    if (std::chrono::steady_clock::now() >= renew_at || !store_->lease_is_good()) {
-      renew_at = std::chrono::steady_clock::now() + renew_every;
-      store_->Renew().IgnoreError();  // tried again at the next look
-    }
+  while (SleepUntil(std::chrono::steady_clock::now() + look_every)) {
     const bool is_good = store_->lease_is_good();
     if (good && !is_good) {
       ++stats_.lease_lapses;
@@ -199,33 +215,49 @@ void SessionManager::Impl::AfterLapse() {
 std::int64_t SessionManager::Impl::ParkAll(
     std::chrono::steady_clock::time_point deadline) {
   const MutexLock lock(mu_);
+  draining_ = true;
   if (store_ == nullptr) return table_.size();
+  std::vector<SessionPtr> queue;
   // Others can go on with a session when its claim is given up, too.
   while (table_.size() > 0 || releasing_ > 0) {
-    std::vector<SessionPtr> next;
-    std::int64_t busy = 0;
-    auto wake = deadline;
     const auto now = std::chrono::steady_clock::now();
     if (now >= deadline) break;
-    for (const SessionPtr& session : table_.All()) {
-      if (session->busy || session->parking) {
-        ++busy;
-      } else if (session->retry_park > now) {
-        wake = std::min(wake, session->retry_park);
-      } else if (std::ssize(next) + busy < kParksAtOnce) {
-        session->busy = true;
-        next.push_back(session);
+    auto wake = deadline;
+    if (queue.empty()) {
+      for (const SessionPtr& session : table_.All()) {
+        if (session->busy || session->parking) continue;
+        if (session->retry_park > now) {
+          wake = std::min(wake, session->retry_park);
+        } else {
+          queue.push_back(session);
+        }
       }
     }
-    if (!next.empty()) {
-      mu_.Unlock();
-      for (const SessionPtr& session : next) {
-        StartPark(session, ParkMode::kOfCall, [](const absl::Status&) {});
+    std::vector<SessionPtr> next;
+    while (!queue.empty() && parking_all_ < kParksAtOnce) {
+      const SessionPtr session = std::move(queue.back());
+      queue.pop_back();
+      // It may have been used, or gone, since it was queued.
+      if (session->busy || session->parking || table_.Find(session->id) != session) {
+        continue;
       }
-      mu_.Lock();
+      session->busy = true;
+      ++parking_all_;
+      next.push_back(session);
+    }
+    if (next.empty()) {
+      changed_.WaitUntil(mu_, wake);
       continue;
     }
-    changed_.WaitUntil(mu_, wake);
+    mu_.Unlock();
+    for (const SessionPtr& session : next) {
+      StartPark(session, ParkMode::kOfCall, [this](const absl::Status&) {
+        const MutexLock ended(mu_);
+        --parking_all_;
+        changed_.NotifyAll();
+      });
+    }
+    mu_.Lock();
   }
   return table_.size();
 }

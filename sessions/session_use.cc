@@ -62,7 +62,7 @@ SessionPtr SessionManager::Impl::Finish(SessionPtr session, const std::string& t
     session->turn = std::move(turn);
     host_bytes_ += session->kept->host_bytes();
   }
-  sweep_soon_ = sweep_soon_ || host_bytes_ > options_.host_bytes;
+  SweepIfFull();
   changed_.NotifyAll();
   return session;
 }

@@ -129,12 +129,12 @@ void WriteLogprobs(const std::vector<SampledToken>& logprobs, ByteWriter& out) {
   }
 }
 
-// None, or one for each of `generated`, of the very same token.
-std::vector<SampledToken> ReadLogprobs(const TokenId* generated,
-                                       std::int64_t num_generated, ByteReader& in) {
+// One for each of `num_logged` tokens from `generated` on, of the very same token.
+std::vector<SampledToken> ReadLogprobs(const TokenId* generated, std::int64_t num_logged,
+                                       ByteReader& in) {
   constexpr std::uint64_t kPairBytes = sizeof(TokenId) + sizeof(float);
   const std::uint64_t count = in.Count(kPairBytes + sizeof(std::uint64_t));
-  if (count != 0 && count != static_cast<std::uint64_t>(num_generated)) in.Fail();
+  if (count != static_cast<std::uint64_t>(num_logged)) in.Fail();
   std::vector<SampledToken> logprobs(in.ok() ? count : 0);
   for (SampledToken& sampled : logprobs) {
     sampled.token = in.Int<TokenId>();
@@ -201,8 +201,9 @@ Turn ReadTurn(const std::vector<TokenId>& history, ByteReader& in) {
   turn.num_generated = ReadCount(in);
   if (turn.num_generated > static_cast<std::int64_t>(history.size())) in.Fail();
   if (!in.ok()) return turn;
-  turn.logprobs = ReadLogprobs(history.data() + history.size() - turn.num_generated,
-                               turn.num_generated, in);
+  turn.logprobs =
+      ReadLogprobs(history.data() + history.size() - turn.num_generated,
+                   turn.sampling.num_logprobs < 0 ? 0 : turn.num_generated, in);
   turn.end = ReadEnd(turn.stop.size(), in);
   return turn;
 }

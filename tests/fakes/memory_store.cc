@@ -19,6 +19,12 @@ void MemoryMedium::Spoil(const std::string& id,
   spoil(entries_.at(id).bytes);
 }
 
+void MemoryMedium::Forget() {
+  const MutexLock lock(mu_);
+  entries_.clear();
+  leases_.clear();
+}
+
 std::string MemoryMedium::BytesOf(const std::string& id) const {
   const MutexLock lock(mu_);
   const auto it = entries_.find(id);

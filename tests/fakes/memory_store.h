@@ -26,6 +26,7 @@ class MemoryMedium {
   void Fail(bool fails);
   // Changes what is stored, as damage would.
   void Spoil(const std::string& id, const std::function<void(std::string&)>& spoil);
+  void Forget();  // everything, leases too
   std::string BytesOf(const std::string& id) const;
   std::uint64_t GenerationOf(const std::string& id) const;
   std::size_t size() const;

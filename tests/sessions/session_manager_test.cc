@@ -528,6 +528,42 @@ TEST_F(SessionManagerTest, ParkAllTakesItsTimeBetweenAttempts) {
   EXPECT_LE(one->sessions().stats().park_failures, 4u);
 }
 
+TEST_F(SessionManagerTest, AStoreThatLostItsMemoryDoesNotTakeSessionsAlong) {
+  const auto one = Make("one");
+  const std::string id = one->Create();
+  ASSERT_TRUE(one->Say(id, 20, 5, 1).ok());
+  ASSERT_TRUE(one->Park(id).ok());
+  ASSERT_TRUE(one->Say(id, 20, 5, 2).ok());
+  medium_.Forget();
+  clock_.Advance(kLease + std::chrono::seconds(1));
+  ASSERT_TRUE(one->store().Renew().ok());
+  ASSERT_TRUE(one->Say(id, 20, 5, 3).ok());
+  EXPECT_EQ(one->Get(id)->num_tokens, 75);
+  const InfoOr parked = one->Park(id);
+  EXPECT_TRUE(parked.ok()) << parked.status();
+  EXPECT_EQ(one->Get(id)->num_tokens, 75);
+}
+
+TEST_F(SessionManagerTest, ParkAllDoesNotWaitForCallsToParkTheRest) {
+  const auto one = Make("one");
+  std::vector<std::shared_ptr<SessionUse>> busy;
+  for (int i = 0; i < 20; ++i) {
+    one->Create();
+    busy.push_back(*one->Acquire(one->Create()));
+  }
+  EXPECT_EQ(one->sessions().ParkAll(std::chrono::steady_clock::now() +
+                                    std::chrono::milliseconds(500)),
+            20);
+  EXPECT_EQ(medium_.size(), 20u);
+  const UseOr late =
+      Await<UseOr>([&](auto done) { one->sessions().Create("a", std::move(done)); });
+  EXPECT_TRUE(absl::IsUnavailable(late.status())) << "nobody would park it";
+  busy.clear();
+  EXPECT_EQ(one->sessions().ParkAll(std::chrono::steady_clock::now() +
+                                    std::chrono::seconds(20)),
+            0);
+}
+
 TEST_F(SessionManagerTest, ALapseInWhichNobodyWroteLosesNothing) {
   const auto one = Make("one");
   const std::string id = one->Create(), stored = one->Create();

@@ -152,5 +152,16 @@ TEST(SnapshotKeyTest, AKeyFileHas32To4096Bytes) {
   EXPECT_FALSE(ReadSnapshotKey(path + ".missing").ok());
 }
 
+TEST(SnapshotTest, ATurnHasALogprobForEachTokenOrForNone) {
+  Snapshot snapshot = SampleSnapshot();
+  snapshot.turn->logprobs.clear();
+  EXPECT_TRUE(absl::IsDataLoss(Decode(Encode(snapshot)).status()));
+  snapshot.turn->sampling.num_logprobs = -1;
+  EXPECT_TRUE(Decode(Encode(snapshot)).ok());
+  snapshot.turn = SampleTurn();
+  snapshot.turn->sampling.num_logprobs = -1;
+  EXPECT_TRUE(absl::IsDataLoss(Decode(Encode(snapshot)).status()));
+}
+
 }  // namespace
 }  // namespace goldfinch
