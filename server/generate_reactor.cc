@@ -101,7 +101,7 @@ absl::Status GenerateReactor::GoOn(const Use& use, GenerateCall call) {
 }
 
 absl::Status GenerateReactor::Resume(const Use& use, std::int64_t after) {
-  if (!use->turn().has_value()) {
+  if (use->turn() == nullptr) {
     return absl::FailedPreconditionError("the session has no generation to resume");
   }
   const Turn& turn = *use->turn();

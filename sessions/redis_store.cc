@@ -213,7 +213,12 @@ absl::StatusOr<RedisStore::Reply> RedisStore::Call(
   Reply reply(static_cast<redisReply*>(redisCommandArgv(
       context->get(), static_cast<int>(argv.size()), argv.data(), sizes.data())));
   // Whatever was sent may have been done: no second attempt here.
-  if (reply == nullptr) return NoAnswer();
+  if (reply == nullptr) {
+    // The others may be dead too, and each would be waited for.
+    const MutexLock lock(mu_);
+    idle_.clear();
+    return NoAnswer();
+  }
   {
     const MutexLock lock(mu_);
     if (idle_.size() < kMaxIdleConnections) idle_.push_back(*std::move(context));

@@ -119,7 +119,7 @@ SessionInfo SessionManager::Impl::InfoOf(const HeldSession& session) const {
   info.busy = session.busy;
   info.numerics_changed = session.numerics_changed;
   info.idle = clock_.Now() - session.last_used;
-  if (session.turn.has_value()) {
+  if (session.turn != nullptr) {
     info.num_generated = session.turn->num_generated;
     info.interrupted = !session.turn->end.has_value();
   }
@@ -128,12 +128,12 @@ SessionInfo SessionManager::Impl::InfoOf(const HeldSession& session) const {
                    ? SessionPlace::kAlive
                    : SessionPlace::kResting;
   info.num_tokens = std::ssize(session.kept->history());
-  info.bytes = session.kept->host_bytes();
+  info.bytes = session.host_bytes();
   return info;
 }
 
 void SessionManager::Impl::AddNew(std::string tenant, std::shared_ptr<KeptPrefix> kept,
-                                  std::optional<Turn> turn, bool numerics_changed,
+                                  std::shared_ptr<const Turn> turn, bool numerics_changed,
                                   std::function<void(absl::StatusOr<SessionPtr>)> done) {
   auto session = std::make_shared<HeldSession>();
   session->id = NewSessionId();
@@ -160,14 +160,14 @@ void SessionManager::Impl::AddNew(std::string tenant, std::shared_ptr<KeptPrefix
       const MutexLock lock(mu_);
       session->claim = *claim;
       table_.Add(session);
-      host_bytes_ += session->kept->host_bytes();
+      host_bytes_ += session->host_bytes();
     }
     done(session);
   });
 }
 
 void SessionManager::Impl::Create(std::string tenant, UseCallback done) {
-  AddNew(std::move(tenant), KeptPrefix::Make({}, nullptr), std::nullopt,
+  AddNew(std::move(tenant), KeptPrefix::Make({}, nullptr), nullptr,
          /*numerics_changed=*/false,
          [self = shared_from_this(), done = std::move(done)](auto session) {
            if (!session.ok()) return done(session.status());
@@ -318,8 +318,8 @@ void SessionManager::Impl::Export(std::string tenant, std::string id,
                     const MutexLock lock(self->mu_);
                     generation = session->generation;
                   }
-                  std::string bytes = self->Encode(*session, *use->kept(), use->turn(),
-                                                   generation, *image)
+                  std::string bytes = self->Encode(*session, *use->kept(),
+                                                   use->turn().get(), generation, *image)
                                           .Join();
                   use->Release();
                   done(std::move(bytes));

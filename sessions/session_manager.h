@@ -82,9 +82,9 @@ class SessionUse {
   virtual std::string id() const = 0;
   // Lets go of the session at once, if no request was accepted for it.
   virtual void Release() = 0;
-  // As found; never null.
+  // As found; `kept` is never null, `turn` is when there was none.
   virtual const std::shared_ptr<KeptPrefix>& kept() const = 0;
-  virtual const std::optional<Turn>& turn() const = 0;
+  virtual const std::shared_ptr<const Turn>& turn() const = 0;
   virtual bool numerics_changed() const = 0;
 
   // For Request::on_end: what the request leaves becomes the session. `turn` is the

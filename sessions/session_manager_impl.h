@@ -93,7 +93,7 @@ class SessionManager::Impl : public std::enable_shared_from_this<SessionManager:
   absl::StatusOr<SessionPtr> Take(const std::string& tenant, const std::string& id);
   // Adds a busy session under a new id, claimed if there is a store.
   void AddNew(std::string tenant, std::shared_ptr<KeptPrefix> kept,
-              std::optional<Turn> turn, bool numerics_changed,
+              std::shared_ptr<const Turn> turn, bool numerics_changed,
               std::function<void(absl::StatusOr<SessionPtr>)> done);
   std::shared_ptr<SessionUse> UseOf(const SessionPtr& session);
 
@@ -106,7 +106,7 @@ class SessionManager::Impl : public std::enable_shared_from_this<SessionManager:
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   bool HasGoodClaim(const HeldSession& session) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   SnapshotBytes Encode(const HeldSession& session, const KeptPrefix& kept,
-                       const std::optional<Turn>& turn, std::uint64_t generation,
+                       const Turn* turn, std::uint64_t generation,
                        std::shared_ptr<const PrefixImage> image) const;
   enum class ParkMode { kOfCall, kBesideCalls };
   void StartPark(const SessionPtr& session, ParkMode mode, StatusCallback done);
@@ -115,7 +115,7 @@ class SessionManager::Impl : public std::enable_shared_from_this<SessionManager:
     SessionPtr session;
     ParkMode mode;
     std::shared_ptr<KeptPrefix> kept;
-    std::optional<Turn> turn;
+    std::shared_ptr<const Turn> turn;
   };
   absl::Status Put(const Parked& parked, std::shared_ptr<const PrefixImage> image);
   void AfterPark(const Parked& parked, const absl::Status& status);

@@ -93,7 +93,7 @@ absl::Status SessionManager::Impl::Load(const SessionPtr& session, const Claim& 
   session->claim = claim;
   session->generation = claim.generation;
   session->attempted = claim.generation;
-  host_bytes_ += session->kept->host_bytes();
+  host_bytes_ += session->host_bytes();
   SweepIfFull();
   ++stats_.loaded;
   changed_.NotifyAll();
@@ -134,7 +134,7 @@ absl::Status SessionManager::Impl::DeleteStored(const SessionPtr& session) {
 }
 
 SnapshotBytes SessionManager::Impl::Encode(
-    const HeldSession& session, const KeptPrefix& kept, const std::optional<Turn>& turn,
+    const HeldSession& session, const KeptPrefix& kept, const Turn* turn,
     std::uint64_t generation, std::shared_ptr<const PrefixImage> image) const {
   const SessionIdentity identity{
       .tenant = session.tenant, .id = session.id, .generation = generation};
@@ -220,7 +220,7 @@ absl::Status SessionManager::Impl::Put(const Parked& parked,
     generation = session->attempted;
   }
   const SnapshotBytes bytes =
-      Encode(*session, *parked.kept, parked.turn, generation, std::move(image));
+      Encode(*session, *parked.kept, parked.turn.get(), generation, std::move(image));
   const SnapshotInfo info{.tenant = session->tenant,
                           .num_tokens = std::ssize(parked.kept->history())};
   const absl::Status put =

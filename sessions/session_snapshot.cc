@@ -27,7 +27,7 @@ absl::Status CheckHistory(const Snapshot& snapshot, const EngineInfo& engine) {
 
 Snapshot MakeSnapshot(const SessionIdentity& identity, const EngineInfo& engine,
                       const KeptPrefix& kept, std::shared_ptr<const PrefixImage> image,
-                      const std::optional<Turn>& turn) {
+                      const Turn* turn) {
   Snapshot snapshot;
   snapshot.model_fingerprint = engine.model_fingerprint;
   snapshot.numerics_id = engine.numerics_id;
@@ -35,7 +35,7 @@ Snapshot MakeSnapshot(const SessionIdentity& identity, const EngineInfo& engine,
   snapshot.session_id = identity.id;
   snapshot.generation = identity.generation;
   snapshot.tokens = kept.history();
-  snapshot.turn = turn;
+  if (turn != nullptr) snapshot.turn = *turn;
   snapshot.key_bytes_per_token = image == nullptr ? 0 : engine.key_bytes;
   snapshot.image = std::move(image);
   return snapshot;
@@ -48,7 +48,9 @@ absl::StatusOr<RestoredSession> RestoreSession(Snapshot snapshot, const Engine& 
   if (!status.ok()) return status;
   RestoredSession restored;
   restored.numerics_changed = snapshot.numerics_id != info.numerics_id;
-  restored.turn = std::move(snapshot.turn);
+  if (snapshot.turn.has_value()) {
+    restored.turn = std::make_shared<const Turn>(*std::move(snapshot.turn));
+  }
   if (snapshot.image == nullptr) {
     restored.kept = KeptPrefix::Make(std::move(snapshot.tokens), nullptr);
     return restored;

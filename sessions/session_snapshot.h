@@ -24,11 +24,11 @@ struct SessionIdentity {
 // `image` is that of `kept`; null when nothing of it has run.
 Snapshot MakeSnapshot(const SessionIdentity& identity, const EngineInfo& engine,
                       const KeptPrefix& kept, std::shared_ptr<const PrefixImage> image,
-                      const std::optional<Turn>& turn);
+                      const Turn* turn);
 
 struct RestoredSession {
   std::shared_ptr<KeptPrefix> kept;  // in host memory
-  std::optional<Turn> turn;
+  std::shared_ptr<const Turn> turn;  // null: none
   bool numerics_changed = false;
 };
 

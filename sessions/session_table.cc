@@ -50,7 +50,7 @@ std::int64_t SessionTable::HostBytes() const {
   std::int64_t bytes = 0;
   for (const auto& [id, session] : sessions_) {
     const KeptPrefix* kept = session->kept.get();
-    if (kept != nullptr && seen.insert(kept).second) bytes += kept->host_bytes();
+    if (kept != nullptr && seen.insert(kept).second) bytes += session->host_bytes();
   }
   return bytes;
 }

@@ -25,7 +25,7 @@ struct HeldSession {
   std::string id;
   std::string tenant;
   std::shared_ptr<KeptPrefix> kept;  // null while it is being loaded
-  std::optional<Turn> turn;
+  std::shared_ptr<const Turn> turn;  // the last one, if any
   std::optional<Claim> claim;
   std::uint64_t generation = 0;  // of the snapshot that is stored; 0: none
   std::uint64_t attempted = 0;   // highest that was tried: it may be stored as well
@@ -36,6 +36,12 @@ struct HeldSession {
   std::optional<RequestId> request;  // that runs on it
   TimePoint last_used;
   std::chrono::steady_clock::time_point retry_park;  // after a failure
+
+  // Host memory; 0 while it is being loaded.
+  std::int64_t host_bytes() const {
+    const std::int64_t told = turn == nullptr ? 0 : turn->host_bytes();
+    return kept == nullptr ? 0 : kept->host_bytes() + told;
+  }
 };
 
 using SessionPtr = std::shared_ptr<HeldSession>;

@@ -79,7 +79,7 @@ void SessionManager::Impl::Sweep() {
     std::int64_t busy = 0, alive = 0, leaving = 0;
     for (const SessionPtr& session : table_.All()) {
       busy += session->busy ? 1 : 0;
-      if (session->parking) leaving += session->kept->host_bytes();
+      if (session->parking) leaving += session->host_bytes();
       if (session->kept != nullptr &&
           session->kept->place() == KeptPrefix::Place::kDevice) {
         ++alive;
@@ -114,7 +114,7 @@ void SessionManager::Impl::Sweep() {
       if (park && parks && !HasGoodClaim(*session)) {
         // After a lapse it may be stale, which only a call of its own finds out.
         if (std::ssize(to_claim) == kParksAtOnce) continue;
-        bytes -= session->kept->host_bytes();
+        bytes -= session->host_bytes();
         session->busy = true;
         to_claim.push_back(session);
       } else if (park && parks) {
@@ -123,7 +123,7 @@ void SessionManager::Impl::Sweep() {
           break;
         }
         ++parking_;
-        bytes -= session->kept->host_bytes();
+        bytes -= session->host_bytes();
         session->parking = true;
         to_park.push_back(session);
       } else if (Reached(unused, options_.idle_to_rest) && !session->resting) {

@@ -33,6 +33,17 @@ void SessionManager::Impl::SetRequest(const SessionPtr& session, RequestId id) {
 SessionPtr SessionManager::Impl::Finish(SessionPtr session, const std::string& tenant,
                                         std::optional<Turn> turn, RequestEnd end) {
   const bool resumable = end.interrupted && end.kept != nullptr;
+  std::shared_ptr<const Turn> ended;
+  if (turn.has_value()) {
+    turn->num_generated = end.num_generated;
+    turn->logprobs.insert(turn->logprobs.end(),
+                          std::make_move_iterator(end.sampled.begin()),
+                          std::make_move_iterator(end.sampled.end()));
+    if (end.status.ok()) {
+      turn->end = Turn::End{.reason = end.finish_reason, .match = end.stop};
+    }
+    ended = std::make_shared<const Turn>(*std::move(turn));
+  }
   const MutexLock lock(mu_);
   if (session == nullptr) {
     // Who was told to call again may do so with the id alone.
@@ -50,17 +61,8 @@ SessionPtr SessionManager::Impl::Finish(SessionPtr session, const std::string& t
   if (end.kept != nullptr) {
     session->kept = std::move(end.kept);
     session->resting = false;
-    if (turn.has_value()) {
-      turn->num_generated = end.num_generated;
-      turn->logprobs.insert(turn->logprobs.end(),
-                            std::make_move_iterator(end.sampled.begin()),
-                            std::make_move_iterator(end.sampled.end()));
-      if (end.status.ok()) {
-        turn->end = Turn::End{.reason = end.finish_reason, .match = end.stop};
-      }
-    }
-    session->turn = std::move(turn);
-    host_bytes_ += session->kept->host_bytes();
+    session->turn = std::move(ended);
+    host_bytes_ += session->host_bytes();
   }
   SweepIfFull();
   changed_.NotifyAll();

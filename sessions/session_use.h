@@ -48,7 +48,7 @@ class SessionManager::Impl::Use final : public SessionUse,
     if (session != nullptr) impl_->Release(session);
   }
   const std::shared_ptr<KeptPrefix>& kept() const override { return kept_; }
-  const std::optional<Turn>& turn() const override { return turn_; }
+  const std::shared_ptr<const Turn>& turn() const override { return turn_; }
   bool numerics_changed() const override { return numerics_changed_; }
 
   std::function<void(RequestEnd)> OnEnd(std::optional<Turn> turn) override {
@@ -87,7 +87,7 @@ class SessionManager::Impl::Use final : public SessionUse,
   const std::shared_ptr<Impl> impl_;
   const std::string tenant_;
   const std::shared_ptr<KeptPrefix> kept_;
-  const std::optional<Turn> turn_;
+  const std::shared_ptr<const Turn> turn_;
   const bool numerics_changed_ = false;
 
   mutable Mutex mu_;  // before the manager's

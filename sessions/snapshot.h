@@ -7,6 +7,7 @@
 // Pure functions; any thread.
 #pragma once
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <deque>
@@ -53,6 +54,13 @@ struct Turn {
     StopMatch match;
   };
   std::optional<End> end;
+
+  // Of the log-probabilities, which are what is large; about.
+  std::int64_t host_bytes() const {
+    const auto top = static_cast<std::int64_t>(sizeof(TokenLogprob)) *
+                     std::max(0, sampling.num_logprobs);
+    return std::ssize(logprobs) * (static_cast<std::int64_t>(sizeof(SampledToken)) + top);
+  }
 };
 
 struct Snapshot {

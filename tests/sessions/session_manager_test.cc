@@ -608,7 +608,7 @@ TEST_F(SessionManagerTest, InterruptedCallsAreParkedAndGoOnElsewhere) {
 
     const UseOr resumed = two->Acquire(id);
     ASSERT_TRUE(resumed.ok()) << resumed.status();
-    ASSERT_TRUE((*resumed)->turn().has_value());
+    ASSERT_TRUE((*resumed)->turn() != nullptr);
     Turn turn = *(*resumed)->turn();
     EXPECT_EQ(turn.num_generated, std::ssize(reader.tokens()));
     EXPECT_FALSE(turn.end.has_value());
