@@ -57,7 +57,7 @@ class PrefixKeeper {
   // Frees what was let go; at the start of a step, which `may_copy` so many bytes.
   void BeginStep(std::int64_t may_copy);
   // Whether the step has time to copy more.
-  bool may_copy() const { return may_copy_ > 0; }
+  std::int64_t may_copy() const { return may_copy_; }  // what is left of it
 
   std::int64_t num_on_device() const { return std::ssize(by_use_); }
 

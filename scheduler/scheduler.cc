@@ -30,6 +30,8 @@ namespace {
 
 // What a step may copy of kept prefixes while others wait for it: a few milliseconds.
 constexpr std::int64_t kCopyBytesPerStep = 64 << 20;
+// While nothing runs that would wait; what comes meanwhile does, for so much.
+constexpr std::int64_t kIdleCopyBytesPerStep = 256 << 20;
 
 absl::Status ShutdownStatus() {
   return absl::UnavailableError("the server is shutting down");
@@ -63,7 +65,7 @@ class Scheduler::Impl {
   void TakeInbox(TimePoint now);
   void EndById(RequestId id, const absl::Status& status, RunningRequest::Leaving leaving,
                TimePoint now);
-  void RunTasks();
+  void RunTasks(std::int64_t leave_bytes);
   void DropLate(TimePoint now);
   void AdmitWaiting(TimePoint now);
   bool AdmitOne(Accepted& accepted, TimePoint now);
@@ -176,18 +178,20 @@ void Scheduler::Impl::Shutdown() {
   const absl::Status status = ShutdownStatus();
   EndAllRunning(status, RunningRequest::Leaving::kInterrupted, now);
   EndAllWaiting(status, now);
-  RunTasks();
+  RunTasks(/*leave_bytes=*/0);
   ReportLevels();
 }
 
 bool Scheduler::Impl::Step() {
   const TimePoint now = clock_.Now();
-  keeper_.BeginStep(running_.empty() ? std::numeric_limits<std::int64_t>::max()
-                                     : kCopyBytesPerStep);
+  const std::int64_t may_copy =
+      running_.empty() ? kIdleCopyBytesPerStep : kCopyBytesPerStep;
+  keeper_.BeginStep(may_copy);
   copying_ = false;
   TakeInbox(now);
   DropLate(now);
-  RunTasks();
+  // Half is left to whoever waits for memory.
+  RunTasks(waiting_.empty() ? 0 : may_copy / 2);
   AdmitWaiting(now);
   const bool runs = BuildBatch();
   if (runs) RunBatch();
@@ -227,9 +231,9 @@ void Scheduler::Impl::EndById(RequestId id, const absl::Status& status,
 }
 
 // Copies for others, as many as the step has time for.
-void Scheduler::Impl::RunTasks() {
+void Scheduler::Impl::RunTasks(std::int64_t leave_bytes) {
   std::size_t done = 0;
-  while (done < tasks_.size() && keeper_.may_copy()) tasks_[done++]();
+  while (done < tasks_.size() && keeper_.may_copy() > leave_bytes) tasks_[done++]();
   tasks_.erase(tasks_.begin(), tasks_.begin() + static_cast<std::ptrdiff_t>(done));
 }
 

@@ -243,7 +243,11 @@ absl::StatusOr<Claim> DirectoryStore::Acquire(std::string_view session_id,
     return absl::UnavailableError("another server holds the session");
   }
   const auto header = ReadHeader(id);
-  if (!header.ok() && !absl::IsNotFound(header.status())) return header.status();
+  // What is damaged is in the way of nobody who has the session himself.
+  const bool damaged = absl::IsDataLoss(header.status()) && mode == AcquireMode::kNew;
+  if (!header.ok() && !damaged && !absl::IsNotFound(header.status())) {
+    return header.status();
+  }
   if (!header.ok() && mode == AcquireMode::kStored) return NotStored();
   const Claim claim{.epoch = held->epoch + 1,
                     .generation = header.ok() ? header->generation : 0,
@@ -305,7 +309,8 @@ absl::Status DirectoryStore::Replace(const std::string& id, const Claim& claim,
   if (status.ok() && !Holds(id, claim)) status = ClaimLost();
   if (status.ok()) {
     const auto stored = ReadHeader(id);
-    if (!stored.ok() && !absl::IsNotFound(stored.status())) {
+    if (!stored.ok() && !absl::IsNotFound(stored.status()) &&
+        !absl::IsDataLoss(stored.status())) {
       status = stored.status();
     } else if (stored.ok() && generation <= stored->generation) {
       status = absl::FailedPreconditionError(
