@@ -72,7 +72,8 @@ class SessionManager::Impl : public std::enable_shared_from_this<SessionManager:
 
   // Runs on a thread of the pool; Stop waits for it.
   void Async(std::function<void()> work, Urgency urgency = Urgency::kCall);
-  // The same, with the image of `kept`; a failure when the scheduler has stopped.
+  // The same, with the image of `kept`; a failure when the scheduler has stopped, and
+  // when too much is being copied already.
   using ImageWork =
       std::function<void(absl::StatusOr<std::shared_ptr<const PrefixImage>>)>;
   void WithImage(std::shared_ptr<KeptPrefix> kept, ImageWork work, Urgency urgency);
@@ -144,8 +145,9 @@ class SessionManager::Impl : public std::enable_shared_from_this<SessionManager:
   CondVar changed_;  // the table, or what is under way
   SessionTable table_ ABSL_GUARDED_BY(mu_);
   std::int64_t under_way_ ABSL_GUARDED_BY(mu_) = 0;
-  std::int64_t releasing_ ABSL_GUARDED_BY(mu_) = 0;  // claims of what is parked
-  bool draining_ ABSL_GUARDED_BY(mu_) = false;       // nothing new
+  std::int64_t image_bytes_ ABSL_GUARDED_BY(mu_) = 0;  // see WithImage
+  std::int64_t releasing_ ABSL_GUARDED_BY(mu_) = 0;    // claims of what is parked
+  bool draining_ ABSL_GUARDED_BY(mu_) = false;         // nothing new
   bool stopping_ ABSL_GUARDED_BY(mu_) = false;
   std::int64_t parking_all_ ABSL_GUARDED_BY(mu_) = 0;
   bool sweep_soon_ ABSL_GUARDED_BY(mu_) = false;

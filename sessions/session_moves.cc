@@ -184,6 +184,10 @@ void SessionManager::Impl::StartPark(const SessionPtr& session, ParkMode mode,
   const auto put = [this, parked, done = std::move(done)](auto image) {
     absl::Status status = image.status();
     const bool of_call = parked.mode == ParkMode::kOfCall;
+    // Not a failure of the store: the next sweep tries again.
+    if (!of_call && absl::IsResourceExhausted(status)) {
+      status = absl::AbortedError(status.message());
+    }
     // A second time if the claim turns out to be void.
     for (int attempt = 0; attempt < (of_call ? 2 : 1) && image.ok(); ++attempt) {
       if (of_call) {
