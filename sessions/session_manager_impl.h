@@ -15,6 +15,7 @@
 #include <optional>
 #include <string>
 #include <thread>
+#include <utility>
 #include <vector>
 
 #include "engine/sync/mutex.h"
@@ -120,6 +121,7 @@ class SessionManager::Impl : public std::enable_shared_from_this<SessionManager:
   };
   absl::Status Put(const Parked& parked, std::shared_ptr<const PrefixImage> image);
   void AfterPark(const Parked& parked, const absl::Status& status);
+  void GiveUp(const std::string& id, const Claim& claim);
   void NoteParkFailure(const absl::Status& status);
   void Forget(const SessionPtr& session);
 
@@ -145,6 +147,8 @@ class SessionManager::Impl : public std::enable_shared_from_this<SessionManager:
   CondVar changed_;  // the table, or what is under way
   SessionTable table_ ABSL_GUARDED_BY(mu_);
   std::int64_t under_way_ ABSL_GUARDED_BY(mu_) = 0;
+  // Claims that the store did not hear of; tried again by the sweep.
+  std::vector<std::pair<std::string, Claim>> to_give_up_ ABSL_GUARDED_BY(mu_);
   std::int64_t image_bytes_ ABSL_GUARDED_BY(mu_) = 0;  // see WithImage
   std::int64_t releasing_ ABSL_GUARDED_BY(mu_) = 0;    // claims of what is parked
   bool draining_ ABSL_GUARDED_BY(mu_) = false;         // nothing new

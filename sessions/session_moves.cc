@@ -68,7 +68,7 @@ absl::Status SessionManager::Impl::ClaimForCall(const SessionPtr& session) {
   if (!absl::IsNotFound(loaded)) ++stats_.load_failures;
   Forget(session);
   // What is damaged stays claimable by others, who may have the means to read it.
-  store_->Release(session->id, *claim).IgnoreError();
+  GiveUp(session->id, *claim);
   return loaded;
 }
 
@@ -126,6 +126,7 @@ absl::Status SessionManager::Impl::DeleteStored(const SessionPtr& session) {
       session->claim = *claim;  // the one before is void
     }
     deleted = claim.ok() ? store_->Delete(session->id, *claim) : claim.status();
+    if (!here && claim.ok() && absl::IsUnavailable(deleted)) GiveUp(session->id, *claim);
     // Never parked: there is nothing in the store to delete.
     if (here && absl::IsNotFound(deleted)) deleted = absl::OkStatus();
   }
@@ -239,6 +240,14 @@ absl::Status SessionManager::Impl::Put(const Parked& parked,
   return put;
 }
 
+// A claim that stays would keep the session from other replicas for as long as this one
+// lives.
+void SessionManager::Impl::GiveUp(const std::string& id, const Claim& claim) {
+  if (!absl::IsUnavailable(store_->Release(id, claim))) return;
+  const MutexLock lock(mu_);
+  to_give_up_.emplace_back(id, claim);
+}
+
 void SessionManager::Impl::NoteParkFailure(const absl::Status& status) {
   if (absl::IsAborted(status)) return;
   {
@@ -281,7 +290,7 @@ void SessionManager::Impl::AfterPark(const Parked& parked, const absl::Status& s
   }
   if (!status.ok()) NoteParkFailure(status);
   if (!claim.has_value()) return;
-  store_->Release(session->id, *claim).IgnoreError();
+  GiveUp(session->id, *claim);
   const MutexLock lock(mu_);
   --releasing_;
   changed_.NotifyAll();

@@ -72,9 +72,11 @@ void SessionManager::Impl::RunSweeps() {
 void SessionManager::Impl::Sweep() {
   std::vector<SessionPtr> to_claim, to_park, to_expire;
   std::vector<std::shared_ptr<KeptPrefix>> resting;
+  std::vector<std::pair<std::string, Claim>> to_give_up;
   {
     const MutexLock lock(mu_);
     const TimePoint now = clock_.Now();
+    to_give_up.swap(to_give_up_);
     std::vector<SessionPtr> idle;
     std::int64_t busy = 0, alive = 0, leaving = 0;
     for (const SessionPtr& session : table_.All()) {
@@ -131,6 +133,10 @@ void SessionManager::Impl::Sweep() {
         resting.push_back(session->kept);
       }
     }
+  }
+  for (auto& [id, claim] : to_give_up) {
+    Async([this, id = std::move(id), claim = claim] { GiveUp(id, claim); },
+          Urgency::kBackground);
   }
   for (const SessionPtr& session : to_expire) Expire(session);
   for (const SessionPtr& session : to_claim) {

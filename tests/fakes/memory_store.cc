@@ -13,6 +13,11 @@ void MemoryMedium::Fail(bool fails) {
   fails_ = fails;
 }
 
+void MemoryMedium::FailReleases(bool fails) {
+  const MutexLock lock(mu_);
+  fails_releases_ = fails;
+}
+
 void MemoryMedium::Spoil(const std::string& id,
                          const std::function<void(std::string&)>& spoil) {
   const MutexLock lock(mu_);
@@ -128,6 +133,7 @@ absl::StatusOr<Claim> MemoryStore::Acquire(std::string_view id, AcquireMode mode
 absl::Status MemoryStore::Release(std::string_view id, const Claim& claim) {
   const MutexLock lock(medium_.mu_);
   if (absl::Status status = Check(); !status.ok()) return status;
+  if (medium_.fails_releases_) return absl::UnavailableError("no answer");
   const auto it = medium_.entries_.find(std::string(id));
   if (it != medium_.entries_.end() && Holds(it->second, claim)) it->second.owner = "";
   return absl::OkStatus();

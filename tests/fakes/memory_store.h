@@ -24,6 +24,7 @@ class MemoryMedium {
 
   // From now on every call gets UNAVAILABLE, or no longer.
   void Fail(bool fails);
+  void FailReleases(bool fails);  // and nothing else
   // Changes what is stored, as damage would.
   void Spoil(const std::string& id, const std::function<void(std::string&)>& spoil);
   void Forget();  // everything, leases too
@@ -44,6 +45,7 @@ class MemoryMedium {
   const Clock& clock_;
   mutable Mutex mu_;
   bool fails_ ABSL_GUARDED_BY(mu_) = false;
+  bool fails_releases_ ABSL_GUARDED_BY(mu_) = false;
   std::map<std::string, Entry> entries_ ABSL_GUARDED_BY(mu_);
   std::map<std::string, TimePoint> leases_ ABSL_GUARDED_BY(mu_);
 };

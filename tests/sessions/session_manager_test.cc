@@ -528,6 +528,23 @@ TEST_F(SessionManagerTest, ParkAllTakesItsTimeBetweenAttempts) {
   EXPECT_LE(one->sessions().stats().park_failures, 4u);
 }
 
+TEST_F(SessionManagerTest, AClaimThatCouldNotBeGivenUpIsGivenUpLater) {
+  const auto one = Make("one"), two = Make("two");
+  const std::string id = one->Create();
+  ASSERT_TRUE(one->Say(id, 20, 5, 1).ok());
+  medium_.FailReleases(true);
+  ASSERT_TRUE(one->Park(id).ok());
+  EXPECT_TRUE(absl::IsUnavailable(two->Say(id, 20, 5, 2)));
+  medium_.FailReleases(false);
+  const auto limit = std::chrono::steady_clock::now() + std::chrono::seconds(20);
+  absl::Status said;
+  do {
+    one->sessions().Sweep();
+    said = two->Say(id, 20, 5, 2);
+  } while (!said.ok() && std::chrono::steady_clock::now() < limit);
+  EXPECT_TRUE(said.ok()) << said;
+}
+
 TEST_F(SessionManagerTest, AStoreThatLostItsMemoryDoesNotTakeSessionsAlong) {
   const auto one = Make("one");
   const std::string id = one->Create();
