@@ -211,16 +211,26 @@ absl::Status ReadSampling(const v1::SamplingParams& in, const ServingLimits& lim
   return status;
 }
 
-// Stop strings are looked for in tokens after `generated`, which came before.
-void SetStopCondition(std::vector<TokenId> generated, const ServingLimits& limits,
+// Stop strings are looked for in tokens after `generated`, which came before: of a call
+// that is resumed, which has one candidate. Read here, since they may be many and the
+// step thread asks for the condition.
+void SetStopCondition(std::span<const TokenId> generated, const ServingLimits& limits,
                       GenerateCall& call) {
   if (call.stop.empty()) return;
-  call.request.make_stop_condition = [&vocabulary = limits.vocabulary, text = call.text,
-                                      generated = std::move(generated)] {
-    std::unique_ptr<StopCondition> condition = MakeStopCondition(vocabulary, text);
-    for (const TokenId token : generated) condition->Push(token);
-    return condition;
-  };
+  if (generated.empty()) {
+    call.request.make_stop_condition = [&vocabulary = limits.vocabulary,
+                                        text = call.text] {
+      return MakeStopCondition(vocabulary, text);
+    };
+    return;
+  }
+  std::unique_ptr<StopCondition> condition =
+      MakeStopCondition(limits.vocabulary, call.text);
+  for (const TokenId token : generated) condition->Push(token);
+  call.request.make_stop_condition =
+      [once = std::make_shared<std::unique_ptr<StopCondition>>(std::move(condition))] {
+        return std::move(*once);
+      };
 }
 
 absl::Status ReadResume(const v1::GenerateRequest& in, GenerateCall& call) {
@@ -360,7 +370,7 @@ absl::StatusOr<GenerateCall> CallOf(const Turn& turn, std::span<const TokenId> g
     return absl::DataLossError("the session's last generation cannot be read");
   }
   call.request.num_generated = turn.num_generated;
-  SetStopCondition({generated.begin(), generated.end()}, limits, call);
+  SetStopCondition(generated, limits, call);
   return call;
 }
 
