@@ -284,6 +284,28 @@ TEST_F(ResumeTest, ADrainParksEverySession) {
   }
 }
 
+TEST_F(ResumeTest, ACallThatNobodyReadsCostsADrainNoSession) {
+  TestServer& one = Make("one");
+  for (int i = 0; i < 10; ++i) {
+    ASSERT_TRUE(CreateSession(one, absl::StrCat("session ", i)).ok());
+  }
+  grpc::ClientContext context;
+  v1::GenerateRequest request = TextRequest("on and on", 90000);
+  request.mutable_sampling()->set_ignore_eos(true);
+  request.mutable_sampling()->set_logprobs(20);  // more than buffers take
+  const auto reader = one.stub().Generate(&context, request);
+  v1::GenerateResponse message;
+  ASSERT_TRUE(reader->Read(&message));
+  // Its request is paused: the client has taken all that it will.
+  ASSERT_TRUE(Eventually([&] {
+    return one.Metric("goldfinch_requests_waiting{reason=\"slow_reader\"}") == 1;
+  }));
+  one.server().Shutdown(std::chrono::seconds(4));
+  EXPECT_EQ(medium_.size(), 11u) << "what it had generated is one too";
+  context.TryCancel();
+  reader->Finish();
+}
+
 TEST_F(ResumeTest, WhatAnotherReplicaHoldsIsUnavailable) {
   TestServer& one = Make("one");
   TestServer& two = Make("two");
