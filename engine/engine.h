@@ -57,6 +57,11 @@ struct EngineInfo {
   std::int64_t PagesFor(std::int64_t tokens) const {
     return num_pages == 0 ? 0 : (tokens + page_tokens - 1) / page_tokens;
   }
+  // Of a prefix of `tokens` tokens, pages that who goes on from it copies: 1 if it ends
+  // within a page.
+  std::int64_t PagesToCopy(std::int64_t tokens) const {
+    return num_pages == 0 || tokens % page_tokens == 0 ? 0 : 1;
+  }
 };
 
 struct EngineUsage {

@@ -12,8 +12,7 @@ namespace {
 bool CanEverGoOn(const RunningContext& context, const AcceptedRequest& accepted,
                  const KeptPrefix& base) {
   const EngineInfo& info = context.engine.info();
-  const bool partial = info.num_pages > 0 && base.length() % info.page_tokens != 0;
-  return accepted.needs.pages + (partial ? 1 : 0) <= info.num_pages;
+  return accepted.needs.pages + info.PagesToCopy(base.length()) <= info.num_pages;
 }
 
 }  // namespace

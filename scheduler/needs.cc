@@ -82,10 +82,7 @@ absl::StatusOr<RequestNeeds> NeedsOf(const Request& request, const EngineInfo& e
   const std::int64_t pages = engine.PagesFor(needs.sequence_tokens);
   const std::int64_t shared = pages == 0 ? 0 : (prompt - 1) / engine.page_tokens;
   needs.pages = pages + (needs.slots - 1) * (pages - shared);
-  if (pages > 0 && request.base != nullptr &&
-      request.base->length() % engine.page_tokens != 0) {
-    ++needs.pages;
-  }
+  if (request.base != nullptr) needs.pages += engine.PagesToCopy(request.base->length());
   if (needs.slots > engine.num_slots) {
     return absl::InvalidArgumentError(absl::StrCat(
         "request has ", needs.slots, " candidates; the limit is ", engine.num_slots));
