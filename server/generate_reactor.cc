@@ -118,21 +118,23 @@ absl::Status GenerateReactor::Resume(const Use& use, std::int64_t after) {
   call->request.tenant = TenantOf(*context_);
   call->request.base = use->kept();
   std::vector<StreamEvent> events = EventsOf(turn, generated);
-  const auto first_new = events.begin() + static_cast<std::ptrdiff_t>(after);
-  const std::vector<StreamEvent> known(events.begin(), first_new);
-  events.erase(events.begin(), first_new);
-  if (!turn.end.has_value()) return Submit(use, *std::move(call), turn, events, known);
-
+  if (turn.end.has_value()) {
+    events.push_back(
+        EndOf(turn, static_cast<std::int64_t>(history.size()) - turn.num_generated));
+  }
+  const auto known = std::span(events).first(static_cast<std::size_t>(after));
+  const auto told_again = std::span(events).subspan(known.size());
+  if (!turn.end.has_value()) {
+    return Submit(use, *std::move(call), turn, told_again, known);
+  }
   // It had ended: there is nothing to run.
-  events.push_back(
-      EndOf(turn, static_cast<std::int64_t>(history.size()) - turn.num_generated));
   use->Release();
   {
     const MutexLock lock(mu_);
     builder_.emplace(serving_.limits.vocabulary, *call);
     builder_->Skip(known);
     builder_->set_numerics_changed(use->numerics_changed());
-    outbox_ = builder_->Build(events);
+    outbox_ = builder_->Build(told_again);
     end_ = grpc::Status::OK;
   }
   Advance();
@@ -142,8 +144,8 @@ absl::Status GenerateReactor::Resume(const Use& use, std::int64_t after) {
 // `known` are events the client has, `told_again` those it has not; what the request
 // generates comes after them.
 absl::Status GenerateReactor::Submit(const Use& use, GenerateCall call, Turn turn,
-                                     const std::vector<StreamEvent>& told_again,
-                                     const std::vector<StreamEvent>& known) {
+                                     std::span<const StreamEvent> told_again,
+                                     std::span<const StreamEvent> known) {
   call.request.deadline = DeadlineOf(*context_, serving_.clock);
   if (use != nullptr) call.request.on_end = use->OnEnd(std::move(turn));
   bool cancelled = false;

@@ -69,8 +69,8 @@ class GenerateReactor final : public grpc::ServerWriteReactor<v1::GenerateRespon
   absl::Status GoOn(const Use& use, GenerateCall call);
   absl::Status Resume(const Use& use, std::int64_t after);
   absl::Status Submit(const Use& use, GenerateCall call, Turn turn,
-                      const std::vector<StreamEvent>& told_again,
-                      const std::vector<StreamEvent>& known);
+                      std::span<const StreamEvent> told_again,
+                      std::span<const StreamEvent> known);
   void ListenTo(const std::shared_ptr<TokenStream>& stream);
   void Refuse(const absl::Status& status);
   void OnParked(const absl::Status& status);

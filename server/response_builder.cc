@@ -36,7 +36,7 @@ ResponseBuilder::ResponseBuilder(const Vocabulary& vocabulary, const GenerateCal
       open_(candidates_.size(), -1) {}
 
 std::vector<v1::GenerateResponse> ResponseBuilder::Build(
-    const std::vector<StreamEvent>& events) {
+    std::span<const StreamEvent> events) {
   std::vector<v1::GenerateResponse> messages;
   std::fill(open_.begin(), open_.end(), -1);
   for (const StreamEvent& event : events) {
@@ -51,7 +51,7 @@ std::vector<v1::GenerateResponse> ResponseBuilder::Build(
   return messages;
 }
 
-void ResponseBuilder::Skip(const std::vector<StreamEvent>& events) {
+void ResponseBuilder::Skip(std::span<const StreamEvent> events) {
   Build(events);
   for (Candidate& candidate : candidates_) candidate.started = false;
   generated_tokens_ = 0;

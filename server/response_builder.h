@@ -11,6 +11,7 @@
 
 #include <cstdint>
 #include <optional>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -32,10 +33,10 @@ class ResponseBuilder {
   ResponseBuilder(const Vocabulary& vocabulary, const GenerateCall& call);
 
   // The messages of `events`, candidates in order of their first event.
-  std::vector<v1::GenerateResponse> Build(const std::vector<StreamEvent>& events);
+  std::vector<v1::GenerateResponse> Build(std::span<const StreamEvent> events);
 
   // The client has these already: what follows continues after them.
-  void Skip(const std::vector<StreamEvent>& events);
+  void Skip(std::span<const StreamEvent> events);
 
   // To be told in the first message.
   void set_numerics_changed(bool changed) { numerics_changed_ = changed; }

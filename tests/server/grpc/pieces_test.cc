@@ -34,6 +34,8 @@ GenerateCall CallOf(const v1::GenerateRequest& request) {
   return ValidateGenerate(request, {TestVocabulary(), *tokenizer, 1 << 20, 16}).value();
 }
 
+using Events = std::vector<StreamEvent>;
+
 StreamEvent TokenEvent(TokenId token, std::int32_t candidate = 0) {
   StreamEvent event;
   event.candidate = candidate;
@@ -54,15 +56,15 @@ TEST(ResponseBuilderTest, EventsThatCameTogetherShareAMessagePerCandidate) {
   v1::GenerateRequest request = TextRequest("x", 10);
   request.mutable_sampling()->set_n(2);
   ResponseBuilder builder(TestVocabulary(), CallOf(request));
-  const auto messages = builder.Build(
-      {TokenEvent(300, 1), TokenEvent(301, 0), TokenEvent(302, 1), TokenEvent(303, 1)});
+  const auto messages = builder.Build(Events{TokenEvent(300, 1), TokenEvent(301, 0),
+                                             TokenEvent(302, 1), TokenEvent(303, 1)});
   ASSERT_EQ(messages.size(), 2u);
   EXPECT_EQ(messages[0].candidate(), 1);
   EXPECT_THAT(messages[0].tokens(), ElementsAre(300, 302, 303));
   EXPECT_EQ(messages[0].text(), TextOf({300, 302, 303}));
   EXPECT_THAT(messages[1].tokens(), ElementsAre(301));
   EXPECT_TRUE(messages[0].has_seed());
-  EXPECT_FALSE(builder.Build({TokenEvent(300, 1)})[0].has_seed());
+  EXPECT_FALSE(builder.Build(Events{TokenEvent(300, 1)})[0].has_seed());
 }
 
 TEST(ResponseBuilderTest, AMessageHoldsABoundedNumberOfTokens) {
@@ -77,7 +79,7 @@ TEST(ResponseBuilderTest, AMessageHoldsABoundedNumberOfTokens) {
 
 TEST(ResponseBuilderTest, NoEventsAreNoMessages) {
   ResponseBuilder builder(TestVocabulary(), CallOf(TextRequest("x", 10)));
-  EXPECT_THAT(builder.Build({}), IsEmpty());
+  EXPECT_THAT(builder.Build(Events{}), IsEmpty());
 }
 
 // min_tokens can let a stop token pass; only the next event says so.
@@ -85,11 +87,11 @@ TEST(ResponseBuilderTest, AStopTokenThatDidNotEndTheCandidateIsShownAfterAll) {
   v1::GenerateRequest request = TextRequest("x", 10);
   request.mutable_sampling()->add_stop_token_ids(300);
   ResponseBuilder builder(TestVocabulary(), CallOf(request));
-  EXPECT_EQ(builder.Build({TokenEvent(300)})[0].text(), "");
-  EXPECT_EQ(builder.Build({TokenEvent(301)})[0].text(), TextOf({300, 301}));
-  EXPECT_EQ(builder.Build({TokenEvent(300)})[0].text(), "");
+  EXPECT_EQ(builder.Build(Events{TokenEvent(300)})[0].text(), "");
+  EXPECT_EQ(builder.Build(Events{TokenEvent(301)})[0].text(), TextOf({300, 301}));
+  EXPECT_EQ(builder.Build(Events{TokenEvent(300)})[0].text(), "");
   const auto last =
-      builder.Build({EndEvent(FinishReason::kLength, StopMatch::Kind::kNone)});
+      builder.Build(Events{EndEvent(FinishReason::kLength, StopMatch::Kind::kNone)});
   EXPECT_EQ(last[0].text(), TextOf({300}));
   EXPECT_EQ(last[0].finish_reason(), v1::FINISH_REASON_LENGTH);
 }
@@ -100,10 +102,11 @@ TEST(ResponseBuilderTest, AStopThatTheEndCompletesIsStillAStop) {
   request.mutable_sampling()->add_stop("\ufffd");
   ResponseBuilder builder(TestVocabulary(), CallOf(request));
   const TokenId head_of_a_character = 1 + 0xc3;
-  EXPECT_EQ(builder.Build({TokenEvent(300), TokenEvent(head_of_a_character)})[0].text(),
-            TextOf({300}));
+  EXPECT_EQ(
+      builder.Build(Events{TokenEvent(300), TokenEvent(head_of_a_character)})[0].text(),
+      TextOf({300}));
   const auto last =
-      builder.Build({EndEvent(FinishReason::kLength, StopMatch::Kind::kNone)});
+      builder.Build(Events{EndEvent(FinishReason::kLength, StopMatch::Kind::kNone)});
   EXPECT_EQ(last[0].text(), "");
   EXPECT_EQ(last[0].finish_reason(), v1::FINISH_REASON_STOP);
   EXPECT_EQ(last[0].matched_stop(), "\ufffd");
