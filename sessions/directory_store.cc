@@ -9,7 +9,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
-#include "sessions/snapshot.h"
+#include "sessions/session_id.h"
 
 namespace goldfinch {
 namespace {
@@ -27,12 +27,6 @@ constexpr auto kLockPause = std::chrono::milliseconds(1);
 // A lease ends this part of it earlier for its owner than for others.
 constexpr int kMarginPart = 10;
 
-absl::Status CheckId(std::string_view id) {
-  if (IsSessionId(id)) return absl::OkStatus();
-  return absl::InvalidArgumentError("a session id is 32 lowercase hex digits");
-}
-
-absl::Status NotStored() { return absl::NotFoundError("there is no such session"); }
 absl::Status ClaimLost() {
   return absl::FailedPreconditionError("the claim on the session is lost");
 }
@@ -204,8 +198,8 @@ absl::StatusOr<SnapshotHeader> DirectoryStore::ReadHeader(const std::string& id,
                                                           int* fd_out) {
   const std::string name = Name(id, kSnapshot);
   int fd = openat(directory_, name.c_str(), O_RDONLY | O_CLOEXEC | O_NOFOLLOW);
-  if (fd < 0) return errno == ENOENT ? NotStored() : FileError("opening", errno);
-  absl::StatusOr<SnapshotHeader> header = NotStored();
+  if (fd < 0) return errno == ENOENT ? NoSuchSession() : FileError("opening", errno);
+  absl::StatusOr<SnapshotHeader> header = NoSuchSession();
   {
     struct stat info;
     const auto begin = ReadUpTo(fd, kMaxHeaderBytes);
@@ -227,7 +221,7 @@ absl::StatusOr<SnapshotHeader> DirectoryStore::ReadHeader(const std::string& id,
 
 absl::StatusOr<Claim> DirectoryStore::Acquire(std::string_view session_id,
                                               AcquireMode mode) {
-  if (auto status = CheckId(session_id); !status.ok()) return status;
+  if (auto status = CheckSessionId(session_id); !status.ok()) return status;
   const std::string id(session_id);
   const MutexLock lock(mu_);
   const Locked locked(*this);
@@ -248,7 +242,7 @@ absl::StatusOr<Claim> DirectoryStore::Acquire(std::string_view session_id,
   if (!header.ok() && !damaged && !absl::IsNotFound(header.status())) {
     return header.status();
   }
-  if (!header.ok() && mode == AcquireMode::kStored) return NotStored();
+  if (!header.ok() && mode == AcquireMode::kStored) return NoSuchSession();
   const Claim claim{.epoch = held->epoch + 1,
                     .generation = header.ok() ? header->generation : 0,
                     .lease = lease_};
@@ -258,7 +252,7 @@ absl::StatusOr<Claim> DirectoryStore::Acquire(std::string_view session_id,
 }
 
 absl::Status DirectoryStore::Release(std::string_view session_id, const Claim& claim) {
-  if (auto status = CheckId(session_id); !status.ok()) return status;
+  if (auto status = CheckSessionId(session_id); !status.ok()) return status;
   const std::string id(session_id);
   const MutexLock lock(mu_);
   const Locked locked(*this);
@@ -271,7 +265,7 @@ absl::Status DirectoryStore::Release(std::string_view session_id, const Claim& c
 absl::Status DirectoryStore::Put(std::string_view session_id, const Claim& claim,
                                  std::uint64_t generation, const SnapshotInfo& info,
                                  std::span<const std::string_view> bytes) {
-  if (auto status = CheckId(session_id); !status.ok()) return status;
+  if (auto status = CheckSessionId(session_id); !status.ok()) return status;
   const std::string id(session_id);
   std::string temporary;
   {
@@ -326,7 +320,7 @@ absl::Status DirectoryStore::Replace(const std::string& id, const Claim& claim,
 }
 
 absl::StatusOr<std::string> DirectoryStore::Get(std::string_view session_id) {
-  if (auto status = CheckId(session_id); !status.ok()) return status;
+  if (auto status = CheckSessionId(session_id); !status.ok()) return status;
   int fd = -1;
   const auto header = ReadHeader(std::string(session_id), &fd);
   if (!header.ok()) return header.status();
@@ -342,7 +336,7 @@ absl::StatusOr<std::string> DirectoryStore::Get(std::string_view session_id) {
 }
 
 absl::StatusOr<StoredSession> DirectoryStore::Head(std::string_view session_id) {
-  if (auto status = CheckId(session_id); !status.ok()) return status;
+  if (auto status = CheckSessionId(session_id); !status.ok()) return status;
   const std::string id(session_id);
   const auto header = ReadHeader(id);
   if (!header.ok()) return header.status();
@@ -359,7 +353,7 @@ absl::StatusOr<StoredSession> DirectoryStore::Head(std::string_view session_id) 
 }
 
 absl::Status DirectoryStore::Delete(std::string_view session_id, const Claim& claim) {
-  if (auto status = CheckId(session_id); !status.ok()) return status;
+  if (auto status = CheckSessionId(session_id); !status.ok()) return status;
   const std::string id(session_id);
   const std::string name = Name(id, kSnapshot);
   {
@@ -372,7 +366,7 @@ absl::Status DirectoryStore::Delete(std::string_view session_id, const Claim& cl
     if (removed != 0 && error != ENOENT) return FileError("deleting", error);
     // Ids are never used twice, so nothing is left to tell epochs apart for.
     RemoveFile(directory_, Name(id, kClaim));
-    if (removed != 0) return NotStored();
+    if (removed != 0) return NoSuchSession();
   }
   return options_.calls.fsync(directory_) == 0 ? absl::OkStatus()
                                                : FileError("flushing", errno);
@@ -382,7 +376,7 @@ absl::StatusOr<std::vector<StoredSession>> DirectoryStore::List(std::string_view
                                                                 std::string_view after,
                                                                 std::size_t limit) {
   if (!after.empty()) {
-    if (auto status = CheckId(after); !status.ok()) return status;
+    if (auto status = CheckSessionId(after); !status.ok()) return status;
   }
   auto names = FileNames(directory_);
   if (!names.ok()) return names.status();

@@ -9,7 +9,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/string_view.h"
 #include "sessions/redis_scripts.h"
-#include "sessions/snapshot.h"
+#include "sessions/session_id.h"
 
 namespace goldfinch {
 namespace {
@@ -22,12 +22,6 @@ constexpr std::size_t kMaxIdleConnections = 8;
 // A lease ends this part of it earlier for its owner than for others.
 constexpr int kMarginPart = 10;
 
-absl::Status CheckId(std::string_view id) {
-  if (IsSessionId(id)) return absl::OkStatus();
-  return absl::InvalidArgumentError("a session id is 32 lowercase hex digits");
-}
-
-absl::Status NotStored() { return absl::NotFoundError("there is no such session"); }
 absl::Status NoAnswer() {
   return absl::UnavailableError("the session store does not answer");
 }
@@ -273,7 +267,7 @@ bool RedisStore::is_good(const Claim& claim) const {
 }
 
 absl::StatusOr<Claim> RedisStore::Acquire(std::string_view session_id, AcquireMode mode) {
-  if (auto status = CheckId(session_id); !status.ok()) return status;
+  if (auto status = CheckSessionId(session_id); !status.ok()) return status;
   const Lease by = lease();
   const auto reply =
       Eval(kAcquireScript, {Key("session", session_id), Key("owner", by.owner)},
@@ -281,7 +275,7 @@ absl::StatusOr<Claim> RedisStore::Acquire(std::string_view session_id, AcquireMo
   if (!reply.ok()) return reply.status();
   if (!IsArray(reply->get(), 1)) return Odd();
   const std::string_view outcome = TextOf((*reply)->element[0]);
-  if (outcome == "none") return NotStored();
+  if (outcome == "none") return NoSuchSession();
   if (outcome == "held") {
     return absl::UnavailableError("another server holds the session");
   }
@@ -295,7 +289,7 @@ absl::StatusOr<Claim> RedisStore::Acquire(std::string_view session_id, AcquireMo
 }
 
 absl::Status RedisStore::Release(std::string_view session_id, const Claim& claim) {
-  if (auto status = CheckId(session_id); !status.ok()) return status;
+  if (auto status = CheckSessionId(session_id); !status.ok()) return status;
   const Lease by = lease();
   if (claim.lease != by.number) return absl::OkStatus();
   return Eval(kReleaseScript, {Key("session", session_id)},
@@ -306,7 +300,7 @@ absl::Status RedisStore::Release(std::string_view session_id, const Claim& claim
 absl::Status RedisStore::Put(std::string_view session_id, const Claim& claim,
                              std::uint64_t generation, const SnapshotInfo& info,
                              std::span<const std::string_view> bytes) {
-  if (auto status = CheckId(session_id); !status.ok()) return status;
+  if (auto status = CheckSessionId(session_id); !status.ok()) return status;
   if (generation > kMaxGeneration) {
     return absl::InvalidArgumentError(absl::StrCat("the generation is ", generation,
                                                    "; the limit is ", kMaxGeneration));
@@ -334,24 +328,24 @@ absl::Status RedisStore::Put(std::string_view session_id, const Claim& claim,
 }
 
 absl::StatusOr<std::string> RedisStore::Get(std::string_view session_id) {
-  if (auto status = CheckId(session_id); !status.ok()) return status;
+  if (auto status = CheckSessionId(session_id); !status.ok()) return status;
   const auto reply = Call({"GET", Key("blob", session_id)});
   if (!reply.ok()) return reply.status();
-  if ((*reply)->type == REDIS_REPLY_NIL) return NotStored();
+  if ((*reply)->type == REDIS_REPLY_NIL) return NoSuchSession();
   return std::string(TextOf(reply->get()));
 }
 
 absl::StatusOr<StoredSession> RedisStore::Head(std::string_view session_id) {
-  if (auto status = CheckId(session_id); !status.ok()) return status;
+  if (auto status = CheckSessionId(session_id); !status.ok()) return status;
   const auto reply = Eval(kHeadScript, {Key("session", session_id)}, {Key("owner", "")});
   if (!reply.ok()) return reply.status();
-  if ((*reply)->type == REDIS_REPLY_NIL) return NotStored();
+  if ((*reply)->type == REDIS_REPLY_NIL) return NoSuchSession();
   if (!IsArray(reply->get(), kHeadFields)) return Odd();
   return StoredOf(session_id, (*reply)->element);
 }
 
 absl::Status RedisStore::Delete(std::string_view session_id, const Claim& claim) {
-  if (auto status = CheckId(session_id); !status.ok()) return status;
+  if (auto status = CheckSessionId(session_id); !status.ok()) return status;
   const Lease by = lease();
   const auto reply =
       Eval(kDeleteScript,
@@ -362,14 +356,14 @@ absl::Status RedisStore::Delete(std::string_view session_id, const Claim& claim)
   if (claim.lease != by.number || outcome == "lost") {
     return absl::FailedPreconditionError("the claim on the session is lost");
   }
-  return outcome == "none" ? NotStored() : absl::OkStatus();
+  return outcome == "none" ? NoSuchSession() : absl::OkStatus();
 }
 
 absl::StatusOr<std::vector<StoredSession>> RedisStore::List(std::string_view tenant,
                                                             std::string_view after,
                                                             std::size_t limit) {
   if (!after.empty()) {
-    if (auto status = CheckId(after); !status.ok()) return status;
+    if (auto status = CheckSessionId(after); !status.ok()) return status;
   }
   const std::string from = after.empty() ? "-" : absl::StrCat("(", std::string(after));
   const auto reply =

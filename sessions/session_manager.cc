@@ -20,13 +20,6 @@ constexpr std::int64_t kMaxImageBytes = std::int64_t{1} << 30;
 constexpr std::int64_t kLogprobBytes = 16 + 20 * 8;
 constexpr std::int64_t kSnapshotSlack = 1 << 20;
 
-absl::Status CheckId(const std::string& id) {
-  if (IsSessionId(id)) return absl::OkStatus();
-  return absl::InvalidArgumentError(
-      "the session id must be 32 lowercase hexadecimal digits");
-}
-
-absl::Status NotFound() { return absl::NotFoundError("there is no such session"); }
 absl::Status InUse() {
   return absl::FailedPreconditionError("the session is in use by another call");
 }
@@ -218,8 +211,8 @@ void SessionManager::Impl::Acquire(std::string tenant, std::string id, UseCallba
 }
 
 void SessionManager::Impl::Get(std::string tenant, std::string id, InfoCallback done) {
-  if (absl::Status status = CheckId(id); !status.ok()) return done(status);
-  absl::StatusOr<SessionInfo> answer = NotFound();
+  if (absl::Status status = CheckSessionId(id); !status.ok()) return done(status);
+  absl::StatusOr<SessionInfo> answer = NoSuchSession();
   bool stored = false;
   {
     const MutexLock lock(mu_);
@@ -228,11 +221,11 @@ void SessionManager::Impl::Get(std::string tenant, std::string id, InfoCallback 
     if (found.ok() && !stored) answer = InfoOf(**found);
   }
   if (!stored) return done(std::move(answer));
-  if (store_ == nullptr) return done(NotFound());
+  if (store_ == nullptr) return done(NoSuchSession());
   Async([this, tenant = std::move(tenant), id = std::move(id), done = std::move(done)] {
     const auto head = store_->Head(id);
     if (!head.ok()) return done(head.status());
-    if (head->info.tenant != tenant) return done(NotFound());
+    if (head->info.tenant != tenant) return done(NoSuchSession());
     done(goldfinch::InfoOf(*head));
   });
 }
@@ -240,7 +233,7 @@ void SessionManager::Impl::Get(std::string tenant, std::string id, InfoCallback 
 void SessionManager::Impl::List(std::string tenant, std::string after, std::size_t limit,
                                 ListCallback done) {
   if (!after.empty()) {
-    if (absl::Status status = CheckId(after); !status.ok()) return done(status);
+    if (absl::Status status = CheckSessionId(after); !status.ok()) return done(status);
   }
   const auto held = [this, tenant, after, limit] {
     std::vector<SessionInfo> infos;
@@ -291,14 +284,14 @@ void SessionManager::Impl::Fork(std::string tenant, std::string id, InfoCallback
 
 absl::StatusOr<SessionPtr> SessionManager::Impl::Take(const std::string& tenant,
                                                       const std::string& id) {
-  if (absl::Status status = CheckId(id); !status.ok()) return status;
+  if (absl::Status status = CheckSessionId(id); !status.ok()) return status;
   const MutexLock lock(mu_);
   absl::StatusOr<SessionPtr> session = table_.FindFor(tenant, id);
   if (!session.ok()) return session;
   if (*session != nullptr) {
     if ((*session)->busy) return InUse();
   } else {
-    if (store_ == nullptr) return NotFound();
+    if (store_ == nullptr) return NoSuchSession();
     if (absl::Status room = CheckRoom(); !room.ok()) return room;
     *session = std::make_shared<HeldSession>();
     (*session)->id = id;
@@ -358,9 +351,7 @@ void SessionManager::Impl::Import(std::string tenant, std::string snapshot,
   Async([self = shared_from_this(), tenant = std::move(tenant),
          snapshot = std::make_shared<const std::string>(std::move(snapshot)),
          done = std::move(done)] {
-    auto decoded = DecodeSnapshot(
-        snapshot, self->options_.key.has_value() ? &*self->options_.key : nullptr,
-        {.max_tokens = static_cast<std::size_t>(self->options_.max_context_tokens)});
+    auto decoded = self->Decode(snapshot);
     if (!decoded.ok()) return done(decoded.status());
     if (decoded->tenant != tenant) {
       return done(absl::FailedPreconditionError(

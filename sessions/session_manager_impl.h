@@ -110,6 +110,10 @@ class SessionManager::Impl : public std::enable_shared_from_this<SessionManager:
   SnapshotBytes Encode(const HeldSession& session, const KeptPrefix& kept,
                        const Turn* turn, std::uint64_t generation,
                        std::shared_ptr<const PrefixImage> image) const;
+  absl::StatusOr<Snapshot> Decode(std::shared_ptr<const std::string> bytes) const;
+  const SnapshotKey* key() const {
+    return options_.key.has_value() ? &*options_.key : nullptr;
+  }
   enum class ParkMode { kOfCall, kBesideCalls };
   void StartPark(const SessionPtr& session, ParkMode mode, StatusCallback done);
   // What is parked, as it was when that began.

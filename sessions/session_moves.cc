@@ -13,8 +13,6 @@ constexpr auto kParkPause = std::chrono::seconds(5);
 // The same at the end, when there is no other time.
 constexpr auto kRetryPause = std::chrono::milliseconds(250);
 
-absl::Status NotFound() { return absl::NotFoundError("there is no such session"); }
-
 }  // namespace
 
 bool SessionManager::Impl::HasGoodClaim(const HeldSession& session) const {
@@ -75,15 +73,12 @@ absl::Status SessionManager::Impl::ClaimForCall(const SessionPtr& session) {
 absl::Status SessionManager::Impl::Load(const SessionPtr& session, const Claim& claim) {
   auto bytes = store_->Get(session->id);
   if (!bytes.ok()) return bytes.status();
-  auto snapshot = DecodeSnapshot(
-      std::make_shared<const std::string>(*std::move(bytes)),
-      options_.key.has_value() ? &*options_.key : nullptr,
-      {.max_tokens = static_cast<std::size_t>(options_.max_context_tokens)});
+  auto snapshot = Decode(std::make_shared<const std::string>(*std::move(bytes)));
   if (!snapshot.ok()) return snapshot.status();
   if (snapshot->session_id != session->id || snapshot->generation != claim.generation) {
     return absl::DataLossError("the stored snapshot is not that of the session");
   }
-  if (snapshot->tenant != session->tenant) return NotFound();
+  if (snapshot->tenant != session->tenant) return NoSuchSession();
   auto restored = RestoreSession(*std::move(snapshot), engine_);
   if (!restored.ok()) return restored.status();
   const MutexLock lock(mu_);
@@ -117,7 +112,7 @@ absl::Status SessionManager::Impl::DeleteStored(const SessionPtr& session) {
   if (!here) {
     const auto head = store_->Head(session->id);
     deleted = head.status();
-    if (head.ok() && head->info.tenant != session->tenant) deleted = NotFound();
+    if (head.ok() && head->info.tenant != session->tenant) deleted = NoSuchSession();
   }
   if (deleted.ok()) {
     const auto claim = store_->Acquire(session->id, AcquireMode::kNew);
@@ -140,8 +135,14 @@ SnapshotBytes SessionManager::Impl::Encode(
   const SessionIdentity identity{
       .tenant = session.tenant, .id = session.id, .generation = generation};
   return EncodeSnapshot(
-      MakeSnapshot(identity, engine_.info(), kept, std::move(image), turn),
-      options_.key.has_value() ? &*options_.key : nullptr);
+      MakeSnapshot(identity, engine_.info(), kept, std::move(image), turn), key());
+}
+
+absl::StatusOr<Snapshot> SessionManager::Impl::Decode(
+    std::shared_ptr<const std::string> bytes) const {
+  return DecodeSnapshot(
+      std::move(bytes), key(),
+      {.max_tokens = static_cast<std::size_t>(options_.max_context_tokens)});
 }
 
 void SessionManager::Impl::Park(std::string tenant, std::string id, InfoCallback done) {

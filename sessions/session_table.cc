@@ -15,7 +15,7 @@ absl::StatusOr<SessionPtr> SessionTable::FindFor(const std::string& tenant,
                                                  const std::string& id) const {
   SessionPtr session = Find(id);
   if (session != nullptr && session->tenant != tenant) {
-    return absl::NotFoundError("there is no such session");
+    return NoSuchSession();
   }
   return session;
 }

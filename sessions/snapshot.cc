@@ -1,15 +1,9 @@
 #include "sessions/snapshot.h"
 
-#include <openssl/rand.h>
-
 #include <algorithm>
-#include <array>
 #include <utility>
 
-#include "absl/strings/escaping.h"
 #include "absl/strings/str_cat.h"
-#include "absl/strings/string_view.h"
-#include "engine/check.h"
 #include "sessions/bytes.h"
 #include "sessions/checksum.h"
 #include "sessions/snapshot_turn.h"
@@ -294,19 +288,6 @@ absl::Status CheckModel(const Snapshot& snapshot, std::string_view fingerprint) 
   return absl::FailedPreconditionError(
       absl::StrCat("the snapshot is of model ", snapshot.model_fingerprint,
                    "; this server runs ", std::string(fingerprint)));
-}
-
-std::string NewSessionId() {
-  std::array<unsigned char, 16> bits;
-  GOLDFINCH_CHECK(RAND_bytes(bits.data(), static_cast<int>(bits.size())) == 1);
-  return absl::BytesToHexString(
-      absl::string_view(reinterpret_cast<const char*>(bits.data()), bits.size()));
-}
-
-bool IsSessionId(std::string_view id) {
-  return id.size() == 32 && std::all_of(id.begin(), id.end(), [](char c) {
-           return (c >= '0' && c <= '9') || (c >= 'a' && c <= 'f');
-         });
 }
 
 }  // namespace goldfinch

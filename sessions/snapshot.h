@@ -25,6 +25,7 @@
 #include "engine/sampling.h"
 #include "engine/token.h"
 #include "scheduler/request.h"
+#include "sessions/session_id.h"
 #include "sessions/snapshot_key.h"
 
 namespace goldfinch {
@@ -111,11 +112,5 @@ absl::StatusOr<Snapshot> DecodeSnapshot(std::shared_ptr<const std::string> bytes
 
 // FAILED_PRECONDITION when the snapshot is of another model than `fingerprint`.
 absl::Status CheckModel(const Snapshot& snapshot, std::string_view fingerprint);
-
-// 128 random bits as 32 lowercase hex digits.
-std::string NewSessionId();
-
-// True for 32 lowercase hex digits.
-bool IsSessionId(std::string_view id);
 
 }  // namespace goldfinch
