@@ -25,6 +25,8 @@ bool Reached(std::chrono::nanoseconds idle, std::chrono::seconds limit) {
 void SessionManager::Impl::Start() {
   sweeper_ = std::thread([this] { RunSweeps(); });
   if (store_ == nullptr) return;
+  // The store was opened before the model was loaded, which may take longer than a lease.
+  store_->Renew().IgnoreError();  // tried again at the first look
   lease_keeper_ = std::thread([this] { RunLease(); });
   lapse_watch_ = std::thread([this] { RunLapses(); });
 }
