@@ -40,6 +40,8 @@ struct Flags {
   std::string compute_dtype = "bf16";
   std::string weight_dtype = "auto";
   std::string cache_dtype = "auto";
+  std::string backend = "cpu";
+  int device = 0;
   std::string cpu_isa = "auto";
   double case_seconds = 60;
   int threads = 0;
@@ -112,6 +114,8 @@ class Bench {
     if (flags_.weight_dtype == "int8") options.weight_storage = StorageType::kInt8;
     if (flags_.cache_dtype == "int8") options.cache_storage = StorageType::kInt8;
     options.num_threads = threads_;
+    options.backend = flags_.backend;
+    options.device = flags_.device;
     options.cpu_isa = flags_.cpu_isa;
     options.vocab_table = flags_.vocab_table;
     options.pin_threads = !flags_.float_threads;
@@ -401,6 +405,13 @@ int Main(int argc, char** argv) {
       ->capture_default_str();
   app.add_option("--cache_dtype", flags.cache_dtype, "auto: the compute type")
       ->check(CLI::IsMember({"auto", "int8"}))
+      ->capture_default_str();
+  app.add_option("--backend", flags.backend,
+                 "cpu, cuda or auto; limits are the CPU's in any case")
+      ->check(CLI::IsMember({"cpu", "cuda", "auto"}))
+      ->capture_default_str();
+  app.add_option("--device", flags.device, "number of the CUDA device")
+      ->check(CLI::Range(0, 1024))
       ->capture_default_str();
   app.add_option("--cpu_isa", flags.cpu_isa)->capture_default_str();
   app.add_option("--case_seconds", flags.case_seconds, "skip what would take longer")

@@ -272,7 +272,7 @@ absl::Status ModelEngineImpl::Forward(std::span<const Span> batch,
   }
   backend_->Synchronize();
   backend_->EndStep();
-  return absl::OkStatus();
+  return backend_->status();
 }
 
 void ModelEngineImpl::SampleSpans(std::span<const Span> batch,
@@ -360,10 +360,23 @@ absl::StatusOr<std::unique_ptr<ModelEngine>> ModelEngine::Create(
 absl::StatusOr<std::unique_ptr<ModelEngine>> ModelEngine::Create(
     const ModelEngineOptions& options, const Checkpoint& checkpoint) {
   if (absl::Status status = CheckOptions(options); !status.ok()) return status;
-  auto backend = CreateBackend({.cpu_isa = options.cpu_isa,
-                                .num_threads = options.num_threads,
-                                .pin_threads = options.pin_threads});
-  if (!backend.ok()) return backend.status();
+  try {
+    auto backend = CreateBackend({.backend = options.backend,
+                                  .device = options.device,
+                                  .cpu_isa = options.cpu_isa,
+                                  .num_threads = options.num_threads,
+                                  .pin_threads = options.pin_threads});
+    if (!backend.ok()) return backend.status();
+    return Create(options, checkpoint, *std::move(backend));
+  } catch (const std::bad_alloc&) {
+    return absl::ResourceExhaustedError("not enough memory for the backend");
+  }
+}
+
+absl::StatusOr<std::unique_ptr<ModelEngine>> ModelEngine::Create(
+    const ModelEngineOptions& options, const Checkpoint& checkpoint,
+    std::unique_ptr<Backend> backend) {
+  if (absl::Status status = CheckOptions(options); !status.ok()) return status;
   const ComputeType compute = options.compute_type.value_or(
       checkpoint.stored_bf16() ? ComputeType::kBf16 : ComputeType::kF32);
   const DType type = compute == ComputeType::kBf16 ? DType::kBf16 : DType::kF32;
@@ -377,14 +390,14 @@ absl::StatusOr<std::unique_ptr<ModelEngine>> ModelEngine::Create(
                   .max_step_tokens = static_cast<std::int32_t>(limits->max_rows),
                   .compute_dtype = name,
                   .numerics_id = absl::StrCat(
-                      (*backend)->numerics(), "-", name,
+                      backend->numerics(), "-", name,
                       options.weight_storage == StorageType::kInt8 ? "-w8" : "",
                       options.cache_storage == StorageType::kInt8 ? "-c8" : "",
                       // Attention folds a page at a time.
                       "-p", options.page_tokens),
                   .model_fingerprint = checkpoint.fingerprint()};
   try {
-    return std::make_unique<ModelEngineImpl>(*std::move(backend), checkpoint, type,
+    return std::make_unique<ModelEngineImpl>(std::move(backend), checkpoint, type,
                                              *limits, std::move(info));
   } catch (const std::bad_alloc&) {
     return absl::ResourceExhaustedError(

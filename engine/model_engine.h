@@ -12,6 +12,7 @@
 #include <string>
 
 #include "absl/status/statusor.h"
+#include "engine/backend/backend.h"
 #include "engine/engine.h"
 #include "engine/model/checkpoint.h"
 #include "engine/model/config.h"
@@ -20,6 +21,8 @@ namespace goldfinch {
 
 struct ModelEngineOptions {
   std::string model_dir;  // holds config.json and model.safetensors
+  std::string backend = "cpu";  // "cpu", "cuda" or "auto", see BackendOptions
+  std::int32_t device = 0;      // number of the CUDA device
   // Unset: bf16 when the weights are stored in bf16, else f32.
   std::optional<ComputeType> compute_type;
   StorageType weight_storage = StorageType::kCompute;  // of the large matrices
@@ -45,6 +48,10 @@ class ModelEngine : public Engine {
   // The same for a checkpoint already in memory; options.model_dir is ignored.
   static absl::StatusOr<std::unique_ptr<ModelEngine>> Create(
       const ModelEngineOptions& options, const Checkpoint& checkpoint);
+  // The same on a backend that is there already; what options say of one is ignored.
+  static absl::StatusOr<std::unique_ptr<ModelEngine>> Create(
+      const ModelEngineOptions& options, const Checkpoint& checkpoint,
+      std::unique_ptr<Backend> backend);
 
   virtual const ModelConfig& config() const = 0;
   virtual std::int64_t num_parameters() const = 0;

@@ -27,6 +27,7 @@ constexpr std::int64_t kYearSeconds = 366 * kDaySeconds;
 
 absl::Status CheckBounds(const ServerFlags& flags, bool threads_given) {
   const std::vector<Bound> bounds = {
+      {"--device", flags.device, 0, 1024},
       {"--threads", threads_given ? flags.threads : 1, 1, 1024},
       {"--cache_bytes", flags.cache_bytes, kMebi, 16 * kTebi},
       {"--expanded_bytes", flags.expanded_bytes, 0, 16 * kTebi},
@@ -93,6 +94,12 @@ void Describe(CLI::App& app, ServerFlags& flags) {
   app.add_option("--cache_dtype", flags.cache_dtype,
                  "auto (the compute dtype) or int8 for compressed keys")
       ->check(CLI::IsMember({"auto", "int8"}))
+      ->capture_default_str();
+  app.add_option("--backend", flags.backend,
+                 "cpu; cuda; or auto: cuda where there is a device, else cpu")
+      ->check(CLI::IsMember({"cpu", "cuda", "auto"}))
+      ->capture_default_str();
+  app.add_option("--device", flags.device, "Number of the CUDA device")
       ->capture_default_str();
   app.add_option("--cpu_isa", flags.cpu_isa, "Instruction set to compute with")
       ->check(CLI::IsMember({"auto", "plain", "avx2", "avx512", "avx512_bf16"}))

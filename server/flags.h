@@ -21,6 +21,8 @@ struct ServerFlags {
   std::string compute_dtype;  // empty: as the weights are stored
   std::string weight_dtype = "auto";
   std::string cache_dtype = "auto";
+  std::string backend = "cpu";
+  std::int64_t device = 0;
   std::string cpu_isa = "auto";
   std::string pin_threads = "auto";
   std::string vocab_table = "off";

@@ -44,6 +44,8 @@ ModelEngineOptions EngineOptions(const ServerFlags& flags) {
   if (flags.weight_dtype == "int8") options.weight_storage = StorageType::kInt8;
   if (flags.cache_dtype == "int8") options.cache_storage = StorageType::kInt8;
   options.num_threads = static_cast<std::int32_t>(flags.threads);
+  options.backend = flags.backend;
+  options.device = static_cast<std::int32_t>(flags.device);
   options.cpu_isa = flags.cpu_isa;
   options.pin_threads = flags.pin_threads == "auto";
   options.cache_bytes = flags.cache_bytes;

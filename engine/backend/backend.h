@@ -18,6 +18,7 @@
 #include <span>
 #include <string>
 
+#include "absl/status/status.h"
 #include "engine/backend/matrix.h"
 #include "engine/backend/op_args.h"
 #include "engine/model/stored_tensor.h"
@@ -73,6 +74,9 @@ class Backend {
   virtual void CopyOnDevice(void* to, const void* from, std::int64_t bytes) = 0;
   virtual void Zero(void* device, std::int64_t bytes) = 0;
   virtual void Synchronize() = 0;
+  // The device's first fault, INTERNAL, found by now; ops since then did nothing. After
+  // Synchronize it tells of everything before it.
+  virtual absl::Status status() const { return absl::OkStatus(); }
 
   // Takes what ops of up to `rows` rows and logits of `vocab_size` columns need besides
   // their arguments, so that a step takes nothing.

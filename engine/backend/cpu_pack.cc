@@ -3,12 +3,11 @@
 #include <sys/mman.h>
 
 #include <algorithm>
-#include <cmath>
 #include <cstring>
 #include <new>
-#include <span>
 #include <utility>
 
+#include "engine/backend/host_weights.h"
 #include "engine/bf16.h"
 #include "engine/check.h"
 
@@ -39,28 +38,6 @@ class HostMemory final : public DeviceMemory {
   void* data_ = nullptr;
 };
 
-template <typename T>
-T ReadAs(const std::byte* p) {
-  T value;
-  std::memcpy(&value, p, sizeof value);
-  return value;
-}
-
-float Element(const HostMatrix& m, std::int64_t row, std::int64_t col) {
-  const std::size_t size = m.stored == StoredType::kF32 ? 4 : 2;
-  const std::byte* p =
-      m.data + static_cast<std::size_t>(row * m.row_stride + col * m.col_stride) * size;
-  if (m.stored == StoredType::kF32) return ReadAs<float>(p);
-  if (m.stored == StoredType::kBf16) return Bf16ToFloat(ReadAs<std::uint16_t>(p));
-  StoredTensor one;
-  one.type = m.stored;
-  one.data = p;
-  one.size = size;
-  float value;
-  CopyToF32(one, std::span<float>(&value, 1));
-  return value;
-}
-
 // Place of element (n, k) within its panel.
 std::size_t PanelIndex(const GemmPanels& panels, std::int64_t n, std::int64_t k) {
   const std::int64_t index =
@@ -75,9 +52,7 @@ void StoreElement(const GemmPanels& panels, float value, float scale, std::byte*
     const std::uint16_t rounded = RoundToBf16(value);
     std::memcpy(out, &rounded, sizeof rounded);
   } else {
-    const float units = scale > 0 ? std::nearbyint(value / scale) : 0.0f;
-    *out = static_cast<std::byte>(
-        static_cast<std::int8_t>(std::clamp(units, -127.0f, 127.0f)));
+    *out = static_cast<std::byte>(ToInt8(value, scale));
   }
 }
 
@@ -89,13 +64,10 @@ void PackPanel(const HostMatrix& weights, const GemmPanels& panels, std::int64_t
   const auto size = static_cast<std::size_t>(SizeOf(panels.storage));
   for (std::int64_t n = 0; n < count; ++n) {
     float scale = 0;
-    if (panels.storage == DType::kI8) {
-      for (std::int64_t k = 0; k < panels.in; ++k)
-        scale = std::max(scale, std::abs(Element(weights, first + n, k)) / 127.0f);
-      scales[first + n] = scale;
-    }
+    if (panels.storage == DType::kI8)
+      scale = scales[first + n] = Int8Scale(weights, first + n);
     for (std::int64_t k = 0; k < panels.in; ++k)
-      StoreElement(panels, Element(weights, first + n, k), scale,
+      StoreElement(panels, HostElement(weights, first + n, k), scale,
                    out + PanelIndex(panels, n, k) * size);
   }
 }

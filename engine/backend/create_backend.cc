@@ -1,10 +1,32 @@
 #include "engine/backend/create_backend.h"
 
+#include "absl/strings/str_cat.h"
 #include "engine/backend/cpu_backend.h"
+#if defined(GOLDFINCH_HAS_CUDA)
+#include "engine/backend/cuda_backend.h"
+#endif
 
 namespace goldfinch {
+namespace {
+
+absl::StatusOr<std::unique_ptr<Backend>> CreateCuda(
+    [[maybe_unused]] const BackendOptions& options) {
+#if defined(GOLDFINCH_HAS_CUDA)
+  return cuda::CreateCudaBackend({.device = options.device});
+#else
+  return absl::UnavailableError("this build has no CUDA backend");
+#endif
+}
+
+}  // namespace
 
 absl::StatusOr<std::unique_ptr<Backend>> CreateBackend(const BackendOptions& options) {
+  if (options.backend == "cuda") return CreateCuda(options);
+  if (options.backend != "cpu" && options.backend != "auto")
+    return absl::InvalidArgumentError(absl::StrCat(
+        "backend is ", options.backend, "; it must be cpu, cuda or auto"));
+  if (options.backend == "auto")
+    if (auto cuda = CreateCuda(options); cuda.ok()) return cuda;
   return CreateCpuBackend({.isa = options.cpu_isa,
                            .num_threads = options.num_threads,
                            .pin_threads = options.pin_threads});

@@ -11,11 +11,16 @@
 namespace goldfinch {
 
 struct BackendOptions {
+  // "cpu"; "cuda"; or "auto": CUDA where the build and the machine have it, else the CPU.
+  std::string backend = "cpu";
+  int device = 0;  // number of the CUDA device
   std::string cpu_isa = "auto";
   int num_threads = 0;       // 0: one a hardware thread
   bool pin_threads = false;  // each to a processor, where there are as many of them
 };
 
+// INVALID_ARGUMENT for what no machine has, UNAVAILABLE or FAILED_PRECONDITION for what
+// this build or machine lacks.
 absl::StatusOr<std::unique_ptr<Backend>> CreateBackend(const BackendOptions& options);
 
 }  // namespace goldfinch

@@ -45,7 +45,8 @@ enum class Finish : std::uint8_t {
 struct Epilogue {
   Finish finish = Finish::kStore;
   // Sums start from y instead of zero. y is float32 and holds the sums of the inputs
-  // before these, an even number of them: the bits are those of one product over all.
+  // before these, an even number of them. On the CPU the bits are those of one product
+  // over all; a device may add the sum over these inputs as one number.
   bool resume = false;
   const float* bias = nullptr;  // [cols of y]
   Matrix a = {};
@@ -103,6 +104,8 @@ struct KvTiles {
 
   static constexpr std::int64_t kHead = 64;
   static constexpr std::int64_t kTokensPad = 16;
+  // A list of tiles may be cut into several Attends where this many tiles end.
+  static constexpr std::int64_t kCutTiles = 8;
   // Tokens that room is kept for.
   std::int64_t padded_tokens() const {
     return (page_tokens + kTokensPad - 1) / kTokensPad * kTokensPad;
@@ -113,8 +116,9 @@ struct KvTiles {
 };
 
 // Causal attention of query rows over tiles, continuing earlier calls: tiles come in
-// ascending positions and the running maximum, sum and weighted values are carried in
-// `carry`, so any cut of the tiles into calls gives the same bits.
+// consecutive ascending positions and the running maximum, sum and weighted values are
+// carried in `carry`. Each call's lists begin at a multiple of KvTiles::kCutTiles tiles
+// of their sequence; any such cut of the tiles into calls gives the same bits.
 struct AttendArgs {
   Matrix q = {};  // [rows, A] float32
   KvTiles tiles = {};
@@ -125,6 +129,7 @@ struct AttendArgs {
   const std::int32_t* tile_begin = nullptr;
   const std::int32_t* tile = nullptr;           // index into `tiles`
   const std::int64_t* tile_position = nullptr;  // position of the tile's first token
+  std::int64_t most_tiles = 0;                  // of the longest list; known to the host
   Matrix carry =
       {};  // [rows, heads * (64 + 2)]: per head 64 sums, then maximum, then sum
   bool first = true;  // starts the carry afresh

@@ -105,18 +105,29 @@ void GoldAttention::FlushTargets(std::int64_t first_layer, std::int64_t last_lay
   targets_.clear();
 }
 
+bool GoldAttention::ChunkFits(std::size_t begin, std::int64_t scratch) const {
+  const std::int32_t sequence = tiles_[begin].sequence;
+  std::int64_t count = 0;
+  for (std::size_t i = begin; i < tiles_.size() && tiles_[i].sequence == sequence &&
+                              count < KvTiles::kCutTiles;
+       ++i, ++count)
+    scratch += tiles_[i].slot < 0 ? 1 : 0;
+  return scratch <= kScratchTiles && tile_.size() + count <= kMaxGroupTiles;
+}
+
 std::size_t GoldAttention::BuildGroup(std::size_t begin, std::int64_t gold_layer) {
   const std::int64_t page_tokens = cache_.shape().page_tokens;
   tile_begin_.Clear();
   tile_.Clear();
   tile_position_.Clear();
+  most_tiles_ = 0;
   std::int64_t scratch = 0;
   std::size_t i = begin;
   for (std::size_t s = 0; s < sequences_.size(); ++s) {
     tile_begin_.Push(static_cast<std::int32_t>(tile_.size()));
     for (; i < tiles_.size() && tiles_[i].sequence == static_cast<std::int32_t>(s); ++i) {
       const Tile& tile = tiles_[i];
-      if (tile_.Full() || (tile.slot < 0 && scratch == kScratchTiles)) break;
+      if (tile.page_index % KvTiles::kCutTiles == 0 && !ChunkFits(i, scratch)) break;
       std::int64_t place = tile.slot;
       if (tile.slot < 0) {
         place = arena_.num_slots() + scratch++;
@@ -129,6 +140,7 @@ std::size_t GoldAttention::BuildGroup(std::size_t begin, std::int64_t gold_layer
       tile_.Push(static_cast<std::int32_t>(place));
       tile_position_.Push(tile.page_index * page_tokens);
     }
+    most_tiles_ = std::max(most_tiles_, tile_.size() - tile_begin_.host().back());
   }
   tile_begin_.Push(static_cast<std::int32_t>(tile_.size()));
   FlushTargets(gold_layer, gold_layer + 1);
@@ -147,6 +159,7 @@ void GoldAttention::Attend(std::int64_t gold_layer, const Matrix& q, const Matri
                   .tile_begin = tile_begin_.device(),
                   .tile = tile_.device(),
                   .tile_position = tile_position_.device(),
+                  .most_tiles = most_tiles_,
                   .carry = carry_.Rows(q.rows),
                   .first = true};
   if (one_group_) {
@@ -155,6 +168,7 @@ void GoldAttention::Attend(std::int64_t gold_layer, const Matrix& q, const Matri
     for (std::size_t begin = 0; begin < tiles_.size(); args.first = false) {
       const std::size_t end = BuildGroup(begin, gold_layer);
       GOLDFINCH_CHECK(end > begin);
+      args.most_tiles = most_tiles_;
       b_.Attend(args);
       begin = end;
     }

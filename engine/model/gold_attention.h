@@ -27,6 +27,7 @@ class GoldAttention {
  public:
   // Tiles beyond the arena's, shared by all that does not fit it.
   static constexpr std::int64_t kScratchTiles = 8;
+  static_assert(kScratchTiles >= KvTiles::kCutTiles);
 
   // `arena` decides on tiles [0, arena.num_slots()) of `cache`; the scratch tiles follow.
   GoldAttention(DeviceArena& memory, GoldCache& cache, ExpandedArena& arena,
@@ -56,6 +57,9 @@ class GoldAttention {
   void AddTargets(const AttendedSequence& sequence, std::int64_t page_index,
                   std::int64_t begin, std::int64_t end, std::int64_t tile);
   void FlushTargets(std::int64_t first_layer, std::int64_t last_layer);
+  // Whether the tiles from `begin` to the next place where their list may be cut go into
+  // the group that is being built, which has `scratch` scratch tiles so far.
+  bool ChunkFits(std::size_t begin, std::int64_t scratch) const;
   // Fills the tile arrays from tiles_[begin, ...); returns the end of the group.
   std::size_t BuildGroup(std::size_t begin, std::int64_t gold_layer);
 
@@ -74,6 +78,7 @@ class GoldAttention {
   StepArray<std::int32_t> tile_begin_;    // [sequences + 1]
   StepArray<std::int32_t> tile_;
   StepArray<std::int64_t> tile_position_;
+  std::int64_t most_tiles_ = 0;  // of a list of the group
   Matrix carry_;
 };
 

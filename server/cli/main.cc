@@ -176,6 +176,13 @@ CLI::App* AddHealth(CLI::App& app, HealthFlags& flags) {
   return command;
 }
 
+void AddBackend(CLI::App& command, std::string& backend, std::int32_t& device) {
+  command.add_option("--backend", backend, "cpu, cuda, or auto (default: cpu)")
+      ->check(CLI::IsMember({"cpu", "cuda", "auto"}));
+  command.add_option("--device", device, "Number of the CUDA device (default: 0)")
+      ->check(CLI::Range(0, 1024));
+}
+
 CLI::App* AddVerify(CLI::App& app, VerifyOptions& options) {
   CLI::App* command = app.add_subcommand(
       "verify", "Compares a model's arithmetic with recorded numbers; needs no server");
@@ -190,6 +197,7 @@ CLI::App* AddVerify(CLI::App& app, VerifyOptions& options) {
       ->check(CLI::PositiveNumber);
   command->add_option("--batch", options.batch, "Sequences in a step")
       ->check(CLI::PositiveNumber);
+  AddBackend(*command, options.backend, options.device);
   command->add_option("--cpu_isa", options.cpu_isa, "Instruction set to compute with")
       ->check(CLI::IsMember({"auto", "plain", "avx2", "avx512", "avx512_bf16"}));
   command
@@ -216,6 +224,7 @@ CLI::App* AddPerplexity(CLI::App& app, PerplexityOptions& options) {
       ->add_option("--cache_dtype", options.cache_dtype,
                    "auto (the compute dtype) or int8 for compressed keys")
       ->check(CLI::IsMember({"auto", "int8"}));
+  AddBackend(*command, options.backend, options.device);
   command->add_option("--cpu_isa", options.cpu_isa, "Instruction set to compute with")
       ->check(CLI::IsMember({"auto", "plain", "avx2", "avx512", "avx512_bf16"}));
   command

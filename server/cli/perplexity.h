@@ -12,6 +12,8 @@ struct PerplexityOptions {
   std::string compute_dtype;          // "", "f32" or "bf16"
   std::string weight_dtype = "auto";  // "auto" or "int8"
   std::string cache_dtype = "auto";   // "auto" or "int8"
+  std::string backend = "cpu";  // "cpu", "cuda" or "auto"
+  std::int32_t device = 0;      // number of the CUDA device
   std::string cpu_isa = "auto";
   std::int64_t window = 1024;   // tokens predicted from an empty context each
   std::int64_t max_tokens = 0;  // of the text; 0: all

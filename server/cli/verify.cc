@@ -262,6 +262,8 @@ absl::Status Verifier::CheckLongPrompt(const Expected& e) {
 absl::StatusOr<ModelEngineOptions> EngineOptions(const VerifyOptions& options) {
   ModelEngineOptions engine;
   engine.model_dir = options.model_dir;
+  engine.backend = options.backend;
+  engine.device = options.device;
   engine.cpu_isa = options.cpu_isa;
   engine.num_threads = options.threads;
   if (options.compute_dtype == "f32")

@@ -10,6 +10,8 @@ struct VerifyOptions {
   std::string model_dir;
   std::string expected_path;  // expected.safetensors
   std::string compute_dtype;  // "", "f32" or "bf16"
+  std::string backend = "cpu";  // "cpu", "cuda" or "auto"
+  std::int32_t device = 0;      // number of the CUDA device
   std::string cpu_isa = "auto";
   std::int64_t chunk = 0;    // tokens of a prompt per step; 0: the whole prompt
   std::int32_t batch = 1;    // sequences in a step: the one checked and batch-1 others

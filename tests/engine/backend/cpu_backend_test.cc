@@ -35,14 +35,15 @@ TEST(CpuBackendTest, NoNumberOfThreadsMeansOneAHardwareThread) {
   ASSERT_TRUE(backend.ok());
 }
 
-class CpuMemoryTest : public OpTest {};
-GOLDFINCH_ON_ALL_BACKENDS(CpuMemoryTest);
+class BackendMemoryTest : public OpTest {};
+GOLDFINCH_ON_ALL_BACKENDS(BackendMemoryTest);
 
-TEST_P(CpuMemoryTest, NumericsNameTheInstructionSetAndNotTheThreads) {
+TEST_P(BackendMemoryTest, NumericsNameTheInstructionSetAndNotTheThreads) {
+  if (GetParam().device != Device::kCpu) GTEST_SKIP() << "of the CPU alone";
   EXPECT_THAT(backend().numerics(), testing::StartsWith("cpu-" + GetParam().isa + "-v"));
 }
 
-TEST_P(CpuMemoryTest, MemoryIsZeroWhenAllocated) {
+TEST_P(BackendMemoryTest, MemoryIsZeroWhenAllocated) {
   for (const std::int64_t bytes : {1, 4097, 3 << 20}) {
     const auto memory = backend().Allocate(bytes);
     std::vector<char> host(static_cast<std::size_t>(bytes), 'x');
@@ -52,7 +53,7 @@ TEST_P(CpuMemoryTest, MemoryIsZeroWhenAllocated) {
   EXPECT_NE(backend().Allocate(0), nullptr);
 }
 
-TEST_P(CpuMemoryTest, CopiesAndZeroMoveTheBytesTheyName) {
+TEST_P(BackendMemoryTest, CopiesAndZeroMoveTheBytesTheyName) {
   const std::string text = "recurrent state";
   const auto size = static_cast<std::int64_t>(text.size());
   const auto from = backend().Allocate(size), to = backend().Allocate(size);
@@ -66,7 +67,8 @@ TEST_P(CpuMemoryTest, CopiesAndZeroMoveTheBytesTheyName) {
 }
 
 // What the numerics id promises by not naming the number of threads.
-TEST_P(CpuMemoryTest, BitsDoNotDependOnTheNumberOfThreads) {
+TEST_P(BackendMemoryTest, BitsDoNotDependOnTheNumberOfThreads) {
+  if (GetParam().device != Device::kCpu) GTEST_SKIP() << "of the CPU alone";
   std::set<std::vector<RowBits>> products, norms;
   for (const int threads : {1, 2, 3, 7}) {
     const auto other = CreateCpuBackend({.isa = GetParam().isa, .num_threads = threads});

@@ -123,7 +123,9 @@ class DeviceAttention {
             const std::vector<std::int32_t>& to, bool first, const Tensor& carry) const {
     std::vector<std::int32_t> tile_begin = {0}, tile;
     std::vector<std::int64_t> position;
+    std::int64_t most_tiles = 0;
     for (std::size_t s = 0; s < from.size(); ++s) {
+      most_tiles = std::max<std::int64_t>(most_tiles, to[s] - from[s]);
       for (auto i = static_cast<std::size_t>(from[s]);
            i < static_cast<std::size_t>(to[s]); ++i) {
         tile.push_back(in_.tile[i]);
@@ -141,6 +143,7 @@ class DeviceAttention {
                      .tile_begin = begins.data(),
                      .tile = tiles.data(),
                      .tile_position = positions.data(),
+                     .most_tiles = most_tiles,
                      .carry = *carry,
                      .first = first});
     backend_.Synchronize();
@@ -237,7 +240,9 @@ TEST_P(AttendTest, QueriesStandAlone) {
 }
 
 TEST_P(AttendTest, AnyCutOfTheTilesIntoCallsGivesTheSameBits) {
-  const Shape shape = {.heads = 2, .lengths = {150, 33, 80, 1}, .queries = 20};
+  const Shape shape = {.heads = 2, .lengths = {400, 33, 270, 1}, .queries = 20};
+  // The CPU keeps more than is promised.
+  const std::int32_t cut = GetParam().device == Device::kCpu ? 1 : KvTiles::kCutTiles;
   for (const DType type : kTypes) {
     const Attention in = RandomAttention(shape, type, 5);
     const DeviceAttention attention(backend(), in, type);
@@ -250,7 +255,7 @@ TEST_P(AttendTest, AnyCutOfTheTilesIntoCallsGivesTheSameBits) {
       for (bool first = true; first || from != ends; first = false) {
         std::vector<std::int32_t> to = from;
         for (std::size_t s = 0; s < to.size(); ++s)
-          to[s] = std::min(ends[s], to[s] + static_cast<std::int32_t>(random() % 4));
+          to[s] = std::min(ends[s], to[s] + cut * static_cast<std::int32_t>(random() % 4));
         attention.Fold(0, from, to, first, carry);
         from = to;
       }

@@ -6,6 +6,7 @@
 #include <random>
 
 #include "engine/backend/cpu_backend.h"
+#include "tests/emulation/emulated_backend.h"
 #include "engine/bf16.h"
 
 namespace goldfinch {
@@ -57,6 +58,8 @@ std::vector<BackendCase> BackendCases() {
       cases.push_back({isa, threads});
 #endif
   }
+  cases.push_back({"cuda_emulated", 1, Device::kEmulatedCuda});
+  cases.push_back({"cuda", 1, Device::kCuda});
   return cases;
 }
 
@@ -64,10 +67,27 @@ std::string BackendCaseName(const testing::TestParamInfo<BackendCase>& info) {
   return info.param.isa + "_t" + std::to_string(info.param.num_threads);
 }
 
+absl::StatusOr<std::unique_ptr<Backend>> MakeBackend(const BackendCase& backend) {
+  // Little room for partial results, so that attention goes in several passes.
+  [[maybe_unused]] const CudaBackendOptions cuda = {.attention_bytes = 64 << 10};
+  switch (backend.device) {
+    case Device::kCpu:
+      return CreateCpuBackend({.isa = backend.isa, .num_threads = backend.num_threads});
+    case Device::kEmulatedCuda:
+      return cuda_emulated::CreateCudaBackend(cuda);
+    case Device::kCuda:
+#if defined(GOLDFINCH_HAS_CUDA)
+      return cuda::CreateCudaBackend(cuda);
+#endif
+      break;
+  }
+  return absl::UnavailableError("this build has no CUDA");
+}
+
 void OpTest::SetUp() {
-  auto backend =
-      CreateCpuBackend({.isa = GetParam().isa, .num_threads = GetParam().num_threads});
-  if (absl::IsFailedPrecondition(backend.status()))
+  auto backend = MakeBackend(GetParam());
+  if (absl::IsFailedPrecondition(backend.status()) ||
+      absl::IsUnavailable(backend.status()))
     GTEST_SKIP() << backend.status().message();
   ASSERT_TRUE(backend.ok()) << backend.status();
   backend_ = *std::move(backend);

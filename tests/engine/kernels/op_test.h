@@ -13,6 +13,7 @@
 #include <utility>
 #include <vector>
 
+#include "absl/status/statusor.h"
 #include "engine/backend/backend.h"
 #include "gtest/gtest.h"
 #include "tests/reference/ops_reference.h"
@@ -26,10 +27,15 @@ using reference::Grid;
 inline constexpr double kF32Unit = 0x1p-24;
 inline constexpr double kBf16Unit = 0x1p-8;
 
+enum class Device { kCpu, kEmulatedCuda, kCuda };
+
 struct BackendCase {
-  std::string isa;
+  std::string isa;  // of the CPU; elsewhere the device's name
   int num_threads = 1;
+  Device device = Device::kCpu;
 };
+// INVALID_ARGUMENT, FAILED_PRECONDITION or UNAVAILABLE where this machine has none such.
+absl::StatusOr<std::unique_ptr<Backend>> MakeBackend(const BackendCase& backend);
 std::ostream& operator<<(std::ostream& out, const BackendCase& backend);
 std::vector<BackendCase> BackendCases();
 std::string BackendCaseName(const testing::TestParamInfo<BackendCase>& info);

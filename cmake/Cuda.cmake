@@ -1,0 +1,48 @@
+# Whether the CUDA backend is built (GOLDFINCH_HAS_CUDA), and how its sources are
+# compiled (goldfinch_cuda_options). The runtime is linked statically: a binary needs no
+# file of CUDA's to start, and a driver only when the backend is asked for.
+
+set(GOLDFINCH_HAS_CUDA OFF)
+if(GOLDFINCH_SANITIZE AND GOLDFINCH_CUDA STREQUAL "AUTO")
+  return()  # nvcc knows no sanitizers; the emulated device stands in
+endif()
+if(GOLDFINCH_CUDA)
+  include(CheckLanguage)
+  # On PATH or not, the toolkit's own place is looked at.
+  if(NOT CMAKE_CUDA_COMPILER AND NOT DEFINED ENV{CUDACXX}
+      AND EXISTS /usr/local/cuda/bin/nvcc)
+    set(CMAKE_CUDA_COMPILER /usr/local/cuda/bin/nvcc CACHE FILEPATH "CUDA compiler")
+  endif()
+  check_language(CUDA)
+  if(CMAKE_CUDA_COMPILER)
+    # Binaries for Ampere and Hopper, and PTX for what comes after.
+    if(NOT CMAKE_CUDA_ARCHITECTURES)
+      set(CMAKE_CUDA_ARCHITECTURES "80-real;90" CACHE STRING "CUDA architectures")
+    endif()
+    enable_language(CUDA)
+    find_package(CUDAToolkit 12.1 REQUIRED)
+    if(NOT CMAKE_CUDA20_STANDARD_COMPILE_OPTION)  # CMake 3.25 does not know of it
+      set(CMAKE_CUDA20_STANDARD_COMPILE_OPTION -std=c++20)
+      set(CMAKE_CUDA20_EXTENSION_COMPILE_OPTION -std=c++20)
+      set(CMAKE_CUDA_STANDARD_LATEST 20)
+    endif()
+    set(CMAKE_CUDA_STANDARD 20)
+    if(CCACHE)
+      set(CMAKE_CUDA_COMPILER_LAUNCHER "${CCACHE}")
+    endif()
+    set(GOLDFINCH_HAS_CUDA ON)
+  elseif(NOT GOLDFINCH_CUDA STREQUAL "AUTO")
+    message(FATAL_ERROR "GOLDFINCH_CUDA is ${GOLDFINCH_CUDA}, but there is no nvcc")
+  endif()
+endif()
+message(STATUS "CUDA backend: ${GOLDFINCH_HAS_CUDA}")
+
+if(GOLDFINCH_HAS_CUDA)
+  # Without contraction of products and sums by the compiler's choice: kernels that share
+  # an expression share its bits.
+  add_library(goldfinch_cuda_options INTERFACE)
+  target_include_directories(goldfinch_cuda_options INTERFACE "${PROJECT_SOURCE_DIR}")
+  target_compile_options(goldfinch_cuda_options INTERFACE
+    -fmad=false --expt-relaxed-constexpr -lineinfo -Werror=all-warnings
+    -Xcompiler=-Wall,-Wextra,-Werror)
+endif()

@@ -1,0 +1,325 @@
+#include "engine/backend/cuda_backend.h"
+
+#include <algorithm>
+#include <array>
+#include <thread>
+#include <utility>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "engine/backend/cuda_memory.h"
+#include "engine/backend/cuda_pack.h"
+#include "engine/check.h"
+#include "engine/kernels/cuda/gemm.h"
+#include "engine/kernels/cuda/kernels.h"
+#include "engine/sampling/sample_row.h"
+#include "engine/sync/thread_pool.h"
+
+namespace goldfinch::GOLDFINCH_CUDA {
+namespace {
+
+// Raised whenever a change of ours changes bits.
+constexpr int kKernelVersion = 1;
+
+constexpr int kLeastMajor = 8;  // bf16 tensor cores, cp.async
+
+class CudaPackedWeights final : public PackedWeights {
+ public:
+  CudaPackedWeights(const GemmWeights& weights, std::unique_ptr<DeviceMemory> memory,
+                    std::unique_ptr<DeviceMemory> scales)
+      : PackedWeights(weights.out, weights.in),
+        weights_(weights),
+        memory_(std::move(memory)),
+        scales_(std::move(scales)) {}
+  const GemmWeights& weights() const { return weights_; }
+
+ private:
+  const GemmWeights weights_;
+  const std::unique_ptr<DeviceMemory> memory_, scales_;
+};
+
+// Made before, and gone after, everything that is queued on it.
+struct OwnedStream : Stream {
+  OwnedStream() {
+    Check(cudaStreamCreateWithFlags(&handle, cudaStreamNonBlocking),
+          "cudaStreamCreateWithFlags");
+  }
+  ~OwnedStream() {
+    if (handle != nullptr) static_cast<void>(cudaStreamDestroy(handle));
+  }
+  OwnedStream(const OwnedStream&) = delete;
+  OwnedStream& operator=(const OwnedStream&) = delete;
+};
+
+class CudaBackend final : public Backend {
+ public:
+  CudaBackend(const CudaBackendOptions& options, const cudaDeviceProp& device)
+      : device_(options.device),
+        name_(absl::StrCat("cuda-sm", device.major, device.minor, "-v", kKernelVersion)),
+        attention_(stream_, options.attention_bytes),
+        partials_(options.attention_bytes / kPartialBytes),
+        pack_pool_(static_cast<int>(std::max(1u, std::thread::hardware_concurrency()))) {
+    stream_.overlap = device.major >= 9;
+    stream_.multiprocessors = device.multiProcessorCount;
+  }
+  ~CudaBackend() override { Synchronize(); }
+
+  std::string numerics() const override { return name_; }
+
+  std::unique_ptr<DeviceMemory> Allocate(std::int64_t bytes) override {
+    GOLDFINCH_CHECK(bytes >= 0);
+    UseDevice();
+    return std::make_unique<CudaMemory>(stream_, bytes);
+  }
+  void CopyToDevice(void* device, const void* host, std::int64_t bytes) override {
+    UseDevice();
+    copies_.ToDevice(stream_, device, host, bytes);
+  }
+  void CopyToHost(void* host, const void* device, std::int64_t bytes) override {
+    UseDevice();
+    copies_.ToHost(stream_, host, device, bytes);
+  }
+  void CopyOnDevice(void* to, const void* from, std::int64_t bytes) override {
+    if (bytes == 0 || !stream_.ok()) return;
+    UseDevice();
+    stream_.Check(cudaMemcpyAsync(to, from, static_cast<std::size_t>(bytes),
+                                  cudaMemcpyDeviceToDevice, stream_.handle),
+                  "cudaMemcpyAsync");
+  }
+  void Zero(void* device, std::int64_t bytes) override {
+    if (bytes == 0 || !stream_.ok()) return;
+    UseDevice();
+    stream_.Check(
+        cudaMemsetAsync(device, 0, static_cast<std::size_t>(bytes), stream_.handle),
+        "cudaMemsetAsync");
+  }
+  void Synchronize() override {
+    if (stream_.ok())
+      stream_.Check(cudaStreamSynchronize(stream_.handle), "cudaStreamSynchronize");
+  }
+  absl::Status status() const override {
+    if (stream_.ok()) return absl::OkStatus();
+    return absl::InternalError(
+        absl::StrCat("the CUDA device failed, found at ", stream_.failed, ": ",
+                     cudaGetErrorName(stream_.error), ", ",
+                     cudaGetErrorString(stream_.error)));
+  }
+
+  void Prepare(std::int64_t, std::int64_t vocab_size) override {
+    if (scratch_.empty()) scratch_.emplace_back(static_cast<std::int32_t>(vocab_size));
+    logits_.resize(static_cast<std::size_t>(vocab_size));
+  }
+  void BeginStep() override { UseDevice(); }
+  void EndStep() override {}
+
+  std::unique_ptr<PackedWeights> Pack(const HostMatrix& weights, DType type,
+                                      DType storage) override;
+
+  using Backend::Gemm;
+  void Gemm(std::span<const Backend::Product> products) override;
+
+  void EmbedNorm(const std::int32_t* tokens, const Matrix& table, const NormWeights& norm,
+                 const Matrix& out) override {
+    GOLDFINCH_CUDA::EmbedNorm(stream_, tokens, table, norm, out);
+  }
+  void NormShift(const NormShiftArgs& args) override {
+    GOLDFINCH_CUDA::NormShift(stream_, args);
+  }
+  void NormToState(const Matrix& x, const NormWeights& norm, const std::int32_t* rows,
+                   const std::int32_t* slots, std::int64_t count, float* state) override {
+    GOLDFINCH_CUDA::NormToState(stream_, x, norm, rows, slots, count, state);
+  }
+  void Lerp(const Matrix& cur, const Matrix& diff, const float* mix,
+            const Matrix& out) override {
+    GOLDFINCH_CUDA::Lerp(stream_, cur, diff, mix, out);
+  }
+  void Convert(const Matrix& in, const Matrix& out) override {
+    GOLDFINCH_CUDA::Convert(stream_, in, out);
+  }
+  void Wkv(const WkvArgs& args) override { GOLDFINCH_CUDA::Wkv(stream_, args); }
+  void AddNorm(const AddNormArgs& args) override {
+    GOLDFINCH_CUDA::AddNorm(stream_, args);
+  }
+  void RmsNorm(const Matrix& in, const Matrix& out) override {
+    GOLDFINCH_CUDA::RmsNorm(stream_, in, out);
+  }
+  void GatherRows(const Matrix& in, const std::int64_t* index,
+                  const Matrix& out) override {
+    GOLDFINCH_CUDA::GatherRows(stream_, in, index, out);
+  }
+  void GatherTokenRows(const Matrix& table, const std::int32_t* tokens,
+                       const Matrix& out) override {
+    GOLDFINCH_CUDA::GatherTokenRows(stream_, table, tokens, out);
+  }
+  void GatherShift(const Matrix& in, const std::int64_t* index,
+                   const std::int64_t* previous, const Matrix& cur,
+                   const Matrix& diff) override {
+    GOLDFINCH_CUDA::GatherShift(stream_, in, index, previous, cur, diff);
+  }
+  void ScatterRows(const Matrix& in, const std::int64_t* index,
+                   const Matrix& out) override {
+    GOLDFINCH_CUDA::ScatterRows(stream_, in, index, out);
+  }
+  void ScatterTokens(const std::int32_t* from, const std::int64_t* index,
+                     std::int64_t count, const TokenStore& to) override {
+    GOLDFINCH_CUDA::ScatterTokens(stream_, from, index, count, to);
+  }
+  void GatherTokens(const TokenStore& from, const std::int64_t* index, std::int64_t count,
+                    std::int32_t* to) override {
+    GOLDFINCH_CUDA::GatherTokens(stream_, from, index, count, to);
+  }
+  void ScatterQuantized(const Matrix& in, const std::int64_t* index, const Matrix& out,
+                        std::uint16_t* scales) override {
+    GOLDFINCH_CUDA::ScatterQuantized(stream_, in, index, out, scales);
+  }
+  void GatherQuantized(const Matrix& in, const std::uint16_t* scales,
+                       const std::int64_t* index, const Matrix& out) override {
+    GOLDFINCH_CUDA::GatherQuantized(stream_, in, scales, index, out);
+  }
+  void Rope(const Matrix& x, const std::int64_t* position,
+            const double* frequency) override {
+    GOLDFINCH_CUDA::Rope(stream_, x, position, frequency);
+  }
+  void ScatterKeys(const Matrix& k, const std::int64_t* row,
+                   const KvTiles& tiles) override {
+    GOLDFINCH_CUDA::ScatterKeys(stream_, k, row, tiles);
+  }
+  void ScatterValues(const Matrix& v, const std::int64_t* row,
+                     const KvTiles& tiles) override {
+    GOLDFINCH_CUDA::ScatterValues(stream_, v, row, tiles);
+  }
+  void Attend(const AttendArgs& args) override {
+    GOLDFINCH_CHECK(args.heads <= partials_);
+    GOLDFINCH_CUDA::Attend(stream_, args, static_cast<float*>(attention_.data()),
+                           partials_);
+  }
+  void AttendFinish(const Matrix& carry, std::int64_t heads, const Matrix& out) override {
+    GOLDFINCH_CUDA::AttendFinish(stream_, carry, heads, out);
+  }
+
+  void Sample(const Matrix& logits, std::span<const SampleRequest> requests) override;
+  void Score(const Matrix& logits, std::span<const ScoreRequest> requests) override;
+
+ private:
+  static constexpr std::int64_t kPartialBytes =
+      kPartialFloats * static_cast<std::int64_t>(sizeof(float));
+
+  // Which device is meant is a matter of the host's thread; a step may come from another
+  // one than that which made the backend.
+  void UseDevice() {
+    thread_local int used = -1;
+    if (used == device_) return;
+    stream_.Check(cudaSetDevice(device_), "cudaSetDevice");
+    used = device_;
+  }
+
+  const int device_;
+  OwnedStream stream_;
+  const std::string name_;
+  HostCopies copies_;
+  const CudaMemory attention_;  // partial results
+  const std::int64_t partials_;
+  ThreadPool pack_pool_;
+  std::vector<SampleScratch> scratch_;
+  std::vector<float> logits_;
+};
+
+std::unique_ptr<PackedWeights> CudaBackend::Pack(const HostMatrix& weights, DType type,
+                                                 DType storage) {
+  const CudaPacked packed = PackForCuda(weights, type, storage, pack_pool_);
+  const auto upload = [this](const void* host, std::size_t bytes) {
+    auto memory = Allocate(static_cast<std::int64_t>(bytes));
+    CopyToDevice(memory->data(), host, static_cast<std::int64_t>(bytes));
+    return memory;
+  };
+  GemmWeights w = {
+      .type = type, .storage = storage, .in = weights.cols, .out = weights.rows};
+  auto memory = upload(packed.weights.data(), packed.weights.size());
+  auto scales = upload(packed.scales.data(), packed.scales.size() * sizeof(float));
+  w.data = memory->data();
+  w.scales = static_cast<const float*>(scales->data());
+  return std::make_unique<CudaPackedWeights>(w, std::move(memory), std::move(scales));
+}
+
+void CudaBackend::Gemm(std::span<const Backend::Product> products) {
+  static_assert(kMaxProducts == kMaxGemms);
+  GOLDFINCH_CHECK(!products.empty() && products.size() <= kMaxProducts);
+  std::array<GemmArgs, kMaxGemms> args;
+  std::size_t count = 0;
+  for (const auto& [x, packed, y, epilogue] : products) {
+    const GemmWeights& w = static_cast<const CudaPackedWeights&>(*packed).weights();
+    GOLDFINCH_CHECK(x.type == w.type && x.cols == w.in && y.cols == w.out &&
+                    x.rows == y.rows && w.in > 0);
+    GOLDFINCH_CHECK(!epilogue.resume || (y.type == DType::kF32 && w.storage == w.type));
+    if (x.rows > 0) args[count++] = {x, w, y, epilogue};
+  }
+  GOLDFINCH_CUDA::Gemm(stream_, std::span(args).first(count));
+}
+
+void CudaBackend::Sample(const Matrix& logits, std::span<const SampleRequest> requests) {
+  Prepare(0, logits.cols);
+  for (const SampleRequest& r : requests) {
+    CopyToHost(logits_.data(), logits.f32(r.row),
+               logits.cols * static_cast<std::int64_t>(sizeof(float)));
+    SampleRow(logits_, *r.params, r.counts, r.num_generated, scratch_[0], *r.out);
+  }
+}
+
+void CudaBackend::Score(const Matrix& logits, std::span<const ScoreRequest> requests) {
+  Prepare(0, logits.cols);
+  for (const ScoreRequest& r : requests) {
+    CopyToHost(logits_.data(), logits.f32(r.row),
+               logits.cols * static_cast<std::int64_t>(sizeof(float)));
+    *r.out = ScoreRow(logits_, r.target);
+  }
+}
+
+}  // namespace
+
+absl::StatusOr<CudaDevice> FindCudaDevice(int device) {
+  int count = 0;
+  const cudaError_t found = cudaGetDeviceCount(&count);
+  if (found != cudaSuccess || count == 0) {
+    cudaGetLastError();
+    return absl::UnavailableError(
+        absl::StrCat("no CUDA device: ", found != cudaSuccess ? cudaGetErrorString(found)
+                                                              : "the driver has none"));
+  }
+  if (device < 0 || device >= count)
+    return absl::InvalidArgumentError(absl::StrCat(
+        "device is ", device, "; this machine has CUDA devices 0 to ", count - 1));
+  cudaDeviceProp properties;
+  std::size_t free = 0, total = 0;
+  for (const cudaError_t error :
+       {cudaSetDevice(device), cudaGetDeviceProperties(&properties, device),
+        cudaMemGetInfo(&free, &total)}) {
+    if (error != cudaSuccess)
+      return absl::UnavailableError(
+          absl::StrCat("CUDA device ", device, ": ", cudaGetErrorString(error)));
+  }
+  if (properties.major < kLeastMajor)
+    return absl::FailedPreconditionError(
+        absl::StrCat("CUDA device ", device, ", ", properties.name,
+                     ", has compute capability ", properties.major, ".", properties.minor,
+                     "; at least ", kLeastMajor, ".0 is needed"));
+  return CudaDevice{.name = properties.name,
+                    .major = properties.major,
+                    .minor = properties.minor,
+                    .free_bytes = static_cast<std::int64_t>(free),
+                    .total_bytes = static_cast<std::int64_t>(total)};
+}
+
+absl::StatusOr<std::unique_ptr<Backend>> CreateCudaBackend(
+    const CudaBackendOptions& options) {
+  auto device = FindCudaDevice(options.device);
+  if (!device.ok()) return device.status();
+  cudaDeviceProp properties;
+  if (const cudaError_t error = cudaGetDeviceProperties(&properties, options.device);
+      error != cudaSuccess)
+    return absl::UnavailableError(cudaGetErrorString(error));
+  auto backend = std::make_unique<CudaBackend>(options, properties);
+  if (absl::Status status = backend->status(); !status.ok()) return status;
+  return backend;
+}
+
+}  // namespace goldfinch::GOLDFINCH_CUDA

@@ -1,0 +1,49 @@
+// The CUDA backend: one device, one stream. Ops are queued and return at once; what waits
+// are Synchronize, copies to the host, Sample and Score.
+//
+// Errors: the first one of the device is kept (Backend::status), later ops do nothing.
+// Allocate throws std::bad_alloc when the device has too little memory left.
+//
+// This header is plain C++, so that whoever makes a backend needs no CUDA. The sources
+// are compiled twice where the tests want it: for the device, and for the emulated one
+// (tests/emulation), in a namespace of its own.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <string>
+
+#include "absl/status/statusor.h"
+#include "engine/backend/backend.h"
+
+#ifndef GOLDFINCH_CUDA
+#define GOLDFINCH_CUDA cuda
+#endif
+
+namespace goldfinch {
+
+struct CudaBackendOptions {
+  int device = 0;
+  // Of partial results of attention: more of them at once, up to what a step has.
+  std::int64_t attention_bytes = 64 << 20;
+};
+
+// What a device is, before anything is made on it.
+struct CudaDevice {
+  std::string name;
+  int major = 0, minor = 0;  // compute capability
+  std::int64_t free_bytes = 0, total_bytes = 0;
+};
+
+}  // namespace goldfinch
+
+namespace goldfinch::GOLDFINCH_CUDA {
+
+// UNAVAILABLE where there is no driver or no device, INVALID_ARGUMENT for a number no
+// device has, FAILED_PRECONDITION for one below compute capability 8.0.
+absl::StatusOr<CudaDevice> FindCudaDevice(int device);
+
+absl::StatusOr<std::unique_ptr<Backend>> CreateCudaBackend(
+    const CudaBackendOptions& options);
+
+}  // namespace goldfinch::GOLDFINCH_CUDA

@@ -1,0 +1,23 @@
+// Weights as the CUDA kernels want them (engine/kernels/cuda/gemm.h), laid out in host
+// memory.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <vector>
+
+#include "engine/backend/backend.h"
+#include "engine/sync/thread_pool.h"
+
+namespace goldfinch {
+
+struct CudaPacked {
+  std::vector<std::byte> weights;  // padding included
+  std::vector<float> scales;       // one an output; kI8 only
+};
+
+// As Backend::Pack says.
+CudaPacked PackForCuda(const HostMatrix& weights, DType type, DType storage,
+                       ThreadPool& pool);
+
+}  // namespace goldfinch

@@ -1,0 +1,49 @@
+#include "engine/backend/host_weights.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <span>
+
+#include "engine/bf16.h"
+
+namespace goldfinch {
+namespace {
+
+template <typename T>
+T ReadAs(const std::byte* p) {
+  T value;
+  std::memcpy(&value, p, sizeof value);
+  return value;
+}
+
+}  // namespace
+
+float HostElement(const HostMatrix& m, std::int64_t row, std::int64_t col) {
+  const std::size_t size = m.stored == StoredType::kF32 ? 4 : 2;
+  const std::byte* p =
+      m.data + static_cast<std::size_t>(row * m.row_stride + col * m.col_stride) * size;
+  if (m.stored == StoredType::kF32) return ReadAs<float>(p);
+  if (m.stored == StoredType::kBf16) return Bf16ToFloat(ReadAs<std::uint16_t>(p));
+  StoredTensor one;
+  one.type = m.stored;
+  one.data = p;
+  one.size = size;
+  float value;
+  CopyToF32(one, std::span<float>(&value, 1));
+  return value;
+}
+
+float Int8Scale(const HostMatrix& weights, std::int64_t row) {
+  float scale = 0;
+  for (std::int64_t k = 0; k < weights.cols; ++k)
+    scale = std::max(scale, std::abs(HostElement(weights, row, k)) / 127.0f);
+  return scale;
+}
+
+std::int8_t ToInt8(float value, float scale) {
+  const float units = scale > 0 ? std::nearbyint(value / scale) : 0.0f;
+  return static_cast<std::int8_t>(std::clamp(units, -127.0f, 127.0f));
+}
+
+}  // namespace goldfinch

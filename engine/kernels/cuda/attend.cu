@@ -1,0 +1,342 @@
+// Causal softmax attention, per query row and head of 64, over tiles of keys and values:
+//   out = sum over t <= position of softmax(q . k[t] / 8) v[t]
+//   q      : [rows, heads, 64]  float32
+//   tile   : per head keys [padded tokens][64], then values the same: f32 or bf16; a head
+//            of a tile is one run of memory
+//   carry  : [rows, heads, 64 + 2] float32: sums of weighted values, maximum, sum
+//
+// A row's past is cut at fixed positions into chunks of eight tiles. A block of threads
+// takes one chunk of one head for one row: scores, their maximum, weights, weighted
+// values; the results are folded in ascending order. So a long past is spread over the
+// whole device, and a row's bits depend on its own position and tokens alone. Lists of
+// tiles are consecutive and begin at a chunk's first tile (KvTiles::kCutTiles).
+//
+// Eight lanes share a token: sixteen bytes each of its key, and of its value.
+//
+// Rope: pairs (2i, 2i+1) of each head are rotated by position * frequency[i], the angle
+// in float64 so that the error does not grow with the position.
+#include "engine/kernels/cuda/device.h"
+#include "engine/kernels/cuda/kernels.h"
+
+namespace goldfinch::GOLDFINCH_CUDA {
+namespace {
+
+constexpr int kHead = 64;
+constexpr int kCarry = kHead + 2;
+static_assert(kPartialFloats == kCarry);
+constexpr int kThreads = 128;
+constexpr int kWarps = kThreads / kWarp;
+constexpr int kLanes = 8;                               // that share a token
+constexpr int kDims = kHead / kLanes;                   // of a lane
+constexpr int kTokens = kThreads / kLanes;              // at once
+constexpr int kChunkTiles = static_cast<int>(KvTiles::kCutTiles);
+constexpr int kChunkTokens = kChunkTiles * static_cast<int>(kMaxPageTokens);
+
+__device__ __forceinline__ float MinusInfinity() { return __uint_as_float(0xff800000u); }
+
+// The tiles as kernels need them.
+struct Tiles {
+  const void* data = nullptr;
+  std::int64_t heads = 0;
+  std::int64_t head_elements = 0;  // of keys, and of values
+  int page_tokens = 0;
+};
+
+// Chunk number `chunk` of a row's list, as far as the row sees it.
+struct Chunk {
+  std::int32_t first = 0;  // entry of the list's arrays
+  int num_tiles = 0;
+  std::int64_t seen = 0;  // tokens; none: not positive
+};
+
+__device__ __forceinline__ Chunk ChunkOf(const AttendArgs& args, std::int64_t row,
+                                         int chunk, int page_tokens) {
+  const std::int32_t list = args.span[row];
+  const std::int32_t begin = args.tile_begin[list], end = args.tile_begin[list + 1];
+  Chunk c;
+  c.first = begin + chunk * kChunkTiles;
+  if (c.first >= end) return c;
+  c.num_tiles = end - c.first < kChunkTiles ? end - c.first : kChunkTiles;
+  const std::int64_t most = static_cast<std::int64_t>(c.num_tiles) * page_tokens;
+  c.seen = args.position[row] + 1 - args.tile_position[c.first];
+  if (c.seen > most) c.seen = most;
+  return c;
+}
+
+struct Eight {
+  float v[kDims];
+};
+__device__ __forceinline__ Eight LoadEight(const float* p) {
+  const auto* q = reinterpret_cast<const float4*>(p);
+  const float4 a = q[0], b = q[1];
+  return {{a.x, a.y, a.z, a.w, b.x, b.y, b.z, b.w}};
+}
+__device__ __forceinline__ Eight LoadEight(const std::uint16_t* p) {
+  const uint4 a = *reinterpret_cast<const uint4*>(p);
+  return {{LowBf16(a.x), HighBf16(a.x), LowBf16(a.y), HighBf16(a.y), LowBf16(a.z),
+           HighBf16(a.z), LowBf16(a.w), HighBf16(a.w)}};
+}
+
+// Visits, four at a time, the first `count` tokens of a tile that this thread's group of
+// eight lanes has: visit(token, whether it exists, its eight elements), every lane of a
+// warp equally often. Tokens beyond `count` are not read.
+template <typename T, typename Visit>
+__device__ __forceinline__ void ForTokens(const T* rows, int count, const Visit& visit) {
+  constexpr int kAtOnce = 4;
+  const int own = static_cast<int>(threadIdx.x) / kLanes;
+  const int dim = static_cast<int>(threadIdx.x) % kLanes * kDims;
+  for (int first = 0; first < count; first += kAtOnce * kTokens) {
+    Eight x[kAtOnce] = {};
+#pragma unroll
+    for (int i = 0; i < kAtOnce; ++i) {
+      const int t = first + i * kTokens + own;
+      if (t < count) x[i] = LoadEight(rows + t * kHead + dim);
+    }
+#pragma unroll
+    for (int i = 0; i < kAtOnce; ++i) {
+      const int t = first + i * kTokens + own;
+      visit(t, t < count, x[i]);
+    }
+  }
+}
+
+// Block (row, head, chunk) of a pass.
+template <typename T>
+__global__ void __launch_bounds__(kThreads)
+    AttendChunk(AttendArgs args, Tiles tiles, std::int64_t first_row, int first_chunk,
+                float* partials) {
+  __shared__ float weight[kChunkTokens];
+  __shared__ float scratch[kWarps];
+  __shared__ float sums[kWarps][kHead];
+  AwaitLaunch();
+  const std::int64_t row = first_row + blockIdx.x;
+  const std::int64_t head = blockIdx.y;
+  const Chunk chunk = ChunkOf(args, row, first_chunk + static_cast<int>(blockIdx.z),
+                              tiles.page_tokens);
+  if (chunk.seen <= 0) return;
+  const int lane = static_cast<int>(threadIdx.x) % kWarp;
+  const int warp = static_cast<int>(threadIdx.x) / kWarp;
+  const int dim = lane % kLanes * kDims;
+  const auto tile = [&](int i) {
+    return static_cast<const T*>(tiles.data) +
+           (args.tile[chunk.first + i] * tiles.heads + head) * 2 * tiles.head_elements;
+  };
+  const auto count = [&](int i) {
+    const std::int64_t left = chunk.seen - static_cast<std::int64_t>(i) * tiles.page_tokens;
+    return left < tiles.page_tokens ? static_cast<int>(left) : tiles.page_tokens;
+  };
+
+  float q[kDims];
+  const float* const query = Row<float>(args.q, row) + head * kHead + dim;
+#pragma unroll
+  for (int d = 0; d < kDims; ++d) q[d] = query[d] * 0.125f;
+  float max = MinusInfinity();
+  for (int i = 0; i < chunk.num_tiles && count(i) > 0; ++i) {
+    ForTokens(tile(i), count(i), [&](int t, bool exists, const Eight& key) {
+      float score = 0.0f;
+#pragma unroll
+      for (int d = 0; d < kDims; ++d) score = Fma(q[d], key.v[d], score);
+      for (int lanes = kLanes / 2; lanes > 0; lanes /= 2)
+        score += __shfl_xor_sync(kAllLanes, score, lanes);
+      if (!exists) return;
+      if (lane % kLanes == 0) weight[i * tiles.page_tokens + t] = score;
+      max = score > max ? score : max;
+    });
+  }
+  // A NaN among the scores does not become the maximum, but its weight is NaN, and so
+  // are the sums.
+  max = BlockMax<kThreads>(max, scratch);
+  float sum = 0.0f;
+  for (int t = static_cast<int>(threadIdx.x); t < chunk.seen; t += kThreads) {
+    const float w = expf(weight[t] - max);
+    weight[t] = w;
+    sum += w;
+  }
+  sum = BlockSum<kThreads>(sum, scratch);
+
+  Eight acc = {};
+  for (int i = 0; i < chunk.num_tiles && count(i) > 0; ++i) {
+    ForTokens(tile(i) + tiles.head_elements, count(i),
+              [&](int t, bool exists, const Eight& value) {
+                if (!exists) return;
+                const float w = weight[i * tiles.page_tokens + t];
+#pragma unroll
+                for (int d = 0; d < kDims; ++d) acc.v[d] = Fma(w, value.v[d], acc.v[d]);
+              });
+  }
+#pragma unroll
+  for (int d = 0; d < kDims; ++d) {
+    acc.v[d] += __shfl_xor_sync(kAllLanes, acc.v[d], 8);
+    acc.v[d] += __shfl_xor_sync(kAllLanes, acc.v[d], 16);
+    if (lane < kLanes) sums[warp][dim + d] = acc.v[d];
+  }
+  __syncthreads();
+  AllowLaunch();
+  float* const partial =
+      partials +
+      ((std::int64_t{blockIdx.x} * gridDim.y + head) * gridDim.z + blockIdx.z) * kCarry;
+  for (int d = static_cast<int>(threadIdx.x); d < kHead; d += kThreads) {
+    float total = sums[0][d];
+    for (int w = 1; w < kWarps; ++w) total += sums[w][d];
+    partial[d] = total;
+  }
+  if (threadIdx.x == 0) {
+    partial[kHead] = max;
+    partial[kHead + 1] = sum;
+  }
+}
+
+// Folds the partial results of a pass into the carry: block (row, head), a thread a
+// dimension.
+__global__ void __launch_bounds__(kHead)
+    FoldChunks(AttendArgs args, int page_tokens, std::int64_t first_row, int first_chunk,
+               int chunks, const float* partials, bool fresh) {
+  AwaitLaunch();
+  const std::int64_t row = first_row + blockIdx.x;
+  const std::int64_t head = blockIdx.y;
+  const int d = static_cast<int>(threadIdx.x);
+  float* const carry = Row<float>(args.carry, row) + head * kCarry;
+  float max = fresh ? MinusInfinity() : carry[kHead];
+  float weights = fresh ? 0.0f : carry[kHead + 1];
+  float acc = fresh ? 0.0f : carry[d];
+  const float* partial =
+      partials + (std::int64_t{blockIdx.x} * gridDim.y + head) * chunks * kCarry;
+  for (int i = 0; i < chunks; ++i, partial += kCarry) {
+    if (ChunkOf(args, row, first_chunk + i, page_tokens).seen <= 0) break;
+    const float theirs = partial[kHead];
+    const float new_max = theirs > max ? theirs : max;
+    const float mine = expf(max - new_max), other = expf(theirs - new_max);
+    weights = Fma(weights, mine, partial[kHead + 1] * other);
+    acc = Fma(acc, mine, partial[d] * other);
+    max = new_max;
+  }
+  // Every thread has read what the first one is about to overwrite.
+  __syncthreads();
+  carry[d] = acc;
+  if (d == 0) {
+    carry[kHead] = max;
+    carry[kHead + 1] = weights;
+  }
+}
+
+__global__ void __launch_bounds__(kHead) AttendFinishKernel(Matrix carry, Matrix out) {
+  AwaitLaunch();
+  const std::int64_t row = blockIdx.x, head = blockIdx.y;
+  const int d = static_cast<int>(threadIdx.x);
+  const float* const c = Row<float>(carry, row) + head * kCarry;
+  Row<float>(out, row)[head * kHead + d] = c[d] / c[kHead + 1];
+}
+
+// Row i, column (head, d) to its place: `first` elements into the head's run.
+template <typename T>
+__global__ void __launch_bounds__(kThreads)
+    ScatterHeads(Matrix in, const std::int64_t* row, Tiles tiles, std::int64_t first) {
+  AwaitLaunch();
+  const std::int64_t col = std::int64_t{blockIdx.y} * kThreads + threadIdx.x;
+  if (col >= tiles.heads * kHead) return;
+  const std::int64_t tile = row[blockIdx.x] / tiles.page_tokens;
+  const std::int64_t token = row[blockIdx.x] % tiles.page_tokens;
+  T* const to = static_cast<T*>(const_cast<void*>(tiles.data)) +
+                (tile * tiles.heads + col / kHead) * 2 * tiles.head_elements + first +
+                token * kHead + col % kHead;
+  Write(Row<float>(in, blockIdx.x)[col], to);
+}
+
+constexpr int kRopePairs = kHead / 2;
+
+__global__ void __launch_bounds__(kThreads)
+    RopeKernel(Matrix x, const std::int64_t* position, const double* frequency) {
+  __shared__ float cosine[kRopePairs], sine[kRopePairs];
+  AwaitLaunch();
+  if (threadIdx.x < kRopePairs) {
+    const double angle =
+        static_cast<double>(position[blockIdx.x]) * frequency[threadIdx.x];
+    cosine[threadIdx.x] = static_cast<float>(cos(angle));
+    sine[threadIdx.x] = static_cast<float>(sin(angle));
+  }
+  __syncthreads();
+  float* const row = Row<float>(x, blockIdx.x);
+  for (int i = static_cast<int>(threadIdx.x); i < static_cast<int>(x.cols) / 2;
+       i += kThreads) {
+    const float a = row[2 * i], b = row[2 * i + 1];
+    const float c = cosine[i % kRopePairs], s = sine[i % kRopePairs];
+    row[2 * i] = a * c - b * s;
+    row[2 * i + 1] = a * s + b * c;
+  }
+}
+
+Tiles TilesOf(const KvTiles& tiles) {
+  return {tiles.data, tiles.heads, tiles.head_elements(),
+          static_cast<int>(tiles.page_tokens)};
+}
+
+void Scatter(Stream& stream, const char* name, const Matrix& in, const std::int64_t* row,
+             const KvTiles& tiles, std::int64_t first) {
+  Launch(stream, name,
+         tiles.type == DType::kF32 ? ScatterHeads<float> : ScatterHeads<std::uint16_t>,
+         dim3(static_cast<unsigned>(in.rows), BlocksFor(tiles.heads * kHead, kThreads)),
+         kThreads, 0, in, row, TilesOf(tiles), first);
+}
+
+}  // namespace
+
+void Rope(Stream& stream, const Matrix& x, const std::int64_t* position,
+          const double* frequency) {
+  Launch(stream, "rope", RopeKernel, dim3(static_cast<unsigned>(x.rows)), kThreads, 0, x,
+         position, frequency);
+}
+
+void ScatterKeys(Stream& stream, const Matrix& k, const std::int64_t* row,
+                 const KvTiles& tiles) {
+  Scatter(stream, "scatter_keys", k, row, tiles, 0);
+}
+
+void ScatterValues(Stream& stream, const Matrix& v, const std::int64_t* row,
+                   const KvTiles& tiles) {
+  Scatter(stream, "scatter_values", v, row, tiles, tiles.head_elements());
+}
+
+void Attend(Stream& stream, const AttendArgs& args, float* workspace,
+            std::int64_t partials) {
+  const std::int64_t rows = args.q.rows;
+  const Tiles tiles = TilesOf(args.tiles);
+  const auto chunks = static_cast<int>((args.most_tiles + kChunkTiles - 1) / kChunkTiles);
+  // As much of the work at once as the workspace has room for: all chunks of some rows
+  // or, of a very long past, some chunks of one row after another. The grid's third
+  // number is at most 65535.
+  const std::int64_t most_chunks =
+      partials / args.heads < 65535 ? partials / args.heads : 65535;
+  const int pass_chunks =
+      chunks < most_chunks ? (chunks > 0 ? chunks : 1) : static_cast<int>(most_chunks);
+  const std::int64_t pass_rows = partials / (args.heads * pass_chunks);
+  for (std::int64_t row = 0; row < rows; row += pass_rows) {
+    const std::int64_t count = rows - row < pass_rows ? rows - row : pass_rows;
+    bool fresh = args.first;
+    // A list of no tiles still starts its carry afresh.
+    int first = 0;
+    do {
+      const int some = chunks - first < pass_chunks ? chunks - first : pass_chunks;
+      const auto grid = [&](int depth) {
+        return dim3(static_cast<unsigned>(count), static_cast<unsigned>(args.heads),
+                    static_cast<unsigned>(depth));
+      };
+      Launch(stream, "attend",
+             args.tiles.type == DType::kF32 ? AttendChunk<float>
+                                            : AttendChunk<std::uint16_t>,
+             grid(some), kThreads, 0, args, tiles, row, first, workspace);
+      Launch(stream, "attend_fold", FoldChunks, grid(1), kHead, 0, args,
+             tiles.page_tokens, row, first, some, workspace, fresh);
+      fresh = false;
+      first += some;
+    } while (first < chunks);
+  }
+}
+
+void AttendFinish(Stream& stream, const Matrix& carry, std::int64_t heads,
+                  const Matrix& out) {
+  Launch(stream, "attend_finish", AttendFinishKernel,
+         dim3(static_cast<unsigned>(out.rows), static_cast<unsigned>(heads)), kHead, 0,
+         carry, out);
+}
+
+}  // namespace goldfinch::GOLDFINCH_CUDA

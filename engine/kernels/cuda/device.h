@@ -1,0 +1,219 @@
+// What every CUDA kernel is made of: rounding, sums over a warp and a block in one fixed
+// order, copies that overlap, the tensor cores' product. Device code; the emulated
+// device of the tests (tests/emulation) has its own way for the few things that are
+// assembly.
+//
+// Kernels are compiled with -fmad=false: what is fused is spelled Fma, so two kernels
+// that share an expression share its bits.
+#pragma once
+
+#include <cuda_runtime.h>
+
+#include <cstdint>
+
+#include "engine/backend/op_args.h"
+
+#ifndef GOLDFINCH_CUDA
+#define GOLDFINCH_CUDA cuda
+#endif
+
+namespace goldfinch::GOLDFINCH_CUDA {
+
+inline constexpr int kWarp = 32;
+inline constexpr unsigned kAllLanes = 0xffffffffu;
+
+// bf16, rounded to nearest even.
+__device__ __forceinline__ float FromBf16(std::uint16_t bits) {
+  return __uint_as_float(static_cast<unsigned>(bits) << 16);
+}
+__device__ __forceinline__ std::uint16_t ToBf16(float value) {
+  const unsigned bits = __float_as_uint(value);
+  // A NaN stays one: rounding could carry it into infinity.
+  if ((bits & 0x7fffffffu) > 0x7f800000u)
+    return static_cast<std::uint16_t>((bits >> 16) | 0x40u);
+  return static_cast<std::uint16_t>((bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16);
+}
+__device__ __forceinline__ float LowBf16(unsigned pair) {
+  return __uint_as_float(pair << 16);
+}
+__device__ __forceinline__ float HighBf16(unsigned pair) {
+  return __uint_as_float(pair & 0xffff0000u);
+}
+__device__ __forceinline__ unsigned PairBf16(float low, float high) {
+#if defined(__CUDA_ARCH__)
+  unsigned pair;
+  asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(pair) : "f"(high), "f"(low));
+  return pair;
+#else
+  return static_cast<unsigned>(ToBf16(low)) | static_cast<unsigned>(ToBf16(high)) << 16;
+#endif
+}
+
+__device__ __forceinline__ float Read(const float* p) { return *p; }
+__device__ __forceinline__ float Read(const std::uint16_t* p) { return FromBf16(*p); }
+__device__ __forceinline__ void Write(float value, float* p) { *p = value; }
+__device__ __forceinline__ void Write(float value, std::uint16_t* p) {
+  *p = ToBf16(value);
+}
+
+template <typename T>
+__device__ __forceinline__ T* Row(const Matrix& m, std::int64_t row) {
+  return static_cast<T*>(m.data) + row * m.stride;
+}
+// Element (row, col), of either type.
+__device__ __forceinline__ float At(const Matrix& m, std::int64_t row, std::int64_t col) {
+  return m.type == DType::kF32 ? Row<float>(m, row)[col]
+                               : FromBf16(Row<std::uint16_t>(m, row)[col]);
+}
+__device__ __forceinline__ void Put(float value, const Matrix& m, std::int64_t row,
+                                    std::int64_t col) {
+  if (m.type == DType::kF32)
+    Row<float>(m, row)[col] = value;
+  else
+    Row<std::uint16_t>(m, row)[col] = ToBf16(value);
+}
+
+__device__ __forceinline__ float Fma(float a, float b, float c) { return fmaf(a, b, c); }
+// 0 where the result would be below the normal numbers, as on the CPU.
+__device__ __forceinline__ float ExpOrZero(float x) {
+  return x < -87.33654f ? 0.0f : expf(x);
+}
+__device__ __forceinline__ float Sigmoid(float x) { return 1.0f / (1.0f + expf(-x)); }
+
+// Sums of what all lanes have; every lane gets the same bits.
+template <typename T>
+__device__ __forceinline__ T WarpSum(T value) {
+  for (int lanes = kWarp / 2; lanes > 0; lanes /= 2)
+    value += __shfl_xor_sync(kAllLanes, value, lanes);
+  return value;
+}
+
+// Of all threads of a block of kThreads, in the order of its warps. `scratch` has room
+// for one value a warp; it may be used again at once.
+template <int kThreads, typename T>
+__device__ __forceinline__ T BlockSum(T value, T* scratch) {
+  value = WarpSum(value);
+  __syncthreads();
+  if (threadIdx.x % kWarp == 0) scratch[threadIdx.x / kWarp] = value;
+  __syncthreads();
+  T sum = scratch[0];
+  for (int i = 1; i < kThreads / kWarp; ++i) sum += scratch[i];
+  return sum;
+}
+
+// The largest; a NaN is passed over.
+template <int kThreads>
+__device__ __forceinline__ float BlockMax(float value, float* scratch) {
+  for (int lanes = kWarp / 2; lanes > 0; lanes /= 2) {
+    const float other = __shfl_xor_sync(kAllLanes, value, lanes);
+    value = other > value ? other : value;
+  }
+  __syncthreads();
+  if (threadIdx.x % kWarp == 0) scratch[threadIdx.x / kWarp] = value;
+  __syncthreads();
+  float max = scratch[0];
+  for (int i = 1; i < kThreads / kWarp; ++i) max = scratch[i] > max ? scratch[i] : max;
+  return max;
+}
+
+// The block's dynamic shared memory, aligned to 16.
+__device__ __forceinline__ void* DynamicShared() {
+#if defined(GOLDFINCH_CUDA_EMULATION)
+  return emulation::DynamicShared();
+#else
+  extern __shared__ __align__(16) unsigned char goldfinch_shared[];
+  return goldfinch_shared;
+#endif
+}
+
+// Sixteen bytes from global to shared memory, both aligned to 16, of which the last
+// `zeros` are zero instead and not read. Seen after its group was waited for and, by
+// other threads, after a barrier.
+__device__ __forceinline__ void AsyncCopy16(void* to, const void* from, int zeros) {
+#if defined(GOLDFINCH_CUDA_EMULATION)
+  emulation::AsyncCopy(to, from, static_cast<std::size_t>(16 - zeros),
+                       static_cast<std::size_t>(zeros));
+#else
+  const auto address = static_cast<unsigned>(__cvta_generic_to_shared(to));
+  asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(address), "l"(from),
+               "r"(16 - zeros)
+               : "memory");
+#endif
+}
+__device__ __forceinline__ void AsyncCommit() {
+#if defined(GOLDFINCH_CUDA_EMULATION)
+  emulation::AsyncCommit();
+#else
+  asm volatile("cp.async.commit_group;" ::: "memory");
+#endif
+}
+template <int kGroupsLeft>
+__device__ __forceinline__ void AsyncWait() {
+#if defined(GOLDFINCH_CUDA_EMULATION)
+  emulation::AsyncWait(kGroupsLeft);
+#else
+  asm volatile("cp.async.wait_group %0;" ::"n"(kGroupsLeft) : "memory");
+#endif
+}
+
+// Programmatic dependent launch (sm_90): a kernel may start while the one before it in
+// the stream ends. Before AwaitLaunch it may touch only what no kernel writes: weights.
+// Every kernel of ours calls it, also those that have nothing to do before: a kernel
+// that did not wait could end before its predecessor has, and then the next one, which
+// waits for it alone, would be too early.
+__device__ __forceinline__ void AwaitLaunch() {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+  asm volatile("griddepcontrol.wait;" ::: "memory");
+#endif
+}
+// Lets the next kernel start as soon as all blocks have come here.
+__device__ __forceinline__ void AllowLaunch() {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+  asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
+#endif
+}
+
+// d += a b of one warp, m16n8k16 in bf16 with float32 sums. Lane l holds, with g = l / 4
+// and q = l % 4 (PTX ISA, "Matrix fragments for mma.m16n8k16"):
+//   a[0]: row g, k 2q and 2q+1     a[1]: row g+8     a[2], a[3]: the same at k + 8
+//   b[0]: k 2q and 2q+1 of column g                  b[1]: at k + 8
+//   d[0], d[1]: row g, columns 2q and 2q+1           d[2], d[3]: row g+8
+#if defined(GOLDFINCH_CUDA_EMULATION)
+struct Fragments {
+  unsigned a[4], b[2];
+};
+inline void MmaLane(const unsigned char (*all)[emulation::kSlotBytes], unsigned lane,
+                    void* out) {
+  auto* d = static_cast<float*>(out);
+  const auto fragments = [all](unsigned from) {
+    Fragments f;
+    std::memcpy(&f, all[from], sizeof f);
+    return f;
+  };
+  for (unsigned i = 0; i < 4; ++i) {
+    const unsigned row = lane / 4 + i / 2 * 8, column = lane % 4 * 2 + i % 2;
+    for (unsigned k = 0; k < 16; ++k) {
+      const Fragments of_a = fragments(row % 8 * 4 + k % 8 / 2);
+      const Fragments of_b = fragments(column * 4 + k % 8 / 2);
+      const unsigned a = of_a.a[row / 8 + k / 8 * 2], b = of_b.b[k / 8];
+      const float x = k % 2 == 0 ? LowBf16(a) : HighBf16(a);
+      const float y = k % 2 == 0 ? LowBf16(b) : HighBf16(b);
+      d[i] = Fma(x, y, d[i]);
+    }
+  }
+}
+#endif
+__device__ __forceinline__ void Mma(float (&d)[4], const uint4& a, unsigned b0,
+                                    unsigned b1) {
+#if defined(GOLDFINCH_CUDA_EMULATION)
+  const Fragments mine = {{a.x, a.y, a.z, a.w}, {b0, b1}};
+  emulation::Gather(kAllLanes, &mine, sizeof mine, MmaLane, d);
+#else
+  asm("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 "
+      "{%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
+      : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
+      : "r"(a.x), "r"(a.y), "r"(a.z), "r"(a.w), "r"(b0), "r"(b1));
+#endif
+}
+
+}  // namespace goldfinch::GOLDFINCH_CUDA

@@ -1,0 +1,148 @@
+// Ops between matrix products that look at one element at a time:
+//   Lerp        out = cur + diff * mix
+//   Convert     out = in
+//   GatherRows, ScatterRows, GatherShift, GatherTokenRows: rows by their indices
+//   GatherTokens, ScatterTokens: token ids by their indices
+// Inputs float32 (Convert's and GatherRows' may be bf16); outputs float32, or rounded to
+// bf16 where the matrix says so. What is fused with a product is in gemm.cu.
+//
+// A block of threads takes a row's next 256 elements, or 256 tokens.
+#include "engine/kernels/cuda/device.h"
+#include "engine/kernels/cuda/kernels.h"
+
+namespace goldfinch::GOLDFINCH_CUDA {
+namespace {
+
+constexpr int kThreads = 256;
+
+__device__ __forceinline__ std::int64_t Column() {
+  return std::int64_t{blockIdx.y} * kThreads + threadIdx.x;
+}
+
+__global__ void __launch_bounds__(kThreads)
+    LerpKernel(Matrix cur, Matrix diff, const float* mix, Matrix out) {
+  AwaitLaunch();
+  const std::int64_t row = blockIdx.x, col = Column();
+  if (col >= out.cols) return;
+  Put(Fma(Row<float>(diff, row)[col], mix[col], Row<float>(cur, row)[col]), out, row,
+      col);
+}
+
+__global__ void __launch_bounds__(kThreads) ConvertKernel(Matrix in, Matrix out) {
+  AwaitLaunch();
+  const std::int64_t row = blockIdx.x, col = Column();
+  if (col < out.cols) Put(At(in, row, col), out, row, col);
+}
+
+template <typename Index>
+__global__ void __launch_bounds__(kThreads)
+    GatherRowsKernel(Matrix in, const Index* index, Matrix out) {
+  AwaitLaunch();
+  const std::int64_t row = blockIdx.x, col = Column();
+  if (col >= out.cols) return;
+  const std::int64_t from = index[row];
+  Put(from >= 0 ? At(in, from, col) : 0.0f, out, row, col);
+}
+
+__global__ void __launch_bounds__(kThreads)
+    GatherShiftKernel(Matrix in, const std::int64_t* index, const std::int64_t* previous,
+                      Matrix cur, Matrix diff) {
+  AwaitLaunch();
+  const std::int64_t row = blockIdx.x, col = Column();
+  if (col >= cur.cols) return;
+  const float x = Row<float>(in, index[row])[col];
+  const float before = previous[row] >= 0 ? Row<float>(in, previous[row])[col] : 0.0f;
+  Row<float>(cur, row)[col] = x;
+  Row<float>(diff, row)[col] = before - x;
+}
+
+__global__ void __launch_bounds__(kThreads)
+    ScatterRowsKernel(Matrix in, const std::int64_t* index, Matrix out) {
+  AwaitLaunch();
+  const std::int64_t row = blockIdx.x, col = Column();
+  if (col < in.cols) Put(At(in, row, col), out, index[row], col);
+}
+
+template <typename Id>
+__global__ void __launch_bounds__(kThreads)
+    ScatterTokensKernel(const std::int32_t* from, const std::int64_t* index,
+                        std::int64_t count, Id* to) {
+  AwaitLaunch();
+  const std::int64_t i = std::int64_t{blockIdx.x} * kThreads + threadIdx.x;
+  if (i < count) to[index[i]] = static_cast<Id>(from[i]);
+}
+
+template <typename Id>
+__global__ void __launch_bounds__(kThreads)
+    GatherTokensKernel(const Id* from, const std::int64_t* index, std::int64_t count,
+                       std::int32_t* to) {
+  AwaitLaunch();
+  const std::int64_t i = std::int64_t{blockIdx.x} * kThreads + threadIdx.x;
+  if (i < count) to[i] = static_cast<std::int32_t>(from[index[i]]);
+}
+
+// Rows along x, which alone may be many.
+dim3 GridOf(std::int64_t rows, std::int64_t cols) {
+  return dim3(static_cast<unsigned>(rows), BlocksFor(cols, kThreads));
+}
+
+}  // namespace
+
+void Lerp(Stream& stream, const Matrix& cur, const Matrix& diff, const float* mix,
+          const Matrix& out) {
+  Launch(stream, "lerp", LerpKernel, GridOf(out.rows, out.cols), kThreads, 0, cur, diff,
+         mix, out);
+}
+
+void Convert(Stream& stream, const Matrix& in, const Matrix& out) {
+  Launch(stream, "convert", ConvertKernel, GridOf(out.rows, out.cols), kThreads, 0, in,
+         out);
+}
+
+void GatherRows(Stream& stream, const Matrix& in, const std::int64_t* index,
+                const Matrix& out) {
+  Launch(stream, "gather_rows", GatherRowsKernel<std::int64_t>,
+         GridOf(out.rows, out.cols), kThreads, 0, in, index, out);
+}
+
+void GatherTokenRows(Stream& stream, const Matrix& table, const std::int32_t* tokens,
+                     const Matrix& out) {
+  Launch(stream, "gather_token_rows", GatherRowsKernel<std::int32_t>,
+         GridOf(out.rows, out.cols), kThreads, 0, table, tokens, out);
+}
+
+void GatherShift(Stream& stream, const Matrix& in, const std::int64_t* index,
+                 const std::int64_t* previous, const Matrix& cur, const Matrix& diff) {
+  Launch(stream, "gather_shift", GatherShiftKernel, GridOf(cur.rows, cur.cols), kThreads,
+         0, in, index, previous, cur, diff);
+}
+
+void ScatterRows(Stream& stream, const Matrix& in, const std::int64_t* index,
+                 const Matrix& out) {
+  Launch(stream, "scatter_rows", ScatterRowsKernel, GridOf(in.rows, in.cols), kThreads, 0,
+         in, index, out);
+}
+
+void ScatterTokens(Stream& stream, const std::int32_t* from, const std::int64_t* index,
+                   std::int64_t count, const TokenStore& to) {
+  const dim3 grid(BlocksFor(count, kThreads));
+  if (to.narrow)
+    Launch(stream, "scatter_tokens", ScatterTokensKernel<std::uint16_t>, grid, kThreads,
+           0, from, index, count, static_cast<std::uint16_t*>(to.data));
+  else
+    Launch(stream, "scatter_tokens", ScatterTokensKernel<std::int32_t>, grid, kThreads, 0,
+           from, index, count, static_cast<std::int32_t*>(to.data));
+}
+
+void GatherTokens(Stream& stream, const TokenStore& from, const std::int64_t* index,
+                  std::int64_t count, std::int32_t* to) {
+  const dim3 grid(BlocksFor(count, kThreads));
+  if (from.narrow)
+    Launch(stream, "gather_tokens", GatherTokensKernel<std::uint16_t>, grid, kThreads, 0,
+           static_cast<const std::uint16_t*>(from.data), index, count, to);
+  else
+    Launch(stream, "gather_tokens", GatherTokensKernel<std::int32_t>, grid, kThreads, 0,
+           static_cast<const std::int32_t*>(from.data), index, count, to);
+}
+
+}  // namespace goldfinch::GOLDFINCH_CUDA

@@ -1,0 +1,508 @@
+// y = finish(x W^T), up to sixteen products a launch:
+//   x : [rows, in] float32 or bf16      W : packed as gemm.h says      y : [rows, out]
+//
+// The order of every sum is fixed by the number of inputs alone: kSlices parts, each by
+// ascending strips, two tensor-core products a strip, then the parts in order. Two
+// kernels keep it, so a row has the same bits among any number of rows, as a prompt's
+// row or as a decoded one:
+//   few rows   A block of threads has 16 or 32 outputs and all inputs, a warp one of the
+//              parts. Weights are the left operand, which wants 16 of them and 8 rows;
+//              they go from memory to registers, four strips ahead.
+//   many rows  128 outputs by 128 rows, the parts one after another. Strips of both
+//              operands pass through shared memory, four ahead.
+// In float32 (the golden cases; not for speed) a sum runs over ascending inputs.
+#include "engine/kernels/cuda/gemm.h"
+
+#include "engine/kernels/cuda/device.h"
+
+namespace goldfinch::GOLDFINCH_CUDA {
+namespace {
+
+// A product as kernels take it.
+struct Product {
+  const void* x = nullptr;
+  std::int64_t x_stride = 0;
+  std::int64_t rows = 0;
+  const void* w = nullptr;
+  const float* scales = nullptr;
+  std::int64_t in = 0, out = 0;
+  Matrix y = {};
+  Epilogue epilogue = {};
+  std::int64_t first_tile = 0;  // among the tiles of the launch
+  std::int64_t row_tiles = 0;
+};
+struct Products {
+  int count = 0;
+  Product at[kMaxGemms];
+};
+static_assert(sizeof(Products) <= 8192);
+
+// The product that tile `index` is of.
+__device__ __forceinline__ const Product& FindProduct(const Products& products,
+                                                      std::int64_t index) {
+  int i = 0;
+  while (i + 1 < products.count && index >= products.at[i + 1].first_tile) ++i;
+  return products.at[i];
+}
+
+// What becomes of one sum. All kernels share it and, contraction being off, its bits.
+__device__ __forceinline__ void FinishSum(const Product& p, std::int64_t row,
+                                          std::int64_t col, float sum) {
+  const Epilogue& e = p.epilogue;
+  if (p.scales != nullptr) sum *= p.scales[col];
+  if (e.resume) sum = Row<float>(p.y, row)[col] + sum;
+  switch (e.finish) {
+    case Finish::kStore:
+      Put(sum, p.y, row, col);
+      return;
+    case Finish::kTanh:
+      Put(tanhf(sum), p.y, row, col);
+      return;
+    case Finish::kReluSquared: {
+      // Compared this way a NaN stays one.
+      const float positive = sum < 0.0f ? 0.0f : sum;
+      Put(positive * positive, p.y, row, col);
+      return;
+    }
+    case Finish::kLerp: {
+      const float v = Fma(Row<float>(e.b, row)[col], e.bias[col] + sum,
+                          Row<float>(e.a, row)[col]);
+      if (e.copy.data != nullptr) Put(v, e.copy, row, col);
+      Put(v, p.y, row, col);
+      return;
+    }
+    case Finish::kDecay: {
+      const float decay = ExpOrZero(-expf(e.bias[col] + sum));
+      if (e.a.data != nullptr) Row<float>(e.a, row)[col] *= 1.0f - decay;
+      Put(decay, p.y, row, col);
+      return;
+    }
+    case Finish::kAdd:
+      Put(Row<float>(p.y, row)[col] + sum, p.y, row, col);
+      return;
+    case Finish::kGatedAdd: {
+      const float gate = Sigmoid(Row<float>(e.a, row)[col]);
+      Put(Fma(gate, sum, Row<float>(p.y, row)[col]), p.y, row, col);
+      return;
+    }
+  }
+}
+
+// Both fragments of a lane's part of a strip.
+struct Strip {
+  uint4 fragment[2];
+};
+__device__ __forceinline__ unsigned PairOfInt8(unsigned bytes, int first) {
+  const auto value = [bytes](int i) {
+    return static_cast<float>(static_cast<std::int8_t>(bytes >> (8 * i) & 0xffu));
+  };
+  return PairBf16(value(first), value(first + 1));
+}
+__device__ __forceinline__ uint4 Widen(unsigned low, unsigned high) {
+  return {PairOfInt8(low, 0), PairOfInt8(low, 2), PairOfInt8(high, 0),
+          PairOfInt8(high, 2)};
+}
+
+// How weights of a storage type lie, and how they become fragments.
+struct Bf16Weights {
+  static constexpr int kStripBytes = kStripElements * 2;
+  struct Raw {
+    uint4 part[2];
+  };
+  // Of strip number `strip`, streamed: nothing of it is read again soon.
+  __device__ __forceinline__ static Raw Load(const void* w, std::int64_t strip,
+                                             unsigned lane) {
+    const auto* p = static_cast<const uint4*>(w) + strip * 64 + lane;
+    return {{__ldcs(p), __ldcs(p + 32)}};
+  }
+  __device__ __forceinline__ static Strip Fragments(const Raw& raw) {
+    return {{raw.part[0], raw.part[1]}};
+  }
+  __device__ __forceinline__ static Strip FromShared(const unsigned char* strip,
+                                                     unsigned lane) {
+    const auto* p = reinterpret_cast<const uint4*>(strip) + lane;
+    return {{p[0], p[32]}};
+  }
+};
+struct Int8Weights {
+  static constexpr int kStripBytes = kStripElements;
+  struct Raw {
+    uint4 part;
+  };
+  __device__ __forceinline__ static Raw Load(const void* w, std::int64_t strip,
+                                             unsigned lane) {
+    return {__ldcs(static_cast<const uint4*>(w) + strip * 32 + lane)};
+  }
+  __device__ __forceinline__ static Strip Fragments(const Raw& raw) {
+    return {{Widen(raw.part.x, raw.part.y), Widen(raw.part.z, raw.part.w)}};
+  }
+  __device__ __forceinline__ static Strip FromShared(const unsigned char* strip,
+                                                     unsigned lane) {
+    return Fragments({reinterpret_cast<const uint4*>(strip)[lane]});
+  }
+};
+
+// Inputs [k, k + 8) of a row of x; zeros behind its end. kAligned: rows start at
+// multiples of 16 bytes and `in` is a multiple of 8.
+template <bool kAligned>
+__device__ __forceinline__ uint4 LoadInputs(const std::uint16_t* x, std::int64_t k,
+                                            std::int64_t in) {
+  if constexpr (kAligned) {
+    return k < in ? *reinterpret_cast<const uint4*>(x + k) : uint4{0, 0, 0, 0};
+  } else {
+    unsigned pair[4];
+    for (int i = 0; i < 4; ++i) {
+      const std::int64_t at = k + 2 * i;
+      const unsigned low = at < in ? x[at] : 0u, high = at + 1 < in ? x[at + 1] : 0u;
+      pair[i] = low | high << 16;
+    }
+    return {pair[0], pair[1], pair[2], pair[3]};
+  }
+}
+
+constexpr int kThreads = 256;
+static_assert(kThreads / kWarp == kSlices);
+
+// kBlocks blocks of 16 outputs by kGroups groups of 8 rows; warp i sums slice i.
+template <typename Weights, int kBlocks, int kGroups, bool kAligned>
+__global__ void __launch_bounds__(kThreads) FewRows(Products products) {
+  constexpr int kOutputs = kBlocks * kBlockOutputs, kRows = kGroups * 8;
+  constexpr int kAhead = 4;
+  constexpr int kPitch = kOutputs + 1;
+  __shared__ float sums[kSlices][kRows][kPitch];
+
+  const Product& p = FindProduct(products, blockIdx.x);
+  const std::int64_t tile = blockIdx.x - p.first_tile;
+  const std::int64_t first_block = tile / p.row_tiles * kBlocks;
+  const std::int64_t first_row = tile % p.row_tiles * kRows;
+  const unsigned lane = threadIdx.x % kWarp, warp = threadIdx.x / kWarp;
+  const std::int64_t strips = StripsOf(p.in), blocks = BlocksOf(p.out);
+  const std::int64_t begin = warp * strips / kSlices;
+  const std::int64_t end = (warp + 1) * strips / kSlices;
+
+  typename Weights::Raw ahead[kAhead][kBlocks] = {};
+  const auto load = [&](typename Weights::Raw(&to)[kBlocks], std::int64_t strip) {
+    if (strip >= end) return;
+#pragma unroll
+    for (int b = 0; b < kBlocks; ++b)
+      if (first_block + b < blocks)
+        to[b] = Weights::Load(p.w, (first_block + b) * strips + strip, lane);
+  };
+#pragma unroll
+  for (int i = 0; i < kAhead; ++i) load(ahead[i], begin + i);
+  AwaitLaunch();
+
+  const std::uint16_t* x[kGroups];
+#pragma unroll
+  for (int g = 0; g < kGroups; ++g) {
+    const std::int64_t row = first_row + g * 8 + lane / 4;
+    x[g] = row < p.rows
+               ? static_cast<const std::uint16_t*>(p.x) + row * p.x_stride
+               : nullptr;
+  }
+  float sum[kBlocks][kGroups][4] = {};
+  for (std::int64_t strip = begin; strip < end; strip += kAhead) {
+#pragma unroll
+    for (int i = 0; i < kAhead; ++i) {
+      if (strip + i >= end) break;
+      const std::int64_t k = (strip + i) * kStripInputs + lane % 4 * 8;
+      uint4 inputs[kGroups];
+#pragma unroll
+      for (int g = 0; g < kGroups; ++g)
+        inputs[g] =
+            x[g] != nullptr ? LoadInputs<kAligned>(x[g], k, p.in) : uint4{0, 0, 0, 0};
+#pragma unroll
+      for (int b = 0; b < kBlocks; ++b) {
+        const Strip w = Weights::Fragments(ahead[i][b]);
+#pragma unroll
+        for (int g = 0; g < kGroups; ++g) {
+          Mma(sum[b][g], w.fragment[0], inputs[g].x, inputs[g].y);
+          Mma(sum[b][g], w.fragment[1], inputs[g].z, inputs[g].w);
+        }
+      }
+      load(ahead[i], strip + i + kAhead);
+    }
+  }
+#pragma unroll
+  for (int b = 0; b < kBlocks; ++b)
+#pragma unroll
+    for (int g = 0; g < kGroups; ++g)
+#pragma unroll
+      for (int i = 0; i < 4; ++i)
+        sums[warp][g * 8 + lane % 4 * 2 + i % 2][b * 16 + lane / 4 + i / 2 * 8] =
+            sum[b][g][i];
+  __syncthreads();
+  AllowLaunch();
+  for (int i = threadIdx.x; i < kOutputs * kRows; i += kThreads) {
+    const int output = i % kOutputs, r = i / kOutputs;
+    const std::int64_t col = first_block * kBlockOutputs + output, row = first_row + r;
+    if (col >= p.out || row >= p.rows) continue;
+    float total = sums[0][r][output];
+#pragma unroll
+    for (int s = 1; s < kSlices; ++s) total += sums[s][r][output];
+    FinishSum(p, row, col, total);
+  }
+}
+
+constexpr int kTileBlocks = 8, kTileRows = 128, kStages = 4;
+constexpr int kInputBytes = kTileRows * static_cast<int>(kStripInputs) * 2;
+
+template <typename Weights>
+constexpr int StageBytes() {
+  return kTileBlocks * Weights::kStripBytes + kInputBytes;
+}
+
+// Starts the copies of one strip of the tile: its blocks of weights, then its rows of x.
+template <typename Weights, bool kAligned>
+__device__ __forceinline__ void CopyStrip(const Product& p, std::int64_t first_block,
+                                          std::int64_t first_row, std::int64_t strip,
+                                          unsigned char* stage) {
+  constexpr int kChunks = Weights::kStripBytes / 16;
+  const std::int64_t strips = StripsOf(p.in), blocks = BlocksOf(p.out);
+  for (int i = threadIdx.x; i < kTileBlocks * kChunks; i += kThreads) {
+    const std::int64_t block = first_block + i / kChunks;
+    const bool inside = block < blocks;
+    const auto* from = static_cast<const unsigned char*>(p.w) +
+                       ((inside ? block : 0) * strips + strip) * Weights::kStripBytes +
+                       i % kChunks * 16;
+    AsyncCopy16(stage + i * 16, from, inside ? 0 : 16);
+  }
+  unsigned char* const inputs = stage + kTileBlocks * Weights::kStripBytes;
+  for (int i = threadIdx.x; i < kTileRows * 4; i += kThreads) {
+    const std::int64_t row = first_row + i / 4, k = strip * kStripInputs + i % 4 * 8;
+    const bool inside = row < p.rows && k < p.in;
+    const auto* x = static_cast<const std::uint16_t*>(p.x);
+    if constexpr (kAligned) {
+      AsyncCopy16(inputs + i * 16, inside ? x + row * p.x_stride + k : x,
+                  inside ? 0 : 16);
+    } else {
+      uint4 v = {0, 0, 0, 0};
+      if (inside) v = LoadInputs<false>(x + row * p.x_stride, k, p.in);
+      *reinterpret_cast<uint4*>(inputs + i * 16) = v;
+    }
+  }
+}
+
+// 128 outputs by 128 rows. Eight warps, each 64 by 32.
+template <typename Weights, bool kAligned>
+__global__ void __launch_bounds__(kThreads) ManyRows(Products products) {
+  constexpr int kBlocks = 4, kGroups = 4;
+  auto* const shared = static_cast<unsigned char*>(DynamicShared());
+  AwaitLaunch();
+  const Product& p = FindProduct(products, blockIdx.x);
+  const std::int64_t tile = blockIdx.x - p.first_tile;
+  const std::int64_t first_block = tile / p.row_tiles * kTileBlocks;
+  const std::int64_t first_row = tile % p.row_tiles * kTileRows;
+  const unsigned lane = threadIdx.x % kWarp, warp = threadIdx.x / kWarp;
+  const int warp_block = static_cast<int>(warp / 4) * kBlocks;
+  const int warp_row = static_cast<int>(warp % 4) * kGroups * 8;
+  const std::int64_t strips = StripsOf(p.in);
+  const auto stage = [shared](std::int64_t strip) {
+    return shared + strip % kStages * StageBytes<Weights>();
+  };
+  for (int i = 0; i < kStages - 1; ++i) {
+    if (i < strips) CopyStrip<Weights, kAligned>(p, first_block, first_row, i, stage(i));
+    AsyncCommit();
+  }
+  float sum[kBlocks][kGroups][4] = {}, total[kBlocks][kGroups][4] = {};
+  std::int64_t slice = 0, slice_end = strips / kSlices;
+  for (std::int64_t strip = 0; strip < strips; ++strip) {
+    AsyncWait<kStages - 2>();
+    // Everybody sees the strip, and is done with the one whose room is taken next.
+    __syncthreads();
+    const std::int64_t next = strip + kStages - 1;
+    if (next < strips)
+      CopyStrip<Weights, kAligned>(p, first_block, first_row, next, stage(next));
+    AsyncCommit();
+    // Slices may be empty: their sums are zero in both kernels.
+    while (strip == slice_end) {
+#pragma unroll
+      for (int i = 0; i < kBlocks * kGroups * 4; ++i) {
+        float& s = sum[i / (kGroups * 4)][i / 4 % kGroups][i % 4];
+        float& t = total[i / (kGroups * 4)][i / 4 % kGroups][i % 4];
+        t = slice == 0 ? s : t + s;
+        s = 0.0f;
+      }
+      ++slice;
+      slice_end = (slice + 1) * strips / kSlices;
+    }
+    const unsigned char* const weights = stage(strip);
+    const auto* const inputs = reinterpret_cast<const uint4*>(
+        weights + kTileBlocks * Weights::kStripBytes);
+    uint4 x[kGroups];
+#pragma unroll
+    for (int g = 0; g < kGroups; ++g)
+      x[g] = inputs[(warp_row + g * 8 + static_cast<int>(lane) / 4) * 4 + lane % 4];
+#pragma unroll
+    for (int b = 0; b < kBlocks; ++b) {
+      const Strip w =
+          Weights::FromShared(weights + (warp_block + b) * Weights::kStripBytes, lane);
+#pragma unroll
+      for (int g = 0; g < kGroups; ++g) {
+        Mma(sum[b][g], w.fragment[0], x[g].x, x[g].y);
+        Mma(sum[b][g], w.fragment[1], x[g].z, x[g].w);
+      }
+    }
+  }
+  AsyncWait<0>();
+  AllowLaunch();
+#pragma unroll
+  for (int i = 0; i < kBlocks * kGroups * 4; ++i) {
+    const int b = i / (kGroups * 4), g = i / 4 % kGroups, e = i % 4;
+    // The last slice is never empty; those before it are in `total`.
+    const float value = total[b][g][e] + sum[b][g][e];
+    const std::int64_t col = (first_block + warp_block + b) * kBlockOutputs + lane / 4 +
+                             e / 2 * 8;
+    const std::int64_t row = first_row + warp_row + g * 8 + lane % 4 * 2 + e % 2;
+    if (col < p.out && row < p.rows) FinishSum(p, row, col, value);
+  }
+}
+
+constexpr int kF32Tile = 64, kF32Depth = 32;
+
+// Float32 inputs: 64 rows by 64 outputs, sums over ascending inputs.
+template <typename Storage>
+__global__ void __launch_bounds__(kThreads) F32Tile(Products products) {
+  __shared__ float inputs[kF32Depth][kF32Tile + 1], weights[kF32Depth][kF32Tile + 1];
+  AwaitLaunch();
+  const Product& p = FindProduct(products, blockIdx.x);
+  const std::int64_t tile = blockIdx.x - p.first_tile;
+  const std::int64_t first_col = tile / p.row_tiles * kF32Tile;
+  const std::int64_t first_row = tile % p.row_tiles * kF32Tile;
+  const auto* const w = static_cast<const Storage*>(p.w);
+  const auto* const x = static_cast<const float*>(p.x);
+  const int thread_row = static_cast<int>(threadIdx.x) / 16;
+  const int thread_col = static_cast<int>(threadIdx.x) % 16;
+  float sum[4][4] = {};
+  const std::int64_t own_rows = p.rows - first_row - thread_row;
+  for (std::int64_t first = 0; first < p.in; first += kF32Depth) {
+    __syncthreads();
+    for (int i = threadIdx.x; i < kF32Depth * kF32Tile; i += kThreads) {
+      const int d = i % kF32Depth, r = i / kF32Depth;
+      const std::int64_t k = first + d, row = first_row + r, col = first_col + r;
+      inputs[d][r] = k < p.in && row < p.rows ? x[row * p.x_stride + k] : 0.0f;
+      weights[d][r] =
+          k < p.in && col < p.out ? static_cast<float>(w[col * p.in + k]) : 0.0f;
+    }
+    __syncthreads();
+    const int depth = p.in - first < kF32Depth ? static_cast<int>(p.in - first)
+                                               : kF32Depth;
+    for (int d = 0; d < depth; ++d)
+#pragma unroll
+      for (int i = 0; i < 4; ++i) {
+        if (16 * i >= own_rows) break;
+#pragma unroll
+        for (int j = 0; j < 4; ++j)
+          sum[i][j] = Fma(inputs[d][thread_row + 16 * i], weights[d][thread_col + 16 * j],
+                          sum[i][j]);
+      }
+  }
+  AllowLaunch();
+  for (int i = 0; i < 4; ++i)
+    for (int j = 0; j < 4; ++j) {
+      const std::int64_t row = first_row + thread_row + 16 * i;
+      const std::int64_t col = first_col + thread_col + 16 * j;
+      if (row < p.rows && col < p.out) FinishSum(p, row, col, sum[i][j]);
+    }
+}
+
+// Products of one kind, cut into tiles.
+struct Batch {
+  Products products;
+  std::int64_t tiles = 0;
+
+  void Add(const GemmArgs& args, std::int64_t tile_outputs, std::int64_t tile_rows) {
+    Product& p = products.at[products.count++];
+    p.x = args.x.data;
+    p.x_stride = args.x.stride;
+    p.rows = args.x.rows;
+    p.w = args.w.data;
+    p.scales = args.w.scales;
+    p.in = args.w.in;
+    p.out = args.w.out;
+    p.y = args.y;
+    p.epilogue = args.epilogue;
+    p.first_tile = tiles;
+    p.row_tiles = (p.rows + tile_rows - 1) / tile_rows;
+    tiles += p.row_tiles * ((p.out + tile_outputs - 1) / tile_outputs);
+  }
+};
+
+bool IsAligned(const GemmArgs& args) {
+  return reinterpret_cast<std::uintptr_t>(args.x.data) % 16 == 0 &&
+         args.x.stride % 8 == 0 && args.w.in % 8 == 0;
+}
+
+using Kernel = void (*)(Products);
+
+struct Shape {
+  Kernel aligned, any;
+  std::int64_t outputs, rows;  // of a tile
+  int shared;
+};
+
+template <typename Weights>
+Shape ShapeFor(std::int64_t rows) {
+  if (rows <= 8)
+    return {FewRows<Weights, 1, 1, true>, FewRows<Weights, 1, 1, false>, 16, 8, 0};
+  if (rows <= 16)
+    return {FewRows<Weights, 1, 2, true>, FewRows<Weights, 1, 2, false>, 16, 16, 0};
+  if (rows <= 64)
+    return {FewRows<Weights, 2, 4, true>, FewRows<Weights, 2, 4, false>, 32, 32, 0};
+  return {ManyRows<Weights, true>, ManyRows<Weights, false>,
+          kTileBlocks * kBlockOutputs, kTileRows, kStages* StageBytes<Weights>()};
+}
+
+// Shared memory beyond 48 KiB must be asked for, once a kernel.
+void AllowShared(Stream& stream, const Shape& shape) {
+  if (shape.shared == 0) return;
+  for (const Kernel kernel : {shape.aligned, shape.any})
+    stream.Check(
+        cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                             shape.shared),
+        "cudaFuncSetAttribute");
+}
+
+void LaunchBf16(Stream& stream, std::span<const GemmArgs> products, DType storage) {
+  std::int64_t rows = 0;
+  bool aligned = true;
+  for (const GemmArgs& args : products) {
+    if (args.w.storage != storage) continue;
+    rows = args.x.rows > rows ? args.x.rows : rows;
+    aligned = aligned && IsAligned(args);
+  }
+  const Shape shape =
+      storage == DType::kI8 ? ShapeFor<Int8Weights>(rows) : ShapeFor<Bf16Weights>(rows);
+  Batch batch;
+  for (const GemmArgs& args : products)
+    if (args.w.storage == storage) batch.Add(args, shape.outputs, shape.rows);
+  if (batch.tiles == 0) return;
+  AllowShared(stream, shape);
+  Launch(stream, "gemm", aligned ? shape.aligned : shape.any,
+         dim3(static_cast<unsigned>(batch.tiles)), kThreads,
+         static_cast<std::size_t>(shape.shared), batch.products);
+}
+
+void LaunchF32(Stream& stream, std::span<const GemmArgs> products, DType storage) {
+  Batch batch;
+  for (const GemmArgs& args : products)
+    if (args.w.storage == storage) batch.Add(args, kF32Tile, kF32Tile);
+  if (batch.tiles == 0) return;
+  Launch(stream, "gemm", storage == DType::kI8 ? F32Tile<std::int8_t> : F32Tile<float>,
+         dim3(static_cast<unsigned>(batch.tiles)), kThreads, 0, batch.products);
+}
+
+}  // namespace
+
+void Gemm(Stream& stream, std::span<const GemmArgs> products) {
+  if (products.empty()) return;
+  const DType type = products[0].w.type;
+  for (const DType storage : {type, DType::kI8}) {
+    if (type == DType::kF32)
+      LaunchF32(stream, products, storage);
+    else
+      LaunchBf16(stream, products, storage);
+  }
+}
+
+}  // namespace goldfinch::GOLDFINCH_CUDA

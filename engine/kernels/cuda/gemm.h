@@ -1,0 +1,36 @@
+// Matrix products on the GPU.
+#pragma once
+
+#include <cstdint>
+#include <span>
+
+#include "engine/backend/op_args.h"
+#include "engine/kernels/cuda/gemm_layout.h"
+#include "engine/kernels/cuda/launch.h"
+
+namespace goldfinch::GOLDFINCH_CUDA {
+
+// Weights of y = x W^T, W being [out, in], laid out as gemm_layout.h says.
+struct GemmWeights {
+  const void* data = nullptr;
+  DType type = DType::kF32;       // of x
+  DType storage = DType::kF32;    // `type` or kI8
+  const float* scales = nullptr;  // [out]; kI8 only
+  std::int64_t in = 0;
+  std::int64_t out = 0;
+};
+
+struct GemmArgs {
+  Matrix x = {};
+  GemmWeights w = {};
+  Matrix y = {};
+  Epilogue epilogue = {};
+};
+
+inline constexpr std::size_t kMaxGemms = 16;
+
+// Up to kMaxGemms products in as few launches as their types allow. Finish and operands
+// as in op_args.h; with `resume` the sum over these inputs is added to y as one number.
+void Gemm(Stream& stream, std::span<const GemmArgs> products);
+
+}  // namespace goldfinch::GOLDFINCH_CUDA

@@ -1,0 +1,66 @@
+// The ops of a Backend (engine/backend/backend.h) as launches on a stream; Gemm is in
+// gemm.h, sampling in sample.h. Formulas stand in the kernels' files and beside their
+// twins in kernels/cpu. Pointers are device memory; launches return at once.
+//
+// Every kernel gives a row the same bits whatever other rows there are.
+#pragma once
+
+#include <cstdint>
+
+#include "engine/backend/op_args.h"
+#include "engine/kernels/cuda/launch.h"
+
+namespace goldfinch::GOLDFINCH_CUDA {
+
+// norm.cu
+void EmbedNorm(Stream& stream, const std::int32_t* tokens, const Matrix& table,
+               const NormWeights& norm, const Matrix& out);
+void NormShift(Stream& stream, const NormShiftArgs& args);
+void NormToState(Stream& stream, const Matrix& x, const NormWeights& norm,
+                 const std::int32_t* rows, const std::int32_t* slots, std::int64_t count,
+                 float* state);
+void AddNorm(Stream& stream, const AddNormArgs& args);
+void RmsNorm(Stream& stream, const Matrix& in, const Matrix& out);
+
+// elementwise.cu
+void Lerp(Stream& stream, const Matrix& cur, const Matrix& diff, const float* mix,
+          const Matrix& out);
+void Convert(Stream& stream, const Matrix& in, const Matrix& out);
+void GatherRows(Stream& stream, const Matrix& in, const std::int64_t* index,
+                const Matrix& out);
+void GatherTokenRows(Stream& stream, const Matrix& table, const std::int32_t* tokens,
+                     const Matrix& out);
+void GatherShift(Stream& stream, const Matrix& in, const std::int64_t* index,
+                 const std::int64_t* previous, const Matrix& cur, const Matrix& diff);
+void ScatterRows(Stream& stream, const Matrix& in, const std::int64_t* index,
+                 const Matrix& out);
+void ScatterTokens(Stream& stream, const std::int32_t* from, const std::int64_t* index,
+                   std::int64_t count, const TokenStore& to);
+void GatherTokens(Stream& stream, const TokenStore& from, const std::int64_t* index,
+                  std::int64_t count, std::int32_t* to);
+
+// quantize.cu
+void ScatterQuantized(Stream& stream, const Matrix& in, const std::int64_t* index,
+                      const Matrix& out, std::uint16_t* scales);
+void GatherQuantized(Stream& stream, const Matrix& in, const std::uint16_t* scales,
+                     const std::int64_t* index, const Matrix& out);
+
+// wkv.cu
+void Wkv(Stream& stream, const WkvArgs& args);
+
+// attend.cu
+void Rope(Stream& stream, const Matrix& x, const std::int64_t* position,
+          const double* frequency);
+void ScatterKeys(Stream& stream, const Matrix& k, const std::int64_t* row,
+                 const KvTiles& tiles);
+void ScatterValues(Stream& stream, const Matrix& v, const std::int64_t* row,
+                   const KvTiles& tiles);
+// Of a workspace for `partials` partial results of kPartialFloats each; at least one row
+// of every head over one chunk.
+inline constexpr std::int64_t kPartialFloats = 66;
+void Attend(Stream& stream, const AttendArgs& args, float* workspace,
+            std::int64_t partials);
+void AttendFinish(Stream& stream, const Matrix& carry, std::int64_t heads,
+                  const Matrix& out);
+
+}  // namespace goldfinch::GOLDFINCH_CUDA

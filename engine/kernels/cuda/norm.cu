@@ -1,0 +1,234 @@
+// Normalisations, a block of threads a row, statistics in two passes over the row in
+// float32:
+//   LN(x)   = (x - mean) / sqrt(var + eps) * weight + bias
+//   rms(x)  = x / (|x| / sqrt(cols) + 1e-8)
+//   AddNorm = LN(a + b) over each of `groups` parts of the row [* silu(gate)]
+// Inputs float32 (an embedding table may be bf16); outputs float32, or AddNorm's and
+// mixes rounded to bf16. Out may alias the input, element for element. A sum is each
+// thread's elements by ascending index, then over the warp, then over the warps.
+#include "engine/kernels/cuda/device.h"
+#include "engine/kernels/cuda/kernels.h"
+
+namespace goldfinch::GOLDFINCH_CUDA {
+namespace {
+
+constexpr int kThreads = 256;
+constexpr int kWarps = kThreads / kWarp;
+
+struct Moments {
+  float mean;
+  float inverse_deviation;
+};
+
+__device__ __forceinline__ Moments MomentsFrom(float mean, float square, float cols,
+                                               float eps) {
+  return {mean, 1.0f / sqrtf(square / cols + eps)};
+}
+
+// Of read(0) .. read(cols - 1), over the whole block.
+template <typename ReadAt>
+__device__ __forceinline__ Moments BlockMoments(const ReadAt& read, int cols, float eps,
+                                                float* scratch) {
+  float sum = 0.0f;
+  for (int i = threadIdx.x; i < cols; i += kThreads) sum += read(i);
+  const auto count = static_cast<float>(cols);
+  const float mean = BlockSum<kThreads>(sum, scratch) / count;
+  float square = 0.0f;
+  for (int i = threadIdx.x; i < cols; i += kThreads) {
+    const float d = read(i) - mean;
+    square = Fma(d, d, square);
+  }
+  return MomentsFrom(mean, BlockSum<kThreads>(square, scratch), count, eps);
+}
+
+__device__ __forceinline__ float Normalised(float x, const Moments& m,
+                                            const NormWeights& norm, int i) {
+  return Fma((x - m.mean) * m.inverse_deviation, norm.weight[i], norm.bias[i]);
+}
+
+template <typename T>
+__global__ void __launch_bounds__(kThreads)
+    EmbedNormKernel(const std::int32_t* tokens, Matrix table, NormWeights norm,
+                    Matrix out) {
+  __shared__ float scratch[kWarps];
+  AwaitLaunch();
+  const int cols = static_cast<int>(out.cols);
+  const T* const row = Row<T>(table, tokens[blockIdx.x]);
+  float* const to = Row<float>(out, blockIdx.x);
+  const Moments m =
+      BlockMoments([row](int i) { return Read(row + i); }, cols, norm.eps, scratch);
+  AllowLaunch();
+  for (int i = threadIdx.x; i < cols; i += kThreads)
+    to[i] = Normalised(Read(row + i), m, norm, i);
+}
+
+// The span that `row` is of; spans.begin ascends.
+__device__ __forceinline__ int SpanOf(const RowSpans& spans, int row) {
+  int low = 0, high = spans.count;
+  while (high - low > 1) {
+    const int middle = (low + high) / 2;
+    if (spans.begin[middle] <= row)
+      low = middle;
+    else
+      high = middle;
+  }
+  return low;
+}
+
+// The predecessor of a row is normalised anew, so rows need nothing from each other. The
+// first row of a span, which alone reads the state, also leaves the last row's there.
+__global__ void __launch_bounds__(kThreads) NormShiftKernel(NormShiftArgs args) {
+  __shared__ float scratch[kWarps];
+  AwaitLaunch();
+  const int row = static_cast<int>(blockIdx.x), cols = static_cast<int>(args.x.cols);
+  const int span = SpanOf(args.spans, row);
+  const bool first = row == args.spans.begin[span];
+  const int last_row = args.spans.begin[span + 1] - 1;
+  float* const state =
+      args.state + static_cast<std::int64_t>(args.spans.slot[span]) * args.x.cols;
+  const float* const x = Row<float>(args.x, row);
+  // The row before, or, for the first row, the one whose norm becomes the state.
+  const float* const other = Row<float>(args.x, first ? last_row : row - 1);
+  const auto moments = [&](const float* p) {
+    return BlockMoments([p](int i) { return p[i]; }, cols, args.norm.eps, scratch);
+  };
+  const Moments m = moments(x), of_other = moments(other);
+  AllowLaunch();
+  for (int i = threadIdx.x; i < cols; i += kThreads) {
+    const float cur = Normalised(x[i], m, args.norm, i);
+    const float theirs = Normalised(other[i], of_other, args.norm, i);
+    const float prev = first ? state[i] : theirs;
+    const float diff = prev - cur;
+    if (args.cur.data != nullptr) {
+      Row<float>(args.cur, row)[i] = cur;
+      Row<float>(args.diff, row)[i] = diff;
+    }
+    for (int j = 0; j < args.num_mixes; ++j)
+      Put(Fma(diff, args.mix[j][i], cur), args.mixed[j], row, i);
+    if (first) state[i] = theirs;
+  }
+}
+
+__global__ void __launch_bounds__(kThreads)
+    NormToStateKernel(Matrix x, NormWeights norm, const std::int32_t* rows,
+                      const std::int32_t* slots, float* state) {
+  __shared__ float scratch[kWarps];
+  AwaitLaunch();
+  const int cols = static_cast<int>(x.cols);
+  const float* const row = Row<float>(x, rows[blockIdx.x]);
+  float* const to = state + static_cast<std::int64_t>(slots[blockIdx.x]) * x.cols;
+  const Moments m =
+      BlockMoments([row](int i) { return row[i]; }, cols, norm.eps, scratch);
+  AllowLaunch();
+  for (int i = threadIdx.x; i < cols; i += kThreads)
+    to[i] = Normalised(row[i], m, norm, i);
+}
+
+__device__ __forceinline__ void PutAddNorm(const AddNormArgs& args, std::int64_t row,
+                                           int col, float value, const Moments& m) {
+  float v = Normalised(value, m, args.norm, col);
+  if (args.gate.data != nullptr) {
+    const float gate = Row<float>(args.gate, row)[col];
+    v *= gate * Sigmoid(gate);
+  }
+  Put(v, args.out, row, col);
+}
+
+// A block for each row and group.
+__global__ void __launch_bounds__(kThreads) AddNormKernel(AddNormArgs args) {
+  __shared__ float scratch[kWarps];
+  AwaitLaunch();
+  const int cols = static_cast<int>(args.a.cols / args.groups);
+  const std::int64_t row = blockIdx.x;
+  const int first = static_cast<int>(blockIdx.y) * cols;
+  const float* const a = Row<float>(args.a, row) + first;
+  const float* const b =
+      args.b.data != nullptr ? Row<float>(args.b, row) + first : nullptr;
+  const auto read = [a, b](int i) { return b != nullptr ? a[i] + b[i] : a[i]; };
+  const Moments m = BlockMoments(read, cols, args.norm.eps, scratch);
+  AllowLaunch();
+  for (int i = threadIdx.x; i < cols; i += kThreads)
+    PutAddNorm(args, row, first + i, read(i), m);
+}
+
+// Narrow groups, at most a warp's worth of threads wide: a warp for each.
+__global__ void __launch_bounds__(kThreads) AddNormByWarpKernel(AddNormArgs args) {
+  AwaitLaunch();
+  const std::int64_t task = std::int64_t{blockIdx.x} * kWarps + threadIdx.x / kWarp;
+  const int lane = static_cast<int>(threadIdx.x) % kWarp;
+  if (task >= args.a.rows * args.groups) return;
+  const int cols = static_cast<int>(args.a.cols / args.groups);
+  const std::int64_t row = task / args.groups;
+  const int first = static_cast<int>(task % args.groups) * cols;
+  const float* const a = Row<float>(args.a, row) + first;
+  const float* const b =
+      args.b.data != nullptr ? Row<float>(args.b, row) + first : nullptr;
+  const auto read = [a, b](int i) { return b != nullptr ? a[i] + b[i] : a[i]; };
+  float sum = 0.0f;
+  for (int i = lane; i < cols; i += kWarp) sum += read(i);
+  const auto count = static_cast<float>(cols);
+  const float mean = WarpSum(sum) / count;
+  float square = 0.0f;
+  for (int i = lane; i < cols; i += kWarp) {
+    const float d = read(i) - mean;
+    square = Fma(d, d, square);
+  }
+  const Moments m = MomentsFrom(mean, WarpSum(square), count, args.norm.eps);
+  AllowLaunch();
+  for (int i = lane; i < cols; i += kWarp) PutAddNorm(args, row, first + i, read(i), m);
+}
+
+__global__ void __launch_bounds__(kThreads) RmsNormKernel(Matrix in, Matrix out) {
+  __shared__ float scratch[kWarps];
+  AwaitLaunch();
+  const int cols = static_cast<int>(in.cols);
+  const float* const x = Row<float>(in, blockIdx.x);
+  float* const y = Row<float>(out, blockIdx.x);
+  float square = 0.0f;
+  for (int i = threadIdx.x; i < cols; i += kThreads) square = Fma(x[i], x[i], square);
+  const float length = sqrtf(BlockSum<kThreads>(square, scratch));
+  const float norm = length / sqrtf(static_cast<float>(cols)) + 1e-8f;
+  AllowLaunch();
+  for (int i = threadIdx.x; i < cols; i += kThreads) y[i] = x[i] / norm;
+}
+
+dim3 RowsOf(std::int64_t rows) { return dim3(static_cast<unsigned>(rows)); }
+
+}  // namespace
+
+void EmbedNorm(Stream& stream, const std::int32_t* tokens, const Matrix& table,
+               const NormWeights& norm, const Matrix& out) {
+  Launch(stream, "embed_norm",
+         table.type == DType::kF32 ? EmbedNormKernel<float>
+                                   : EmbedNormKernel<std::uint16_t>,
+         RowsOf(out.rows), kThreads, 0, tokens, table, norm, out);
+}
+
+void NormShift(Stream& stream, const NormShiftArgs& args) {
+  Launch(stream, "norm_shift", NormShiftKernel, RowsOf(args.x.rows), kThreads, 0, args);
+}
+
+void NormToState(Stream& stream, const Matrix& x, const NormWeights& norm,
+                 const std::int32_t* rows, const std::int32_t* slots, std::int64_t count,
+                 float* state) {
+  Launch(stream, "norm_to_state", NormToStateKernel, RowsOf(count), kThreads, 0, x, norm,
+         rows, slots, state);
+}
+
+void AddNorm(Stream& stream, const AddNormArgs& args) {
+  const std::int64_t cols = args.a.cols / args.groups;
+  if (cols <= 4 * kWarp) {
+    Launch(stream, "add_norm", AddNormByWarpKernel,
+           dim3(BlocksFor(args.a.rows * args.groups, kWarps)), kThreads, 0, args);
+    return;
+  }
+  Launch(stream, "add_norm", AddNormKernel,
+         dim3(static_cast<unsigned>(args.a.rows), static_cast<unsigned>(args.groups)),
+         kThreads, 0, args);
+}
+
+void RmsNorm(Stream& stream, const Matrix& in, const Matrix& out) {
+  Launch(stream, "rms_norm", RmsNormKernel, RowsOf(in.rows), kThreads, 0, in, out);
+}
+
+}  // namespace goldfinch::GOLDFINCH_CUDA
