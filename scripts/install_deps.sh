@@ -16,8 +16,8 @@ packages=(
   curl python3 python3-numpy python3-yaml
 )
 # A server that tests start and stop themselves. Not for who only runs a model: its
-# package starts one as a service.
-[[ ${1:-} == --tests ]] && packages+=(redis-server)
+# package starts one as a service. And fibers, which the emulated CUDA device is made of.
+[[ ${1:-} == --tests ]] && packages+=(redis-server libboost-context-dev)
 
 missing=()
 for package in "${packages[@]}"; do

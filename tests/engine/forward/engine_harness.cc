@@ -6,6 +6,7 @@
 
 #include "engine/check.h"
 #include "tests/engine/model/random_model.h"
+#include "tests/emulation/emulated_backend.h"
 
 namespace goldfinch {
 namespace {
@@ -85,6 +86,21 @@ ModelFolder::ModelFolder(const ModelConfig& config, std::uint64_t seed) {
   WriteModel(folder_.path(), config, RandomTensors(config, seed));
 }
 
+namespace {
+
+absl::StatusOr<std::unique_ptr<ModelEngine>> CreateEngine(
+    const ModelEngineOptions& options) {
+  if (options.backend != "cuda_emulated") return ModelEngine::Create(options);
+  auto checkpoint = Checkpoint::Load(options.model_dir);
+  if (!checkpoint.ok()) return checkpoint.status();
+  // Little room for partial results, so that attention goes in several passes.
+  auto backend = cuda_emulated::CreateCudaBackend({.attention_bytes = 64 << 10});
+  if (!backend.ok()) return backend.status();
+  return ModelEngine::Create(options, *checkpoint, *std::move(backend));
+}
+
+}  // namespace
+
 std::unique_ptr<ModelEngine> MakeEngine(
     const std::string& model_dir, ComputeType type,
     const std::function<void(ModelEngineOptions&)>& change) {
@@ -98,7 +114,7 @@ std::unique_ptr<ModelEngine> MakeEngine(
   options.max_sequences = 8;
   options.max_step_tokens = 1300;
   if (change) change(options);
-  auto engine = ModelEngine::Create(options);
+  auto engine = CreateEngine(options);
   if (!engine.ok())
     std::fprintf(stderr, "%s\n", std::string(engine.status().message()).c_str());
   GOLDFINCH_CHECK(engine.ok());

@@ -33,7 +33,8 @@ class ModelFolder {
   TempFolder folder_;
 };
 
-// Small limits; `change` adjusts them. The engine is there or the test ends.
+// Small limits; `change` adjusts them. The backend may be "cuda_emulated" too. The engine
+// is there or the test ends.
 std::unique_ptr<ModelEngine> MakeEngine(
     const std::string& model_dir, ComputeType type,
     const std::function<void(ModelEngineOptions&)>& change = {});

@@ -7,6 +7,7 @@
 #include <limits>
 #include <ostream>
 
+#include "engine/backend/create_backend.h"
 #include "engine/kernels/cpu/tables.h"
 #include "engine/model/safetensors.h"
 #include "tests/engine/forward/engine_harness.h"
@@ -26,14 +27,17 @@ void PrintTo(const GoldenParam& param, std::ostream* out) { *out << param.model;
 class GoldenTest : public testing::TestWithParam<GoldenParam> {
  protected:
   void SetUp() override {
-    if (!SelectCpuKernels(GetParam().isa).ok())
-      GTEST_SKIP() << "this machine does not run " << GetParam().isa;
+    const std::string isa = GetParam().isa;
+    const bool on_cpu = isa.rfind("cuda", 0) != 0;
+    if (on_cpu ? !SelectCpuKernels(isa).ok()
+               : isa == "cuda" && !CreateBackend({.backend = isa}).ok())
+      GTEST_SKIP() << "this machine does not run " << isa;
     const std::string dir = GOLDFINCH_SOURCE_DIR "/tests/golden/" + GetParam().model;
     auto file = SafetensorsFile::Open(dir + "/expected.safetensors");
     ASSERT_TRUE(file.ok()) << file.status().message();
     file_ = *std::move(file);
-    engine_ = MakeEngine(dir, GetParam().type, [](ModelEngineOptions& options) {
-      options.cpu_isa = GetParam().isa;
+    engine_ = MakeEngine(dir, GetParam().type, [&](ModelEngineOptions& options) {
+      (on_cpu ? options.cpu_isa : options.backend) = isa;
     });
   }
 
@@ -114,7 +118,7 @@ std::vector<GoldenParam> Params() {
   std::vector<GoldenParam> params;
   for (const char* model : {"goldfinch", "goldfinch-rope", "goldfinch-ratio6",
                             "goldfinch-no-v2", "finch-upgrade", "finch"})
-    for (const char* isa : {"plain", "avx2", "avx512", "avx512_bf16"})
+    for (const char* isa : {"plain", "avx2", "avx512", "avx512_bf16", "cuda_emulated", "cuda"})
       for (const ComputeType type : {ComputeType::kF32, ComputeType::kBf16})
         params.push_back({model, isa, type});
   return params;

@@ -185,6 +185,17 @@ TEST_P(InvarianceTest, TheNumberOfThreadsDoesNotMatter) {
   }
 }
 
+TEST_P(InvarianceTest, HoldsOnTheEmulatedDevice) {
+  auto engine =
+      Make([](ModelEngineOptions& options) { options.backend = "cuda_emulated"; });
+  const std::vector<TokenId> tokens = Tokens(100);
+  const std::vector<float> whole = FeedInChunks(*engine, tokens, kWhole);
+  for (const std::int64_t chunk : {1, 13, 64}) {
+    const std::int64_t chunks[] = {chunk};
+    EXPECT_TRUE(SameBits(FeedInChunks(*engine, tokens, chunks), whole)) << chunk;
+  }
+}
+
 TEST_P(InvarianceTest, HoldsOnEveryInstructionSetByItself) {
   const std::vector<TokenId> tokens = Tokens(100);
   for (const char* isa : {"plain", "avx2", "avx512", "avx512_bf16"}) {

@@ -74,6 +74,9 @@ absl::StatusOr<std::unique_ptr<Backend>> MakeBackend(const BackendCase& backend)
     case Device::kCpu:
       return CreateCpuBackend({.isa = backend.isa, .num_threads = backend.num_threads});
     case Device::kEmulatedCuda:
+#if defined(__SANITIZE_THREAD__)
+      return absl::UnavailableError("the thread sanitizer does not follow fibers");
+#endif
       return cuda_emulated::CreateCudaBackend(cuda);
     case Device::kCuda:
 #if defined(GOLDFINCH_HAS_CUDA)
