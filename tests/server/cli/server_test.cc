@@ -46,6 +46,8 @@ TEST(ServerFlagsTest, MistakesAreOneLine) {
   ExpectRefused({"--model=x", "--weight_dtype=int4"}, "int4");
   ExpectRefused({"--model=x", "--cache_dtype=int4"}, "int4");
   ExpectRefused({"--model=x", "--cpu_isa=sse"}, "sse");
+  ExpectRefused({"--model=x", "--backend=tpu"}, "tpu");
+  ExpectRefused({"--model=x", "--device=-1"}, "--device");
   ExpectRefused({"--model=x", "--log_level=loud"}, "loud");
   for (const char* flag : {"--listen", "--metrics"}) {
     for (const char* address :
