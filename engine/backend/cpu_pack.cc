@@ -3,12 +3,10 @@
 #include <sys/mman.h>
 
 #include <algorithm>
-#include <cstring>
 #include <new>
 #include <utility>
 
 #include "engine/backend/host_weights.h"
-#include "engine/bf16.h"
 #include "engine/check.h"
 
 namespace goldfinch {
@@ -39,21 +37,8 @@ class HostMemory final : public DeviceMemory {
 };
 
 // Place of element (n, k) within its panel.
-std::size_t PanelIndex(const GemmPanels& panels, std::int64_t n, std::int64_t k) {
-  const std::int64_t index =
-      panels.pairs ? (k / 2 * kPanelColumns + n) * 2 + k % 2 : k * kPanelColumns + n;
-  return static_cast<std::size_t>(index);
-}
-
-void StoreElement(const GemmPanels& panels, float value, float scale, std::byte* out) {
-  if (panels.storage == DType::kF32) {
-    std::memcpy(out, &value, sizeof value);
-  } else if (panels.storage == DType::kBf16) {
-    const std::uint16_t rounded = RoundToBf16(value);
-    std::memcpy(out, &rounded, sizeof rounded);
-  } else {
-    *out = static_cast<std::byte>(ToInt8(value, scale));
-  }
+std::int64_t PanelIndex(const GemmPanels& panels, std::int64_t n, std::int64_t k) {
+  return panels.pairs ? (k / 2 * kPanelColumns + n) * 2 + k % 2 : k * kPanelColumns + n;
 }
 
 // `scales` is of the whole matrix; kI8 only.
@@ -61,14 +46,11 @@ void PackPanel(const HostMatrix& weights, const GemmPanels& panels, std::int64_t
                std::byte* out, float* scales) {
   const std::int64_t first = panel * kPanelColumns;
   const std::int64_t count = std::min(kPanelColumns, panels.out - first);
-  const auto size = static_cast<std::size_t>(SizeOf(panels.storage));
   for (std::int64_t n = 0; n < count; ++n) {
-    float scale = 0;
-    if (panels.storage == DType::kI8)
-      scale = scales[first + n] = Int8Scale(weights, first + n);
-    for (std::int64_t k = 0; k < panels.in; ++k)
-      StoreElement(panels, HostElement(weights, first + n, k), scale,
-                   out + PanelIndex(panels, n, k) * size);
+    const float scale =
+        StoreRow(weights, first + n, panels.storage, out,
+                 [&](std::int64_t k) { return PanelIndex(panels, n, k); });
+    if (panels.storage == DType::kI8) scales[first + n] = scale;
   }
 }
 

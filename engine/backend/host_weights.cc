@@ -41,9 +41,17 @@ float Int8Scale(const HostMatrix& weights, std::int64_t row) {
   return scale;
 }
 
-std::int8_t ToInt8(float value, float scale) {
-  const float units = scale > 0 ? std::nearbyint(value / scale) : 0.0f;
-  return static_cast<std::int8_t>(std::clamp(units, -127.0f, 127.0f));
+void StoreWeight(float value, float scale, DType storage, std::byte* out) {
+  if (storage == DType::kF32) {
+    std::memcpy(out, &value, sizeof value);
+  } else if (storage == DType::kBf16) {
+    const std::uint16_t rounded = RoundToBf16(value);
+    std::memcpy(out, &rounded, sizeof rounded);
+  } else {
+    const float units = scale > 0 ? std::nearbyint(value / scale) : 0.0f;
+    *out = static_cast<std::byte>(
+        static_cast<std::int8_t>(std::clamp(units, -127.0f, 127.0f)));
+  }
 }
 
 }  // namespace goldfinch
