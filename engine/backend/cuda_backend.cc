@@ -23,6 +23,34 @@ constexpr int kKernelVersion = 1;
 
 constexpr int kLeastMajor = 8;  // bf16 tensor cores, cp.async
 
+// The device of this number, made the calling thread's.
+absl::StatusOr<cudaDeviceProp> FindDevice(int device) {
+  int count = 0;
+  const cudaError_t found = cudaGetDeviceCount(&count);
+  if (found != cudaSuccess || count == 0) {
+    cudaGetLastError();
+    return absl::UnavailableError(
+        absl::StrCat("no CUDA device: ", found != cudaSuccess ? cudaGetErrorString(found)
+                                                              : "the driver has none"));
+  }
+  if (device < 0 || device >= count)
+    return absl::InvalidArgumentError(absl::StrCat(
+        "device is ", device, "; this machine has CUDA devices 0 to ", count - 1));
+  cudaDeviceProp properties;
+  for (const cudaError_t error :
+       {cudaSetDevice(device), cudaGetDeviceProperties(&properties, device)}) {
+    if (error != cudaSuccess)
+      return absl::UnavailableError(
+          absl::StrCat("CUDA device ", device, ": ", cudaGetErrorString(error)));
+  }
+  if (properties.major < kLeastMajor)
+    return absl::FailedPreconditionError(
+        absl::StrCat("CUDA device ", device, ", ", properties.name,
+                     ", has compute capability ", properties.major, ".", properties.minor,
+                     "; at least ", kLeastMajor, ".0 is needed"));
+  return properties;
+}
+
 class CudaPackedWeights final : public PackedWeights {
  public:
   CudaPackedWeights(const GemmWeights& weights, std::unique_ptr<DeviceMemory> memory,
@@ -61,6 +89,7 @@ class CudaBackend final : public Backend {
         pack_pool_(static_cast<int>(std::max(1u, std::thread::hardware_concurrency()))) {
     stream_.overlap = device.major >= 9;
     stream_.multiprocessors = device.multiProcessorCount;
+    PrepareGemm(stream_);
   }
   ~CudaBackend() override { Synchronize(); }
 
@@ -205,12 +234,15 @@ class CudaBackend final : public Backend {
       kPartialFloats * static_cast<std::int64_t>(sizeof(float));
 
   // Which device is meant is a matter of the host's thread; a step may come from another
-  // one than that which made the backend.
-  void UseDevice() {
-    thread_local int used = -1;
-    if (used == device_) return;
-    stream_.Check(cudaSetDevice(device_), "cudaSetDevice");
-    used = device_;
+  // one than that which made the backend. Naming the same one again costs next to nothing.
+  void UseDevice() { stream_.Check(cudaSetDevice(device_), "cudaSetDevice"); }
+
+  // A row of logits in host memory, until the next call.
+  std::span<const float> FetchRow(const Matrix& logits, std::int64_t row) {
+    Prepare(0, logits.cols);
+    CopyToHost(logits_.data(), logits.f32(row),
+               logits.cols * static_cast<std::int64_t>(sizeof(float)));
+    return logits_;
   }
 
   const int device_;
@@ -257,67 +289,24 @@ void CudaBackend::Gemm(std::span<const Backend::Product> products) {
 }
 
 void CudaBackend::Sample(const Matrix& logits, std::span<const SampleRequest> requests) {
-  Prepare(0, logits.cols);
   for (const SampleRequest& r : requests) {
-    CopyToHost(logits_.data(), logits.f32(r.row),
-               logits.cols * static_cast<std::int64_t>(sizeof(float)));
-    SampleRow(logits_, *r.params, r.counts, r.num_generated, scratch_[0], *r.out);
+    const std::span<const float> row = FetchRow(logits, r.row);
+    SampleRow(row, *r.params, r.counts, r.num_generated, scratch_[0], *r.out);
   }
 }
 
 void CudaBackend::Score(const Matrix& logits, std::span<const ScoreRequest> requests) {
-  Prepare(0, logits.cols);
-  for (const ScoreRequest& r : requests) {
-    CopyToHost(logits_.data(), logits.f32(r.row),
-               logits.cols * static_cast<std::int64_t>(sizeof(float)));
-    *r.out = ScoreRow(logits_, r.target);
-  }
+  for (const ScoreRequest& r : requests)
+    *r.out = ScoreRow(FetchRow(logits, r.row), r.target);
 }
 
 }  // namespace
 
-absl::StatusOr<CudaDevice> FindCudaDevice(int device) {
-  int count = 0;
-  const cudaError_t found = cudaGetDeviceCount(&count);
-  if (found != cudaSuccess || count == 0) {
-    cudaGetLastError();
-    return absl::UnavailableError(
-        absl::StrCat("no CUDA device: ", found != cudaSuccess ? cudaGetErrorString(found)
-                                                              : "the driver has none"));
-  }
-  if (device < 0 || device >= count)
-    return absl::InvalidArgumentError(absl::StrCat(
-        "device is ", device, "; this machine has CUDA devices 0 to ", count - 1));
-  cudaDeviceProp properties;
-  std::size_t free = 0, total = 0;
-  for (const cudaError_t error :
-       {cudaSetDevice(device), cudaGetDeviceProperties(&properties, device),
-        cudaMemGetInfo(&free, &total)}) {
-    if (error != cudaSuccess)
-      return absl::UnavailableError(
-          absl::StrCat("CUDA device ", device, ": ", cudaGetErrorString(error)));
-  }
-  if (properties.major < kLeastMajor)
-    return absl::FailedPreconditionError(
-        absl::StrCat("CUDA device ", device, ", ", properties.name,
-                     ", has compute capability ", properties.major, ".", properties.minor,
-                     "; at least ", kLeastMajor, ".0 is needed"));
-  return CudaDevice{.name = properties.name,
-                    .major = properties.major,
-                    .minor = properties.minor,
-                    .free_bytes = static_cast<std::int64_t>(free),
-                    .total_bytes = static_cast<std::int64_t>(total)};
-}
-
 absl::StatusOr<std::unique_ptr<Backend>> CreateCudaBackend(
     const CudaBackendOptions& options) {
-  auto device = FindCudaDevice(options.device);
+  auto device = FindDevice(options.device);
   if (!device.ok()) return device.status();
-  cudaDeviceProp properties;
-  if (const cudaError_t error = cudaGetDeviceProperties(&properties, options.device);
-      error != cudaSuccess)
-    return absl::UnavailableError(cudaGetErrorString(error));
-  auto backend = std::make_unique<CudaBackend>(options, properties);
+  auto backend = std::make_unique<CudaBackend>(options, *device);
   if (absl::Status status = backend->status(); !status.ok()) return status;
   return backend;
 }

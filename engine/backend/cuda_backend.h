@@ -11,7 +11,6 @@
 
 #include <cstdint>
 #include <memory>
-#include <string>
 
 #include "absl/status/statusor.h"
 #include "engine/backend/backend.h"
@@ -28,21 +27,12 @@ struct CudaBackendOptions {
   std::int64_t attention_bytes = 64 << 20;
 };
 
-// What a device is, before anything is made on it.
-struct CudaDevice {
-  std::string name;
-  int major = 0, minor = 0;  // compute capability
-  std::int64_t free_bytes = 0, total_bytes = 0;
-};
-
 }  // namespace goldfinch
 
 namespace goldfinch::GOLDFINCH_CUDA {
 
 // UNAVAILABLE where there is no driver or no device, INVALID_ARGUMENT for a number no
 // device has, FAILED_PRECONDITION for one below compute capability 8.0.
-absl::StatusOr<CudaDevice> FindCudaDevice(int device);
-
 absl::StatusOr<std::unique_ptr<Backend>> CreateCudaBackend(
     const CudaBackendOptions& options);
 

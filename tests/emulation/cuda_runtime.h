@@ -23,7 +23,6 @@
 #include <tuple>
 #include <type_traits>
 #include <utility>
-#include <vector>
 
 #define GOLDFINCH_CUDA_EMULATION 1
 
@@ -43,14 +42,8 @@ struct dim3 {
   unsigned x, y, z;
   constexpr dim3(unsigned a = 1, unsigned b = 1, unsigned c = 1) : x(a), y(b), z(c) {}
 };
-struct alignas(8) float2 {
-  float x, y;
-};
 struct alignas(16) float4 {
   float x, y, z, w;
-};
-struct alignas(8) uint2 {
-  unsigned x, y;
 };
 struct alignas(16) uint4 {
   unsigned x, y, z, w;
@@ -94,16 +87,6 @@ void Run(dim3 grid, dim3 block, std::size_t shared_bytes,
 #define gridDim (::emulation::current->grid_dim)
 
 inline void __syncthreads() { emulation::BlockBarrier(); }
-inline void __syncwarp(unsigned mask = 0xffffffffu) {
-  unsigned nothing = 0;
-  emulation::Exchange(mask, &nothing, &nothing, sizeof nothing, emulation::current->lane);
-}
-template <typename T>
-T __shfl_sync(unsigned mask, T value, int lane) {
-  T out;
-  emulation::Exchange(mask, &value, &out, sizeof value, static_cast<unsigned>(lane) % 32);
-  return out;
-}
 template <typename T>
 T __shfl_xor_sync(unsigned mask, T value, int lanes) {
   T out;
@@ -112,52 +95,11 @@ T __shfl_xor_sync(unsigned mask, T value, int lanes) {
   return out;
 }
 template <typename T>
-T __shfl_up_sync(unsigned mask, T value, unsigned delta) {
-  T out;
-  const unsigned lane = emulation::current->lane;
-  emulation::Exchange(mask, &value, &out, sizeof value,
-                      lane >= delta ? lane - delta : lane);
-  return out;
-}
-
-template <typename T>
-T __ldg(const T* p) {
-  return *p;
-}
-template <typename T>
 T __ldcs(const T* p) {
   return *p;
 }
-template <typename T>
-void __stcs(T* p, T value) {
-  *p = value;
-}
 inline float __uint_as_float(unsigned u) { return std::bit_cast<float>(u); }
 inline unsigned __float_as_uint(float f) { return std::bit_cast<unsigned>(f); }
-inline unsigned long long __umul64hi(unsigned long long a, unsigned long long b) {
-  __extension__ using Wide = unsigned __int128;
-  return static_cast<unsigned long long>((static_cast<Wide>(a) * b) >> 64);
-}
-inline int __float2int_rn(float f) { return static_cast<int>(std::nearbyint(f)); }
-template <typename T>
-T atomicAdd(T* p, T value) {
-  const T old = *p;
-  *p = old + value;
-  return old;
-}
-template <typename T>
-T atomicMax(T* p, T value) {
-  const T old = *p;
-  *p = old > value ? old : value;
-  return old;
-}
-template <typename T>
-T atomicMin(T* p, T value) {
-  const T old = *p;
-  *p = old < value ? old : value;
-  return old;
-}
-
 // The runtime API.
 enum cudaError_t {
   cudaSuccess = 0,
@@ -173,33 +115,14 @@ enum cudaMemcpyKind {
   cudaMemcpyDeviceToDevice
 };
 enum cudaFuncAttribute { cudaFuncAttributeMaxDynamicSharedMemorySize };
-enum cudaStreamCaptureMode { cudaStreamCaptureModeThreadLocal };
-enum cudaLaunchAttributeID { cudaLaunchAttributeProgrammaticStreamSerialization };
-struct cudaLaunchAttribute {
-  cudaLaunchAttributeID id;
-  struct {
-    int programmaticStreamSerializationAllowed;
-  } val;
-};
-struct cudaGraphRecord {
-  std::vector<std::function<void()>> work;
-};
-using cudaGraph_t = cudaGraphRecord*;
-using cudaGraphExec_t = cudaGraphRecord*;
-struct cudaStreamRecord {
-  cudaGraphRecord* capture = nullptr;
-};
+struct cudaStreamRecord {};
 using cudaStream_t = cudaStreamRecord*;
 struct cudaEventRecord_;
 using cudaEvent_t = cudaEventRecord_*;
-struct cudaLaunchConfig_t {
-  dim3 gridDim_, blockDim_;
-};
 struct cudaDeviceProp {
   char name[256];
   int major, minor;
   int multiProcessorCount;
-  std::size_t totalGlobalMem;
 };
 inline constexpr unsigned cudaStreamNonBlocking = 1;
 inline constexpr unsigned cudaEventDisableTiming = 2;
@@ -211,7 +134,6 @@ cudaError_t cudaGetLastError();
 cudaError_t cudaGetDeviceCount(int* count);
 cudaError_t cudaSetDevice(int device);
 cudaError_t cudaGetDeviceProperties(cudaDeviceProp* properties, int device);
-cudaError_t cudaMemGetInfo(std::size_t* free, std::size_t* total);
 cudaError_t cudaMalloc(void** p, std::size_t bytes);
 cudaError_t cudaFree(void* p);
 cudaError_t cudaHostAlloc(void** p, std::size_t bytes, unsigned flags);
@@ -226,13 +148,6 @@ cudaError_t cudaEventCreateWithFlags(cudaEvent_t* event, unsigned flags);
 cudaError_t cudaEventDestroy(cudaEvent_t event);
 cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream);
 cudaError_t cudaEventSynchronize(cudaEvent_t event);
-cudaError_t cudaStreamBeginCapture(cudaStream_t stream, cudaStreamCaptureMode mode);
-cudaError_t cudaStreamEndCapture(cudaStream_t stream, cudaGraph_t* graph);
-cudaError_t cudaGraphInstantiate(cudaGraphExec_t* exec, cudaGraph_t graph,
-                                 unsigned long long flags);
-cudaError_t cudaGraphLaunch(cudaGraphExec_t exec, cudaStream_t stream);
-cudaError_t cudaGraphDestroy(cudaGraph_t graph);
-cudaError_t cudaGraphExecDestroy(cudaGraphExec_t exec);
 template <typename Kernel>
 cudaError_t cudaFuncSetAttribute(Kernel*, cudaFuncAttribute, int) {
   return cudaSuccess;
@@ -240,17 +155,16 @@ cudaError_t cudaFuncSetAttribute(Kernel*, cudaFuncAttribute, int) {
 
 namespace emulation {
 
-// What a launch would do, now or, while the stream is captured, when the graph runs.
-// Counts as one call for FailCall (emulation.h).
-cudaError_t Enqueue(cudaStream_t stream, std::function<void()> work);
+// A call of the runtime API as far as FailCall (emulation.h) goes.
+cudaError_t Call();
 
 template <typename... P, typename... A>
 cudaError_t Launch(void (*kernel)(P...), dim3 grid, dim3 block, std::size_t shared,
-                   cudaStream_t stream, A&&... args) {
-  std::tuple<std::remove_const_t<P>...> values(std::forward<A>(args)...);
-  return Enqueue(stream, [=] {
-    Run(grid, block, shared, [&] { std::apply(kernel, values); });
-  });
+                   A&&... args) {
+  if (const cudaError_t error = Call(); error != cudaSuccess) return error;
+  const std::tuple<std::remove_const_t<P>...> values(std::forward<A>(args)...);
+  Run(grid, block, shared, [&] { std::apply(kernel, values); });
+  return cudaSuccess;
 }
 
 }  // namespace emulation

@@ -8,7 +8,9 @@
 
 namespace goldfinch::cuda_emulated {
 
-absl::StatusOr<CudaDevice> FindCudaDevice(int device);
+// Little room for partial results, so that attention goes in several passes.
+inline constexpr CudaBackendOptions kTightOptions = {.attention_bytes = 64 << 10};
+
 absl::StatusOr<std::unique_ptr<Backend>> CreateCudaBackend(
     const CudaBackendOptions& options);
 

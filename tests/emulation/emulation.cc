@@ -194,12 +194,16 @@ std::int64_t fail_in = -1;
 std::int64_t allocations = 0, allocated = 0;
 std::map<void*, std::size_t> sizes;
 
+}  // namespace
+
 cudaError_t Call() {
   if (fail_in < 0) return cudaSuccess;
   if (fail_in == 0) return cudaErrorIllegalAddress;
   --fail_in;
   return cudaSuccess;
 }
+
+namespace {
 
 cudaError_t Allocate(void** p, std::size_t bytes) {
   if (const cudaError_t error = Call(); error != cudaSuccess) return error;
@@ -288,19 +292,9 @@ void FailCall(std::int64_t calls) { fail_in = calls; }
 std::int64_t AllocatedBytes() { return allocated; }
 std::int64_t NumAllocations() { return allocations; }
 
-cudaError_t Enqueue(cudaStream_t stream, std::function<void()> work) {
-  if (const cudaError_t error = Call(); error != cudaSuccess) return error;
-  if (stream != nullptr && stream->capture != nullptr)
-    stream->capture->work.push_back(std::move(work));
-  else
-    work();
-  return cudaSuccess;
-}
-
 }  // namespace emulation
 
 using emulation::Call;
-using emulation::Enqueue;
 
 const char* cudaGetErrorName(cudaError_t error) {
   return error == cudaSuccess ? "cudaSuccess" : "cudaErrorIllegalAddress";
@@ -320,13 +314,7 @@ cudaError_t cudaGetDeviceProperties(cudaDeviceProp* properties, int) {
   *properties = {.name = "emulated",
                  .major = 9,
                  .minor = 0,
-                 .multiProcessorCount = 4,
-                 .totalGlobalMem = std::size_t{8} << 30};
-  return Call();
-}
-cudaError_t cudaMemGetInfo(std::size_t* free, std::size_t* total) {
-  *total = std::size_t{8} << 30;
-  *free = *total - static_cast<std::size_t>(emulation::allocated);
+                 .multiProcessorCount = 4};
   return Call();
 }
 cudaError_t cudaMalloc(void** p, std::size_t bytes) {
@@ -338,13 +326,15 @@ cudaError_t cudaHostAlloc(void** p, std::size_t bytes, unsigned) {
 }
 cudaError_t cudaFreeHost(void* p) { return emulation::Free(p); }
 cudaError_t cudaMemcpyAsync(void* to, const void* from, std::size_t bytes, cudaMemcpyKind,
-                            cudaStream_t stream) {
-  return Enqueue(stream, [=] {
-    if (bytes > 0) std::memmove(to, from, bytes);
-  });
+                            cudaStream_t) {
+  if (const cudaError_t error = Call(); error != cudaSuccess) return error;
+  if (bytes > 0) std::memmove(to, from, bytes);
+  return cudaSuccess;
 }
-cudaError_t cudaMemsetAsync(void* p, int value, std::size_t bytes, cudaStream_t stream) {
-  return Enqueue(stream, [=] { std::memset(p, value, bytes); });
+cudaError_t cudaMemsetAsync(void* p, int value, std::size_t bytes, cudaStream_t) {
+  if (const cudaError_t error = Call(); error != cudaSuccess) return error;
+  std::memset(p, value, bytes);
+  return cudaSuccess;
 }
 cudaError_t cudaStreamCreateWithFlags(cudaStream_t* stream, unsigned) {
   *stream = new cudaStreamRecord;
@@ -362,29 +352,3 @@ cudaError_t cudaEventCreateWithFlags(cudaEvent_t* event, unsigned) {
 cudaError_t cudaEventDestroy(cudaEvent_t) { return cudaSuccess; }
 cudaError_t cudaEventRecord(cudaEvent_t, cudaStream_t) { return Call(); }
 cudaError_t cudaEventSynchronize(cudaEvent_t) { return Call(); }
-cudaError_t cudaStreamBeginCapture(cudaStream_t stream, cudaStreamCaptureMode) {
-  stream->capture = new cudaGraphRecord;
-  return Call();
-}
-cudaError_t cudaStreamEndCapture(cudaStream_t stream, cudaGraph_t* graph) {
-  *graph = std::exchange(stream->capture, nullptr);
-  return Call();
-}
-cudaError_t cudaGraphInstantiate(cudaGraphExec_t* exec, cudaGraph_t graph,
-                                 unsigned long long) {
-  *exec = new cudaGraphRecord(*graph);
-  return Call();
-}
-cudaError_t cudaGraphLaunch(cudaGraphExec_t exec, cudaStream_t) {
-  if (const cudaError_t error = Call(); error != cudaSuccess) return error;
-  for (const auto& work : exec->work) work();
-  return cudaSuccess;
-}
-cudaError_t cudaGraphDestroy(cudaGraph_t graph) {
-  delete graph;
-  return cudaSuccess;
-}
-cudaError_t cudaGraphExecDestroy(cudaGraphExec_t exec) {
-  delete exec;
-  return cudaSuccess;
-}

@@ -15,6 +15,8 @@
 //
 // Rope: pairs (2i, 2i+1) of each head are rotated by position * frequency[i], the angle
 // in float64 so that the error does not grow with the position.
+#include <algorithm>
+
 #include "engine/kernels/cuda/device.h"
 #include "engine/kernels/cuda/kernels.h"
 
@@ -304,18 +306,17 @@ void Attend(Stream& stream, const AttendArgs& args, float* workspace,
   // As much of the work at once as the workspace has room for: all chunks of some rows
   // or, of a very long past, some chunks of one row after another. The grid's third
   // number is at most 65535.
-  const std::int64_t most_chunks =
-      partials / args.heads < 65535 ? partials / args.heads : 65535;
-  const int pass_chunks =
-      chunks < most_chunks ? (chunks > 0 ? chunks : 1) : static_cast<int>(most_chunks);
+  const auto most_chunks =
+      static_cast<int>(std::min<std::int64_t>(partials / args.heads, 65535));
+  const int pass_chunks = std::clamp(chunks, 1, most_chunks);
   const std::int64_t pass_rows = partials / (args.heads * pass_chunks);
   for (std::int64_t row = 0; row < rows; row += pass_rows) {
-    const std::int64_t count = rows - row < pass_rows ? rows - row : pass_rows;
+    const std::int64_t count = std::min(rows - row, pass_rows);
     bool fresh = args.first;
     // A list of no tiles still starts its carry afresh.
     int first = 0;
     do {
-      const int some = chunks - first < pass_chunks ? chunks - first : pass_chunks;
+      const int some = std::min(chunks - first, pass_chunks);
       const auto grid = [&](int depth) {
         return dim3(static_cast<unsigned>(count), static_cast<unsigned>(args.heads),
                     static_cast<unsigned>(depth));

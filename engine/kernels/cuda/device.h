@@ -101,13 +101,17 @@ __device__ __forceinline__ T BlockSum(T value, T* scratch) {
   return sum;
 }
 
-// The largest; a NaN is passed over.
-template <int kThreads>
-__device__ __forceinline__ float BlockMax(float value, float* scratch) {
+// The largest; a NaN is passed over unless it is the caller's own.
+__device__ __forceinline__ float WarpMax(float value) {
   for (int lanes = kWarp / 2; lanes > 0; lanes /= 2) {
     const float other = __shfl_xor_sync(kAllLanes, value, lanes);
     value = other > value ? other : value;
   }
+  return value;
+}
+template <int kThreads>
+__device__ __forceinline__ float BlockMax(float value, float* scratch) {
+  value = WarpMax(value);
   __syncthreads();
   if (threadIdx.x % kWarp == 0) scratch[threadIdx.x / kWarp] = value;
   __syncthreads();

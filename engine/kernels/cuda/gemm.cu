@@ -1,5 +1,5 @@
 // y = finish(x W^T), up to sixteen products a launch:
-//   x : [rows, in] float32 or bf16      W : packed as gemm.h says      y : [rows, out]
+//   x : [rows, in] float32 or bf16      W : packed as gemm_layout.h says      y : [rows, out]
 //
 // The order of every sum is fixed by the number of inputs alone: kSlices parts, each by
 // ascending strips, two tensor-core products a strip, then the parts in order. Two
@@ -453,9 +453,10 @@ Shape ShapeFor(std::int64_t rows) {
           kTileBlocks * kBlockOutputs, kTileRows, kStages* StageBytes<Weights>()};
 }
 
-// Shared memory beyond 48 KiB must be asked for, once a kernel.
-void AllowShared(Stream& stream, const Shape& shape) {
-  if (shape.shared == 0) return;
+// Shared memory beyond 48 KiB must be asked for.
+template <typename Weights>
+void AllowShared(Stream& stream) {
+  const Shape shape = ShapeFor<Weights>(kTileRows);
   for (const Kernel kernel : {shape.aligned, shape.any})
     stream.Check(
         cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
@@ -477,7 +478,6 @@ void LaunchBf16(Stream& stream, std::span<const GemmArgs> products, DType storag
   for (const GemmArgs& args : products)
     if (args.w.storage == storage) batch.Add(args, shape.outputs, shape.rows);
   if (batch.tiles == 0) return;
-  AllowShared(stream, shape);
   Launch(stream, "gemm", aligned ? shape.aligned : shape.any,
          dim3(static_cast<unsigned>(batch.tiles)), kThreads,
          static_cast<std::size_t>(shape.shared), batch.products);
@@ -493,6 +493,11 @@ void LaunchF32(Stream& stream, std::span<const GemmArgs> products, DType storage
 }
 
 }  // namespace
+
+void PrepareGemm(Stream& stream) {
+  AllowShared<Bf16Weights>(stream);
+  AllowShared<Int8Weights>(stream);
+}
 
 void Gemm(Stream& stream, std::span<const GemmArgs> products) {
   if (products.empty()) return;

@@ -29,6 +29,9 @@ struct GemmArgs {
 
 inline constexpr std::size_t kMaxGemms = 16;
 
+// Once a stream, before its first Gemm: asks for the shared memory its kernels use.
+void PrepareGemm(Stream& stream);
+
 // Up to kMaxGemms products in as few launches as their types allow. Finish and operands
 // as in op_args.h; with `resume` the sum over these inputs is added to y as one number.
 void Gemm(Stream& stream, std::span<const GemmArgs> products);

@@ -44,9 +44,8 @@ void Launch(Stream& stream, const char* name, void (*kernel)(P...), dim3 grid, i
   if (!stream.ok() || grid.x == 0 || grid.y == 0 || grid.z == 0) return;
   const dim3 threads(static_cast<unsigned>(block));
 #if defined(GOLDFINCH_CUDA_EMULATION)
-  stream.Check(emulation::Launch(kernel, grid, threads, shared, stream.handle,
-                                 std::forward<A>(args)...),
-               name);
+  stream.Check(
+      emulation::Launch(kernel, grid, threads, shared, std::forward<A>(args)...), name);
 #else
   cudaLaunchAttribute overlap = {};
   overlap.id = cudaLaunchAttributeProgrammaticStreamSerialization;

@@ -20,25 +20,28 @@ struct Moments {
   float inverse_deviation;
 };
 
-__device__ __forceinline__ Moments MomentsFrom(float mean, float square, float cols,
-                                               float eps) {
-  return {mean, 1.0f / sqrtf(square / cols + eps)};
-}
-
-// Of read(0) .. read(cols - 1), over the whole block.
-template <typename ReadAt>
-__device__ __forceinline__ Moments BlockMoments(const ReadAt& read, int cols, float eps,
-                                                float* scratch) {
-  float sum = 0.0f;
-  for (int i = threadIdx.x; i < cols; i += kThreads) sum += read(i);
+// Of read(0) .. read(cols - 1), of which this thread has first, first + step, ...; `sum`
+// adds over all that take part.
+template <typename ReadAt, typename Sum>
+__device__ __forceinline__ Moments MomentsOf(const ReadAt& read, int cols, float eps,
+                                             int first, int step, const Sum& sum) {
+  float own = 0.0f;
+  for (int i = first; i < cols; i += step) own += read(i);
   const auto count = static_cast<float>(cols);
-  const float mean = BlockSum<kThreads>(sum, scratch) / count;
+  const float mean = sum(own) / count;
   float square = 0.0f;
-  for (int i = threadIdx.x; i < cols; i += kThreads) {
+  for (int i = first; i < cols; i += step) {
     const float d = read(i) - mean;
     square = Fma(d, d, square);
   }
-  return MomentsFrom(mean, BlockSum<kThreads>(square, scratch), count, eps);
+  return {mean, 1.0f / sqrtf(sum(square) / count + eps)};
+}
+
+template <typename ReadAt>
+__device__ __forceinline__ Moments BlockMoments(const ReadAt& read, int cols, float eps,
+                                                float* scratch) {
+  return MomentsOf(read, cols, eps, static_cast<int>(threadIdx.x), kThreads,
+                   [scratch](float value) { return BlockSum<kThreads>(value, scratch); });
 }
 
 __device__ __forceinline__ float Normalised(float x, const Moments& m,
@@ -124,14 +127,25 @@ __global__ void __launch_bounds__(kThreads)
     to[i] = Normalised(row[i], m, norm, i);
 }
 
-__device__ __forceinline__ void PutAddNorm(const AddNormArgs& args, std::int64_t row,
-                                           int col, float value, const Moments& m) {
-  float v = Normalised(value, m, args.norm, col);
-  if (args.gate.data != nullptr) {
-    const float gate = Row<float>(args.gate, row)[col];
-    v *= gate * Sigmoid(gate);
+// Columns [begin, begin + cols) of a row, of which this thread has first, first + step...
+template <typename Sum>
+__device__ __forceinline__ void AddNormGroup(const AddNormArgs& args, std::int64_t row,
+                                             int begin, int cols, int first, int step,
+                                             const Sum& sum) {
+  const float* const a = Row<float>(args.a, row) + begin;
+  const float* const b =
+      args.b.data != nullptr ? Row<float>(args.b, row) + begin : nullptr;
+  const auto read = [a, b](int i) { return b != nullptr ? a[i] + b[i] : a[i]; };
+  const Moments m = MomentsOf(read, cols, args.norm.eps, first, step, sum);
+  AllowLaunch();
+  for (int i = first; i < cols; i += step) {
+    float v = Normalised(read(i), m, args.norm, begin + i);
+    if (args.gate.data != nullptr) {
+      const float gate = Row<float>(args.gate, row)[begin + i];
+      v *= gate * Sigmoid(gate);
+    }
+    Put(v, args.out, row, begin + i);
   }
-  Put(v, args.out, row, col);
 }
 
 // A block for each row and group.
@@ -139,43 +153,21 @@ __global__ void __launch_bounds__(kThreads) AddNormKernel(AddNormArgs args) {
   __shared__ float scratch[kWarps];
   AwaitLaunch();
   const int cols = static_cast<int>(args.a.cols / args.groups);
-  const std::int64_t row = blockIdx.x;
-  const int first = static_cast<int>(blockIdx.y) * cols;
-  const float* const a = Row<float>(args.a, row) + first;
-  const float* const b =
-      args.b.data != nullptr ? Row<float>(args.b, row) + first : nullptr;
-  const auto read = [a, b](int i) { return b != nullptr ? a[i] + b[i] : a[i]; };
-  const Moments m = BlockMoments(read, cols, args.norm.eps, scratch);
-  AllowLaunch();
-  for (int i = threadIdx.x; i < cols; i += kThreads)
-    PutAddNorm(args, row, first + i, read(i), m);
+  float* const shared = scratch;
+  AddNormGroup(args, blockIdx.x, static_cast<int>(blockIdx.y) * cols, cols,
+               static_cast<int>(threadIdx.x), kThreads,
+               [shared](float value) { return BlockSum<kThreads>(value, shared); });
 }
 
-// Narrow groups, at most a warp's worth of threads wide: a warp for each.
+// Narrow groups: a warp for each.
 __global__ void __launch_bounds__(kThreads) AddNormByWarpKernel(AddNormArgs args) {
   AwaitLaunch();
   const std::int64_t task = std::int64_t{blockIdx.x} * kWarps + threadIdx.x / kWarp;
-  const int lane = static_cast<int>(threadIdx.x) % kWarp;
   if (task >= args.a.rows * args.groups) return;
   const int cols = static_cast<int>(args.a.cols / args.groups);
-  const std::int64_t row = task / args.groups;
-  const int first = static_cast<int>(task % args.groups) * cols;
-  const float* const a = Row<float>(args.a, row) + first;
-  const float* const b =
-      args.b.data != nullptr ? Row<float>(args.b, row) + first : nullptr;
-  const auto read = [a, b](int i) { return b != nullptr ? a[i] + b[i] : a[i]; };
-  float sum = 0.0f;
-  for (int i = lane; i < cols; i += kWarp) sum += read(i);
-  const auto count = static_cast<float>(cols);
-  const float mean = WarpSum(sum) / count;
-  float square = 0.0f;
-  for (int i = lane; i < cols; i += kWarp) {
-    const float d = read(i) - mean;
-    square = Fma(d, d, square);
-  }
-  const Moments m = MomentsFrom(mean, WarpSum(square), count, args.norm.eps);
-  AllowLaunch();
-  for (int i = lane; i < cols; i += kWarp) PutAddNorm(args, row, first + i, read(i), m);
+  AddNormGroup(args, task / args.groups, static_cast<int>(task % args.groups) * cols,
+               cols, static_cast<int>(threadIdx.x) % kWarp, kWarp,
+               [](float value) { return WarpSum(value); });
 }
 
 __global__ void __launch_bounds__(kThreads) RmsNormKernel(Matrix in, Matrix out) {

@@ -30,10 +30,7 @@ __global__ void __launch_bounds__(kThreads)
     const float magnitude = x[i] < 0.0f ? -x[i] : x[i];
     largest = magnitude > largest ? magnitude : largest;
   }
-  for (int lanes = kWarp / 2; lanes > 0; lanes /= 2) {
-    const float other = __shfl_xor_sync(kAllLanes, largest, lanes);
-    largest = other > largest ? other : largest;
-  }
+  largest = WarpMax(largest);
   const std::uint16_t stored = ToBf16(largest / 127.0f);
   const float scale = FromBf16(stored);
   if (lane == 0) scales[index[row]] = stored;

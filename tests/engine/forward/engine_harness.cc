@@ -93,8 +93,7 @@ absl::StatusOr<std::unique_ptr<ModelEngine>> CreateEngine(
   if (options.backend != "cuda_emulated") return ModelEngine::Create(options);
   auto checkpoint = Checkpoint::Load(options.model_dir);
   if (!checkpoint.ok()) return checkpoint.status();
-  // Little room for partial results, so that attention goes in several passes.
-  auto backend = cuda_emulated::CreateCudaBackend({.attention_bytes = 64 << 10});
+  auto backend = cuda_emulated::CreateCudaBackend(cuda_emulated::kTightOptions);
   if (!backend.ok()) return backend.status();
   return ModelEngine::Create(options, *checkpoint, *std::move(backend));
 }

@@ -68,8 +68,6 @@ std::string BackendCaseName(const testing::TestParamInfo<BackendCase>& info) {
 }
 
 absl::StatusOr<std::unique_ptr<Backend>> MakeBackend(const BackendCase& backend) {
-  // Little room for partial results, so that attention goes in several passes.
-  [[maybe_unused]] const CudaBackendOptions cuda = {.attention_bytes = 64 << 10};
   switch (backend.device) {
     case Device::kCpu:
       return CreateCpuBackend({.isa = backend.isa, .num_threads = backend.num_threads});
@@ -77,10 +75,10 @@ absl::StatusOr<std::unique_ptr<Backend>> MakeBackend(const BackendCase& backend)
 #if defined(__SANITIZE_THREAD__)
       return absl::UnavailableError("the thread sanitizer does not follow fibers");
 #endif
-      return cuda_emulated::CreateCudaBackend(cuda);
+      return cuda_emulated::CreateCudaBackend(cuda_emulated::kTightOptions);
     case Device::kCuda:
 #if defined(GOLDFINCH_HAS_CUDA)
-      return cuda::CreateCudaBackend(cuda);
+      return cuda::CreateCudaBackend(cuda_emulated::kTightOptions);
 #endif
       break;
   }
