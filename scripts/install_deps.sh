@@ -12,12 +12,12 @@ packages=(
   libabsl-dev prometheus-cpp-dev zlib1g-dev libcurl4-openssl-dev
   libcli11-dev libgtest-dev libgmock-dev libbenchmark-dev
   libdnnl-dev nlohmann-json3-dev libspdlog-dev libxxhash-dev libssl-dev
-  libhiredis-dev
+  libhiredis-dev libboost-context-dev
   curl python3 python3-numpy python3-yaml
 )
 # A server that tests start and stop themselves. Not for who only runs a model: its
-# package starts one as a service. And fibers, which the emulated CUDA device is made of.
-[[ ${1:-} == --tests ]] && packages+=(redis-server libboost-context-dev)
+# package starts one as a service.
+[[ ${1:-} == --tests ]] && packages+=(redis-server)
 
 missing=()
 for package in "${packages[@]}"; do
