@@ -1,32 +1,26 @@
 #include "scheduler/admission.h"
 
-#include <algorithm>
-#include <numeric>
-#include <vector>
+#include <tuple>
 
 namespace goldfinch {
-namespace {
 
-bool GoesBefore(const WaitingRequest& a, const WaitingRequest& b) {
-  if (a.priority != b.priority) return a.priority > b.priority;
-  return a.arrival < b.arrival;
+std::optional<std::size_t> NextTenant(std::span<const TenantDemand> tenants) {
+  const auto order = [&](std::size_t i) {
+    return std::tuple(tenants[i].service, tenants[i].held, tenants[i].arrival);
+  };
+  std::optional<std::size_t> next;
+  for (std::size_t i = 0; i < tenants.size(); ++i) {
+    if (!tenants[i].waits) continue;
+    if (!next.has_value() || order(i) < order(*next)) next = i;
+  }
+  return next;
 }
 
-}  // namespace
-
-void Admit(std::span<const WaitingRequest> waiting,
-           const std::function<bool(std::size_t)>& take) {
-  // A heap and not a sort: most often one or none of a long queue is admitted.
-  std::vector<std::size_t> heap(waiting.size());
-  std::iota(heap.begin(), heap.end(), std::size_t{0});
-  const auto after = [&](std::size_t a, std::size_t b) {
-    return GoesBefore(waiting[b], waiting[a]);
-  };
-  std::ranges::make_heap(heap, after);
-  while (!heap.empty() && take(heap.front())) {
-    std::ranges::pop_heap(heap, after);
-    heap.pop_back();
-  }
+Yield HasToYield(const TenantDemand& holder, const TenantDemand& newcomer,
+                 double newcomer_held, double slack) {
+  const double ahead = holder.service - newcomer.service;
+  if (ahead >= slack) return Yield::kDrift;
+  return ahead >= 0 && newcomer_held < holder.held ? Yield::kExcess : Yield::kNo;
 }
 
 }  // namespace goldfinch

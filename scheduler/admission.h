@@ -1,32 +1,46 @@
-// Which waiting requests get memory now: policy as integers.
+// Which waiting request gets memory next, and who has to make room for it: policy as
+// numbers.
 //
-// The order is strict: the highest priority first, equals first come first served, and
-// admission stops at the first request that does not fit. A smaller request behind it
-// may not overtake. The price is memory left idle while the large one waits; what it
-// buys is that no request starves: what runs ends, its memory comes back, and nothing
-// younger of the same priority can take it away. (With overtaking, a steady flow of
-// small requests would keep a large one out for ever.) Only higher priorities go ahead,
-// which is what a priority is for.
+// Tenants take turns by what they have been served (fair_share.h): the least served one
+// goes next. Within a tenant the highest priority goes first, equals first come first
+// served. Admission stops at the first request that does not fit; nobody overtakes it.
+// The price is memory left idle while a large one waits; what it buys is that no request
+// starves: what runs ends, and its memory cannot be taken by somebody younger.
+//
+// Who was served more, holds more and is in the way puts running requests aside. That
+// happens in two cases. The holder would still hold more than the newcomer then does:
+// so a tenant that floods an idle server gives up its excess at once. Or their services
+// have drifted apart by more than a slack, which is what bounds unfairness. Neither can
+// be undone by the other tenant before services have moved by that slack, so two tenants
+// never swap places step by step.
 //
 // Threads: pure functions.
 #pragma once
 
-#include <cstddef>
 #include <cstdint>
-#include <functional>
+#include <optional>
 #include <span>
 
 namespace goldfinch {
 
-// One waiting request, as what orders it.
-struct WaitingRequest {
-  std::int32_t priority = 0;
-  std::uint64_t arrival = 0;  // no two are equal; the lower came first
+// One tenant at the moment of admission.
+struct TenantDemand {
+  double service = 0;  // weighted tokens served, by weight; see fair_share.h
+  // A request waits that the tenant's own limit of running ones lets go.
+  bool waits = false;
+  std::uint64_t arrival = 0;  // of that request; no two are equal
+  // Share of the scarcer of slots and pages that its running requests take, by weight.
+  double held = 0;
 };
 
-// Calls `take` with the index of one request after another, in the order of admission,
-// until it returns false: that one does not fit, and waits.
-void Admit(std::span<const WaitingRequest> waiting,
-           const std::function<bool(std::size_t)>& take);
+// The tenant whose request goes next: the least served; of equals the one that holds
+// least, then who came first. None when nobody waits.
+std::optional<std::size_t> NextTenant(std::span<const TenantDemand> tenants);
+
+// Whether, and why, a running request of `holder` is put aside for one of `newcomer`,
+// which would then hold `newcomer_held`.
+enum class Yield { kNo, kExcess, kDrift };
+Yield HasToYield(const TenantDemand& holder, const TenantDemand& newcomer,
+                 double newcomer_held, double slack);
 
 }  // namespace goldfinch

@@ -20,11 +20,6 @@ namespace goldfinch {
 AdmittedFrom FindBase(const RunningContext& context, const AcceptedRequest& accepted,
                       std::int64_t interval, PrefixLookup& outcome);
 
-enum class Grant {
-  kGranted,
-  kNoRoom,   // until something that runs has ended
-  kCopying,  // prefixes are being moved out of the way; the next step goes on
-};
 Grant MakeRoom(const RunningContext& context, const AcceptedRequest& accepted,
                const AdmittedFrom& from);
 

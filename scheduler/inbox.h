@@ -3,7 +3,12 @@
 // takes it whole at the start of a step and sleeps on it when there is nothing to run.
 //
 // It also bounds the queue, because whoever submits must be refused at once: it counts
-// the requests and prompt tokens that wait, here or with the step thread.
+// the requests and prompt tokens that wait, here or with the step thread, of all and of
+// each tenant, and the tokens that each used of its rate.
+//
+// A rate is a bucket that holds a minute's worth. A prompt counts when it is accepted
+// (and no longer if it leaves the queue unserved), generated tokens when they are there,
+// so a request that runs is never held up; the debt it leaves is paid before the next.
 //
 // Invariant: a request accepted by Add is taken by exactly one TakeAll; none is accepted
 // after Close.
@@ -16,6 +21,8 @@
 #include <functional>
 #include <memory>
 #include <optional>
+#include <string>
+#include <unordered_map>
 #include <vector>
 
 #include "absl/status/statusor.h"
@@ -24,14 +31,19 @@
 #include "scheduler/needs.h"
 #include "scheduler/request.h"
 #include "scheduler/scheduler.h"
+#include "scheduler/tenant_policy.h"
 #include "scheduler/token_stream.h"
 
 namespace goldfinch {
+
+struct TenantAccount;
 
 // A request from its acceptance to its end.
 struct AcceptedRequest {
   RequestId id{};  // grows in the order of acceptance
   Request request;
+  TenantPolicy policy;               // the request's, or the default
+  TenantAccount* account = nullptr;  // of the step thread, from TakeAll on
   RequestNeeds needs;
   std::shared_ptr<TokenStream> stream;
   TimePoint submitted;
@@ -55,9 +67,9 @@ class Inbox {
   Inbox(const Inbox&) = delete;
   Inbox& operator=(const Inbox&) = delete;
 
-  // Gives the request its id. RESOURCE_EXHAUSTED when too many requests or tokens wait
-  // (a prompt above the token limit is taken when nothing else waits); UNAVAILABLE
-  // after Close.
+  // Gives the request its id. RESOURCE_EXHAUSTED when too many requests or tokens wait,
+  // of all or of its tenant (a prompt above the limit of tokens is taken when nothing
+  // else waits), or the tenant's rate is used up; UNAVAILABLE after Close.
   absl::StatusOr<RequestId> Add(std::unique_ptr<AcceptedRequest> accepted);
 
   void Cancel(RequestId id);
@@ -76,13 +88,30 @@ class Inbox {
 
   Contents TakeAll();
 
-  // A request of `prompt_tokens` waits no longer: it runs, or it ended.
-  void LeftQueue(std::int64_t prompt_tokens);
+  // The request waits no longer: it runs, or it ended unserved.
+  enum class Left { kToRun, kUnserved };
+  void LeftQueue(const AcceptedRequest& accepted, Left why);
+
+  // The tenant generated so many tokens.
+  void Generated(const std::string& tenant, const TenantPolicy& policy,
+                 std::int64_t tokens, TimePoint now);
 
   // Returns when there is something to take, after Wake or Close, or at `until`.
   void Wait(std::optional<TimePoint> until);
 
  private:
+  // One tenant's; there are as many as there ever were tenants.
+  struct TenantQueue {
+    std::int64_t requests = 0;
+    std::int64_t tokens = 0;
+    // Until when the tenant's rate is spent; a minute ahead of now is all of it.
+    TimePoint spent_until{};
+  };
+
+  absl::Status CheckTenant(const TenantQueue& queue,
+                           const AcceptedRequest& accepted) const
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+
   const Limits limits_;
 
   mutable Mutex mu_;
@@ -91,6 +120,7 @@ class Inbox {
   std::uint64_t last_id_ ABSL_GUARDED_BY(mu_) = 0;
   std::int64_t waiting_requests_ ABSL_GUARDED_BY(mu_) = 0;
   std::int64_t waiting_tokens_ ABSL_GUARDED_BY(mu_) = 0;
+  std::unordered_map<std::string, TenantQueue> tenants_ ABSL_GUARDED_BY(mu_);
   bool woken_ ABSL_GUARDED_BY(mu_) = false;  // something happened since the last Wait
   bool closed_ ABSL_GUARDED_BY(mu_) = false;
 };

@@ -1,6 +1,7 @@
 #include "scheduler/plan.h"
 
 #include <algorithm>
+#include <utility>
 
 namespace goldfinch {
 namespace {
@@ -24,8 +25,9 @@ std::vector<PlannedSpan> PlanStep(std::span<const PlanSequence> sequences,
     (sequences[i].prompt_left == 0 ? decoding : prompts).push_back(i);
   }
   if (std::ssize(decoding) > budget) KeepLongestWaiting(sequences, budget, decoding);
-  std::ranges::stable_sort(prompts, std::ranges::greater(),
-                           [&](std::size_t i) { return sequences[i].priority; });
+  std::ranges::stable_sort(prompts, {}, [&](std::size_t i) {
+    return std::pair(sequences[i].service, -std::int64_t{sequences[i].priority});
+  });
 
   std::vector<PlannedSpan> plan;
   plan.reserve(decoding.size() + prompts.size());

@@ -1,8 +1,9 @@
 // Which sequences run in the next step, and how many tokens of each: policy as integers.
 //
 // Every decoding sequence gets its one token first; what is left of the budget goes to
-// prompt chunks, highest priority first, then in the order of admission. So a prompt of
-// any length costs the streams beside it no more than a bounded step.
+// prompt chunks: of the least served tenant first, within a tenant of the highest
+// priority, then in the order of admission. So a prompt of any length costs the streams
+// beside it no more than a bounded step, and the prompts of others no more than its turn.
 //
 // Nobody starves. A sequence begins to decode only by a prompt token that had room in the
 // budget, so no more decode than the budget has tokens, but for those that were paused.
@@ -23,7 +24,10 @@ namespace goldfinch {
 // One sequence that could run, as lengths.
 struct PlanSequence {
   std::int64_t prompt_left = 0;  // tokens to feed before it decodes; 0: it decodes
-  std::int32_t priority = 0;     // among prompts: the highest goes first
+  // Among prompts: what the tenant has been served (fair_share.h), the lowest goes first;
+  // then the highest priority.
+  double service = 0;
+  std::int32_t priority = 0;
   // Decoding: when its last turn was, by a counter of all turns; those of one step are
   // counted in the order of the plan.
   std::uint64_t last_turn = 0;

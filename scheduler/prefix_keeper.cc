@@ -72,6 +72,7 @@ std::shared_ptr<KeptPrefix> PrefixKeeper::Keep(SequenceId sequence, std::int64_t
   auto prefix =
       std::make_shared<KeptPrefix>(KeptPrefix::Private(), std::move(history), length);
   Attach(prefix, engine_.Keep(sequence));
+  may_copy_ -= engine_.info().state_bytes;
   return prefix;
 }
 

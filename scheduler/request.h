@@ -14,6 +14,8 @@
 #include "engine/sampling.h"
 #include "engine/token.h"
 #include "scheduler/kept_prefix.h"
+#include "scheduler/tenant_meter.h"
+#include "scheduler/tenant_policy.h"
 
 namespace goldfinch {
 
@@ -77,8 +79,11 @@ struct Request {
   // nothing. Not with kScore, nor with several candidates.
   std::shared_ptr<KeptPrefix> base;
   std::string tenant;             // the prefix cache is one for each
+  std::shared_ptr<const TenantPolicy> policy;  // null: defaults
+  std::shared_ptr<TenantMeter> meter;          // null: nobody counts
   bool use_prefix_cache = false;  // to read and to write; without a base
-  // Among waiting requests the highest goes first, equals first come first served.
+  // Among a tenant's waiting requests the highest goes first, equals first come first
+  // served.
   std::int32_t priority = 0;
   std::optional<std::chrono::steady_clock::time_point> deadline;
 

@@ -6,29 +6,10 @@
 #include <utility>
 
 #include "engine/check.h"
+#include "scheduler/tenant_accounts.h"
 
 namespace goldfinch {
 namespace {
-
-SequenceSpec SpecOf(const AcceptedRequest& accepted, const AdmittedFrom& from,
-                    std::int32_t candidate) {
-  const Request& request = accepted.request;
-  SequenceSpec spec;
-  spec.max_tokens = accepted.needs.sequence_tokens;
-  spec.first_logits = accepted.needs.prompt_tokens - 1;
-  if (candidate == 0) spec.keep_at = from.keep_at;
-  if (request.kind != RequestKind::kGenerate) return spec;
-  spec.num_generated = request.num_generated;
-  spec.sampling = request.sampling;
-  spec.sampling.candidate = static_cast<std::uint32_t>(candidate);
-  std::vector<TokenId>& banned = spec.sampling.banned_before_min_tokens;
-  banned.clear();
-  if (request.sampling.min_tokens > 0) {
-    banned = request.stop_token_ids;
-    if (!request.ignore_eos) banned.push_back(kEndOfText);
-  }
-  return spec;
-}
 
 // The prompt with the base's history before it.
 std::vector<TokenId> ContextOf(const Request& request) {
@@ -50,7 +31,7 @@ std::int64_t PrefillOf(const AcceptedRequest& accepted) {
 absl::StatusOr<SequenceId> OpenParent(const RunningContext& context,
                                       const AcceptedRequest& accepted,
                                       const AdmittedFrom& from) {
-  const SequenceSpec spec = SpecOf(accepted, from, 0);
+  const SequenceSpec spec = SequenceSpecOf(accepted, from, 0);
   if (from.base == nullptr || from.base->length() == 0) return context.engine.Open(spec);
   // With the token that was sampled last and not fed, when a generation goes on.
   const std::int64_t known = from.base->length() + (spec.num_generated > 0 ? 1 : 0);
@@ -63,6 +44,26 @@ absl::StatusOr<SequenceId> OpenParent(const RunningContext& context,
 
 }  // namespace
 
+SequenceSpec SequenceSpecOf(const AcceptedRequest& accepted, const AdmittedFrom& from,
+                            std::int32_t candidate) {
+  const Request& request = accepted.request;
+  SequenceSpec spec;
+  spec.max_tokens = accepted.needs.sequence_tokens;
+  spec.first_logits = accepted.needs.prompt_tokens - 1;
+  if (candidate == 0) spec.keep_at = from.keep_at;
+  if (request.kind != RequestKind::kGenerate) return spec;
+  spec.num_generated = request.num_generated;
+  spec.sampling = request.sampling;
+  spec.sampling.candidate = static_cast<std::uint32_t>(candidate);
+  std::vector<TokenId>& banned = spec.sampling.banned_before_min_tokens;
+  banned.clear();
+  if (request.sampling.min_tokens > 0) {
+    banned = request.stop_token_ids;
+    if (!request.ignore_eos) banned.push_back(kEndOfText);
+  }
+  return spec;
+}
+
 absl::StatusOr<std::vector<SequenceId>> OpenSequences(const RunningContext& context,
                                                       const AcceptedRequest& accepted,
                                                       const AdmittedFrom& from) {
@@ -72,7 +73,7 @@ absl::StatusOr<std::vector<SequenceId>> OpenSequences(const RunningContext& cont
     absl::StatusOr<SequenceId> sequence =
         i == 0 ? OpenParent(context, accepted, from)
                : context.engine.OpenBranch(open.front(), branch_at,
-                                           SpecOf(accepted, from, i));
+                                           SequenceSpecOf(accepted, from, i));
     if (!sequence.ok()) {
       for (; !open.empty(); open.pop_back()) context.engine.Close(open.back());
       return sequence.status();
@@ -119,7 +120,9 @@ void RunningRequest::UpdatePaused() {
 
 void RunningRequest::AppendTo(std::vector<PlanSequence>& sequences,
                               std::vector<Member>& members) {
-  PlanSequence sequence{.priority = accepted_->request.priority, .paused = paused_};
+  PlanSequence sequence{.service = accepted_->account->counter.service,
+                        .priority = accepted_->request.priority,
+                        .paused = paused_};
   if (Prefilling()) {
     sequence.prompt_left = FeedUntil() - fed_;
     sequences.push_back(sequence);
@@ -221,6 +224,8 @@ void RunningRequest::TakeToken(std::int32_t index, SampledToken sample,
     fed_tokens_.push_back(sample.token);
     if (accepted_->request.on_end && accepted_->request.sampling.num_logprobs >= 0)
       sampled_.push_back(sample);
+  } else {
+    candidate.tokens.push_back(sample.token);
   }
   const std::optional<Finish> finish = FinishOf(candidate, sample.token);
   if (finish) {
@@ -316,13 +321,14 @@ void RunningRequest::KeepForCache(std::int64_t length) {
 
 // The whole sequence as it is, with the tokens that are still to be fed.
 std::shared_ptr<KeptPrefix> RunningRequest::KeepAll() {
-  const bool decodes = !Prefilling() && prefill_ >= prompt_tokens_;
-  const std::int64_t length = decodes ? std::ssize(fed_tokens_) - 1 : fed_;
+  const Candidate& candidate = candidates_.front();
+  const std::int64_t length = Decodes() ? std::ssize(fed_tokens_) - 1 : fed_;
   if (length == 0) return KeptPrefix::Make(fed_tokens_, nullptr);
-  auto kept = context_.keeper.Keep(candidates_.front().sequence, length, fed_tokens_);
+  auto kept = aside_ ? candidate.aside
+                     : context_.keeper.Keep(candidate.sequence, length, fed_tokens_);
   // In the midst of a prompt GOLD layers have not run on what others would need.
   const bool complete =
-      decodes || (accepted_->request.kind == RequestKind::kPrefill && !Prefilling());
+      Decodes() || (accepted_->request.kind == RequestKind::kPrefill && !Prefilling());
   if (complete && context_.cache.enabled() && length >= PrefixCache::kMinTokens) {
     const auto tokens = std::span(fed_tokens_).first(static_cast<std::size_t>(length));
     context_.cache.Insert(accepted_->request.tenant, tokens, kept);
@@ -338,8 +344,8 @@ void RunningRequest::Leave(const absl::Status& status, Leaving leaving) {
                             : first.generated > request.num_generated;
   const bool keeps = has_more || leaving == Leaving::kInterrupted;
   if (!end_told_ && candidates_.size() == 1 && request.kind != RequestKind::kScore &&
-      first.sequence != SequenceId::kNone && leaving != Leaving::kLost) {
-    if (request.on_end && keeps) {
+      (aside_ || first.sequence != SequenceId::kNone) && leaving != Leaving::kLost) {
+    if ((request.on_end && keeps) || (aside_ && UsesCache() && has_more)) {
       kept_ = KeepAll();
     } else if (UsesCache() && has_more) {
       KeepForCache(std::ssize(fed_tokens_) - 1);

@@ -10,9 +10,13 @@
 // What a base has run already is not fed. On the way, prefixes are kept for the prefix
 // cache; at the end, the sequence is kept for who asked for it.
 //
-// Invariant: every sequence is closed exactly once, by the end of its candidate or by
-// Close(). on_end is called exactly once. Spans point into this object, which therefore
-// does not move.
+// A request can be put aside: its sequences are closed, and what they held is kept like
+// any prefix, so it counts as free. It goes on later with the same bits, whatever became
+// of its pages meanwhile.
+//
+// Invariant: every sequence is closed exactly once, by the end of its candidate, by
+// PutAside() or by Close(). on_end is called exactly once. Spans point into this object,
+// which therefore does not move.
 //
 // Threads: the step thread.
 #pragma once
@@ -47,6 +51,15 @@ struct AdmittedFrom {
   std::vector<std::int64_t> keep_at;  // keep_points.h
 };
 
+enum class Grant {
+  kGranted,
+  kNoRoom,   // until something that runs has ended, or was put aside
+  kCopying,  // prefixes are being moved out of the way; the next step goes on
+};
+
+SequenceSpec SequenceSpecOf(const AcceptedRequest& accepted, const AdmittedFrom& from,
+                            std::int32_t candidate);
+
 // Opens all sequences the request needs, the parent first; on an error none is open.
 absl::StatusOr<std::vector<SequenceId>> OpenSequences(const RunningContext& context,
                                                       const AcceptedRequest& accepted,
@@ -68,6 +81,19 @@ class RunningRequest {
   // Whether the stream takes what one step can produce, as found by UpdatePaused().
   bool paused() const { return paused_; }
   void UpdatePaused();
+
+  // Some of its prompt has not been through the model, and could be.
+  bool feeds_prompt() const { return Prefilling() && !paused_; }
+
+  // Whether the engine could bring it back with all of its memory to itself: several
+  // candidates no longer share pages once they have been moved to host memory.
+  bool CanBePutAside() const;
+  void PutAside();
+  // Takes memory as admission does, and goes on. Not kGranted: it is still aside.
+  absl::StatusOr<Grant> Resume();
+  // In which step of the scheduler it did last, if ever.
+  std::optional<std::uint64_t> resumed_in() const { return resumed_in_; }
+  void set_resumed_in(std::uint64_t step) { resumed_in_ = step; }
 
   // Which candidate of this request stands behind a PlanSequence.
   struct Member {
@@ -118,6 +144,8 @@ class RunningRequest {
     TimePoint last_token;
     std::unique_ptr<StopCondition> stop;
     bool finished = false;
+    std::vector<TokenId> tokens;        // generated, beside other candidates
+    std::shared_ptr<KeptPrefix> aside;  // while aside, if anything has been fed
   };
   struct Finish {
     FinishReason reason = FinishReason::kStop;
@@ -128,7 +156,13 @@ class RunningRequest {
   bool UsesCache() const;
   std::int64_t FeedUntil() const;
   void KeepForCache(std::int64_t length);
+  bool Decodes() const { return !Prefilling() && prefill_ >= prompt_tokens_; }
   std::shared_ptr<KeptPrefix> KeepAll();
+  std::shared_ptr<KeptPrefix> Freeze(const Candidate& candidate);
+  Grant MakeRoomForOne();
+  Grant MakeRoomForCandidates();
+  SequenceSpec SpecOf(std::size_t candidate) const;
+  absl::StatusOr<SequenceId> OpenAside(std::size_t candidate);
   void TellEnd(absl::Status status, bool interrupted);
   void Close();
   Span PrefillSpan(std::int64_t tokens) const;
@@ -161,6 +195,8 @@ class RunningRequest {
   std::shared_ptr<KeptPrefix> kept_;
   bool end_told_ = false;
   bool paused_ = false;
+  bool aside_ = false;
+  std::optional<std::uint64_t> resumed_in_;
 };
 
 }  // namespace goldfinch

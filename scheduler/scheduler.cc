@@ -1,29 +1,18 @@
-#include "scheduler/scheduler.h"
-
 #include <algorithm>
 #include <chrono>
 #include <functional>
-#include <iterator>
 #include <limits>
 #include <memory>
 #include <optional>
 #include <span>
-#include <thread>
 #include <utility>
 #include <vector>
 
 #include "absl/status/status.h"
 #include "absl/strings/str_cat.h"
 #include "engine/check.h"
-#include "engine/sync/mutex.h"
-#include "scheduler/admission.h"
-#include "scheduler/grant.h"
-#include "scheduler/inbox.h"
 #include "scheduler/needs.h"
-#include "scheduler/plan.h"
-#include "scheduler/prefix_cache.h"
-#include "scheduler/prefix_keeper.h"
-#include "scheduler/running.h"
+#include "scheduler/scheduler_impl.h"
 
 namespace goldfinch {
 namespace {
@@ -37,79 +26,22 @@ absl::Status ShutdownStatus() {
   return absl::UnavailableError("the server is shutting down");
 }
 
+absl::Status CheckPolicy(const Request& request, const RequestNeeds& needs,
+                         const TenantPolicy& policy) {
+  if (needs.prompt_tokens > policy.max_prompt_tokens) {
+    return absl::InvalidArgumentError(absl::StrCat("prompt has ", needs.prompt_tokens,
+                                                   " tokens; this tenant's limit is ",
+                                                   policy.max_prompt_tokens));
+  }
+  if (request.priority > policy.max_priority) {
+    return absl::InvalidArgumentError(absl::StrCat("priority is ", request.priority,
+                                                   "; this tenant's limit is ",
+                                                   policy.max_priority));
+  }
+  return absl::OkStatus();
+}
+
 }  // namespace
-
-class Scheduler::Impl {
- public:
-  Impl(Engine& engine, const SchedulerOptions& options, const Clock& clock,
-       SchedulerObserver& observer);
-
-  absl::StatusOr<Submission> Submit(Request request);
-  void Cancel(RequestId id) { inbox_->Cancel(id); }
-  void Interrupt(RequestId id) { inbox_->Interrupt(id); }
-  void InterruptAll() { inbox_->InterruptAll(); }
-  void GetImage(std::shared_ptr<KeptPrefix> prefix, ImageCallback done);
-  void MoveToHost(std::shared_ptr<KeptPrefix> prefix);
-  void Start();
-  void Shutdown();
-  bool Step();
-
- private:
-  using Accepted = std::unique_ptr<AcceptedRequest>;
-  using Running = std::unique_ptr<RunningRequest>;
-
-  absl::StatusOr<Submission> Accept(Request request);
-  void RunUntilClosed();
-
-  // The parts of a step, in order.
-  void TakeInbox(TimePoint now);
-  void EndById(RequestId id, const absl::Status& status, RunningRequest::Leaving leaving,
-               TimePoint now);
-  void RunTasks(std::int64_t leave_bytes);
-  void DropLate(TimePoint now);
-  void AdmitWaiting(TimePoint now);
-  bool AdmitOne(Accepted& accepted, TimePoint now);
-  bool BuildBatch();
-  void RunBatch();
-  void Publish(TimePoint now);
-
-  absl::Status LateStatus(const RunningRequest& running, TimePoint now) const;
-  void EndWaiting(Accepted accepted, const absl::Status& status, TimePoint now);
-  void EndRunning(Running running, const absl::Status& status,
-                  RunningRequest::Leaving leaving, TimePoint now);
-  void EndAllRunning(const absl::Status& status, RunningRequest::Leaving leaving,
-                     TimePoint now);
-  void EndAllWaiting(const absl::Status& status, TimePoint now);
-  void ReportLevels();
-  std::optional<TimePoint> NextTimeout() const;
-
-  Engine& engine_;
-  const SchedulerOptions options_;
-  const Clock& clock_;
-  SchedulerObserver& observer_;
-  const std::int64_t step_tokens_;
-  // Shared: the streams wake it, and a reader may keep its stream after the scheduler.
-  const std::shared_ptr<Inbox> inbox_;
-
-  // Owned by the step thread.
-  PrefixCache cache_;
-  PrefixKeeper keeper_;
-  const RunningContext context_{engine_, keeper_, cache_};
-  std::vector<std::function<void()>> tasks_;
-  std::vector<Accepted> waiting_;
-  std::vector<Running> running_;  // in order of admission
-  std::uint64_t turns_ = 0;       // spans run so far
-  bool copying_ = false;          // admission goes on making room in the next step
-  // The step's batch; kept between steps for their storage.
-  std::vector<PlanSequence> sequences_;
-  std::vector<RunningRequest::Member> members_;  // parallel to sequences_
-  std::vector<PlannedSpan> plan_;
-  std::vector<Span> batch_;          // parallel to plan_
-  std::vector<SpanResult> results_;  // as many or more
-
-  Mutex thread_mu_;  // also: one Shutdown at a time
-  std::thread thread_ ABSL_GUARDED_BY(thread_mu_);
-};
 
 Scheduler::Impl::Impl(Engine& engine, const SchedulerOptions& options, const Clock& clock,
                       SchedulerObserver& observer)
@@ -122,7 +54,8 @@ Scheduler::Impl::Impl(Engine& engine, const SchedulerOptions& options, const Clo
       inbox_(std::make_shared<Inbox>(Inbox::Limits{
           .requests = options.max_queued_requests, .tokens = options.max_queued_tokens})),
       cache_(options.prefix_cache_bytes),
-      keeper_(engine, [this](const KeptPrefix& prefix) { cache_.Forget(prefix); }) {
+      keeper_(engine, [this](const KeptPrefix& prefix) { cache_.Forget(prefix); }),
+      tenants_(engine.info().num_slots, engine.info().num_pages) {
   GOLDFINCH_CHECK(step_tokens_ >= 1);
 }
 
@@ -141,6 +74,9 @@ absl::StatusOr<Scheduler::Submission> Scheduler::Impl::Accept(Request request) {
     return absl::DeadlineExceededError("the deadline had passed on arrival");
   }
   auto accepted = std::make_unique<AcceptedRequest>();
+  if (request.policy != nullptr) accepted->policy = *request.policy;
+  absl::Status allowed = CheckPolicy(request, *needs, accepted->policy);
+  if (!allowed.ok()) return allowed;
   accepted->request = std::move(request);
   accepted->needs = *needs;
   accepted->submitted = now;
@@ -177,7 +113,7 @@ void Scheduler::Impl::Shutdown() {
   TakeInbox(now);
   const absl::Status status = ShutdownStatus();
   EndAllRunning(status, RunningRequest::Leaving::kInterrupted, now);
-  EndAllWaiting(status, now);
+  EndAllWaiting(status, RunningRequest::Leaving::kInterrupted, now);
   RunTasks(/*leave_bytes=*/0);
   ReportLevels();
 }
@@ -188,10 +124,11 @@ bool Scheduler::Impl::Step() {
       running_.empty() ? kIdleCopyBytesPerStep : kCopyBytesPerStep;
   keeper_.BeginStep(may_copy);
   copying_ = false;
+  ++step_;
   TakeInbox(now);
   DropLate(now);
   // Half is left to whoever waits for memory.
-  RunTasks(waiting_.empty() ? 0 : may_copy / 2);
+  RunTasks(tenants_.num_fresh() + tenants_.num_aside() == 0 ? 0 : may_copy / 2);
   AdmitWaiting(now);
   const bool runs = BuildBatch();
   if (runs) RunBatch();
@@ -201,7 +138,11 @@ bool Scheduler::Impl::Step() {
 
 void Scheduler::Impl::TakeInbox(TimePoint now) {
   Inbox::Contents contents = inbox_->TakeAll();
-  std::ranges::move(contents.submitted, std::back_inserter(waiting_));
+  for (Accepted& accepted : contents.submitted) {
+    const TimePoint latest = LatestStart(*accepted);
+    next_late_ = std::min(next_late_.value_or(latest), latest);
+    tenants_.Add(std::move(accepted));
+  }
   std::ranges::move(contents.tasks, std::back_inserter(tasks_));
   const absl::Status cancelled = absl::CancelledError("the request was cancelled");
   for (const RequestId id : contents.cancelled) {
@@ -212,15 +153,14 @@ void Scheduler::Impl::TakeInbox(TimePoint now) {
   }
   if (!contents.interrupt_all) return;
   EndAllRunning(ShutdownStatus(), RunningRequest::Leaving::kInterrupted, now);
-  EndAllWaiting(ShutdownStatus(), now);
+  EndAllWaiting(ShutdownStatus(), RunningRequest::Leaving::kInterrupted, now);
 }
 
 void Scheduler::Impl::EndById(RequestId id, const absl::Status& status,
                               RunningRequest::Leaving leaving, TimePoint now) {
-  if (const auto it = std::ranges::find(waiting_, id, [](auto& w) { return w->id; });
-      it != waiting_.end()) {
-    EndWaiting(std::move(*it), status, now);
-    waiting_.erase(it);
+  const auto is_it = [id](const Waiting& waiting) { return waiting.accepted().id == id; };
+  for (Waiting& waiting : tenants_.Extract(is_it)) {
+    EndWaiting(std::move(waiting), status, leaving, now);
   }
   if (const auto it =
           std::ranges::find(running_, id, [](auto& r) { return r->accepted().id; });
@@ -253,12 +193,19 @@ void Scheduler::Impl::MoveToHost(std::shared_ptr<KeptPrefix> prefix) {
 // Ends what is past its deadline, and what nobody reads; before admission, so that the
 // memory serves this very step.
 void Scheduler::Impl::DropLate(TimePoint now) {
-  for (Accepted& waiting : waiting_) {
-    if (!waiting->request.deadline || *waiting->request.deadline > now) continue;
-    EndWaiting(std::move(waiting),
-               absl::DeadlineExceededError("the deadline passed in the queue"), now);
+  if (next_late_.has_value() && *next_late_ <= now) {
+    next_late_.reset();
+    const auto is_late = [&](const Waiting& waiting) {
+      const TimePoint latest = LatestStart(waiting);
+      if (latest <= now) return true;
+      next_late_ = std::min(next_late_.value_or(latest), latest);
+      return false;
+    };
+    for (Waiting& waiting : tenants_.Extract(is_late)) {
+      const absl::Status status = LateStatus(waiting, now);
+      EndWaiting(std::move(waiting), status, RunningRequest::Leaving::kEnded, now);
+    }
   }
-  std::erase(waiting_, nullptr);
   for (Running& running : running_) {
     running->UpdatePaused();
     const absl::Status status = LateStatus(*running, now);
@@ -267,6 +214,32 @@ void Scheduler::Impl::DropLate(TimePoint now) {
     }
   }
   std::erase(running_, nullptr);
+}
+
+// When a waiting request is ended: at its deadline, or because it never began to run.
+TimePoint Scheduler::Impl::LatestStart(const Waiting& waiting) const {
+  const TimePoint deadline =
+      waiting.accepted().request.deadline.value_or(TimePoint::max());
+  if (waiting.aside != nullptr) return deadline;
+  return LatestStart(*waiting.fresh);
+}
+
+TimePoint Scheduler::Impl::LatestStart(const AcceptedRequest& accepted) const {
+  return std::min(accepted.request.deadline.value_or(TimePoint::max()),
+                  accepted.submitted + options_.max_queue_time);
+}
+
+absl::Status Scheduler::Impl::LateStatus(const Waiting& waiting, TimePoint now) const {
+  const auto& deadline = waiting.accepted().request.deadline;
+  if (deadline && *deadline <= now) {
+    return absl::DeadlineExceededError(waiting.aside != nullptr
+                                           ? "the deadline passed while the request ran"
+                                           : "the deadline passed in the queue");
+  }
+  using Seconds = std::chrono::duration<double>;
+  return absl::ResourceExhaustedError(
+      absl::StrCat("the request waited for ", Seconds(options_.max_queue_time).count(),
+                   " seconds, which is the limit"));
 }
 
 absl::Status Scheduler::Impl::LateStatus(const RunningRequest& running,
@@ -282,49 +255,6 @@ absl::Status Scheduler::Impl::LateStatus(const RunningRequest& running,
   const double limit = std::chrono::duration<double>(options_.slow_reader).count();
   return absl::AbortedError(absl::StrCat("the stream was not read for ", seconds,
                                          " seconds; the limit is ", limit));
-}
-
-void Scheduler::Impl::AdmitWaiting(TimePoint now) {
-  if (waiting_.empty() || engine_.usage().slots_used == engine_.info().num_slots) return;
-  std::vector<WaitingRequest> order;
-  order.reserve(waiting_.size());
-  for (const Accepted& waiting : waiting_) {
-    order.push_back({.priority = waiting->request.priority,
-                     .arrival = static_cast<std::uint64_t>(waiting->id)});
-  }
-  Admit(order, [&](std::size_t i) { return AdmitOne(waiting_[i], now); });
-  std::erase(waiting_, nullptr);
-  for (Running& running : running_) {
-    if (!running->finished()) continue;  // nothing of its prompt was left to run
-    EndRunning(std::move(running), absl::OkStatus(), RunningRequest::Leaving::kEnded,
-               now);
-  }
-  std::erase(running_, nullptr);
-}
-
-// False when there is no memory for it now: it stays where it is. It only stays while
-// something runs whose end will free memory; else it would wait for ever.
-bool Scheduler::Impl::AdmitOne(Accepted& accepted, TimePoint now) {
-  PrefixLookup outcome = PrefixLookup::kNone;
-  AdmittedFrom from =
-      FindBase(context_, *accepted, options_.prefix_interval_tokens, outcome);
-  const Grant grant = MakeRoom(context_, *accepted, from);
-  copying_ = copying_ || grant == Grant::kCopying;
-  if (grant != Grant::kGranted) return false;
-  absl::StatusOr<std::vector<SequenceId>> sequences =
-      OpenSequences(context_, *accepted, from);
-  if (!sequences.ok()) {
-    observer_.OnEngineError(sequences.status());
-    if (absl::IsResourceExhausted(sequences.status()) && !running_.empty()) return false;
-    EndWaiting(std::move(accepted),
-               absl::InternalError("the request could not be given its memory"), now);
-    return true;
-  }
-  inbox_->LeftQueue(std::ssize(accepted->request.prompt));
-  if (outcome != PrefixLookup::kNone) observer_.OnPrefixLookup(outcome);
-  running_.push_back(std::make_unique<RunningRequest>(context_, std::move(accepted),
-                                                      std::move(from), *sequences, now));
-  return true;
 }
 
 bool Scheduler::Impl::BuildBatch() {
@@ -359,7 +289,25 @@ void Scheduler::Impl::RunBatch() {
                                                 : report.prompt_tokens) += span.tokens;
   }
   observer_.OnStep(report);
+  Charge(now);
   Publish(now);
+}
+
+// Before the results are told: whose request has ended is no longer asked.
+void Scheduler::Impl::Charge(TimePoint now) {
+  for (std::size_t i = 0; i < plan_.size(); ++i) {
+    const std::size_t sequence = plan_[i].sequence;
+    const AcceptedRequest& accepted = members_[sequence].request->accepted();
+    if (sequences_[sequence].prompt_left > 0) {
+      tenants_.ChargePrompt(accepted, plan_[i].tokens);
+    }
+    if (batch_[i].output == SpanOutput::kSample) tenants_.ChargeGenerated(accepted, 1);
+  }
+  for (TenantAccount* account : tenants_.active()) {
+    if (account->generated == 0) continue;
+    inbox_->Generated(account->name, account->policy, account->generated, now);
+    account->generated = 0;
+  }
 }
 
 void Scheduler::Impl::Publish(TimePoint now) {
@@ -377,9 +325,9 @@ void Scheduler::Impl::Publish(TimePoint now) {
 }
 
 // A request is reported before its stream ends: who sees the end finds it counted.
-void Scheduler::Impl::EndWaiting(Accepted accepted, const absl::Status& status,
-                                 TimePoint now) {
-  inbox_->LeftQueue(std::ssize(accepted->request.prompt));
+void Scheduler::Impl::EndFresh(Accepted accepted, const absl::Status& status,
+                               TimePoint now) {
+  inbox_->LeftQueue(*accepted, Inbox::Left::kUnserved);
   RequestReport report;
   report.kind = accepted->request.kind;
   report.status = status;
@@ -396,11 +344,26 @@ void Scheduler::Impl::EndWaiting(Accepted accepted, const absl::Status& status,
   accepted->stream->End(status);
 }
 
+void Scheduler::Impl::EndWaiting(Waiting waiting, const absl::Status& status,
+                                 RunningRequest::Leaving leaving, TimePoint now) {
+  if (waiting.fresh != nullptr) {
+    EndFresh(std::move(waiting.fresh), status, now);
+  } else {
+    End(*waiting.aside, status, leaving, now);
+  }
+}
+
 void Scheduler::Impl::EndRunning(Running running, const absl::Status& status,
                                  RunningRequest::Leaving leaving, TimePoint now) {
-  running->Leave(status, leaving);
-  observer_.OnFinished(running->Report(status, now));
-  running->stream().End(status);
+  tenants_.Stop(running->accepted());
+  End(*running, status, leaving, now);
+}
+
+void Scheduler::Impl::End(RunningRequest& request, const absl::Status& status,
+                          RunningRequest::Leaving leaving, TimePoint now) {
+  request.Leave(status, leaving);
+  observer_.OnFinished(request.Report(status, now));
+  request.stream().End(status);
 }
 
 void Scheduler::Impl::EndAllRunning(const absl::Status& status,
@@ -410,9 +373,10 @@ void Scheduler::Impl::EndAllRunning(const absl::Status& status,
   }
 }
 
-void Scheduler::Impl::EndAllWaiting(const absl::Status& status, TimePoint now) {
-  for (Accepted& accepted : std::exchange(waiting_, {})) {
-    EndWaiting(std::move(accepted), status, now);
+void Scheduler::Impl::EndAllWaiting(const absl::Status& status,
+                                    RunningRequest::Leaving leaving, TimePoint now) {
+  for (Waiting& waiting : tenants_.Extract([](const Waiting&) { return true; })) {
+    EndWaiting(std::move(waiting), status, leaving, now);
   }
 }
 
@@ -423,10 +387,10 @@ void Scheduler::Impl::ReportLevels() {
     levels.running_sequences += running->num_open_sequences();
     levels.paused_requests += running->paused() ? 1 : 0;
   }
-  levels.waiting_requests = std::ssize(waiting_);
-  for (const Accepted& waiting : waiting_) {
-    levels.waiting_tokens += std::ssize(waiting->request.prompt);
-  }
+  levels.waiting_requests = tenants_.num_fresh();
+  levels.waiting_tokens = tenants_.fresh_tokens();
+  levels.aside_requests = tenants_.num_aside();
+  tenants_.Report();
   levels.prefixes_on_device = keeper_.num_on_device();
   levels.prefix_cache_entries = cache_.num_entries();
   levels.prefix_cache_bytes = cache_.bytes();
@@ -441,7 +405,7 @@ std::optional<TimePoint> Scheduler::Impl::NextTimeout() const {
   const auto consider = [&next](std::optional<TimePoint> time) {
     if (time && (!next || *time < *next)) next = time;
   };
-  for (const Accepted& waiting : waiting_) consider(waiting->request.deadline);
+  consider(next_late_);
   for (const Running& running : running_) {
     consider(running->accepted().request.deadline);
     const std::optional<TimePoint> since = running->stream().waiting_since();

@@ -1,0 +1,132 @@
+// RunningRequest put aside and brought back.
+//
+// A prompt that is being fed is one sequence, whatever it will branch into; so is a lone
+// candidate. Several candidates that decode are a prefix each: they share pages on the
+// device, and none in host memory.
+#include <algorithm>
+#include <iterator>
+#include <span>
+#include <utility>
+
+#include "engine/check.h"
+#include "scheduler/grant.h"
+#include "scheduler/running.h"
+
+namespace goldfinch {
+
+bool RunningRequest::CanBePutAside() const {
+  // A resumed generation feeds what it has generated: it is about to decode.
+  if (Prefilling() && accepted_->request.num_generated > 0) return false;
+  const EngineInfo& info = engine_.info();
+  if (info.num_pages == 0) return true;
+  const RequestNeeds& needs = accepted_->needs;
+  const bool as_one = Prefilling() || candidates_.size() == 1;
+  const std::int64_t pages =
+      as_one ? needs.pages + 1
+             : unfinished_ * (info.PagesFor(needs.sequence_tokens) + 1);
+  return pages <= info.num_pages;
+}
+
+// What the candidate's sequence holds, and the tokens that come after it; null for
+// nothing.
+std::shared_ptr<KeptPrefix> RunningRequest::Freeze(const Candidate& candidate) {
+  std::vector<TokenId> history = fed_tokens_;
+  history.insert(history.end(), candidate.tokens.begin(), candidate.tokens.end());
+  const std::int64_t length = Prefilling() ? fed_ : std::ssize(history) - 1;
+  if (length == 0) return nullptr;
+  return context_.keeper.Keep(candidate.sequence, length, std::move(history));
+}
+
+void RunningRequest::PutAside() {
+  GOLDFINCH_CHECK(!aside_ && CanBePutAside());
+  for (Candidate& candidate : candidates_) {
+    if (!candidate.finished) candidate.aside = Freeze(candidate);
+    if (Prefilling()) break;  // the others are empty
+  }
+  Close();
+  aside_ = true;
+}
+
+absl::StatusOr<Grant> RunningRequest::Resume() {
+  GOLDFINCH_CHECK(aside_);
+  const bool as_one = Prefilling() || candidates_.size() == 1;
+  const Grant grant = as_one ? MakeRoomForOne() : MakeRoomForCandidates();
+  if (grant != Grant::kGranted) return grant;
+  for (std::size_t i = 0; i < candidates_.size(); ++i) {
+    Candidate& candidate = candidates_[i];
+    if (candidate.finished) continue;
+    const bool branches = Prefilling() && i > 0;
+    absl::StatusOr<SequenceId> sequence =
+        branches ? engine_.OpenBranch(candidates_.front().sequence, prompt_tokens_ - 1,
+                                      SpecOf(i))
+                 : OpenAside(i);
+    if (!sequence.ok()) {
+      Close();
+      return sequence.status();
+    }
+    candidate.sequence = *sequence;
+  }
+  for (Candidate& candidate : candidates_) candidate.aside = nullptr;
+  aside_ = false;
+  return Grant::kGranted;
+}
+
+Grant RunningRequest::MakeRoomForOne() {
+  return MakeRoom(context_, *accepted_,
+                  {.base = candidates_.front().aside, .keep_at = from_.keep_at});
+}
+
+Grant RunningRequest::MakeRoomForCandidates() {
+  const EngineInfo& info = engine_.info();
+  const EngineUsage usage = engine_.usage();
+  const std::int64_t whole = info.PagesFor(accepted_->needs.sequence_tokens);
+  std::int64_t opened = 0;  // pages that become an open sequence's
+  std::int64_t own = 0;     // of them, those that nothing holds yet
+  for (const Candidate& candidate : candidates_) {
+    if (candidate.finished) continue;
+    own += whole;
+    if (candidate.aside == nullptr) {
+      opened += whole;
+      continue;
+    }
+    opened += context_.keeper.PagesToOpen(*candidate.aside,
+                                          accepted_->needs.sequence_tokens);
+    if (info.num_pages > 0) own -= candidate.aside->length() / info.page_tokens;
+  }
+  if (unfinished_ > info.num_slots - usage.slots_used ||
+      opened > info.num_pages - usage.pages_open) {
+    return Grant::kNoRoom;
+  }
+  // What was brought last goes last, and there is room for all: none drives out another.
+  using Room = PrefixKeeper::Room;
+  for (const Candidate& candidate : candidates_) {
+    if (candidate.aside == nullptr) continue;
+    if (context_.keeper.MakeRoom(candidate.aside, 0) != Room::kMade) {
+      return Grant::kCopying;
+    }
+  }
+  return context_.keeper.MakeRoom(nullptr, own) == Room::kMade ? Grant::kGranted
+                                                               : Grant::kCopying;
+}
+
+SequenceSpec RunningRequest::SpecOf(std::size_t index) const {
+  SequenceSpec spec =
+      SequenceSpecOf(*accepted_, from_, static_cast<std::int32_t>(index));
+  if (accepted_->request.kind == RequestKind::kGenerate) {
+    spec.num_generated = candidates_[index].generated;
+  }
+  return spec;
+}
+
+absl::StatusOr<SequenceId> RunningRequest::OpenAside(std::size_t index) {
+  const SequenceSpec spec = SpecOf(index);
+  const std::shared_ptr<KeptPrefix>& aside = candidates_[index].aside;
+  if (aside == nullptr) return engine_.Open(spec);
+  // With the token that was sampled last and not fed.
+  const std::int64_t known = aside->length() + (spec.num_generated > 0 ? 1 : 0);
+  return context_.keeper.OpenFrom(
+      *aside, spec,
+      std::span(aside->history()).first(static_cast<std::size_t>(known)));
+}
+
+}  // namespace goldfinch

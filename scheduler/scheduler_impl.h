@@ -1,0 +1,119 @@
+// Scheduler's insides: scheduler.cc steps, scheduler_admission.cc decides who has memory.
+//
+// Threads: Submit, Cancel, Interrupt, GetImage, MoveToHost, Start and Shutdown by any; the
+// rest is of the step thread.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <optional>
+#include <span>
+#include <thread>
+#include <vector>
+
+#include "scheduler/inbox.h"
+#include "scheduler/plan.h"
+#include "scheduler/prefix_cache.h"
+#include "scheduler/prefix_keeper.h"
+#include "scheduler/running.h"
+#include "scheduler/scheduler.h"
+#include "scheduler/tenant_accounts.h"
+
+namespace goldfinch {
+
+class Scheduler::Impl {
+ public:
+  Impl(Engine& engine, const SchedulerOptions& options, const Clock& clock,
+       SchedulerObserver& observer);
+
+  absl::StatusOr<Submission> Submit(Request request);
+  void Cancel(RequestId id) { inbox_->Cancel(id); }
+  void Interrupt(RequestId id) { inbox_->Interrupt(id); }
+  void InterruptAll() { inbox_->InterruptAll(); }
+  void GetImage(std::shared_ptr<KeptPrefix> prefix, ImageCallback done);
+  void MoveToHost(std::shared_ptr<KeptPrefix> prefix);
+  void Start();
+  void Shutdown();
+  bool Step();
+
+ private:
+  using Accepted = std::unique_ptr<AcceptedRequest>;
+  using Running = std::unique_ptr<RunningRequest>;
+
+  absl::StatusOr<Submission> Accept(Request request);
+  void RunUntilClosed();
+
+  // The parts of a step, in order.
+  void TakeInbox(TimePoint now);
+  void EndById(RequestId id, const absl::Status& status, RunningRequest::Leaving leaving,
+               TimePoint now);
+  void RunTasks(std::int64_t leave_bytes);
+  void DropLate(TimePoint now);
+  void AdmitWaiting(TimePoint now);
+  bool BuildBatch();
+  void RunBatch();
+  void Publish(TimePoint now);
+  void Charge(TimePoint now);
+
+  // Of admission.
+  enum class Admission { kDone, kNoRoom, kLater };
+  Admission AdmitFirst(TenantAccount& account, TimePoint now);
+  Admission AdmitFresh(TenantAccount& account, const AcceptedRequest& accepted,
+                       TimePoint now);
+  Admission AdmitAside(TenantAccount& account, RunningRequest& aside, TimePoint now);
+  Admission NotOpened(TenantAccount& account, const absl::Status& status, TimePoint now);
+  bool PutAsideFor(TenantAccount& newcomer);
+  std::vector<std::size_t> ThoseWhoYield(TenantAccount& newcomer);
+  std::optional<std::size_t> NextToYield(const TenantAccount& newcomer,
+                                         std::span<const std::size_t> yielding) const;
+
+  TimePoint LatestStart(const Waiting& waiting) const;
+  TimePoint LatestStart(const AcceptedRequest& accepted) const;
+  absl::Status LateStatus(const Waiting& waiting, TimePoint now) const;
+  absl::Status LateStatus(const RunningRequest& running, TimePoint now) const;
+  void EndWaiting(Waiting waiting, const absl::Status& status,
+                  RunningRequest::Leaving leaving, TimePoint now);
+  void EndFresh(Accepted accepted, const absl::Status& status, TimePoint now);
+  void End(RunningRequest& request, const absl::Status& status,
+           RunningRequest::Leaving leaving, TimePoint now);
+  void EndRunning(Running running, const absl::Status& status,
+                  RunningRequest::Leaving leaving, TimePoint now);
+  void EndAllRunning(const absl::Status& status, RunningRequest::Leaving leaving,
+                     TimePoint now);
+  void EndAllWaiting(const absl::Status& status, RunningRequest::Leaving leaving,
+                     TimePoint now);
+  void ReportLevels();
+  std::optional<TimePoint> NextTimeout() const;
+
+  Engine& engine_;
+  const SchedulerOptions options_;
+  const Clock& clock_;
+  SchedulerObserver& observer_;
+  const std::int64_t step_tokens_;
+  // Shared: the streams wake it, and a reader may keep its stream after the scheduler.
+  const std::shared_ptr<Inbox> inbox_;
+
+  // Owned by the step thread.
+  PrefixCache cache_;
+  PrefixKeeper keeper_;
+  const RunningContext context_{engine_, keeper_, cache_};
+  std::vector<std::function<void()>> tasks_;
+  TenantAccounts tenants_;        // and what waits
+  std::vector<Running> running_;  // in order of admission
+  std::optional<TimePoint> next_late_;  // no waiting request is late before
+  std::uint64_t step_ = 0;        // steps so far
+  std::uint64_t turns_ = 0;       // spans run so far
+  bool copying_ = false;          // admission goes on making room in the next step
+  // The step's batch; kept between steps for their storage.
+  std::vector<PlanSequence> sequences_;
+  std::vector<RunningRequest::Member> members_;  // parallel to sequences_
+  std::vector<PlannedSpan> plan_;
+  std::vector<Span> batch_;          // parallel to plan_
+  std::vector<SpanResult> results_;  // as many or more
+
+  Mutex thread_mu_;  // also: one Shutdown at a time
+  std::thread thread_ ABSL_GUARDED_BY(thread_mu_);
+};
+
+}  // namespace goldfinch

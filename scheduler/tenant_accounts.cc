@@ -1,0 +1,145 @@
+#include "scheduler/tenant_accounts.h"
+
+#include <algorithm>
+#include <iterator>
+#include <optional>
+
+#include "engine/check.h"
+
+namespace goldfinch {
+
+void TenantAccounts::Add(std::unique_ptr<AcceptedRequest> accepted) {
+  const Request& request = accepted->request;
+  std::unique_ptr<TenantAccount>& account = accounts_[request.tenant];
+  if (account == nullptr) {
+    account = std::make_unique<TenantAccount>();
+    account->name = request.tenant;
+  }
+  account->policy = accepted->policy;
+  account->meter = request.meter;
+  accepted->account = account.get();
+  Add(Waiting{.fresh = std::move(accepted), .aside = nullptr});
+}
+
+void TenantAccounts::Add(std::unique_ptr<RunningRequest> aside) {
+  const TenantAccount& account = *aside->accepted().account;
+  if (account.meter != nullptr) ++account.meter->put_aside;
+  Add(Waiting{.fresh = nullptr, .aside = std::move(aside)});
+}
+
+void TenantAccounts::Add(Waiting waiting) {
+  const AcceptedRequest& accepted = waiting.accepted();
+  TenantAccount& account = *accepted.account;
+  if (!std::exchange(account.active, true)) active_.push_back(&account);
+  const std::pair key(-accepted.request.priority, accepted.id);
+  CountWaiting(waiting, +1);
+  account.waiting.emplace(key, std::move(waiting));
+}
+
+void TenantAccounts::CountWaiting(const Waiting& waiting, std::int64_t sign) {
+  if (waiting.aside != nullptr) {
+    num_aside_ += sign;
+    return;
+  }
+  num_fresh_ += sign;
+  fresh_tokens_ += sign * std::ssize(waiting.fresh->request.prompt);
+}
+
+Waiting TenantAccounts::TakeFirst(TenantAccount& account) {
+  GOLDFINCH_CHECK(!account.waiting.empty());
+  Waiting first = std::move(account.waiting.begin()->second);
+  account.waiting.erase(account.waiting.begin());
+  CountWaiting(first, -1);
+  return first;
+}
+
+void TenantAccounts::Count(const AcceptedRequest& accepted, std::int64_t sign) {
+  TenantAccount& account = *accepted.account;
+  account.requests += sign;
+  account.slots += sign * accepted.needs.slots;
+  account.pages += sign * accepted.needs.pages;
+}
+
+void TenantAccounts::Charge(TenantAccount& account, double service) {
+  account.counter.service += service / account.policy.weight;
+  if (account.meter != nullptr) {
+    account.meter->service += static_cast<std::int64_t>(service);
+  }
+}
+
+void TenantAccounts::ChargePrompt(const AcceptedRequest& accepted, std::int64_t tokens) {
+  Charge(*accepted.account, kPromptTokenService * static_cast<double>(tokens));
+  if (accepted.account->meter != nullptr) accepted.account->meter->prompt_tokens += tokens;
+}
+
+void TenantAccounts::ChargeGenerated(const AcceptedRequest& accepted,
+                                     std::int64_t tokens) {
+  TenantAccount& account = *accepted.account;
+  Charge(account, kGeneratedTokenService * static_cast<double>(tokens));
+  account.generated += tokens;
+  if (account.meter != nullptr) account.meter->generated_tokens += tokens;
+}
+
+void TenantAccounts::Update(std::span<const std::unique_ptr<RunningRequest>> running) {
+  for (TenantAccount* account : active_) account->prompts = 0;
+  for (const auto& request : running) {
+    if (request->feeds_prompt()) ++request->accepted().account->prompts;
+  }
+  competitors_.clear();
+  for (TenantAccount* account : active_) {
+    const bool waits = DemandOf(*account).waits;
+    competitors_.push_back(
+        {.counter = &account->counter, .backlogged = waits || account->prompts > 0});
+  }
+  fair_share_.Update(competitors_);
+  Report();
+  std::erase_if(active_, [](TenantAccount* account) {
+    account->active = !account->waiting.empty() || account->requests > 0;
+    return !account->active;
+  });
+}
+
+void TenantAccounts::Report() const {
+  for (const TenantAccount* account : active_) {
+    if (account->meter == nullptr) continue;
+    account->meter->running_requests = account->requests;
+    account->meter->waiting_requests = std::ssize(account->waiting);
+  }
+}
+
+double TenantAccounts::Held(const TenantAccount& account, std::int64_t slots,
+                            std::int64_t pages) const {
+  const double of_slots = static_cast<double>(slots) / static_cast<double>(num_slots_);
+  const double of_pages =
+      num_pages_ == 0 ? 0 : static_cast<double>(pages) / static_cast<double>(num_pages_);
+  return std::max(of_slots, of_pages) / account.policy.weight;
+}
+
+TenantDemand TenantAccounts::DemandOf(const TenantAccount& account) const {
+  TenantDemand demand;
+  demand.service = account.counter.service;
+  demand.held = Held(account, account.slots, account.pages);
+  demand.waits = !account.waiting.empty() &&
+                 account.requests < account.policy.max_running_requests;
+  if (demand.waits) {
+    demand.arrival = static_cast<std::uint64_t>(account.waiting.begin()->first.second);
+  }
+  return demand;
+}
+
+TenantAccount* TenantAccounts::Next() const {
+  demands_.clear();
+  for (const TenantAccount* account : active_) demands_.push_back(DemandOf(*account));
+  const std::optional<std::size_t> next = NextTenant(demands_);
+  return next.has_value() ? active_[*next] : nullptr;
+}
+
+Yield TenantAccounts::HasToYield(const TenantAccount& holder,
+                                const TenantAccount& newcomer, double slack) const {
+  const RequestNeeds& needs = newcomer.waiting.begin()->second.accepted().needs;
+  return goldfinch::HasToYield(
+      DemandOf(holder), DemandOf(newcomer),
+      Held(newcomer, newcomer.slots + needs.slots, newcomer.pages + needs.pages), slack);
+}
+
+}  // namespace goldfinch
