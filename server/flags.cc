@@ -39,6 +39,7 @@ absl::Status CheckBounds(const ServerFlags& flags, bool threads_given) {
       {"--max_queued_requests", flags.max_queued_requests, 1, 1000000},
       {"--max_queued_tokens", flags.max_queued_tokens, 1, kTebi},
       {"--stream_buffer_tokens", flags.stream_buffer_tokens, 1, 1048576},
+      {"--max_queue_seconds", flags.max_queue_seconds, 1, kDaySeconds},
       {"--slow_reader_seconds", flags.slow_reader_seconds, 1, kDaySeconds},
       {"--drain_seconds", flags.drain_seconds, 0, kDaySeconds},
       {"--prefix_cache_bytes", flags.prefix_cache_bytes, 0, 16 * kTebi},
@@ -130,6 +131,9 @@ void Describe(CLI::App& app, ServerFlags& flags) {
       ->capture_default_str();
   app.add_option("--stream_buffer_tokens", flags.stream_buffer_tokens,
                  "Tokens held for a client that reads slowly; then it is paused")
+      ->capture_default_str();
+  app.add_option("--max_queue_seconds", flags.max_queue_seconds,
+                 "A request that waits for so long is refused")
       ->capture_default_str();
   app.add_option("--slow_reader_seconds", flags.slow_reader_seconds,
                  "A paused request whose client reads nothing for so long is ended")

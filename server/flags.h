@@ -37,6 +37,7 @@ struct ServerFlags {
   std::int64_t max_queued_requests = 1024;
   std::int64_t max_queued_tokens = 16777216;
   std::int64_t stream_buffer_tokens = 1024;
+  std::int64_t max_queue_seconds = 300;
   std::int64_t slow_reader_seconds = 30;
   std::int64_t drain_seconds = 30;
   std::int64_t prefix_cache_bytes = std::int64_t{1} << 30;

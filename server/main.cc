@@ -77,6 +77,7 @@ ServerOptions OptionsOf(const ServerFlags& flags, const ModelEngine& engine) {
       .max_queued_tokens = flags.max_queued_tokens,
       .stream_buffer_tokens = flags.stream_buffer_tokens,
       .slow_reader = std::chrono::seconds(flags.slow_reader_seconds),
+      .max_queue_time = std::chrono::seconds(flags.max_queue_seconds),
       .prefix_cache_bytes = flags.prefix_cache_bytes,
       .prefix_interval_tokens = flags.prefix_interval_tokens,
   };

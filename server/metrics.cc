@@ -111,6 +111,7 @@ void Metrics::OnLevels(const SchedulerLevels& levels) {
   running_sequences_.store(levels.running_sequences, kRelaxed);
   waiting_requests_.store(levels.waiting_requests, kRelaxed);
   waiting_tokens_.store(levels.waiting_tokens, kRelaxed);
+  aside_requests_.store(levels.aside_requests, kRelaxed);
   paused_requests_.store(levels.paused_requests, kRelaxed);
   pages_used_.store(levels.engine.pages_used, kRelaxed);
   pages_running_.store(levels.engine.pages_open, kRelaxed);
@@ -211,6 +212,7 @@ void Metrics::CollectLevels(std::vector<MetricFamily>& families) const {
   MetricFamily waiting = Gauges("goldfinch_requests_waiting",
                                 "Requests that are not advancing, by what they wait for");
   AddGauge(waiting, {{"reason", "admission"}}, waiting_requests_.load(kRelaxed));
+  AddGauge(waiting, {{"reason", "put_aside"}}, aside_requests_.load(kRelaxed));
   AddGauge(waiting, {{"reason", "slow_reader"}}, paused_requests_.load(kRelaxed));
   families.push_back(std::move(waiting));
 

@@ -1,16 +1,21 @@
 #include "server/status.h"
 
+#include <google/protobuf/util/time_util.h>
 #include <grpcpp/support/error_details.h>
+
+#include <chrono>
 
 #include "goldfinch/v1/generation_service.pb.h"
 #include "google/rpc/error_details.pb.h"
 #include "google/rpc/status.pb.h"
+#include "scheduler/retry_after.h"
 
 namespace goldfinch {
 namespace {
 
-// A queue moves within a step or two; a restarted server takes about this long.
-constexpr int kRetrySeconds = 1;
+// Unless the status knows better: a queue moves within a step or two; a restarted server
+// takes about this long.
+constexpr auto kRetryAfter = std::chrono::seconds(1);
 
 // A status is cut here: it travels in headers, whose size is bounded.
 constexpr std::size_t kMaxMessageBytes = 1024;
@@ -24,7 +29,8 @@ bool CanRetry(absl::StatusCode code) {
 grpc::Status WithDetails(const absl::Status& status,
                          const google::protobuf::Message* more) {
   google::rpc::RetryInfo retry;
-  retry.mutable_retry_delay()->set_seconds(kRetrySeconds);
+  *retry.mutable_retry_delay() = google::protobuf::util::TimeUtil::NanosecondsToDuration(
+      RetryAfterOf(status).value_or(kRetryAfter).count());
   google::rpc::Status details;
   details.set_code(static_cast<int>(status.code()));
   details.set_message(std::string(status.message().substr(0, kMaxMessageBytes)));

@@ -63,14 +63,16 @@ TEST(ServerFlagsTest, ZeroAndAbsurdLimitsAreRefused) {
   for (const char* flag :
        {"--threads", "--cache_bytes", "--max_sequences", "--step_tokens",
         "--max_context_tokens", "--default_max_tokens", "--max_queued_requests",
-        "--max_queued_tokens", "--stream_buffer_tokens", "--slow_reader_seconds"}) {
+        "--max_queued_tokens", "--stream_buffer_tokens", "--max_queue_seconds",
+        "--slow_reader_seconds"}) {
     ExpectRefused({"--model=x", absl::StrCat(flag, "=0")},
                   absl::StrCat(flag, " is 0; it must be in ["));
   }
   for (const char* flag :
        {"--threads", "--max_sequences", "--page_tokens", "--step_tokens",
         "--max_context_tokens", "--default_max_tokens", "--max_queued_requests",
-        "--max_queued_tokens", "--stream_buffer_tokens", "--slow_reader_seconds",
+        "--max_queued_tokens", "--stream_buffer_tokens", "--max_queue_seconds",
+        "--slow_reader_seconds",
         "--drain_seconds"}) {
     ExpectRefused({"--model=x", absl::StrCat(flag, "=9000000000000000000")},
                   absl::StrCat(flag, " is 9000000000000000000; it must be in ["));
