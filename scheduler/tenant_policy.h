@@ -23,7 +23,7 @@ struct TenantPolicy {
   // RESOURCE_EXHAUSTED until a minute's worth has come back.
   std::int64_t max_tokens_per_minute = 100000000;
   // A longer prompt (a session's history included) is INVALID_ARGUMENT.
-  std::int64_t max_prompt_tokens = 1048576;
+  std::int64_t max_prompt_tokens = 16777216;
   // A higher priority is INVALID_ARGUMENT.
   std::int32_t max_priority = 100;
 };

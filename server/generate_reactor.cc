@@ -5,7 +5,6 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
-#include "server/log.h"
 #include "server/status.h"
 
 namespace goldfinch {
@@ -53,7 +52,7 @@ grpc::ServerWriteReactor<v1::GenerateResponse>* GenerateReactor::Start(
 
 GenerateReactor::GenerateReactor(Private, const ServingContext& serving,
                                  grpc::CallbackServerContext* context)
-    : serving_(serving), context_(context) {}
+    : serving_(serving), context_(context), log_("Generate", *context, serving.clock) {}
 
 void GenerateReactor::Begin(const v1::GenerateRequest& request) {
   entered_ = serving_.calls.Enter(self_);
@@ -250,6 +249,9 @@ void GenerateReactor::Refill() {
   TokenStream::Batch batch = stream_->Take();
   outbox_ = builder_->Build(batch.events);
   next_ = 0;
+  for (const StreamEvent& event : batch.events) {
+    if (event.kind == StreamEvent::Kind::kFinished) last_end_ = event;
+  }
   if (!batch.end.has_value()) return;
   if (use_ != nullptr && use_->interrupted()) {
     interrupted_ = *batch.end;
@@ -305,12 +307,15 @@ void GenerateReactor::OnDone() {
   const std::shared_ptr<GenerateReactor> self = std::move(self_);
   if (entered_) serving_.calls.Leave(self);
   MutexLock lock(mu_);
-  const std::string name =
-      id_.has_value() ? absl::StrCat(static_cast<std::uint64_t>(*id_)) : "refused";
-  LogInfo(absl::StrCat("generate ", name, ": ", CodeName(end_->error_code()), ", ",
-                       prompt_tokens_, " prompt tokens, ",
-                       builder_.has_value() ? builder_->generated_tokens() : 0,
-                       " generated tokens"));
+  CallLog::End end;
+  end.status = end_->error_code();
+  end.prompt_tokens = prompt_tokens_;
+  end.tenant = TenantOf(*context_);
+  if (use_ != nullptr) end.session_id = use_->id();
+  if (id_.has_value()) end.request_id = static_cast<std::uint64_t>(*id_);
+  if (builder_.has_value()) end.generated_tokens = builder_->generated_tokens();
+  end.finished = last_end_;
+  log_.Write(end);
 }
 
 }  // namespace goldfinch

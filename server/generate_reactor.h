@@ -34,6 +34,7 @@
 #include "engine/sync/mutex.h"
 #include "goldfinch/v1/generation_service.pb.h"
 #include "scheduler/scheduler.h"
+#include "server/call_log.h"
 #include "server/open_calls.h"
 #include "server/response_builder.h"
 #include "server/serving_context.h"
@@ -81,6 +82,7 @@ class GenerateReactor final : public grpc::ServerWriteReactor<v1::GenerateRespon
   grpc::CallbackServerContext* const context_;
   std::shared_ptr<GenerateReactor> self_;  // from Start until OnDone
   bool entered_ = false;                   // set by Start
+  const CallLog log_;
 
   mutable Mutex mu_;
   bool cancelled_ ABSL_GUARDED_BY(mu_) = false;
@@ -89,6 +91,7 @@ class GenerateReactor final : public grpc::ServerWriteReactor<v1::GenerateRespon
   Use use_ ABSL_GUARDED_BY(mu_);
   std::int64_t prompt_tokens_ ABSL_GUARDED_BY(mu_) = 0;
   std::optional<ResponseBuilder> builder_ ABSL_GUARDED_BY(mu_);
+  std::optional<StreamEvent> last_end_ ABSL_GUARDED_BY(mu_);  // of a candidate
   // Messages from next_ on are still to be written; the one at next_ is in flight when
   // writing_since_ is set.
   std::vector<v1::GenerateResponse> outbox_ ABSL_GUARDED_BY(mu_);

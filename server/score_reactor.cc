@@ -2,8 +2,6 @@
 
 #include <utility>
 
-#include "absl/strings/str_cat.h"
-#include "server/log.h"
 #include "server/response_builder.h"
 #include "server/status.h"
 
@@ -13,16 +11,17 @@ grpc::ServerUnaryReactor* ScoreReactor::Start(const ServingContext& serving,
                                               grpc::CallbackServerContext* context,
                                               const v1::ScoreRequest& request,
                                               v1::ScoreResponse* response) {
-  auto reactor = std::make_shared<ScoreReactor>(Private(), serving, response);
+  auto reactor = std::make_shared<ScoreReactor>(Private(), serving, context, response);
   reactor->self_ = reactor;
   const absl::Status status = reactor->Submit(request, *context);
-  if (!status.ok()) reactor->Finish(ToGrpcStatus(status));
+  if (!status.ok()) reactor->End(ToGrpcStatus(status));
   return reactor.get();
 }
 
 ScoreReactor::ScoreReactor(Private, const ServingContext& serving,
+                           grpc::CallbackServerContext* context,
                            v1::ScoreResponse* response)
-    : serving_(serving), response_(response) {}
+    : serving_(serving), response_(response), log_("Score", *context, serving.clock) {}
 
 absl::Status ScoreReactor::Submit(const v1::ScoreRequest& request,
                                   const grpc::CallbackServerContext& context) {
@@ -36,11 +35,15 @@ absl::Status ScoreReactor::Submit(const v1::ScoreRequest& request,
   continuation_ = valid->continuation;
   valid->deadline = DeadlineOf(context, serving_.clock);
   valid->tenant = TenantOf(context);
+  log_end_.tenant = valid->tenant;
+  log_end_.prompt_tokens =
+      static_cast<std::int64_t>(valid->prompt.size() + continuation_.size());
   valid->use_prefix_cache = true;
   absl::StatusOr<Scheduler::Submission> submission =
       serving_.scheduler.Submit(*std::move(valid));
   if (!submission.ok()) return submission.status();
   id_ = submission->id;
+  log_end_.request_id = static_cast<std::uint64_t>(*id_);
   stream_ = submission->stream;
   stream_->SetReadyCallback([&delivery = serving_.delivery, weak = weak_from_this()] {
     delivery.Post([weak] {
@@ -54,14 +57,17 @@ void ScoreReactor::Advance() {
   if (finished_) return;
   const TokenStream::Batch batch = stream_->Take();
   for (const StreamEvent& event : batch.events) {
-    if (event.kind == StreamEvent::Kind::kScores) Fill(event);
+    if (event.kind != StreamEvent::Kind::kScores) continue;
+    Fill(event);
+    log_end_.finished = event;
   }
   if (!batch.end.has_value()) return;
   finished_ = true;
-  const grpc::Status status = ToGrpcStatus(*batch.end);
-  LogInfo(absl::StrCat("score ", static_cast<std::uint64_t>(*id_), ": ",
-                       CodeName(status.error_code()), ", ", continuation_.size(),
-                       " scored tokens"));
+  End(ToGrpcStatus(*batch.end));
+}
+
+void ScoreReactor::End(const grpc::Status& status) {
+  log_end_.status = status.error_code();
   Finish(status);
 }
 
@@ -88,6 +94,7 @@ void ScoreReactor::OnCancel() {
 void ScoreReactor::OnDone() {
   const std::shared_ptr<ScoreReactor> self = std::move(self_);
   if (entered_) serving_.calls.Leave(self);
+  log_.Write(log_end_);
 }
 
 }  // namespace goldfinch

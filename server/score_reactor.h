@@ -15,6 +15,7 @@
 
 #include "goldfinch/v1/generation_service.pb.h"
 #include "scheduler/scheduler.h"
+#include "server/call_log.h"
 #include "server/open_calls.h"
 #include "server/serving_context.h"
 
@@ -31,7 +32,8 @@ class ScoreReactor final : public grpc::ServerUnaryReactor,
                                          const v1::ScoreRequest& request,
                                          v1::ScoreResponse* response);
 
-  ScoreReactor(Private, const ServingContext& serving, v1::ScoreResponse* response);
+  ScoreReactor(Private, const ServingContext& serving,
+               grpc::CallbackServerContext* context, v1::ScoreResponse* response);
 
   void OnCancel() override;
   void OnDone() override;
@@ -44,8 +46,11 @@ class ScoreReactor final : public grpc::ServerUnaryReactor,
   void Advance();
   void Fill(const StreamEvent& event);
 
+  void End(const grpc::Status& status);
+
   const ServingContext& serving_;
   v1::ScoreResponse* const response_;   // gRPC's, until Finish
+  const CallLog log_;
   std::shared_ptr<ScoreReactor> self_;  // from Start until OnDone
 
   // Set by Start; constant afterwards.
@@ -54,7 +59,8 @@ class ScoreReactor final : public grpc::ServerUnaryReactor,
   std::optional<RequestId> id_;  // none: refused
   std::shared_ptr<TokenStream> stream_;
 
-  bool finished_ = false;  // delivery thread
+  bool finished_ = false;    // delivery thread
+  CallLog::End log_end_ = {};  // Start, then the delivery thread, then OnDone
 };
 
 }  // namespace goldfinch

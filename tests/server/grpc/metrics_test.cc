@@ -165,7 +165,7 @@ TEST(LogTest, HoldsNoTextAndNoTokensAndNeitherDoMetrics) {
   }
   spdlog::drop("goldfinch");
   if (usual != nullptr) spdlog::register_logger(usual);
-  EXPECT_THAT(captured.str(), HasSubstr("generate 1: OK"));
+  EXPECT_THAT(captured.str(), HasSubstr(R"("method":"Generate","status":"OK")"));
   EXPECT_THAT(captured.str(), HasSubstr("device lost"));
   EXPECT_THAT(captured.str(), Not(HasSubstr(canary)));
   EXPECT_THAT(metrics, HasSubstr("goldfinch_"));

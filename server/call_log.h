@@ -1,0 +1,50 @@
+// One line of the log for each finished Generate or Score call: whose, how long, how much
+// and how it ended; never what was asked or answered.
+//
+// A caller's W3C traceparent, if it is one, is in the line and in the call's initial
+// metadata, so that a line can be found from a trace and the other way round.
+//
+// Threads: thread-compatible.
+#pragma once
+
+#include <grpcpp/server_context.h>
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <string_view>
+
+#include "scheduler/clock.h"
+#include "scheduler/request.h"
+
+namespace goldfinch {
+
+// Whether it has the form of version 00: 00-32 digits-16 digits-2 digits, hexadecimal in
+// lower case, neither id all zeros. What has not could be anything, and is not repeated.
+bool IsTraceparent(std::string_view text);
+
+class CallLog {
+ public:
+  // At the start of the call, before anything is sent.
+  CallLog(const char* method, grpc::CallbackServerContext& context, const Clock& clock);
+
+  // What is known when the call ends. Lengths and times of a call that did not run are 0.
+  struct End {
+    grpc::StatusCode status = grpc::StatusCode::OK;
+    std::string tenant;      // empty: nobody
+    std::string session_id;  // empty: none
+    std::optional<std::uint64_t> request_id;
+    std::int64_t prompt_tokens = 0;
+    std::int64_t generated_tokens = 0;
+    std::optional<StreamEvent> finished;  // the last candidate's end, or the scores
+  };
+  void Write(const End& end) const;
+
+ private:
+  const char* const method_;
+  const Clock& clock_;
+  const TimePoint started_;
+  std::string traceparent_;  // empty: none
+};
+
+}  // namespace goldfinch

@@ -1,0 +1,117 @@
+// What the log says of a finished call, and of whom.
+#include "server/call_log.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+#include <spdlog/sinks/ostream_sink.h>
+#include <spdlog/spdlog.h>
+
+#include <memory>
+#include <nlohmann/json.hpp>
+#include <sstream>
+#include <string>
+#include <vector>
+
+#include "tests/server/grpc/harness.h"
+
+namespace goldfinch {
+namespace {
+
+constexpr char kTrace[] = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
+
+TEST(TraceparentTest, OnlyTheFormOfVersion00IsOne) {
+  EXPECT_TRUE(IsTraceparent(kTrace));
+  for (const char* text : {
+           "",
+           "00",
+           "01-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
+           "00-0AF7651916CD43DD8448EB211C80319C-b7ad6b7169203331-01",
+           "00-00000000000000000000000000000000-b7ad6b7169203331-01",
+           "00-0af7651916cd43dd8448eb211c80319c-0000000000000000-01",
+           "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-0\"",
+           "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-011",
+           "00_0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
+       }) {
+    EXPECT_FALSE(IsTraceparent(text)) << text;
+  }
+}
+
+class CallLogTest : public ::testing::Test {
+ protected:
+  CallLogTest() {
+    auto logger = std::make_shared<spdlog::logger>(
+        "goldfinch", std::make_shared<spdlog::sinks::ostream_sink_mt>(captured_));
+    logger->set_pattern("{%v}");
+    spdlog::drop("goldfinch");
+    spdlog::register_logger(logger);
+  }
+  ~CallLogTest() override {
+    spdlog::drop("goldfinch");
+    if (usual_ != nullptr) spdlog::register_logger(usual_);
+  }
+
+  // Of calls that ended before; every line is an object.
+  std::vector<nlohmann::json> Requests() const {
+    std::vector<nlohmann::json> requests;
+    std::istringstream lines(captured_.str());
+    for (std::string line; std::getline(lines, line);) {
+      nlohmann::json object = nlohmann::json::parse(line);
+      if (object.value("event", "") == "request") requests.push_back(std::move(object));
+    }
+    return requests;
+  }
+
+ private:
+  const std::shared_ptr<spdlog::logger> usual_ = spdlog::get("goldfinch");
+  std::ostringstream captured_;
+};
+
+TEST_F(CallLogTest, OneLineACallWithLengthsTimesAndTrace) {
+  {
+    TestServer server;
+    grpc::ClientContext context;
+    context.AddMetadata("traceparent", kTrace);
+    auto reader = server.stub().Generate(&context, TextRequest("abcde", 3));
+    v1::GenerateResponse message;
+    while (reader->Read(&message)) {
+    }
+    ASSERT_TRUE(reader->Finish().ok());
+    const auto& echoed = context.GetServerInitialMetadata();
+    ASSERT_EQ(echoed.count("traceparent"), 1u);
+    const grpc::string_ref trace = echoed.find("traceparent")->second;
+    EXPECT_EQ(std::string(trace.data(), trace.size()), kTrace);
+
+    grpc::ClientContext hostile;
+    hostile.AddMetadata("traceparent", "00-\",\"level\":\"error");
+    v1::ScoreRequest score;
+    score.set_context_text("abc");
+    score.set_continuation_text("de");
+    v1::ScoreResponse scores;
+    EXPECT_TRUE(server.stub().Score(&hostile, score, &scores).ok());
+    EXPECT_EQ(hostile.GetServerInitialMetadata().count("traceparent"), 0u);
+
+    v1::GenerateRequest bad = TextRequest("abc", 3);
+    bad.mutable_sampling()->set_top_p(2);
+    EXPECT_FALSE(Generate(server.stub(), bad).status.ok());
+  }
+  const std::vector<nlohmann::json> lines = Requests();
+  ASSERT_EQ(lines.size(), 3u);
+  EXPECT_EQ(lines[0]["method"], "Generate");
+  EXPECT_EQ(lines[0]["status"], "OK");
+  EXPECT_EQ(lines[0]["tenant"], "default");
+  EXPECT_EQ(lines[0]["finish_reason"], "length");
+  EXPECT_EQ(lines[0]["generated_tokens"], 3);
+  EXPECT_EQ(lines[0]["prompt_tokens"], 5);
+  EXPECT_EQ(lines[0]["traceparent"], kTrace);
+  EXPECT_GT(lines[0]["total_seconds"], 0);
+  EXPECT_TRUE(lines[0].contains("queue_seconds"));
+  EXPECT_EQ(lines[1]["method"], "Score");
+  EXPECT_EQ(lines[1]["finish_reason"], "scored");
+  EXPECT_FALSE(lines[1].contains("traceparent"));
+  EXPECT_EQ(lines[2]["status"], "INVALID_ARGUMENT");
+  EXPECT_FALSE(lines[2].contains("request_id"));
+  EXPECT_FALSE(lines[2].contains("finish_reason"));
+}
+
+}  // namespace
+}  // namespace goldfinch
