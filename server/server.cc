@@ -90,13 +90,14 @@ SessionOptions SessionOptionsOf(const ServerOptions& options) {
   return sessions;
 }
 
-// For this server alone; the library's own switch is for all servers of a process.
-class WithReflection final : public grpc::ServerBuilderOption {
+// For this server; what is linked is in all servers of a process by itself.
+class WithoutReflection final : public grpc::ServerBuilderOption {
  public:
   void UpdateArguments(grpc::ChannelArguments*) override {}
   void UpdatePlugins(
       std::vector<std::unique_ptr<grpc::ServerBuilderPlugin>>* plugins) override {
-    plugins->push_back(std::make_unique<grpc::reflection::ProtoServerReflectionPlugin>());
+    const std::string name = grpc::reflection::ProtoServerReflectionPlugin().name();
+    std::erase_if(*plugins, [&](const auto& plugin) { return plugin->name() == name; });
   }
 };
 
@@ -191,8 +192,9 @@ absl::Status Server::Impl::Listen(const ServerOptions& options) {
   scheduler_.Start();
 
   grpc::EnableDefaultHealthCheckService(true);
+  grpc::reflection::InitProtoReflectionServerBuilderPlugin();
   grpc::ServerBuilder builder;
-  if (options.reflection) builder.SetOption(std::make_unique<WithReflection>());
+  if (!options.reflection) builder.SetOption(std::make_unique<WithoutReflection>());
   builder.AddListeningPort(options.listen, credentials_, &port_);
   builder.RegisterService(&service_);
   builder.RegisterService(&session_service_);

@@ -183,8 +183,11 @@ class ReloadingCredentials final : public grpc::ServerCredentials {
     if (std::exchange(used_, true)) return GRPC_SSL_CERTIFICATE_CONFIG_RELOAD_UNCHANGED;
     const grpc_ssl_pem_key_cert_pair pair = {pems_.key.c_str(),
                                              pems_.certificate.c_str()};
-    *config = grpc_ssl_server_certificate_config_create(
-        pems_.client_ca.empty() ? nullptr : pems_.client_ca.c_str(), &pair, 1);
+    // The library asserts that there is an authority even when no client is asked for a
+    // certificate; then it is of no consequence which.
+    const std::string& ca =
+        pems_.client_ca.empty() ? pems_.certificate : pems_.client_ca;
+    *config = grpc_ssl_server_certificate_config_create(ca.c_str(), &pair, 1);
     return GRPC_SSL_CERTIFICATE_CONFIG_RELOAD_NEW;
   }
 
