@@ -14,9 +14,7 @@ grpc::ServerUnaryReactor* CreateSessionReactor::Start(
   auto reactor =
       std::make_shared<CreateSessionReactor>(Private(), serving, context, response);
   reactor->self_ = reactor;
-  reactor->entered_ = serving.calls.Enter(reactor);
-  const absl::Status status =
-      reactor->entered_ ? reactor->Begin(request) : DrainingStatus();
+  const absl::Status status = reactor->Begin(request);
   if (!status.ok()) reactor->FinishWith(status);
   return reactor.get();
 }
@@ -24,12 +22,14 @@ grpc::ServerUnaryReactor* CreateSessionReactor::Start(
 CreateSessionReactor::CreateSessionReactor(Private, const ServingContext& serving,
                                            grpc::CallbackServerContext* context,
                                            v1::CreateSessionResponse* response)
-    : serving_(serving),
-      context_(context),
-      response_(response),
-      tenant_(TenantOf(*context)) {}
+    : serving_(serving), context_(context), response_(response) {}
 
 absl::Status CreateSessionReactor::Begin(const v1::CreateSessionRequest& request) {
+  absl::StatusOr<TenantPtr> tenant = Authenticate(serving_, *context_);
+  if (!tenant.ok()) return tenant.status();
+  tenant_ = *std::move(tenant);
+  entered_ = serving_.calls.Enter(self_);
+  if (!entered_) return DrainingStatus();
   absl::StatusOr<std::vector<TokenId>> prompt =
       ReadTokens("tokens", request.has_text() ? &request.text() : nullptr,
                  request.has_tokens() ? &request.tokens() : nullptr, serving_.limits);
@@ -39,10 +39,10 @@ absl::Status CreateSessionReactor::Begin(const v1::CreateSessionRequest& request
   request_.kind = RequestKind::kPrefill;
   request_.prompt = *std::move(prompt);
   request_.priority = request.priority();
-  request_.tenant = tenant_;
+  SetTenant(tenant_, request_);
   request_.use_prefix_cache = true;
   request_.deadline = DeadlineOf(*context_, serving_.clock);
-  serving_.sessions.Create(tenant_,
+  serving_.sessions.Create(tenant_->name,
                            [self = self_](auto use) { self->OnSession(std::move(use)); });
   return absl::OkStatus();
 }
@@ -84,10 +84,10 @@ absl::Status CreateSessionReactor::Prefill(const std::shared_ptr<SessionUse>& us
 void CreateSessionReactor::Answer(const absl::Status& status) {
   if (!status.ok()) {
     // Nobody knows of the session.
-    serving_.sessions.Delete(tenant_, session_id_, [](const absl::Status&) {});
+    serving_.sessions.Delete(tenant_->name, session_id_, [](const absl::Status&) {});
     return FinishWith(status);
   }
-  serving_.sessions.Get(tenant_, session_id_, [self = shared_from_this()](auto info) {
+  serving_.sessions.Get(tenant_->name, session_id_, [self = shared_from_this()](auto info) {
     if (info.ok()) FillSession(*info, *self->response_->mutable_session());
     self->FinishWith(info.status());
   });

@@ -54,7 +54,7 @@ class CreateSessionReactor final
   v1::CreateSessionResponse* const response_;   // gRPC's, until Finish
   std::shared_ptr<CreateSessionReactor> self_;  // from Start until OnDone
   bool entered_ = false;                        // set by Start
-  std::string tenant_;
+  TenantPtr tenant_;        // set by Start; null: refused
   std::string session_id_;  // set before anything runs on it
   Request request_;         // the prompt to run, if any; until it is submitted
 

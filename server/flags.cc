@@ -8,6 +8,7 @@
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "server/command_line.h"
+#include "server/loopback.h"
 #include "server/version.h"
 
 namespace goldfinch {
@@ -24,6 +25,8 @@ constexpr std::int64_t kMebi = std::int64_t{1} << 20;
 constexpr std::int64_t kTebi = std::int64_t{1} << 40;
 constexpr std::int64_t kDaySeconds = 86400;
 constexpr std::int64_t kYearSeconds = 366 * kDaySeconds;
+// gRPC counts milliseconds in an int.
+constexpr std::int64_t kMaxMillisSeconds = 20 * kDaySeconds;
 
 absl::Status CheckBounds(const ServerFlags& flags, bool threads_given) {
   const std::vector<Bound> bounds = {
@@ -50,6 +53,16 @@ absl::Status CheckBounds(const ServerFlags& flags, bool threads_given) {
       {"--session_idle_to_park", flags.session_idle_to_park, 0, kYearSeconds},
       {"--session_ttl", flags.session_ttl, 0, 10 * kYearSeconds},
       {"--session_lease_seconds", flags.session_lease_seconds, 3, kDaySeconds},
+      {"--max_message_bytes", flags.max_message_bytes, 65536, 1 << 30},
+      {"--max_metadata_bytes", flags.max_metadata_bytes, 1024, kMebi},
+      {"--max_streams_per_connection", flags.max_streams_per_connection, 1, 65536},
+      {"--max_connection_age_seconds", flags.max_connection_age_seconds, 1,
+       kMaxMillisSeconds},
+      {"--max_connection_age_grace_seconds", flags.max_connection_age_grace_seconds, 1,
+       kMaxMillisSeconds},
+      {"--min_ping_interval_seconds", flags.min_ping_interval_seconds, 1, kDaySeconds},
+      {"--max_ping_strikes", flags.max_ping_strikes, 1, 1000},
+      {"--grpc_memory_bytes", flags.grpc_memory_bytes, 16 * kMebi, 16 * kTebi},
   };
   for (const Bound& bound : bounds) {
     if (bound.value >= bound.low && bound.value <= bound.high) continue;
@@ -196,6 +209,69 @@ void DescribeSessions(CLI::App& app, ServerFlags& flags) {
                  "File of 32 to 4096 bytes; snapshots are authenticated with it");
 }
 
+void DescribeAccess(CLI::App& app, ServerFlags& flags) {
+  app.add_option("--tenants_file", flags.tenants_file,
+                 "JSON file of who may call, read again on SIGHUP (default: everybody)");
+  app.add_flag("--insecure_allow_anonymous", flags.insecure_allow_anonymous,
+               "Listen beyond this machine without a tenants file");
+  app.add_option("--reflection", flags.reflection,
+                 "on: tell everybody which methods there are; or off")
+      ->check(CLI::IsMember({"on", "off"}))
+      ->capture_default_str();
+  app.add_option("--tls_cert", flags.tls_cert,
+                 "PEM file of the certificate and its chain (default: no TLS)");
+  app.add_option("--tls_key", flags.tls_key, "PEM file of its key");
+  app.add_option("--tls_client_ca", flags.tls_client_ca,
+                 "PEM file of who signs clients; clients then need a certificate");
+  app.add_option("--max_message_bytes", flags.max_message_bytes,
+                 "Largest message in and out; KiB, MiB, GiB may follow")
+      ->transform(CLI::AsSizeValue(false))
+      ->capture_default_str();
+  app.add_option("--max_metadata_bytes", flags.max_metadata_bytes,
+                 "Largest headers of a call, likewise")
+      ->transform(CLI::AsSizeValue(false))
+      ->capture_default_str();
+  app.add_option("--max_streams_per_connection", flags.max_streams_per_connection,
+                 "Calls at once on one connection; more wait at the client")
+      ->capture_default_str();
+  app.add_option("--max_connection_age_seconds", flags.max_connection_age_seconds,
+                 "An older connection takes no new calls")
+      ->capture_default_str();
+  app.add_option("--max_connection_age_grace_seconds",
+                 flags.max_connection_age_grace_seconds,
+                 "Time that its running calls get; then they are broken off")
+      ->capture_default_str();
+  app.add_option("--min_ping_interval_seconds", flags.min_ping_interval_seconds,
+                 "Pings of a client that come faster are strikes")
+      ->capture_default_str();
+  app.add_option("--max_ping_strikes", flags.max_ping_strikes,
+                 "With more strikes a connection is closed")
+      ->capture_default_str();
+  app.add_option("--grpc_memory_bytes", flags.grpc_memory_bytes,
+                 "Memory of all connections together; KiB, MiB, GiB may follow")
+      ->transform(CLI::AsSizeValue(false))
+      ->capture_default_str();
+}
+
+// Which of these flags go together.
+absl::Status CheckAccess(const ServerFlags& flags) {
+  if (flags.tls_cert.empty() != flags.tls_key.empty()) {
+    return absl::InvalidArgumentError(
+        "--tls_cert and --tls_key are given together or not at all");
+  }
+  if (!flags.tls_client_ca.empty() && flags.tls_cert.empty()) {
+    return absl::InvalidArgumentError("--tls_client_ca is of no use without --tls_cert");
+  }
+  if (flags.tenants_file.empty() && !flags.insecure_allow_anonymous &&
+      !IsLoopback(flags.listen)) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("--listen is ", flags.listen,
+                     ", which other machines reach; give --tenants_file, or "
+                     "--insecure_allow_anonymous to serve everybody"));
+  }
+  return absl::OkStatus();
+}
+
 // The library ends some messages with a line of advice.
 std::string FirstLine(std::string text) { return text.substr(0, text.find('\n')); }
 
@@ -207,6 +283,7 @@ absl::StatusOr<CommandLine> ParseServerFlags(int argc, const char* const* argv) 
   app.set_version_flag("--version", absl::StrCat("goldfinch-server ", kVersion));
   Describe(app, line.flags);
   DescribeSessions(app, line.flags);
+  DescribeAccess(app, line.flags);
   try {
     app.parse(ReversedArguments(argc, argv));
   } catch (const CLI::CallForHelp&) {
@@ -226,6 +303,7 @@ absl::StatusOr<CommandLine> ParseServerFlags(int argc, const char* const* argv) 
   if (status.ok() && !line.flags.metrics.empty()) {
     status = CheckAddress("--metrics", line.flags.metrics);
   }
+  if (status.ok()) status = CheckAccess(line.flags);
   if (!status.ok()) return status;
   return line;
 }

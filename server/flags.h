@@ -18,6 +18,20 @@ struct ServerFlags {
   std::string model_name;  // empty: the name of the model's directory
   std::string listen = "127.0.0.1:50051";
   std::string metrics = "127.0.0.1:9464";
+  std::string tenants_file;  // empty: none, everybody is one tenant
+  bool insecure_allow_anonymous = false;
+  std::string reflection = "on";
+  std::string tls_cert;  // empty: no TLS
+  std::string tls_key;
+  std::string tls_client_ca;  // empty: clients need no certificate
+  std::int64_t max_message_bytes = std::int64_t{32} << 20;
+  std::int64_t max_metadata_bytes = 16384;
+  std::int64_t max_streams_per_connection = 256;
+  std::int64_t max_connection_age_seconds = 3600;
+  std::int64_t max_connection_age_grace_seconds = 3600;
+  std::int64_t min_ping_interval_seconds = 60;
+  std::int64_t max_ping_strikes = 2;
+  std::int64_t grpc_memory_bytes = std::int64_t{1} << 30;
   std::string compute_dtype;  // empty: as the weights are stored
   std::string weight_dtype = "auto";
   std::string cache_dtype = "auto";

@@ -55,15 +55,18 @@ GenerateReactor::GenerateReactor(Private, const ServingContext& serving,
     : serving_(serving), context_(context), log_("Generate", *context, serving.clock) {}
 
 void GenerateReactor::Begin(const v1::GenerateRequest& request) {
+  absl::StatusOr<TenantPtr> tenant = Authenticate(serving_, *context_);
+  if (!tenant.ok()) return Refuse(tenant.status());
+  tenant_ = *std::move(tenant);
   entered_ = serving_.calls.Enter(self_);
   absl::StatusOr<GenerateCall> call =
       entered_ ? ValidateGenerate(request, serving_.limits) : DrainingStatus();
   if (!call.ok()) return Refuse(call.status());
-  call->request.tenant = TenantOf(*context_);
+  SetTenant(tenant_, call->request);
   if (!call->session.empty()) {
     // Held until the answer is there: gRPC knows of nothing to wait for yet.
-    const std::string tenant = call->request.tenant, session = call->session;
-    serving_.sessions.Acquire(tenant, session,
+    const std::string session = call->session;
+    serving_.sessions.Acquire(tenant_->name, session,
                               [self = self_, call = *std::move(call)](auto use) mutable {
                                 self->OnSession(std::move(use), std::move(call));
                               });
@@ -71,7 +74,7 @@ void GenerateReactor::Begin(const v1::GenerateRequest& request) {
   }
   // A single candidate can be resumed if the server has to stop.
   const Use use = call->request.num_candidates == 1 && serving_.sessions.has_store()
-                      ? serving_.sessions.Anonymous(call->request.tenant)
+                      ? serving_.sessions.Anonymous(tenant_->name)
                       : nullptr;
   call->request.use_prefix_cache = true;
   Turn turn = TurnOf(*call);
@@ -114,7 +117,7 @@ absl::Status GenerateReactor::Resume(const Use& use, std::int64_t after) {
       std::span(history).last(static_cast<std::size_t>(turn.num_generated));
   absl::StatusOr<GenerateCall> call = CallOf(turn, generated, serving_.limits);
   if (!call.ok()) return call.status();
-  call->request.tenant = TenantOf(*context_);
+  SetTenant(tenant_, call->request);
   call->request.base = use->kept();
   std::vector<StreamEvent> events = EventsOf(turn, generated);
   if (turn.end.has_value()) {
@@ -310,7 +313,7 @@ void GenerateReactor::OnDone() {
   CallLog::End end;
   end.status = end_->error_code();
   end.prompt_tokens = prompt_tokens_;
-  end.tenant = TenantOf(*context_);
+  if (tenant_ != nullptr) end.tenant = tenant_->name;
   if (use_ != nullptr) end.session_id = use_->id();
   if (id_.has_value()) end.request_id = static_cast<std::uint64_t>(*id_);
   if (builder_.has_value()) end.generated_tokens = builder_->generated_tokens();

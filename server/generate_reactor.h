@@ -81,7 +81,8 @@ class GenerateReactor final : public grpc::ServerWriteReactor<v1::GenerateRespon
   const ServingContext& serving_;
   grpc::CallbackServerContext* const context_;
   std::shared_ptr<GenerateReactor> self_;  // from Start until OnDone
-  bool entered_ = false;                   // set by Start
+  TenantPtr tenant_;                       // set by Start; null: refused
+  bool entered_ = false;                   // likewise
   const CallLog log_;
 
   mutable Mutex mu_;

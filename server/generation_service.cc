@@ -29,7 +29,8 @@ grpc::ServerUnaryReactor* GenerationService::Score(grpc::CallbackServerContext* 
 grpc::ServerUnaryReactor* GenerationService::Tokenize(
     grpc::CallbackServerContext* context, const v1::TokenizeRequest* request,
     v1::TokenizeResponse* response) {
-  if (serving_.calls.closed()) return Answer(context, DrainingStatus());
+  const absl::Status admitted = Admit(*context);
+  if (!admitted.ok()) return Answer(context, admitted);
   std::vector<TokenId> tokens;
   serving_.limits.tokenizer.Encode(request->text(), tokens);
   response->mutable_tokens()->Add(tokens.begin(), tokens.end());
@@ -39,7 +40,8 @@ grpc::ServerUnaryReactor* GenerationService::Tokenize(
 grpc::ServerUnaryReactor* GenerationService::Detokenize(
     grpc::CallbackServerContext* context, const v1::DetokenizeRequest* request,
     v1::DetokenizeResponse* response) {
-  if (serving_.calls.closed()) return Answer(context, DrainingStatus());
+  const absl::Status admitted = Admit(*context);
+  if (!admitted.ok()) return Answer(context, admitted);
   const absl::Status status =
       ValidateTokens("tokens", request->tokens(), serving_.limits.vocabulary);
   if (!status.ok()) return Answer(context, status);
@@ -51,9 +53,15 @@ grpc::ServerUnaryReactor* GenerationService::Detokenize(
 grpc::ServerUnaryReactor* GenerationService::GetModel(
     grpc::CallbackServerContext* context, const v1::GetModelRequest*,
     v1::GetModelResponse* response) {
-  if (serving_.calls.closed()) return Answer(context, DrainingStatus());
+  const absl::Status admitted = Admit(*context);
+  if (!admitted.ok()) return Answer(context, admitted);
   *response = model_;
   return Answer(context, absl::OkStatus());
+}
+
+absl::Status GenerationService::Admit(const grpc::CallbackServerContext& context) const {
+  const absl::Status status = Authenticate(serving_, context).status();
+  return status.ok() && serving_.calls.closed() ? DrainingStatus() : status;
 }
 
 grpc::ServerUnaryReactor* GenerationService::Answer(grpc::CallbackServerContext* context,

@@ -30,7 +30,9 @@ class GenerationService final : public v1::GenerationService::CallbackService {
                                      v1::GetModelResponse* response) override;
 
  private:
-  // Finishes a call that is answered on the spot.
+  // Whether a call that is answered on the spot may be made.
+  absl::Status Admit(const grpc::CallbackServerContext& context) const;
+  // Finishes it.
   grpc::ServerUnaryReactor* Answer(grpc::CallbackServerContext* context,
                                    const absl::Status& status);
 

@@ -3,10 +3,11 @@
 // The one place that knows the real engine and the server together. A mistake of the
 // operator is one line on stderr and exit code 1. SIGTERM and SIGINT drain (see
 // Server::Shutdown) and exit 0; a second one ends the patience; a third one is the
-// system's own.
+// system's own. SIGHUP reads the tenants file again.
 #include <grpc/support/log.h>
 #include <pthread.h>
 #include <signal.h>
+#include <sys/resource.h>
 
 #include <atomic>
 #include <chrono>
@@ -29,6 +30,8 @@
 #include "server/flags.h"
 #include "server/log.h"
 #include "server/server.h"
+#include "server/server_credentials.h"
+#include "server/tenants/tenant_directory.h"
 #include "server/text/vocabulary.h"
 #include "sessions/open_store.h"
 #include "sessions/snapshot_key.h"
@@ -65,10 +68,26 @@ std::string ModelName(const ServerFlags& flags) {
   return path.filename().string();
 }
 
+TlsFiles TlsFilesOf(const ServerFlags& flags) {
+  return {flags.tls_cert, flags.tls_key, flags.tls_client_ca};
+}
+
 ServerOptions OptionsOf(const ServerFlags& flags, const ModelEngine& engine) {
   ServerOptions options;
   options.listen = flags.listen;
   options.metrics = flags.metrics;
+  options.tls = TlsFilesOf(flags);
+  options.reflection = flags.reflection == "on";
+  options.connections = {
+      .max_message_bytes = flags.max_message_bytes,
+      .max_metadata_bytes = flags.max_metadata_bytes,
+      .max_streams = flags.max_streams_per_connection,
+      .max_age_seconds = flags.max_connection_age_seconds,
+      .max_age_grace_seconds = flags.max_connection_age_grace_seconds,
+      .min_ping_interval_seconds = flags.min_ping_interval_seconds,
+      .max_ping_strikes = flags.max_ping_strikes,
+      .memory_bytes = flags.grpc_memory_bytes,
+  };
   options.default_max_tokens = flags.default_max_tokens;
   options.scheduler = {
       .step_tokens = flags.step_tokens,
@@ -114,6 +133,20 @@ absl::StatusOr<std::unique_ptr<SnapshotStore>> StoreOf(const ServerFlags& flags)
                     .time_to_live = std::chrono::seconds(flags.session_ttl)});
 }
 
+// Null when everybody may call.
+absl::StatusOr<std::unique_ptr<TenantDirectory>> TenantsOf(const ServerFlags& flags) {
+  if (flags.tenants_file.empty()) return nullptr;
+  return TenantDirectory::Load(flags.tenants_file);
+}
+
+// As many connections as the system lets this process have.
+void RaiseFileLimit() {
+  rlimit limit{};
+  if (getrlimit(RLIMIT_NOFILE, &limit) != 0) return;
+  limit.rlim_cur = limit.rlim_max;
+  static_cast<void>(setrlimit(RLIMIT_NOFILE, &limit));  // else as it was
+}
+
 sigset_t SignalSet(std::initializer_list<int> numbers) {
   sigset_t signals;
   sigemptyset(&signals);
@@ -139,10 +172,21 @@ class Stopper {
     pthread_sigmask(SIG_UNBLOCK, &stop, nullptr);
   }
 
+  // Reads the tenants file again, or will once there is a server.
+  void OnReload() {
+    MutexLock lock(mu_);
+    if (server_ == nullptr) {
+      reload_ = true;
+    } else {
+      static_cast<void>(server_->ReloadTenants());  // it has told
+    }
+  }
+
   // Returns after the first signal.
   void WaitWith(Server& server) {
     MutexLock lock(mu_);
     server_ = &server;
+    if (reload_) static_cast<void>(server.ReloadTenants());
     while (signals_seen_ == 0) changed_.Wait(mu_);
   }
 
@@ -157,6 +201,7 @@ class Stopper {
   CondVar changed_;
   Server* server_ ABSL_GUARDED_BY(mu_) = nullptr;
   int signals_seen_ ABSL_GUARDED_BY(mu_) = 0;
+  bool reload_ ABSL_GUARDED_BY(mu_) = false;  // while there is no server
 };
 
 absl::Status Serve(const ServerFlags& flags, Stopper& stopper) {
@@ -166,6 +211,11 @@ absl::Status Serve(const ServerFlags& flags, Stopper& stopper) {
     absl::StatusOr<SnapshotKey> key = ReadSnapshotKey(flags.snapshot_key_file);
     if (!key.ok()) return key.status();
     sessions.key = *std::move(key);
+  }
+  absl::StatusOr<std::unique_ptr<TenantDirectory>> tenants = TenantsOf(flags);
+  if (!tenants.ok()) return tenants.status();
+  if (const auto tls = MakeServerCredentials(TlsFilesOf(flags)); !tls.ok()) {
+    return tls.status();
   }
   absl::StatusOr<std::unique_ptr<SnapshotStore>> store = StoreOf(flags);
   if (!store.ok()) return store.status();
@@ -179,6 +229,7 @@ absl::Status Serve(const ServerFlags& flags, Stopper& stopper) {
   const SteadyClock clock;
   ServerOptions options = OptionsOf(flags, **engine);
   options.sessions = std::move(sessions);
+  options.tenants = tenants->get();
   absl::StatusOr<std::unique_ptr<Server>> server =
       Server::Start(options, **engine, **vocabulary, clock, store->get());
   if (!server.ok()) return server.status();
@@ -199,7 +250,9 @@ absl::Status Serve(const ServerFlags& flags, Stopper& stopper) {
 // Serves on a thread of its own, so that this one can wait for signals meanwhile; the
 // other wakes it with SIGUSR1 when it is done.
 absl::Status ServeWithSignals(const ServerFlags& flags) {
-  const sigset_t signals = SignalSet({SIGTERM, SIGINT, SIGUSR1});
+  sigset_t signals = SignalSet({SIGTERM, SIGINT, SIGUSR1});
+  // Else it is the system's: a terminal that is closed takes the server along.
+  if (!flags.tenants_file.empty()) sigaddset(&signals, SIGHUP);
   // Before any thread exists: all inherit it, and only sigwait sees the signals.
   pthread_sigmask(SIG_BLOCK, &signals, nullptr);
   signal(SIGPIPE, SIG_IGN);  // a scrape or a log reader that goes away
@@ -213,7 +266,11 @@ absl::Status ServeWithSignals(const ServerFlags& flags) {
     pthread_kill(waiter, SIGUSR1);
   });
   for (int number = 0; sigwait(&signals, &number) == 0 && !done;) {
-    if (number != SIGUSR1) stopper.OnSignal();
+    if (number == SIGHUP) {
+      stopper.OnReload();
+    } else if (number != SIGUSR1) {
+      stopper.OnSignal();
+    }
   }
   server.join();
   return status;
@@ -225,6 +282,7 @@ void LogLibrary(gpr_log_func_args* args) { LogDebug(args->message); }
 
 int Main(int argc, char** argv) {
   ReuseLargeBuffers();
+  RaiseFileLimit();
   gpr_set_log_function(LogLibrary);
   absl::StatusOr<CommandLine> line = ParseServerFlags(argc, argv);
   absl::Status status = line.status();

@@ -25,6 +25,11 @@ ScoreReactor::ScoreReactor(Private, const ServingContext& serving,
 
 absl::Status ScoreReactor::Submit(const v1::ScoreRequest& request,
                                   const grpc::CallbackServerContext& context) {
+  const absl::StatusOr<TenantPtr> tenant = Authenticate(serving_, context);
+  if (!tenant.ok()) {
+    serving_.observer.OnRefused(tenant.status());
+    return tenant.status();
+  }
   entered_ = serving_.calls.Enter(self_);
   absl::StatusOr<Request> valid =
       entered_ ? ValidateScore(request, serving_.limits) : DrainingStatus();
@@ -34,7 +39,7 @@ absl::Status ScoreReactor::Submit(const v1::ScoreRequest& request,
   }
   continuation_ = valid->continuation;
   valid->deadline = DeadlineOf(context, serving_.clock);
-  valid->tenant = TenantOf(context);
+  SetTenant(*tenant, *valid);
   log_end_.tenant = valid->tenant;
   log_end_.prompt_tokens =
       static_cast<std::int64_t>(valid->prompt.size() + continuation_.size());

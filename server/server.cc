@@ -9,10 +9,12 @@
 #include <atomic>
 #include <optional>
 #include <utility>
+#include <vector>
 
 #include "absl/strings/str_cat.h"
 #include "server/generation_service.h"
 #include "server/log.h"
+#include "server/loopback.h"
 #include "server/metrics.h"
 #include "server/session_service.h"
 #include "server/stuck_call_sweep.h"
@@ -20,13 +22,6 @@
 
 namespace goldfinch {
 namespace {
-
-// A prompt of max_context_tokens ids is 3 MiB; this leaves room for text of long tokens.
-constexpr int kMaxMessageBytes = 32 << 20;
-
-// A client that vanished without a word is found out within about a minute and a half.
-constexpr int kKeepaliveMillis = 60'000;
-constexpr int kKeepaliveTimeoutMillis = 20'000;
 
 // What calls get to hear their status, and what is left of connections, after the end.
 constexpr auto kLastWords = std::chrono::seconds(2);
@@ -95,9 +90,25 @@ SessionOptions SessionOptionsOf(const ServerOptions& options) {
   return sessions;
 }
 
-bool IsLoopback(const std::string& address) {
-  return address.starts_with("127.") || address.starts_with("localhost:") ||
-         address.starts_with("[::1]:") || address.starts_with("unix:");
+// For this server; what is linked is in all servers of a process by itself.
+class WithoutReflection final : public grpc::ServerBuilderOption {
+ public:
+  void UpdateArguments(grpc::ChannelArguments*) override {}
+  void UpdatePlugins(
+      std::vector<std::unique_ptr<grpc::ServerBuilderPlugin>>* plugins) override {
+    const std::string name = grpc::reflection::ProtoServerReflectionPlugin().name();
+    std::erase_if(*plugins, [&](const auto& plugin) { return plugin->name() == name; });
+  }
+};
+
+// What whoever reaches the port should know.
+void WarnOfOpenness(const ServerOptions& options, bool anonymous) {
+  if (IsLoopback(options.listen)) return;
+  const bool plain = options.tls.certificate.empty();
+  if (!anonymous && !plain) return;
+  LogWarning(absl::StrCat("listening on ", options.listen, " without ",
+                          anonymous ? "authentication" : "",
+                          anonymous && plain ? " or " : "", plain ? "encryption" : ""));
 }
 
 }  // namespace
@@ -108,7 +119,8 @@ class Server::Impl {
  public:
   Impl(const ServerOptions& options, Engine& engine, const Vocabulary& vocabulary,
        const Clock& clock, SnapshotStore* store)
-      : tokenizer_(vocabulary),
+      : tenants_(options.tenants != nullptr ? *options.tenants : *everybody_),
+        tokenizer_(vocabulary),
         metrics_(std::make_shared<Metrics>(DescribeForMetrics(options, engine.info()))),
         scheduler_(engine, options.scheduler, clock, *metrics_),
         sessions_(scheduler_, engine, store, clock, SessionOptionsOf(options)),
@@ -118,6 +130,7 @@ class Server::Impl {
                  calls_,
                  clock,
                  *metrics_,
+                 tenants_,
                  {vocabulary, tokenizer_, options.scheduler.max_context_tokens,
                   options.default_max_tokens},
                  transfer_bytes_},
@@ -129,6 +142,7 @@ class Server::Impl {
   ~Impl() { metrics_->ForgetSessions(); }
 
   absl::Status Listen(const ServerOptions& options);
+  absl::Status ReloadTenants();
 
   void BeginDrain() {
     calls_.Close();
@@ -144,6 +158,8 @@ class Server::Impl {
   std::string MetricsText() const { return metrics_->Text(); }
 
  private:
+  const std::unique_ptr<TenantDirectory> everybody_ = TenantDirectory::Anonymous();
+  TenantDirectory& tenants_;
   const Tokenizer tokenizer_;
   const std::shared_ptr<Metrics> metrics_;  // shared with the endpoint's scrapes
   OpenCalls calls_;
@@ -158,10 +174,15 @@ class Server::Impl {
   std::unique_ptr<MetricsEndpoint> endpoint_;
   int port_ = 0;
   bool parked_ = false;
+  std::shared_ptr<grpc::ServerCredentials> credentials_;  // as gRPC made them
   std::unique_ptr<grpc::Server> server_;
 };
 
 absl::Status Server::Impl::Listen(const ServerOptions& options) {
+  absl::StatusOr<std::shared_ptr<grpc::ServerCredentials>> credentials =
+      MakeServerCredentials(options.tls);
+  if (!credentials.ok()) return credentials.status();
+  credentials_ = *std::move(credentials);
   if (!options.metrics.empty()) {
     absl::StatusOr<std::unique_ptr<MetricsEndpoint>> endpoint =
         MetricsEndpoint::Start(options.metrics, metrics_);
@@ -173,15 +194,11 @@ absl::Status Server::Impl::Listen(const ServerOptions& options) {
   grpc::EnableDefaultHealthCheckService(true);
   grpc::reflection::InitProtoReflectionServerBuilderPlugin();
   grpc::ServerBuilder builder;
-  builder.AddListeningPort(options.listen, grpc::InsecureServerCredentials(), &port_);
+  if (!options.reflection) builder.SetOption(std::make_unique<WithoutReflection>());
+  builder.AddListeningPort(options.listen, credentials_, &port_);
   builder.RegisterService(&service_);
   builder.RegisterService(&session_service_);
-  builder.SetMaxReceiveMessageSize(kMaxMessageBytes);
-  builder.SetMaxSendMessageSize(kMaxMessageBytes);
-  // Two servers on one port would share its calls at random.
-  builder.AddChannelArgument(GRPC_ARG_ALLOW_REUSEPORT, 0);
-  builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_TIME_MS, kKeepaliveMillis);
-  builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_TIMEOUT_MS, kKeepaliveTimeoutMillis);
+  Limit(options.connections, builder);
   server_ = builder.BuildAndStart();
   if (server_ == nullptr || port_ == 0) {
     return absl::UnavailableError(
@@ -192,11 +209,18 @@ absl::Status Server::Impl::Listen(const ServerOptions& options) {
                               v1::SessionService::service_full_name()}) {
     server_->GetHealthCheckService()->SetServingStatus(service, true);
   }
-  if (!IsLoopback(options.listen)) {
-    LogWarning(absl::StrCat("listening on ", options.listen,
-                            " without authentication or encryption"));
-  }
+  WarnOfOpenness(options, tenants_.anonymous());
   return absl::OkStatus();
+}
+
+absl::Status Server::Impl::ReloadTenants() {
+  const absl::Status status = tenants_.Reload();
+  if (status.ok()) {
+    LogInfo(absl::StrCat(tenants_.tenants().size(), " tenants from now on"));
+  } else {
+    LogWarning(absl::StrCat("the tenants stay as they were: ", status.message()));
+  }
+  return status;
 }
 
 void Server::Impl::Shutdown(std::chrono::nanoseconds patience) {
@@ -259,6 +283,7 @@ Server::~Server() { impl_->Shutdown(std::chrono::nanoseconds(0)); }
 int Server::port() const { return impl_->port(); }
 int Server::metrics_port() const { return impl_->metrics_port(); }
 std::string Server::MetricsText() const { return impl_->MetricsText(); }
+absl::Status Server::ReloadTenants() { return impl_->ReloadTenants(); }
 void Server::BeginDrain() { impl_->BeginDrain(); }
 void Server::Shutdown(std::chrono::nanoseconds patience) { impl_->Shutdown(patience); }
 void Server::HurryUp() { impl_->HurryUp(); }

@@ -21,7 +21,10 @@
 #include "engine/engine.h"
 #include "scheduler/clock.h"
 #include "scheduler/scheduler.h"
+#include "server/connection_limits.h"
 #include "server/model_info.h"
+#include "server/server_credentials.h"
+#include "server/tenants/tenant_directory.h"
 #include "server/text/vocabulary.h"
 #include "sessions/session_manager.h"
 #include "sessions/store.h"
@@ -31,6 +34,11 @@ namespace goldfinch {
 struct ServerOptions {
   std::string listen = "127.0.0.1:50051";  // HOST:PORT; port 0 takes a free one
   std::string metrics = "127.0.0.1:9464";  // as `listen`; empty: none
+  TlsFiles tls;
+  ConnectionLimits connections;
+  bool reflection = true;
+  // Outlives the server. Null: whoever calls is kAnonymousTenant.
+  TenantDirectory* tenants = nullptr;
   std::int64_t default_max_tokens = 256;
   SchedulerOptions scheduler;
   SessionOptions sessions;  // max_context_tokens is the scheduler's
@@ -56,6 +64,10 @@ class Server {
 
   // What a scrape would read now.
   std::string MetricsText() const;
+
+  // Reads the tenants file again. Calls that run keep their tenant. An error is logged,
+  // and all is as it was.
+  absl::Status ReloadTenants();
 
   // Idempotent; at once.
   void BeginDrain();

@@ -1,6 +1,8 @@
 #include "server/serving_context.h"
 
 #include <chrono>
+#include <iterator>
+#include <string_view>
 
 namespace goldfinch {
 
@@ -13,6 +15,20 @@ std::optional<TimePoint> DeadlineOf(const grpc::ServerContextBase& context,
   return clock.Now() + std::chrono::duration_cast<std::chrono::nanoseconds>(left);
 }
 
-std::string TenantOf(const grpc::ServerContextBase&) { return "default"; }
+absl::StatusOr<TenantPtr> Authenticate(const ServingContext& serving,
+                                       const grpc::ServerContextBase& context) {
+  const auto [first, last] = context.client_metadata().equal_range("authorization");
+  std::string_view authorization;
+  // Of two, a proxy may have looked at the other one.
+  if (first != last && std::next(first) == last) {
+    authorization = {first->second.data(), first->second.size()};
+  }
+  return serving.tenants.Authenticate(authorization);
+}
+
+void SetTenant(const TenantPtr& tenant, Request& request) {
+  request.tenant = tenant->name;
+  request.policy = std::shared_ptr<const TenantPolicy>(tenant, &tenant->policy);
+}
 
 }  // namespace goldfinch

@@ -8,15 +8,17 @@
 
 #include <atomic>
 #include <cstdint>
+#include <memory>
 #include <optional>
-#include <string>
 
 #include "absl/status/status.h"
+#include "absl/status/statusor.h"
 #include "scheduler/clock.h"
 #include "scheduler/observer.h"
 #include "scheduler/scheduler.h"
 #include "server/delivery_queue.h"
 #include "server/open_calls.h"
+#include "server/tenants/tenant_directory.h"
 #include "server/validation.h"
 #include "sessions/session_manager.h"
 
@@ -30,6 +32,7 @@ struct ServingContext {
   OpenCalls& calls;
   const Clock& clock;
   SchedulerObserver& observer;  // told of what is refused before it reaches the scheduler
+  const TenantDirectory& tenants;
   ServingLimits limits;
   std::atomic<std::int64_t>& transfer_bytes;  // of snapshots on their way out and in
 };
@@ -42,8 +45,16 @@ inline absl::Status DrainingStatus() {
   return absl::UnavailableError("the server is shutting down");
 }
 
-// Whose call it is. There is one tenant while callers are not told apart.
-std::string TenantOf(const grpc::ServerContextBase& context);
+// Whose call it is, for as long as the call lasts.
+using TenantPtr = TenantDirectory::TenantPtr;
+
+// Every method begins with this, before it looks at its request: UNAUTHENTICATED without
+// exactly one authorization header with a good key.
+absl::StatusOr<TenantPtr> Authenticate(const ServingContext& serving,
+                                       const grpc::ServerContextBase& context);
+
+// Makes it a request of the tenant, within its limits.
+void SetTenant(const TenantPtr& tenant, Request& request);
 
 // The client's deadline on the scheduler's clock; none when it set none.
 std::optional<TimePoint> DeadlineOf(const grpc::ServerContextBase& context,

@@ -1,5 +1,6 @@
 #include "server/session_service.h"
 
+#include <string>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -22,6 +23,21 @@ void SessionService::Finish(grpc::ServerUnaryReactor* reactor,
   reactor->Finish(ToGrpcStatus(status));
 }
 
+template <typename AnswerFunction>
+grpc::ServerUnaryReactor* SessionService::ForTenant(grpc::CallbackServerContext* context,
+                                                    const AnswerFunction& answer) const {
+  grpc::ServerUnaryReactor* reactor = context->DefaultReactor();
+  const absl::StatusOr<TenantPtr> tenant = Authenticate(serving_, *context);
+  if (!tenant.ok()) {
+    Finish(reactor, tenant.status());
+  } else if (serving_.calls.closed()) {
+    Finish(reactor, DrainingStatus());
+  } else {
+    answer(reactor, (*tenant)->name);
+  }
+  return reactor;
+}
+
 template <typename Response>
 SessionManager::InfoCallback SessionService::AnswerWith(grpc::ServerUnaryReactor* reactor,
                                                         Response* response) const {
@@ -40,34 +56,32 @@ grpc::ServerUnaryReactor* SessionService::CreateSession(
 grpc::ServerUnaryReactor* SessionService::GetSession(grpc::CallbackServerContext* context,
                                                      const v1::GetSessionRequest* request,
                                                      v1::GetSessionResponse* response) {
-  grpc::ServerUnaryReactor* reactor = context->DefaultReactor();
-  if (serving_.calls.closed()) {
-    Finish(reactor, DrainingStatus());
-  } else {
-    serving_.sessions.Get(TenantOf(*context), request->session_id(),
-                          AnswerWith(reactor, response));
-  }
-  return reactor;
+  return ForTenant(context, [&](auto* reactor, const std::string& tenant) {
+    serving_.sessions.Get(tenant, request->session_id(), AnswerWith(reactor, response));
+  });
 }
 
 grpc::ServerUnaryReactor* SessionService::ListSessions(
     grpc::CallbackServerContext* context, const v1::ListSessionsRequest* request,
     v1::ListSessionsResponse* response) {
-  grpc::ServerUnaryReactor* reactor = context->DefaultReactor();
-  const int wanted = request->page_size() == 0 ? kDefaultPageSize : request->page_size();
-  if (serving_.calls.closed()) {
-    Finish(reactor, DrainingStatus());
-    return reactor;
-  }
+  return ForTenant(context, [&](auto* reactor, const std::string& tenant) {
+    List(tenant, *request, response, reactor);
+  });
+}
+
+void SessionService::List(const std::string& tenant,
+                          const v1::ListSessionsRequest& request,
+                          v1::ListSessionsResponse* response,
+                          grpc::ServerUnaryReactor* reactor) const {
+  const int wanted = request.page_size() == 0 ? kDefaultPageSize : request.page_size();
   if (wanted < 1 || wanted > kMaxPageSize) {
-    Finish(reactor, absl::InvalidArgumentError(absl::StrCat("page_size is ", wanted,
-                                                            "; it must be in [1, ",
-                                                            kMaxPageSize, "], or 0")));
-    return reactor;
+    return Finish(reactor, absl::InvalidArgumentError(absl::StrCat(
+                               "page_size is ", wanted, "; it must be in [1, ",
+                               kMaxPageSize, "], or 0")));
   }
   const auto limit = static_cast<std::size_t>(wanted);
   // One more than is told, to know whether there is a next page.
-  serving_.sessions.List(TenantOf(*context), request->page_token(), limit + 1,
+  serving_.sessions.List(tenant, request.page_token(), limit + 1,
                          [this, reactor, response, limit](auto infos) {
                            if (infos.ok()) {
                              if (infos->size() > limit) {
@@ -80,47 +94,32 @@ grpc::ServerUnaryReactor* SessionService::ListSessions(
                            }
                            Finish(reactor, infos.status());
                          });
-  return reactor;
 }
 
 grpc::ServerUnaryReactor* SessionService::ForkSession(
     grpc::CallbackServerContext* context, const v1::ForkSessionRequest* request,
     v1::ForkSessionResponse* response) {
-  grpc::ServerUnaryReactor* reactor = context->DefaultReactor();
-  if (serving_.calls.closed()) {
-    Finish(reactor, DrainingStatus());
-  } else {
-    serving_.sessions.Fork(TenantOf(*context), request->session_id(),
-                           AnswerWith(reactor, response));
-  }
-  return reactor;
+  return ForTenant(context, [&](auto* reactor, const std::string& tenant) {
+    serving_.sessions.Fork(tenant, request->session_id(), AnswerWith(reactor, response));
+  });
 }
 
 grpc::ServerUnaryReactor* SessionService::ParkSession(
     grpc::CallbackServerContext* context, const v1::ParkSessionRequest* request,
     v1::ParkSessionResponse* response) {
-  grpc::ServerUnaryReactor* reactor = context->DefaultReactor();
-  if (serving_.calls.closed()) {
-    Finish(reactor, DrainingStatus());
-  } else {
-    serving_.sessions.Park(TenantOf(*context), request->session_id(),
-                           AnswerWith(reactor, response));
-  }
-  return reactor;
+  return ForTenant(context, [&](auto* reactor, const std::string& tenant) {
+    serving_.sessions.Park(tenant, request->session_id(), AnswerWith(reactor, response));
+  });
 }
 
 grpc::ServerUnaryReactor* SessionService::DeleteSession(
     grpc::CallbackServerContext* context, const v1::DeleteSessionRequest* request,
     v1::DeleteSessionResponse*) {
-  grpc::ServerUnaryReactor* reactor = context->DefaultReactor();
-  if (serving_.calls.closed()) {
-    Finish(reactor, DrainingStatus());
-  } else {
+  return ForTenant(context, [&](auto* reactor, const std::string& tenant) {
     serving_.sessions.Delete(
-        TenantOf(*context), request->session_id(),
+        tenant, request->session_id(),
         [this, reactor](const absl::Status& status) { Finish(reactor, status); });
-  }
-  return reactor;
+  });
 }
 
 grpc::ServerWriteReactor<v1::ExportSessionResponse>* SessionService::ExportSession(

@@ -32,12 +32,17 @@ grpc::ServerWriteReactor<v1::ExportSessionResponse>* ExportReactor::Start(
     const v1::ExportSessionRequest& request) {
   auto reactor = std::make_shared<ExportReactor>(Private(), serving, context);
   reactor->self_ = reactor;
+  const absl::StatusOr<TenantPtr> tenant = Authenticate(serving, *context);
+  if (!tenant.ok()) {
+    reactor->FinishWith(tenant.status());
+    return reactor.get();
+  }
   reactor->entered_ = serving.calls.Enter(reactor);
   if (!reactor->entered_) {
     reactor->FinishWith(DrainingStatus());
   } else {
     serving.sessions.Export(
-        TenantOf(*context), request.session_id(),
+        (*tenant)->name, request.session_id(),
         [reactor](auto snapshot) { reactor->OnSnapshot(std::move(snapshot)); });
   }
   return reactor.get();
@@ -115,9 +120,13 @@ grpc::ServerReadReactor<v1::ImportSessionRequest>* ImportReactor::Start(
     v1::ImportSessionResponse* response) {
   auto reactor = std::make_shared<ImportReactor>(Private(), serving, context, response);
   reactor->self_ = reactor;
-  if (serving.calls.closed()) {
+  absl::StatusOr<TenantPtr> tenant = Authenticate(serving, *context);
+  if (!tenant.ok()) {
+    reactor->FinishWith(tenant.status());
+  } else if (serving.calls.closed()) {
     reactor->FinishWith(DrainingStatus());
   } else {
+    reactor->tenant_ = *std::move(tenant);
     reactor->StartRead(&reactor->message_);
   }
   return reactor.get();
@@ -145,7 +154,7 @@ void ImportReactor::OnReadDone(bool ok) {
   }
   // The client has sent all, or is gone; then the answer goes nowhere.
   if (context_->IsCancelled()) return FinishWith(absl::CancelledError("cancelled"));
-  serving_.sessions.Import(TenantOf(*context_), std::move(snapshot_),
+  serving_.sessions.Import(tenant_->name, std::move(snapshot_),
                            [self = self_](auto info) {
                              if (info.ok())
                                FillSession(*info, *self->response_->mutable_session());

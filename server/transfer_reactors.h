@@ -89,6 +89,7 @@ class ImportReactor final : public grpc::ServerReadReactor<v1::ImportSessionRequ
   grpc::CallbackServerContext* const context_;
   v1::ImportSessionResponse* const response_;  // gRPC's, until Finish
   std::shared_ptr<ImportReactor> self_;        // from Start until OnDone
+  TenantPtr tenant_;                           // set by Start
   v1::ImportSessionRequest message_;
   std::string snapshot_;
   std::int64_t taken_ = 0;  // of serving_.transfer_bytes

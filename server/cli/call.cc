@@ -1,36 +1,18 @@
 #include "server/cli/call.h"
 
-#include <grpcpp/create_channel.h>
-
 #include <algorithm>
 #include <cstdio>
 #include <iostream>
 #include <iterator>
 
 #include "absl/status/status.h"
-#include "absl/strings/str_split.h"
+#include "server/cli/channel.h"
 
 namespace goldfinch {
 namespace {
 
 // A machine that is gone does not even refuse.
 constexpr double kConnectSeconds = 3;
-
-std::vector<std::string> AddressesOf(const std::string& list) {
-  std::vector<std::string> addresses = absl::StrSplit(list, ',', absl::SkipEmpty());
-  if (addresses.empty()) addresses.push_back(list);
-  return addresses;
-}
-
-std::shared_ptr<grpc::Channel> NewChannel(const std::string& address) {
-  grpc::ChannelArguments arguments;
-  // Scores of a long text are larger than the library's 4 MiB.
-  arguments.SetMaxReceiveMessageSize(-1);
-  // A new channel connects at once, rather than when an older one's backoff is over.
-  arguments.SetInt(GRPC_ARG_USE_LOCAL_SUBCHANNEL_POOL, 1);
-  return grpc::CreateCustomChannel(address, grpc::InsecureChannelCredentials(),
-                                   arguments);
-}
 
 template <typename Duration>
 Duration FromSeconds(double seconds) {
@@ -52,7 +34,8 @@ bool Connects(grpc::Channel& channel, std::chrono::nanoseconds patience) {
 }  // namespace
 
 Connection::Connection(const ConnectionFlags& flags)
-    : addresses_(AddressesOf(flags.server)),
+    : flags_(flags),
+      addresses_(AddressesOf(flags)),
       patience_(FromSeconds<std::chrono::nanoseconds>(
           flags.timeout > 0 ? std::min(flags.timeout, kConnectSeconds)
                             : kConnectSeconds)) {}
@@ -65,7 +48,7 @@ std::shared_ptr<grpc::Channel> Connection::Channel() {
   }
   for (std::size_t i = 0; i < addresses_.size(); ++i) {
     if (i > 0) Leave();
-    channel_ = NewChannel(addresses_[current_]);
+    channel_ = NewChannel(addresses_[current_], flags_);
     reached_ = Connects(*channel_, patience_);
     if (reached_) break;
   }
@@ -78,8 +61,8 @@ void Connection::Leave() {
 }
 
 std::shared_ptr<grpc::Channel> Connect(const ConnectionFlags& flags) {
-  const std::vector<std::string> addresses = AddressesOf(flags.server);
-  if (addresses.size() == 1) return NewChannel(addresses.front());
+  const std::vector<std::string> addresses = AddressesOf(flags);
+  if (addresses.size() == 1) return NewChannel(addresses.front(), flags);
   return Connection(flags).Channel();
 }
 

@@ -33,6 +33,7 @@ class Connection {
   std::size_t num_servers() const { return addresses_.size(); }
 
  private:
+  const ConnectionFlags flags_;
   const std::vector<std::string> addresses_;
   const std::chrono::nanoseconds patience_;
   std::size_t current_ = 0;

@@ -15,7 +15,14 @@ namespace goldfinch {
 struct ConnectionFlags {
   // HOST:PORT of servers that stand in for one another, with commas between.
   std::string server = "127.0.0.1:50051";
-  double timeout = 0;  // seconds for the whole call; 0: none
+  double timeout = 0;    // seconds for the whole call; 0: none
+  std::string key = {};  // empty: none
+  bool insecure_send_key = false;
+  bool tls = false;
+  std::string tls_ca = {};  // empty: whom the system trusts; with it, and with the next, TLS
+  std::string tls_cert = {};
+  std::string tls_key = {};
+  std::string tls_server_name = {};  // empty: the host of `server`
 };
 
 struct GenerateFlags {

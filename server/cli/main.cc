@@ -5,6 +5,8 @@
 #include <cstdio>
 #include <string>
 
+#include "absl/status/status.h"
+#include "server/cli/channel.h"
 #include "server/cli/chat.h"
 #include "server/cli/commands.h"
 #include "server/cli/perplexity.h"
@@ -19,13 +21,28 @@ namespace {
 
 constexpr int kUsageExit = 2;
 
-void AddConnection(CLI::App& app, ConnectionFlags& flags) {
+void AddServer(CLI::App& app, ConnectionFlags& flags) {
   app.add_option("--server", flags.server,
                  "HOST:PORT of the server, or of several, to be tried in order: A,B")
       ->capture_default_str();
   app.add_option("--timeout", flags.timeout,
                  "Seconds for the whole call (default: no limit)")
       ->check(CLI::PositiveNumber);
+  app.add_flag("--tls", flags.tls, "Encrypt; trust whom the system trusts");
+  app.add_option("--tls_ca", flags.tls_ca, "PEM file of whom to trust instead");
+  app.add_option("--tls_cert", flags.tls_cert, "PEM file of a certificate of your own");
+  app.add_option("--tls_key", flags.tls_key, "PEM file of its key");
+  app.add_option("--tls_server_name", flags.tls_server_name,
+                 "Name in the server's certificate (default: that in --server)");
+}
+
+void AddConnection(CLI::App& app, ConnectionFlags& flags) {
+  AddServer(app, flags);
+  app.add_option("--key", flags.key,
+                 "Key to call with; in the environment others do not see it")
+      ->envname("GOLDFINCH_KEY");
+  app.add_flag("--insecure_send_key", flags.insecure_send_key,
+               "Send the key without TLS, to other machines too");
 }
 
 void AddSampling(CLI::App& app, SamplingFlags& flags) {
@@ -170,7 +187,7 @@ CLI::App* AddModel(CLI::App& app, ModelFlags& flags) {
 
 CLI::App* AddHealth(CLI::App& app, HealthFlags& flags) {
   CLI::App* command = app.add_subcommand("health", "Whether the server is serving");
-  AddConnection(*command, flags.connection);
+  AddServer(*command, flags.connection);
   command->add_option("--wait", flags.wait, "Seconds to wait until it is")
       ->check(CLI::NonNegativeNumber);
   return command;
@@ -255,6 +272,14 @@ struct AllFlags {
   PerplexityOptions perplexity;
 };
 
+template <typename Flags>
+int Run(const Flags& flags, int (*run)(const Flags&)) {
+  const absl::Status status = CheckConnection(flags.connection);
+  if (status.ok()) return run(flags);
+  std::fprintf(stderr, "goldfinch: %s\n", std::string(status.message()).c_str());
+  return kUsageExit;
+}
+
 int Main(int argc, char** argv) {
   AllFlags flags;
   CLI::App app("Client of a GoldFinch server.", "goldfinch");
@@ -279,14 +304,14 @@ int Main(int argc, char** argv) {
     std::fprintf(stderr, "goldfinch: %s\n", what.substr(0, what.find('\n')).c_str());
     return kUsageExit;
   }
-  if (generate->parsed()) return RunGenerate(flags.generate);
-  if (chat->parsed()) return RunChat(flags.chat);
-  if (sessions->parsed()) return RunSessions(flags.sessions);
-  if (score->parsed()) return RunScore(flags.score);
-  if (tokenize->parsed()) return RunTokenize(flags.tokenize);
-  if (detokenize->parsed()) return RunDetokenize(flags.detokenize);
-  if (model->parsed()) return RunModel(flags.model);
-  if (health->parsed()) return RunHealth(flags.health);
+  if (generate->parsed()) return Run(flags.generate, RunGenerate);
+  if (chat->parsed()) return Run(flags.chat, RunChat);
+  if (sessions->parsed()) return Run(flags.sessions, RunSessions);
+  if (score->parsed()) return Run(flags.score, RunScore);
+  if (tokenize->parsed()) return Run(flags.tokenize, RunTokenize);
+  if (detokenize->parsed()) return Run(flags.detokenize, RunDetokenize);
+  if (model->parsed()) return Run(flags.model, RunModel);
+  if (health->parsed()) return Run(flags.health, RunHealth);
   if (verify->parsed()) return RunVerify(flags.verify);
   return RunPerplexity(flags.perplexity);
 }

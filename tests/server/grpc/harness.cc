@@ -76,6 +76,10 @@ TestServer::TestServer(const TestServerOptions& options) : engine_(options.engin
   ServerOptions server;
   server.listen = "127.0.0.1:0";
   server.metrics = options.metrics;
+  server.tenants = options.tenants;
+  server.tls = options.tls;
+  server.connections = options.connections;
+  server.reflection = options.reflection;
   server.default_max_tokens = options.default_max_tokens;
   server.scheduler = options.scheduler;
   server.sessions = options.sessions;

@@ -35,6 +35,10 @@ struct TestServerOptions {
   std::int64_t default_max_tokens = 16;
   SessionOptions sessions = {};
   SnapshotStore* store = nullptr;  // outlives the server
+  TenantDirectory* tenants = nullptr;  // outlives the server; null: everybody
+  TlsFiles tls = {};                   // then channels are for the test to make
+  ConnectionLimits connections = {};
+  bool reflection = true;
   std::string metrics = {};  // off: closing the endpoint takes its library two seconds
 };
 

@@ -1,0 +1,113 @@
+#include "server/tenants/tenant_directory.h"
+
+#include <openssl/crypto.h>
+#include <openssl/sha.h>
+
+#include <utility>
+
+#include "absl/strings/match.h"
+#include "absl/strings/string_view.h"
+#include "server/tenants/tenants_file.h"
+
+namespace goldfinch {
+namespace {
+
+constexpr absl::string_view kScheme = "Bearer ";
+constexpr std::size_t kMaxKeyBytes = 512;
+
+absl::Status NoKey() {
+  return absl::UnauthenticatedError("a valid key is needed (authorization: Bearer KEY)");
+}
+
+}  // namespace
+
+// Constant.
+struct TenantDirectory::Entries {
+  std::vector<TenantPtr> tenants;
+  std::vector<KeyHash> hashes;
+  std::vector<std::size_t> owners;  // of the hashes: indices into tenants
+
+  explicit Entries(std::vector<Tenant> all) {
+    for (Tenant& tenant : all) {
+      for (const KeyHash& hash : tenant.key_hashes) {
+        hashes.push_back(hash);
+        owners.push_back(tenants.size());
+      }
+      tenants.push_back(std::make_shared<const Tenant>(std::move(tenant)));
+    }
+  }
+
+  // Looks at all of them: when it found it, if at all, is nobody's business.
+  TenantPtr Find(const KeyHash& hash) const {
+    std::size_t found = 0;  // one more than the place
+    for (std::size_t i = 0; i < hashes.size(); ++i) {
+      const auto same = static_cast<std::size_t>(
+          CRYPTO_memcmp(hashes[i].data(), hash.data(), hash.size()) == 0);
+      found |= (i + 1) & (0 - same);
+    }
+    return found == 0 ? nullptr : tenants[owners[found - 1]];
+  }
+};
+
+std::unique_ptr<TenantDirectory> TenantDirectory::Anonymous() {
+  Tenant everybody;
+  everybody.name = kAnonymousTenant;
+  everybody.policy = kHighestPolicy;
+  everybody.policy.weight = 1;
+  everybody.sessions = kHighestQuota;
+  everybody.admin = true;
+  std::vector<Tenant> all;
+  all.push_back(std::move(everybody));
+  return std::unique_ptr<TenantDirectory>(
+      new TenantDirectory("", std::make_shared<const Entries>(std::move(all))));
+}
+
+absl::StatusOr<std::unique_ptr<TenantDirectory>> TenantDirectory::Load(
+    const std::string& path) {
+  absl::StatusOr<std::vector<Tenant>> all = ReadTenantsFile(path);
+  if (!all.ok()) return all.status();
+  return std::unique_ptr<TenantDirectory>(
+      new TenantDirectory(path, std::make_shared<const Entries>(*std::move(all))));
+}
+
+TenantDirectory::TenantDirectory(std::string path, std::shared_ptr<const Entries> entries)
+    : path_(std::move(path)), entries_(std::move(entries)) {}
+
+std::shared_ptr<const TenantDirectory::Entries> TenantDirectory::entries() const {
+  const MutexLock lock(mu_);
+  return entries_;
+}
+
+std::vector<TenantDirectory::TenantPtr> TenantDirectory::tenants() const {
+  return entries()->tenants;
+}
+
+absl::StatusOr<TenantDirectory::TenantPtr> TenantDirectory::Authenticate(
+    std::string_view authorization) const {
+  const std::shared_ptr<const Entries> now = entries();
+  if (anonymous()) return now->tenants.front();
+  const absl::string_view header(authorization.data(), authorization.size());
+  if (!absl::StartsWithIgnoreCase(header, kScheme)) return NoKey();
+  const absl::string_view key = header.substr(kScheme.size());
+  if (key.empty() || key.size() > kMaxKeyBytes) return NoKey();
+  KeyHash hash;
+  SHA256(reinterpret_cast<const unsigned char*>(key.data()), key.size(), hash.data());
+  TenantPtr tenant = now->Find(hash);
+  if (tenant == nullptr) return NoKey();
+  return tenant;
+}
+
+absl::Status TenantDirectory::Reload() {
+  if (anonymous()) {
+    return absl::FailedPreconditionError("the server was started without a tenants file");
+  }
+  const MutexLock one_at_a_time(reload_mu_);
+  absl::StatusOr<std::vector<Tenant>> all = ReadTenantsFile(path_);
+  if (!all.ok()) return all.status();
+  auto entries = std::make_shared<const Entries>(*std::move(all));
+  const MutexLock lock(mu_);
+  entries_.swap(entries);
+  return absl::OkStatus();
+}
+
+}  // namespace goldfinch
