@@ -60,8 +60,11 @@ Scheduler::Impl::Impl(Engine& engine, const SchedulerOptions& options, const Clo
 }
 
 absl::StatusOr<Scheduler::Submission> Scheduler::Impl::Submit(Request request) {
+  const std::shared_ptr<TenantMeter> meter = request.meter;
   absl::StatusOr<Submission> submission = Accept(std::move(request));
-  if (!submission.ok()) observer_.OnRefused(submission.status());
+  if (submission.ok()) return submission;
+  observer_.OnRefused(submission.status());
+  if (meter != nullptr) ++meter->refused;
   return submission;
 }
 

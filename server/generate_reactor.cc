@@ -194,7 +194,10 @@ void GenerateReactor::ListenTo(const std::shared_ptr<TokenStream>& stream) {
 void GenerateReactor::Refuse(const absl::Status& status) {
   {
     const MutexLock lock(mu_);
-    if (!builder_.has_value()) serving_.observer.OnRefused(status);
+    if (!builder_.has_value()) {
+      serving_.observer.OnRefused(status);
+      if (tenant_ != nullptr) ++tenant_->meter->refused;
+    }
     end_ = ToGrpcStatus(status);
   }
   Advance();
@@ -308,17 +311,20 @@ void GenerateReactor::CutOffIfStuck(TimePoint since) {
 
 void GenerateReactor::OnDone() {
   const std::shared_ptr<GenerateReactor> self = std::move(self_);
-  if (entered_) serving_.calls.Leave(self);
-  MutexLock lock(mu_);
   CallLog::End end;
-  end.status = end_->error_code();
-  end.prompt_tokens = prompt_tokens_;
-  if (tenant_ != nullptr) end.tenant = tenant_->name;
-  if (use_ != nullptr) end.session_id = use_->id();
-  if (id_.has_value()) end.request_id = static_cast<std::uint64_t>(*id_);
-  if (builder_.has_value()) end.generated_tokens = builder_->generated_tokens();
-  end.finished = last_end_;
+  {
+    const MutexLock lock(mu_);
+    end.status = end_->error_code();
+    end.prompt_tokens = prompt_tokens_;
+    if (tenant_ != nullptr) end.tenant = tenant_->name;
+    if (use_ != nullptr) end.session_id = use_->id();
+    if (id_.has_value()) end.request_id = static_cast<std::uint64_t>(*id_);
+    if (builder_.has_value()) end.generated_tokens = builder_->generated_tokens();
+    end.finished = last_end_;
+  }
   log_.Write(end);
+  // The server may go once the call has left.
+  if (entered_) serving_.calls.Leave(self);
 }
 
 }  // namespace goldfinch

@@ -186,6 +186,7 @@ std::vector<MetricFamily> Metrics::Collect() const {
   CollectCounters(families);
   CollectPrefixes(families);
   CollectSessions(families);
+  CollectTenants(families);
   CollectHistograms(families);
   return families;
 }

@@ -4,8 +4,8 @@
 // relaxed additions and a scrape only loads: neither ever waits for the other. (The
 // Prometheus library's own histograms take a lock that a scrape holds.)
 //
-// Invariant: the set of time series is fixed when the object is made; label values come
-// from lists in metrics.cc and from the model's description, never from requests.
+// Invariant: label values come from lists in metrics.cc, from the model's description and
+// from the tenants file, never from requests.
 //
 // Threads: any.
 #pragma once
@@ -29,6 +29,8 @@ struct MetricFamily;
 }  // namespace prometheus
 
 namespace goldfinch {
+
+class TenantDirectory;
 
 // Constant while the server runs.
 struct MetricsInfo {
@@ -79,6 +81,9 @@ class Metrics final : public SchedulerObserver {
   // What the session manager counts, from now on until ForgetSessions.
   void WatchSessions(const SessionStats& stats);
   void ForgetSessions();
+  // Whose tenants have series of their own; all others share one. Outlives this, or is
+  // told to be forgotten.
+  void WatchTenants(const TenantDirectory* tenants);
 
   // Everything, as it is now; Text in Prometheus's format.
   std::vector<prometheus::MetricFamily> Collect() const;
@@ -97,6 +102,7 @@ class Metrics final : public SchedulerObserver {
   void CollectCounters(std::vector<prometheus::MetricFamily>& families) const;
   void CollectPrefixes(std::vector<prometheus::MetricFamily>& families) const;
   void CollectSessions(std::vector<prometheus::MetricFamily>& families) const;
+  void CollectTenants(std::vector<prometheus::MetricFamily>& families) const;
   void CollectHistograms(std::vector<prometheus::MetricFamily>& families) const;
 
   const MetricsInfo info_;
@@ -128,6 +134,7 @@ class Metrics final : public SchedulerObserver {
   // Scrapes and the server's end only: the step thread never meets it.
   mutable Mutex sessions_mu_;
   const SessionStats* sessions_ ABSL_GUARDED_BY(sessions_mu_) = nullptr;
+  const TenantDirectory* tenants_ ABSL_GUARDED_BY(sessions_mu_) = nullptr;
 
   AtomicHistogram first_token_;
   AtomicHistogram inter_token_;

@@ -35,6 +35,7 @@ absl::Status ScoreReactor::Submit(const v1::ScoreRequest& request,
       entered_ ? ValidateScore(request, serving_.limits) : DrainingStatus();
   if (!valid.ok()) {
     serving_.observer.OnRefused(valid.status());
+    ++(*tenant)->meter->refused;
     return valid.status();
   }
   continuation_ = valid->continuation;
@@ -98,8 +99,8 @@ void ScoreReactor::OnCancel() {
 
 void ScoreReactor::OnDone() {
   const std::shared_ptr<ScoreReactor> self = std::move(self_);
+  log_.Write(log_end_);  // the server may go once the call has left
   if (entered_) serving_.calls.Leave(self);
-  log_.Write(log_end_);
 }
 
 }  // namespace goldfinch

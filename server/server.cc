@@ -138,8 +138,12 @@ class Server::Impl {
         session_service_(serving_),
         sweep_(calls_, clock, options.scheduler.slow_reader) {
     metrics_->WatchSessions(sessions_.stats());
+    metrics_->WatchTenants(&tenants_);
   }
-  ~Impl() { metrics_->ForgetSessions(); }
+  ~Impl() {
+    metrics_->ForgetSessions();
+    metrics_->WatchTenants(nullptr);
+  }
 
   absl::Status Listen(const ServerOptions& options);
   absl::Status ReloadTenants();

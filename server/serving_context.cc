@@ -29,6 +29,7 @@ absl::StatusOr<TenantPtr> Authenticate(const ServingContext& serving,
 void SetTenant(const TenantPtr& tenant, Request& request) {
   request.tenant = tenant->name;
   request.policy = std::shared_ptr<const TenantPolicy>(tenant, &tenant->policy);
+  request.meter = tenant->meter;
 }
 
 }  // namespace goldfinch

@@ -5,9 +5,11 @@
 
 #include <array>
 #include <cstddef>
+#include <memory>
 #include <string>
 #include <vector>
 
+#include "scheduler/tenant_meter.h"
 #include "scheduler/tenant_policy.h"
 #include "sessions/session_quota.h"
 
@@ -28,6 +30,8 @@ struct Tenant {
   TenantPolicy policy;
   SessionQuota sessions;
   bool admin = false;  // may call what concerns the whole server
+  // What is counted for it, from the first time its name was known. Set by the directory.
+  std::shared_ptr<TenantMeter> meter;
 };
 
 }  // namespace goldfinch

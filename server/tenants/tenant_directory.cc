@@ -3,6 +3,7 @@
 #include <openssl/crypto.h>
 #include <openssl/sha.h>
 
+#include <set>
 #include <utility>
 
 #include "absl/strings/match.h"
@@ -58,20 +59,29 @@ std::unique_ptr<TenantDirectory> TenantDirectory::Anonymous() {
   everybody.admin = true;
   std::vector<Tenant> all;
   all.push_back(std::move(everybody));
-  return std::unique_ptr<TenantDirectory>(
-      new TenantDirectory("", std::make_shared<const Entries>(std::move(all))));
+  return std::unique_ptr<TenantDirectory>(new TenantDirectory("", std::move(all)));
 }
 
 absl::StatusOr<std::unique_ptr<TenantDirectory>> TenantDirectory::Load(
     const std::string& path) {
   absl::StatusOr<std::vector<Tenant>> all = ReadTenantsFile(path);
   if (!all.ok()) return all.status();
-  return std::unique_ptr<TenantDirectory>(
-      new TenantDirectory(path, std::make_shared<const Entries>(*std::move(all))));
+  return std::unique_ptr<TenantDirectory>(new TenantDirectory(path, *std::move(all)));
 }
 
-TenantDirectory::TenantDirectory(std::string path, std::shared_ptr<const Entries> entries)
-    : path_(std::move(path)), entries_(std::move(entries)) {}
+TenantDirectory::TenantDirectory(std::string path, std::vector<Tenant> tenants)
+    : path_(std::move(path)), entries_(WithMeters(std::move(tenants))) {}
+
+std::shared_ptr<const TenantDirectory::Entries> TenantDirectory::WithMeters(
+    std::vector<Tenant> tenants) {
+  const MutexLock lock(mu_);
+  for (Tenant& tenant : tenants) {
+    std::shared_ptr<TenantMeter>& meter = meters_[tenant.name];
+    if (meter == nullptr) meter = std::make_shared<TenantMeter>();
+    tenant.meter = meter;
+  }
+  return std::make_shared<const Entries>(std::move(tenants));
+}
 
 std::shared_ptr<const TenantDirectory::Entries> TenantDirectory::entries() const {
   const MutexLock lock(mu_);
@@ -80,6 +90,17 @@ std::shared_ptr<const TenantDirectory::Entries> TenantDirectory::entries() const
 
 std::vector<TenantDirectory::TenantPtr> TenantDirectory::tenants() const {
   return entries()->tenants;
+}
+
+std::vector<std::shared_ptr<const TenantMeter>> TenantDirectory::former_meters() const {
+  const MutexLock lock(mu_);
+  std::set<const TenantMeter*> current;
+  for (const TenantPtr& tenant : entries_->tenants) current.insert(tenant->meter.get());
+  std::vector<std::shared_ptr<const TenantMeter>> former;
+  for (const auto& [name, meter] : meters_) {
+    if (!current.contains(meter.get())) former.push_back(meter);
+  }
+  return former;
 }
 
 absl::StatusOr<TenantDirectory::TenantPtr> TenantDirectory::Authenticate(
@@ -104,7 +125,7 @@ absl::Status TenantDirectory::Reload() {
   const MutexLock one_at_a_time(reload_mu_);
   absl::StatusOr<std::vector<Tenant>> all = ReadTenantsFile(path_);
   if (!all.ok()) return all.status();
-  auto entries = std::make_shared<const Entries>(*std::move(all));
+  auto entries = WithMeters(*std::move(all));
   const MutexLock lock(mu_);
   entries_.swap(entries);
   return absl::OkStatus();

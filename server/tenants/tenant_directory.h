@@ -10,6 +10,7 @@
 #pragma once
 
 #include <cstddef>
+#include <map>
 #include <memory>
 #include <string>
 #include <string_view>
@@ -36,6 +37,8 @@ class TenantDirectory {
   bool anonymous() const { return path_.empty(); }
   // As the file lists them.
   std::vector<TenantPtr> tenants() const;
+  // Of those that a reload took away: they may still have requests.
+  std::vector<std::shared_ptr<const TenantMeter>> former_meters() const;
 
   // `authorization` is the value of that header, empty when there is none. UNAUTHENTICATED
   // in the same words whatever is wrong.
@@ -47,13 +50,16 @@ class TenantDirectory {
  private:
   struct Entries;
 
-  TenantDirectory(std::string path, std::shared_ptr<const Entries> entries);
+  TenantDirectory(std::string path, std::vector<Tenant> tenants);
   std::shared_ptr<const Entries> entries() const;
+  std::shared_ptr<const Entries> WithMeters(std::vector<Tenant> tenants);
 
   const std::string path_;  // empty: anonymous
   Mutex reload_mu_;         // one at a time, so that the last one asked for stays
   mutable Mutex mu_;        // after it
-  std::shared_ptr<const Entries> entries_ ABSL_GUARDED_BY(mu_);
+  // By name, of all that ever were.
+  std::map<std::string, std::shared_ptr<TenantMeter>> meters_ ABSL_GUARDED_BY(mu_);
+  std::shared_ptr<const Entries> entries_ ABSL_GUARDED_BY(mu_);  // made with meters_
 };
 
 }  // namespace goldfinch

@@ -16,6 +16,8 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
 #include "tests/server/grpc/harness.h"
+#include "tests/server/grpc/tenant_file.h"
+#include "tests/server/tenants/keys.h"
 
 namespace goldfinch {
 namespace {
@@ -132,6 +134,39 @@ TEST(MetricsTest, TheSetOfSeriesNeverGrows) {
     Generate(server.stub(), request);
   }
   EXPECT_EQ(names(), before);
+}
+
+TEST(MetricsTest, TenantsHaveSeriesOfTheirOwn) {
+  const TenantFile file(TenantEntry("alpha", "key of alpha") + "," +
+                        TenantEntry("beta", "key of beta"));
+  absl::StatusOr<std::unique_ptr<TenantDirectory>> tenants =
+      TenantDirectory::Load(file.path());
+  ASSERT_TRUE(tenants.ok()) << tenants.status();
+  TestServerOptions options;
+  options.metrics = "127.0.0.1:0";
+  options.tenants = tenants->get();
+  TestServer server(options);
+  const auto call = [&](const char* tenant, v1::GenerateRequest request) {
+    grpc::ClientContext context;
+    context.AddMetadata("authorization", absl::StrCat("Bearer key of ", tenant));
+    return Generate(server.stub(), request, &context).status;
+  };
+  EXPECT_TRUE(call("alpha", TextRequest("abcde", 4)).ok());
+  v1::GenerateRequest bad = TextRequest("abcde", 4);
+  bad.mutable_sampling()->set_top_p(2);
+  EXPECT_FALSE(call("beta", bad).ok());
+  const std::string metrics = Scrape(server);
+  for (const char* line : {
+           "goldfinch_tenant_tokens_total{tenant=\"alpha\",kind=\"prompt\"} 5",
+           "goldfinch_tenant_tokens_total{tenant=\"alpha\",kind=\"generated\"} 4",
+           "goldfinch_tenant_service_total{tenant=\"alpha\"} 13",
+           "goldfinch_tenant_refused_total{tenant=\"alpha\"} 0",
+           "goldfinch_tenant_refused_total{tenant=\"beta\"} 1",
+           "goldfinch_tenant_requests_running{tenant=\"alpha\"} 0",
+           "goldfinch_tenant_tokens_total{tenant=\"other\",kind=\"prompt\"} 0",
+       }) {
+    EXPECT_THAT(metrics, HasSubstr(line));
+  }
 }
 
 TEST(LogTest, HoldsNoTextAndNoTokensAndNeitherDoMetrics) {

@@ -1,0 +1,84 @@
+// The part of the metrics that is about tenants.
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "prometheus/metric_family.h"
+#include "server/metric_families.h"
+#include "server/metrics.h"
+#include "server/tenants/tenant_directory.h"
+
+namespace goldfinch {
+namespace {
+
+using prometheus::MetricFamily;
+
+// What a scrape reads of one tenant, or of several together.
+struct Reading {
+  std::int64_t running = 0;
+  std::int64_t waiting = 0;
+  std::int64_t prompt = 0;
+  std::int64_t generated = 0;
+  std::int64_t service = 0;
+  std::int64_t put_aside = 0;
+  std::int64_t refused = 0;
+
+  void Add(const TenantMeter& meter) {
+    running += meter.running_requests;
+    waiting += meter.waiting_requests;
+    prompt += meter.prompt_tokens;
+    generated += meter.generated_tokens;
+    service += meter.service;
+    put_aside += meter.put_aside;
+    refused += meter.refused;
+  }
+};
+
+std::uint64_t Count(std::int64_t value) { return static_cast<std::uint64_t>(value); }
+
+}  // namespace
+
+void Metrics::WatchTenants(const TenantDirectory* tenants) {
+  const MutexLock lock(sessions_mu_);
+  tenants_ = tenants;
+}
+
+void Metrics::CollectTenants(std::vector<MetricFamily>& families) const {
+  const MutexLock lock(sessions_mu_);
+  if (tenants_ == nullptr) return;
+  MetricFamily running = Gauges("goldfinch_tenant_requests_running", "Running requests");
+  MetricFamily waiting = Gauges("goldfinch_tenant_requests_waiting",
+                                "Requests that wait, those put aside included");
+  MetricFamily tokens = Counters("goldfinch_tenant_tokens_total",
+                                 "Tokens that went through the model, by kind");
+  MetricFamily service = Counters(
+      "goldfinch_tenant_service_total",
+      "What fairness counts: prompt tokens and twice the generated ones, unweighted");
+  MetricFamily aside = Counters("goldfinch_tenant_put_aside_total",
+                                "Times a running request was put aside for others");
+  MetricFamily refused =
+      Counters("goldfinch_tenant_refused_total", "Generate and Score calls that were not accepted");
+  const auto add = [&](const std::string& name, const Reading& reading) {
+    AddGauge(running, {{"tenant", name}}, reading.running);
+    AddGauge(waiting, {{"tenant", name}}, reading.waiting);
+    AddCounter(tokens, {{"tenant", name}, {"kind", "prompt"}}, Count(reading.prompt));
+    AddCounter(tokens, {{"tenant", name}, {"kind", "generated"}},
+               Count(reading.generated));
+    AddCounter(service, {{"tenant", name}}, Count(reading.service));
+    AddCounter(aside, {{"tenant", name}}, Count(reading.put_aside));
+    AddCounter(refused, {{"tenant", name}}, Count(reading.refused));
+  };
+  for (const TenantDirectory::TenantPtr& tenant : tenants_->tenants()) {
+    Reading reading;
+    reading.Add(*tenant->meter);
+    add(tenant->name, reading);
+  }
+  Reading others;
+  for (const auto& meter : tenants_->former_meters()) others.Add(*meter);
+  add(kOtherTenants, others);
+  for (MetricFamily* family : {&running, &waiting, &tokens, &service, &aside, &refused}) {
+    families.push_back(std::move(*family));
+  }
+}
+
+}  // namespace goldfinch
