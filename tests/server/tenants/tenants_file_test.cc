@@ -9,6 +9,7 @@
 
 #include <cstdio>
 #include <fstream>
+#include <iterator>
 #include <string>
 #include <vector>
 
@@ -197,6 +198,15 @@ TEST(TenantsFileTest, EveryMistakeIsOneLineThatNamesThePlace) {
     EXPECT_THAT(message, Not(HasSubstr("\n")));
     EXPECT_THAT(message, Not(HasSubstr(Hash().substr(1, 10))));
   }
+}
+
+TEST(TenantsFileTest, TheExampleIsGoodOnceItHasAHash) {
+  std::ifstream file(GOLDFINCH_SOURCE_DIR "/deploy/kubernetes/tenants.example.json");
+  std::string text{std::istreambuf_iterator<char>(file), std::istreambuf_iterator<char>()};
+  EXPECT_THAT(std::string(ParseTenants(text).status().message()),
+              HasSubstr("tenant example: key_sha256[0] must be a string of 64"));
+  text = absl::StrReplaceAll(text, {{"REPLACE WITH THE SHA-256 OF A KEY", Hash()}});
+  EXPECT_TRUE(ParseTenants(text).ok()) << ParseTenants(text).status();
 }
 
 TEST(TenantsFileTest, EveryBeginningOfAFileIsAMistake) {
