@@ -3,10 +3,11 @@
 #   docker build -t goldfinch .
 #   docker run -p 127.0.0.1:50051:50051 goldfinch
 #   docker run -p 127.0.0.1:50051:50051 -v /path/to/model:/model:ro goldfinch \
-#     --model=/model --listen=0.0.0.0:50051 --metrics=0.0.0.0:9464
+#     --model=/model --listen=0.0.0.0:50051 --metrics=0.0.0.0:9464 \
+#     --insecure_allow_anonymous
 #
-# The server has no authentication: publish its port to the loopback address, or put
-# something in front of it that authenticates.
+# Without a tenants file whoever reaches the port may call: publish it to the loopback
+# address, as above, or mount a file and give --tenants_file instead.
 
 FROM debian:bookworm AS build
 WORKDIR /src
@@ -35,4 +36,4 @@ HEALTHCHECK --interval=10s --timeout=3s --start-period=120s --retries=3 \
   CMD ["goldfinch", "health", "--server=127.0.0.1:50051"]
 STOPSIGNAL SIGTERM
 ENTRYPOINT ["goldfinch-server"]
-CMD ["--model=/opt/goldfinch/models/demo", "--listen=0.0.0.0:50051", "--metrics=0.0.0.0:9464"]
+CMD ["--model=/opt/goldfinch/models/demo", "--listen=0.0.0.0:50051", "--metrics=0.0.0.0:9464", "--insecure_allow_anonymous=true"]

@@ -17,8 +17,7 @@ constexpr int kKeepaliveMillis = 60'000;
 constexpr int kKeepaliveTimeoutMillis = 20'000;
 
 int Int(std::int64_t value) {
-  return static_cast<int>(
-      std::min<std::int64_t>(value, std::numeric_limits<int>::max()));
+  return static_cast<int>(std::min<std::int64_t>(value, std::numeric_limits<int>::max()));
 }
 
 int Millis(std::int64_t seconds) { return Int(seconds * 1000); }

@@ -87,10 +87,12 @@ void CreateSessionReactor::Answer(const absl::Status& status) {
     serving_.sessions.Delete(tenant_->name, session_id_, [](const absl::Status&) {});
     return FinishWith(status);
   }
-  serving_.sessions.Get(tenant_->name, session_id_, [self = shared_from_this()](auto info) {
-    if (info.ok()) FillSession(*info, *self->response_->mutable_session());
-    self->FinishWith(info.status());
-  });
+  serving_.sessions.Get(tenant_->name, session_id_,
+                        [self = shared_from_this()](auto info) {
+                          if (info.ok())
+                            FillSession(*info, *self->response_->mutable_session());
+                          self->FinishWith(info.status());
+                        });
 }
 
 void CreateSessionReactor::FinishWith(const absl::Status& status) {

@@ -54,9 +54,9 @@ class CreateSessionReactor final
   v1::CreateSessionResponse* const response_;   // gRPC's, until Finish
   std::shared_ptr<CreateSessionReactor> self_;  // from Start until OnDone
   bool entered_ = false;                        // set by Start
-  TenantPtr tenant_;        // set by Start; null: refused
-  std::string session_id_;  // set before anything runs on it
-  Request request_;         // the prompt to run, if any; until it is submitted
+  TenantPtr tenant_;                            // set by Start; null: refused
+  std::string session_id_;                      // set before anything runs on it
+  Request request_;  // the prompt to run, if any; until it is submitted
 
   Mutex mu_;
   bool cancelled_ ABSL_GUARDED_BY(mu_) = false;

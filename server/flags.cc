@@ -1,6 +1,7 @@
 #include "server/flags.h"
 
 #include <CLI/CLI.hpp>
+#include <algorithm>
 #include <string>
 #include <utility>
 #include <vector>
@@ -62,7 +63,8 @@ absl::Status CheckBounds(const ServerFlags& flags, bool threads_given) {
        kMaxMillisSeconds},
       {"--min_ping_interval_seconds", flags.min_ping_interval_seconds, 1, kDaySeconds},
       {"--max_ping_strikes", flags.max_ping_strikes, 1, 1000},
-      {"--grpc_memory_bytes", flags.grpc_memory_bytes, 16 * kMebi, 16 * kTebi},
+      {"--grpc_memory_bytes", flags.grpc_memory_bytes,
+       std::max(16 * kMebi, 2 * flags.max_message_bytes), 16 * kTebi},
   };
   for (const Bound& bound : bounds) {
     if (bound.value >= bound.low && bound.value <= bound.high) continue;

@@ -84,16 +84,15 @@ absl::StatusOr<Pems> Read(const TlsFiles& files) {
   Pems pems;
   const auto read = [](const std::string& path, const char* what, FileGuard guard,
                        std::string& pem) -> absl::Status {
-    absl::StatusOr<std::string> text =
-        ReadGuardedFile(path, what, kMaxFileBytes, guard);
+    absl::StatusOr<std::string> text = ReadGuardedFile(path, what, kMaxFileBytes, guard);
     if (text.ok()) pem = *std::move(text);
     return text.status();
   };
   absl::Status status = read(files.certificate, "the file of --tls_cert",
                              FileGuard::kNotWritableByAll, pems.certificate);
   if (status.ok()) {
-    status = read(files.key, "the file of --tls_key", FileGuard::kNotReadableByAll,
-                  pems.key);
+    status =
+        read(files.key, "the file of --tls_key", FileGuard::kNotReadableByAll, pems.key);
   }
   if (status.ok() && !files.client_ca.empty()) {
     status = read(files.client_ca, "the file of --tls_client_ca",
@@ -185,16 +184,15 @@ class ReloadingCredentials final : public grpc::ServerCredentials {
                                              pems_.certificate.c_str()};
     // The library asserts that there is an authority even when no client is asked for a
     // certificate; then it is of no consequence which.
-    const std::string& ca =
-        pems_.client_ca.empty() ? pems_.certificate : pems_.client_ca;
+    const std::string& ca = pems_.client_ca.empty() ? pems_.certificate : pems_.client_ca;
     *config = grpc_ssl_server_certificate_config_create(ca.c_str(), &pair, 1);
     return GRPC_SSL_CERTIFICATE_CONFIG_RELOAD_NEW;
   }
 
   const TlsFiles files_;
   Mutex mu_;
-  Prints prints_ ABSL_GUARDED_BY(mu_);  // of what was read last, good or bad
-  Pems pems_ ABSL_GUARDED_BY(mu_);      // the last good ones
+  Prints prints_ ABSL_GUARDED_BY(mu_);      // of what was read last, good or bad
+  Pems pems_ ABSL_GUARDED_BY(mu_);          // the last good ones
   bool used_ ABSL_GUARDED_BY(mu_) = false;  // gRPC has them
   grpc_server_credentials* const credentials_;
 };

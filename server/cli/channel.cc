@@ -129,8 +129,8 @@ std::shared_ptr<grpc::Channel> NewChannel(const std::string& address,
       grpc::InsecureChannelCredentials();
   if (UsesTls(flags)) {
     // Read again, as they may have been renewed. Without them the connection fails.
-    credentials = grpc::SslCredentials(
-        ReadTls(flags).value_or(grpc::SslCredentialsOptions()));
+    credentials =
+        grpc::SslCredentials(ReadTls(flags).value_or(grpc::SslCredentialsOptions()));
   }
   std::vector<std::unique_ptr<experimental::ClientInterceptorFactoryInterface>> senders;
   if (!flags.key.empty()) senders.push_back(std::make_unique<KeySenders>(flags.key));

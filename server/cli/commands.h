@@ -19,7 +19,8 @@ struct ConnectionFlags {
   std::string key = {};  // empty: none
   bool insecure_send_key = false;
   bool tls = false;
-  std::string tls_ca = {};  // empty: whom the system trusts; with it, and with the next, TLS
+  std::string tls_ca =
+      {};  // empty: whom the system trusts; with it, and with the next, TLS
   std::string tls_cert = {};
   std::string tls_key = {};
   std::string tls_server_name = {};  // empty: the host of `server`

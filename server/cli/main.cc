@@ -1,8 +1,11 @@
 // goldfinch: the client program. Reads the command line and runs one subcommand; sampling
 // flags carry the names of the contract. Exit code 2 means that the command line was
 // wrong.
+#include <grpc/support/log.h>
+
 #include <CLI/CLI.hpp>
 #include <cstdio>
+#include <cstdlib>
 #include <string>
 
 #include "absl/status/status.h"
@@ -280,7 +283,11 @@ int Run(const Flags& flags, int (*run)(const Flags&)) {
   return kUsageExit;
 }
 
+// What the library has to say is in the status of a call, too.
+void Ignore(gpr_log_func_args*) {}
+
 int Main(int argc, char** argv) {
+  if (std::getenv("GRPC_VERBOSITY") == nullptr) gpr_set_log_function(Ignore);
   AllFlags flags;
   CLI::App app("Client of a GoldFinch server.", "goldfinch");
   app.set_version_flag("--version", std::string("goldfinch ") + kVersion);

@@ -28,8 +28,8 @@ class TenantDirectory {
   // Shared with the calls of a tenant that a reload takes away.
   using TenantPtr = std::shared_ptr<const Tenant>;
 
-  // Everybody is the one tenant kAnonymousTenant, an admin with no limits but those of the
-  // whole server; no key is asked for.
+  // Everybody is the one tenant kAnonymousTenant, an admin with no limits but those of
+  // the whole server; no key is asked for.
   static std::unique_ptr<TenantDirectory> Anonymous();
   // INVALID_ARGUMENT with one line when the file is bad.
   static absl::StatusOr<std::unique_ptr<TenantDirectory>> Load(const std::string& path);
@@ -40,8 +40,8 @@ class TenantDirectory {
   // Of those that a reload took away: they may still have requests.
   std::vector<std::shared_ptr<const TenantMeter>> former_meters() const;
 
-  // `authorization` is the value of that header, empty when there is none. UNAUTHENTICATED
-  // in the same words whatever is wrong.
+  // `authorization` is the value of that header, empty when there is none.
+  // UNAUTHENTICATED in the same words whatever is wrong.
   absl::StatusOr<TenantPtr> Authenticate(std::string_view authorization) const;
 
   // Reads the file again. On an error all is as it was.

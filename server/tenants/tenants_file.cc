@@ -275,11 +275,10 @@ absl::StatusOr<Json> ParseList(std::string_view text) {
   Watcher watcher;
   Json parsed;
   try {
-    parsed = Json::parse(
-        text.begin(), text.end(),
-        [&watcher](int depth, Json::parse_event_t event, Json& value) {
-          return watcher(depth, event, value);
-        });
+    parsed = Json::parse(text.begin(), text.end(),
+                         [&watcher](int depth, Json::parse_event_t event, Json& value) {
+                           return watcher(depth, event, value);
+                         });
   } catch (const Json::parse_error& error) {  // its text shows what it met
     if (!watcher.status().ok()) return watcher.status();
     return Refuse(absl::StrCat("it is not JSON, at byte ", error.byte));

@@ -23,7 +23,11 @@ def read(path: str) -> str:
 
 
 def server_flags() -> set[str]:
-    return set(re.findall(r'add_option\(\s*"(--\w+)"', read("server/flags.cc")))
+    return set(re.findall(r'add_(?:option|flag)\(\s*"(--\w+)"', read("server/flags.cc")))
+
+
+def client_flags() -> set[str]:
+    return set(re.findall(r'add_(?:option|flag)\(\s*"(--\w+)"', read("server/cli/main.cc")))
 
 
 def metric_names() -> tuple[set[str], set[str]]:
@@ -142,6 +146,28 @@ class KubernetesTest(unittest.TestCase):
     def test_its_flags_exist(self):
         self.assertLessEqual(set(self.flags), server_flags())
 
+    def test_callers_need_a_key_from_a_file_that_is_mounted(self):
+        self.assertNotIn("--insecure_allow_anonymous", self.flags)
+        path = pathlib.PurePosixPath(self.flags["--tenants_file"])
+        mounts = {mount["mountPath"]: mount for mount in self.container["volumeMounts"]}
+        self.assertTrue(mounts[str(path.parent)]["readOnly"])
+        volumes = {volume["name"]: volume for volume in self.pod["spec"]["volumes"]}
+        secret = volumes[mounts[str(path.parent)]["name"]]["secret"]
+        self.assertEqual(secret["defaultMode"] & 0o002, 0)
+        # The user is of the group that the files of a volume get.
+        self.assertEqual(self.pod["spec"]["securityContext"]["fsGroup"],
+                         self.pod["spec"]["securityContext"]["runAsGroup"])
+        for document in ("deploy/kubernetes/kustomization.yaml", "docs/operations.md"):
+            self.assertIn(f"secret generic {secret['secretName']} --from-file={path.name}", read(document))
+
+    def test_the_example_of_a_secret_has_no_key_that_works(self):
+        example = json.loads(read("deploy/kubernetes/tenants.example.json"))
+        for tenant in example["tenants"]:
+            for key in tenant["key_sha256"]:
+                self.assertIsNone(re.fullmatch(r"[0-9a-fA-F]{64}", key))
+        # Nothing that is applied carries one either.
+        self.assertNotIn("Secret", {kind for kind, _ in self.objects})
+
     def test_the_list_of_resources_is_complete(self):
         listed = self.objects["Kustomization", None]["resources"]
         files = {path.name for path in (DEPLOY / "kubernetes").glob("*.yaml")} - {"kustomization.yaml"}
@@ -244,8 +270,8 @@ class OperationsTest(unittest.TestCase):
         self.assertEqual(named, metric_names()[0])
 
     def test_every_flag_it_names_exists(self):
-        clients = {"--wait"}
-        self.assertLessEqual(set(re.findall(r"--\w+", read("docs/operations.md"))) - clients, server_flags())
+        lines = [line for line in read("docs/operations.md").splitlines() if not line.startswith("    kubectl ")]
+        self.assertLessEqual(set(re.findall(r"--\w+", "\n".join(lines))), server_flags() | client_flags())
 
 
 if __name__ == "__main__":

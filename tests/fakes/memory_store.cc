@@ -5,6 +5,7 @@
 
 #include "absl/status/status.h"
 #include "engine/check.h"
+#include "sessions/session_id.h"
 
 namespace goldfinch {
 
@@ -121,7 +122,7 @@ absl::StatusOr<Claim> MemoryStore::Acquire(std::string_view id, AcquireMode mode
     return absl::UnavailableError("another server holds the session");
   }
   if (!stored && mode == AcquireMode::kStored) {
-    return absl::NotFoundError("no such session is stored");
+    return NoSuchSession();
   }
   MemoryMedium::Entry& entry = medium_.entries_[std::string(id)];
   entry.owner = owner();
@@ -161,7 +162,7 @@ absl::StatusOr<std::string> MemoryStore::Get(std::string_view id) {
   if (absl::Status status = Check(); !status.ok()) return status;
   const auto it = medium_.entries_.find(std::string(id));
   if (it == medium_.entries_.end() || it->second.generation == 0) {
-    return absl::NotFoundError("no such session is stored");
+    return NoSuchSession();
   }
   return it->second.bytes;
 }
@@ -171,7 +172,7 @@ absl::StatusOr<StoredSession> MemoryStore::Head(std::string_view id) {
   if (absl::Status status = Check(); !status.ok()) return status;
   const auto it = medium_.entries_.find(std::string(id));
   if (it == medium_.entries_.end() || it->second.generation == 0) {
-    return absl::NotFoundError("no such session is stored");
+    return NoSuchSession();
   }
   return Describe(it->first, it->second);
 }

@@ -28,6 +28,7 @@ class Program {
 
   void Type(const std::string& text) const;
   void EndInput();
+  pid_t pid() const { return pid_; }
   void Signal(int number) const;
   std::string OutSoFar() const;
   std::string ErrSoFar() const;

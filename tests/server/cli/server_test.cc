@@ -221,9 +221,10 @@ TEST_F(ServingTest, NoPatienceIsAllowed) {
 }
 
 TEST_F(ServingTest, AnAddressBeyondThisMachineIsWarnedAbout) {
-  Program server("goldfinch-server", Flags({"--listen=0.0.0.0:0", "--metrics="}));
+  Program server("goldfinch-server", Flags({"--listen=0.0.0.0:0", "--metrics=",
+                                            "--insecure_allow_anonymous"}));
   PortOf(server, "serving on");
-  EXPECT_THAT(server.ErrSoFar(), HasSubstr("without authentication"));
+  EXPECT_THAT(server.ErrSoFar(), HasSubstr("without authentication or encryption"));
   server.Signal(SIGTERM);
   EXPECT_EQ(server.Wait().exit_code, 0);
 }

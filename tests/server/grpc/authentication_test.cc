@@ -167,8 +167,8 @@ TEST_F(AuthenticationTest, AForeignSessionIsNotFoundLikeAnUnknownOne) {
   for (const std::string& session : {id, unknown}) {
     request.set_session_id(session);
     turn.set_session(session);
-    for (const char* method : {"GetSession", "ForkSession", "ParkSession",
-                               "ExportSession", "DeleteSession"}) {
+    for (const char* method :
+         {"GetSession", "ForkSession", "ParkSession", "ExportSession", "DeleteSession"}) {
       const grpc::Status status =
           CallAny(channel, absl::StrCat("/goldfinch.v1.SessionService/", method),
                   WithKey("key-b"), request.SerializeAsString());

@@ -114,7 +114,7 @@ TEST(ConnectionsTest, LimitsAreToldAndTooManyPingsCloseTheConnection) {
   const std::string answer = client.ReadToEnd();
   EXPECT_THAT(answer, HasSubstr("too_many_pings"));
   const auto settings = SettingsIn(answer);
-  EXPECT_EQ(settings.at(3), 7u);  // MAX_CONCURRENT_STREAMS
+  EXPECT_EQ(settings.at(3), 7u);      // MAX_CONCURRENT_STREAMS
   EXPECT_EQ(settings.at(6), 12345u);  // MAX_HEADER_LIST_SIZE
   EXPECT_TRUE(CallAny(server.NewChannel(), kGetModel).ok());
 }
@@ -138,6 +138,20 @@ TEST(ConnectionsTest, AnOldConnectionIsClosed) {
   EXPECT_EQ(reader->Finish().error_code(), StatusCode::UNAVAILABLE);
   EXPECT_TRUE(CallAny(server.NewChannel(), kGetModel).ok());
   EXPECT_TRUE(server.BecomesIdle());
+}
+
+TEST(ConnectionsTest, WhatExceedsTheMemoryIsRefusedAndTheRestIsServed) {
+  ConnectionLimits limits;
+  limits.memory_bytes = 1 << 20;
+  TestServer server(Limited(limits));
+  v1::TokenizeRequest request;
+  request.set_text(std::string(10000000, 'x'));
+  EXPECT_EQ(CallAny(server.NewChannel(), kTokenize, {}, request.SerializeAsString())
+                .error_code(),
+            StatusCode::RESOURCE_EXHAUSTED);
+  request.set_text(std::string(10000, 'x'));
+  EXPECT_TRUE(
+      CallAny(server.NewChannel(), kTokenize, {}, request.SerializeAsString()).ok());
 }
 
 TEST(ConnectionsTest, GarbageLeavesTheServerAlive) {

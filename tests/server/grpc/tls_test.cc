@@ -41,11 +41,10 @@ class TlsTest : public testing::Test {
                                                    const Client& client) {
     grpc::ChannelArguments arguments;
     arguments.SetInt(GRPC_ARG_USE_LOCAL_SUBCHANNEL_POOL, 1);
-    return grpc::CreateCustomChannel(
-        server.address(),
-        grpc::SslCredentials(
-            {client.ca, client.identity.key, client.identity.certificate}),
-        arguments);
+    return grpc::CreateCustomChannel(server.address(),
+                                     grpc::SslCredentials({client.ca, client.identity.key,
+                                                           client.identity.certificate}),
+                                     arguments);
   }
 
   // How a call on a new connection ends.
@@ -171,9 +170,8 @@ TEST_F(TlsTest, GarbageLeavesTheServerAlive) {
         .Send(std::string("\x16\x03\x01\x40\x00\x01\x00\x3f\xfc", 9) + nonsense(size));
   }
   RawConnection(server.server().port()).Send("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n");
-  EXPECT_EQ(
-      CodeFor(server, {authority_.certificate(), client_authority_.Sign("client")}),
-      StatusCode::OK);
+  EXPECT_EQ(CodeFor(server, {authority_.certificate(), client_authority_.Sign("client")}),
+            StatusCode::OK);
 }
 
 class TlsFilesTest : public TlsTest {
@@ -203,11 +201,14 @@ TEST_F(TlsFilesTest, BadOnesAreOneLineThatNamesTheFlag) {
   expect({certificate, "/no/such/file", ""}, "the file of --tls_key cannot be opened");
   expect({certificate, key, "/no/such"}, "the file of --tls_client_ca cannot be opened");
   expect({key, key, ""}, "the file of --tls_cert has no certificate");
-  expect({certificate, certificate, ""}, "the file of --tls_key may be read by everybody");
+  expect({certificate, certificate, ""},
+         "the file of --tls_key may be read by everybody");
   const PemFile open_key(identity_.key, 0604);
-  expect({certificate, open_key.path(), ""}, "the file of --tls_key may be read by every");
+  expect({certificate, open_key.path(), ""},
+         "the file of --tls_key may be read by every");
   const PemFile writable(identity_.certificate, 0646);
-  expect({writable.path(), key, ""}, "the file of --tls_cert may be written by everybody");
+  expect({writable.path(), key, ""},
+         "the file of --tls_cert may be written by everybody");
   const PemFile no_key("nonsense");
   expect({certificate, no_key.path(), ""}, "the file of --tls_key has no private key");
   const PemFile other(authority_.Sign("other").key);

@@ -9,6 +9,7 @@
 
 #include <cstdio>
 #include <fstream>
+#include <iterator>
 #include <string>
 #include <vector>
 
@@ -115,7 +116,8 @@ std::vector<Mistake> Mistakes() {
        "tenants[0]: name must be 1 to 64 letters"},
       {With(absl::StrCat("\"name\": \"", name64, "\"")),
        absl::StrCat("tenant ", name64, ": key_sha256 is missing")},
-      {With("\"name\": \"default\""), "tenants[0]: name is \"default\", which is reserved"},
+      {With("\"name\": \"default\""),
+       "tenants[0]: name is \"default\", which is reserved"},
       {With("\"name\": \"other\""), "tenants[0]: name is \"other\", which is reserved"},
       {With("\"name\": \"a\""), "tenant a: key_sha256 is missing"},
       {With(absl::StrCat("\"name\": \"a\", \"key_sha256\": \"", hash, "\"")),
@@ -146,7 +148,8 @@ std::vector<Mistake> Mistakes() {
       {A(absl::StrCat(", \"", hash, "\": 1")),
        "tenant a: field with a name that is not shown is unknown"},
       {A(", \"a\\nb\": 1"), "tenant a: field with a name that is not shown is unknown"},
-      {A(", \"weight\": 0"), "tenant a: weight is 0; it must be a number in [0.001, 1000]"},
+      {A(", \"weight\": 0"),
+       "tenant a: weight is 0; it must be a number in [0.001, 1000]"},
       {A(", \"weight\": 1000.5"), "tenant a: weight is 1000.5; it must be"},
       {A(", \"weight\": -1"), "tenant a: weight is -1; it must be"},
       {A(", \"weight\": 1e999"), "it is not JSON"},
@@ -159,7 +162,8 @@ std::vector<Mistake> Mistakes() {
       {Limits("\"max_running_requests\": 0"),
        "tenant a: limits.max_running_requests is 0; it must be a whole number in [1, "
        "1000000]"},
-      {Limits("\"max_queued_requests\": 1000001"), "tenant a: limits.max_queued_requests"},
+      {Limits("\"max_queued_requests\": 1000001"),
+       "tenant a: limits.max_queued_requests"},
       {Limits("\"max_queued_tokens\": 0"), "tenant a: limits.max_queued_tokens is 0"},
       {Limits("\"max_tokens_per_minute\": -5"),
        "tenant a: limits.max_tokens_per_minute is -5"},
@@ -194,6 +198,15 @@ TEST(TenantsFileTest, EveryMistakeIsOneLineThatNamesThePlace) {
     EXPECT_THAT(message, Not(HasSubstr("\n")));
     EXPECT_THAT(message, Not(HasSubstr(Hash().substr(1, 10))));
   }
+}
+
+TEST(TenantsFileTest, TheExampleIsGoodOnceItHasAHash) {
+  std::ifstream file(GOLDFINCH_SOURCE_DIR "/deploy/kubernetes/tenants.example.json");
+  std::string text{std::istreambuf_iterator<char>(file), std::istreambuf_iterator<char>()};
+  EXPECT_THAT(std::string(ParseTenants(text).status().message()),
+              HasSubstr("tenant example: key_sha256[0] must be a string of 64"));
+  text = absl::StrReplaceAll(text, {{"REPLACE WITH THE SHA-256 OF A KEY", Hash()}});
+  EXPECT_TRUE(ParseTenants(text).ok()) << ParseTenants(text).status();
 }
 
 TEST(TenantsFileTest, EveryBeginningOfAFileIsAMistake) {
