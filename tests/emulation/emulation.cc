@@ -296,6 +296,31 @@ std::int64_t NumAllocations() { return allocations; }
 
 using emulation::Call;
 
+unsigned __ballot_sync(unsigned mask, bool value) {
+  struct Vote {
+    unsigned mask;
+    bool value;
+  };
+  const Vote mine = {mask, value};
+  unsigned votes = 0;
+  emulation::Gather(
+      mask, &mine, sizeof mine,
+      [](const unsigned char (*all)[emulation::kSlotBytes], unsigned lane, void* out) {
+        Vote vote;
+        std::memcpy(&vote, all[lane], sizeof vote);
+        unsigned sum = 0;
+        for (unsigned i = 0; i < emulation::kWarp; ++i) {
+          if ((vote.mask >> i & 1u) == 0) continue;
+          Vote of_lane;
+          std::memcpy(&of_lane, all[i], sizeof of_lane);
+          if (of_lane.value) sum |= 1u << i;
+        }
+        std::memcpy(out, &sum, sizeof sum);
+      },
+      &votes);
+  return votes;
+}
+
 const char* cudaGetErrorName(cudaError_t error) {
   return error == cudaSuccess ? "cudaSuccess" : "cudaErrorIllegalAddress";
 }
