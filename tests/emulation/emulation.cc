@@ -190,13 +190,14 @@ void Do(const std::vector<Copy>& copies) {
   }
 }
 
-std::int64_t fail_in = -1;
+std::int64_t fail_in = -1, calls = 0;
 std::int64_t allocations = 0, allocated = 0;
 std::map<void*, std::size_t> sizes;
 
 }  // namespace
 
 cudaError_t Call() {
+  ++calls;
   if (fail_in < 0) return cudaSuccess;
   if (fail_in == 0) return cudaErrorIllegalAddress;
   --fail_in;
@@ -288,7 +289,8 @@ void Run(dim3 grid, dim3 size, std::size_t shared_bytes,
 }
 
 void SetOrder(Order value) { order = value; }
-void FailCall(std::int64_t calls) { fail_in = calls; }
+void FailCall(std::int64_t calls_away) { fail_in = calls_away; }
+std::int64_t NumCalls() { return calls; }
 std::int64_t AllocatedBytes() { return allocated; }
 std::int64_t NumAllocations() { return allocations; }
 
