@@ -83,7 +83,8 @@ void CudaSampler::Prepare(std::int64_t vocab_size) {
 }
 
 void CudaSampler::ReserveChanges(std::size_t count) {
-  if (count <= max_changes_) return;
+  // There is no more to be had of a device that has failed, nor is it needed.
+  if (count <= max_changes_ || !stream_.ok()) return;
   // A request is collected before it is known whether it still fits.
   changes_.reserve(2 * count);
   device_changes_.Allocate(stream_, count);
@@ -166,7 +167,7 @@ std::size_t CudaSampler::Collect(const Matrix& logits,
     ReserveChanges(MostChanges(request));
     const std::size_t before = changes_.size();
     const SampleTask task = TaskOf(request, logits.cols);
-    if (changes_.size() > max_changes_) {
+    if (changes_.size() > max_changes_ && !tasks_.empty()) {
       changes_.resize(before);
       break;
     }

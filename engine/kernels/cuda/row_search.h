@@ -202,13 +202,14 @@ __device__ __forceinline__ void PickDigit(RowShared& s, int values, std::uint64_
   std::uint64_t above = running - own;
   for (int i = 0; i < WarpNumber(); ++i) above += s.parts[i];
   if (above >= rest || above + own < rest) return;
-  const int second = above + sum[0] < rest ? 1 : 0;
-  s.digit = value - second;
-  s.above = second != 0 ? above + sum[0] : above;
-  s.equal = sum[second];
+  const bool first = above + sum[0] >= rest;
+  s.digit = first ? value : value - 1;
+  s.above = first ? above : above + sum[0];
+  s.equal = first ? sum[0] : sum[1];
 }
 
-// visit(add) calls add(key, measure) for what this thread has, the same each time.
+// visit(add) calls add(key, measure) for what this thread has, the same each time. A
+// target that is not reached is the first digit's to find.
 template <typename Visit>
 __device__ __forceinline__ Cut Descend(RowShared& s, std::uint64_t target,
                                        const Visit& visit) {

@@ -74,7 +74,7 @@ std::vector<SampledToken> SampleAll(Backend& backend, const Matrix& logits,
 // Samples from `logits` and compares each token, and log-probabilities where they were
 // asked for, with the twin's. At most one in ten may be too near a border to compare.
 void ExpectAsTheTwin(Backend& backend, const Grid& logits,
-                     const std::vector<Asked>& asked) {
+                     const std::vector<Asked>& asked, double rounding = kRounding) {
   const Tensor rows(backend, logits);
   const std::vector<SampledToken> got = SampleAll(backend, *rows, asked);
   std::size_t too_near = 0;
@@ -83,7 +83,7 @@ void ExpectAsTheTwin(Backend& backend, const Grid& logits,
     const SamplingParams& params = asked[i].params;
     const reference::Sampled want =
         reference::Sample(row, params, asked[i].history, asked[i].num_generated);
-    if (want.margin < kRounding)
+    if (want.margin < rounding)
       ++too_near;
     else
       ASSERT_EQ(got[i].token, want.token) << asked[i];
@@ -261,6 +261,20 @@ TEST_P(SampleTest, FullVocabulariesAreTheTwins) {
     asked.push_back(one);
   }
   ExpectAsTheTwin(backend(), logits, asked);
+}
+
+// One heavy token and thousands of light ones, which together weigh about as much.
+TEST_P(SampleTest, LightTokensAddUp) {
+  constexpr std::int64_t kVocab = 20000;
+  Grid logits = RandomGrid(1, kVocab, 10, DType::kF32, 0.1);
+  for (std::int64_t i = 0; i < kVocab; ++i) logits(0, i) -= 10.0;
+  logits(0, 12345) = 0.0;
+  std::vector<Asked> asked;
+  for (int i = 0; i < 40; ++i) {
+    asked.push_back({.num_generated = i});
+    asked.back().params.top_p = 0.6f + 0.009f * static_cast<float>(i);
+  }
+  ExpectAsTheTwin(backend(), logits, asked, 4e-7);
 }
 
 TEST_P(SampleTest, HardRowsGiveAValidToken) {
