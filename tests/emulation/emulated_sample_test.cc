@@ -24,7 +24,11 @@ class EmulatedSampleTest : public testing::Test {
     std::mt19937_64 random(1);
     // Coarse, so that there are equals everywhere.
     for (float& logit : logits_) logit = static_cast<float>(random() % 64) * 0.25f;
-    for (std::int32_t token = 0; token < kVocab; token += 3) counts_.AddOutput(token);
+    // The highest are penalised, and no token is changed by the thread that copies it.
+    for (std::int32_t token = 0; token < kVocab; token += 3) {
+      counts_.AddOutput(token);
+      logits_[static_cast<std::size_t>(token)] += 10.0f;
+    }
     std::vector<SamplingParams> kinds(5);
     kinds[0].temperature = 0.0f;
     kinds[1].top_k = 100;
@@ -32,7 +36,12 @@ class EmulatedSampleTest : public testing::Test {
     kinds[3].top_k = 3000;
     kinds[3].top_p = 0.5f;
     kinds[4].min_p = 0.1f;
-    kinds[4].presence_penalty = 0.3f;
+    kinds[4].presence_penalty = 30.0f;
+    kinds[4].repetition_penalty = 1.5f;
+    for (TokenId token = 2000; token > 1000; --token)
+      kinds[4].logit_bias.emplace_back(token, 20.0f);
+    kinds[4].min_tokens = kRows;
+    kinds[4].banned_before_min_tokens = {1003, 17, 2};
     for (std::int64_t i = 0; i < kRows; ++i) {
       params_.push_back(kinds[static_cast<std::size_t>(i % 5)]);
       params_.back().num_logprobs = static_cast<std::int32_t>(i % 21);
