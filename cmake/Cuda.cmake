@@ -4,12 +4,14 @@
 
 # All sources in CUDA's language, and those that are C++ but see its headers. The tests
 # compile them for their emulated device too, with nvcc or without.
-set(GOLDFINCH_CUDA_KERNELS attend elementwise gemm norm quantize wkv)
+set(GOLDFINCH_CUDA_KERNELS attend elementwise gemm norm quantize sample
+  wkv)
 list(TRANSFORM GOLDFINCH_CUDA_KERNELS PREPEND "${PROJECT_SOURCE_DIR}/engine/kernels/cuda/")
 list(TRANSFORM GOLDFINCH_CUDA_KERNELS APPEND ".cu")
 set(GOLDFINCH_CUDA_HOST
   "${PROJECT_SOURCE_DIR}/engine/backend/cuda_backend.cc"
-  "${PROJECT_SOURCE_DIR}/engine/backend/cuda_memory.cc")
+  "${PROJECT_SOURCE_DIR}/engine/backend/cuda_memory.cc"
+  "${PROJECT_SOURCE_DIR}/engine/backend/cuda_sampler.cc")
 
 set(GOLDFINCH_HAS_CUDA OFF)
 if(GOLDFINCH_SANITIZE AND GOLDFINCH_CUDA STREQUAL "AUTO")

@@ -81,7 +81,7 @@ class ModelEngineImpl final : public ModelEngine {
   SpanInput InputOf(const Span& span);
   void Feed(Sequence& sequence, std::span<const TokenId> tokens);
   void SampleSpans(std::span<const Span> batch, std::span<SpanResult> results);
-  void ScoreSpan(const Span& span, std::size_t index, SpanResult& result);
+  void ScoreSpans(std::span<const Span> batch, std::span<SpanResult> results);
   void CopyLogits(const Span& span, std::size_t index);
   // Logits of up to kMaxLogitRows rows of a span, from token `first` on.
   Matrix SpanLogits(std::size_t index, std::int64_t first, std::int64_t count);
@@ -266,10 +266,9 @@ absl::Status ModelEngineImpl::Forward(std::span<const Span> batch,
   backend_->BeginStep();
   model_.Run(spans_);
   SampleSpans(batch, results);
-  for (std::size_t i = 0; i < batch.size(); ++i) {
-    if (batch[i].output == SpanOutput::kScore) ScoreSpan(batch[i], i, results[i]);
+  ScoreSpans(batch, results);
+  for (std::size_t i = 0; i < batch.size(); ++i)
     if (batch[i].output == SpanOutput::kLogits) CopyLogits(batch[i], i);
-  }
   backend_->Synchronize();
   backend_->EndStep();
   return backend_->status();
@@ -307,30 +306,40 @@ void ModelEngineImpl::SampleSpans(std::span<const Span> batch,
   }
 }
 
+void ModelEngineImpl::ScoreSpans(std::span<const Span> batch,
+                                 std::span<SpanResult> results) {
+  rows_.clear();
+  score_requests_.clear();
+  const auto flush = [this] {
+    if (!rows_.empty()) backend_->Score(model_.Logits(rows_), score_requests_);
+    rows_.clear();
+    score_requests_.clear();
+  };
+  for (std::size_t i = 0; i < batch.size(); ++i) {
+    if (batch[i].output != SpanOutput::kScore) continue;
+    const std::span<const TokenId> targets = batch[i].targets;
+    GOLDFINCH_CHECK(batch[i].first_output_row +
+                        static_cast<std::int64_t>(targets.size()) ==
+                    static_cast<std::int64_t>(batch[i].tokens.size()));
+    results[i].scores.resize(targets.size());
+    for (std::size_t j = 0; j < targets.size(); ++j) {
+      score_requests_.push_back({.row = static_cast<std::int64_t>(rows_.size()),
+                                 .target = targets[j],
+                                 .out = &results[i].scores[j]});
+      rows_.push_back(
+          model_.OutputRow(i, batch[i].first_output_row + static_cast<std::int64_t>(j)));
+      if (static_cast<std::int64_t>(rows_.size()) == kMaxLogitRows) flush();
+    }
+  }
+  flush();
+}
+
 Matrix ModelEngineImpl::SpanLogits(std::size_t index, std::int64_t first,
                                    std::int64_t count) {
   rows_.clear();
   for (std::int64_t i = 0; i < count; ++i)
     rows_.push_back(model_.OutputRow(index, first + i));
   return model_.Logits(rows_);
-}
-
-void ModelEngineImpl::ScoreSpan(const Span& span, std::size_t index, SpanResult& result) {
-  const auto count =
-      static_cast<std::int64_t>(span.tokens.size()) - span.first_output_row;
-  GOLDFINCH_CHECK(static_cast<std::int64_t>(span.targets.size()) == count);
-  result.scores.resize(span.targets.size());
-  for (std::int64_t first = 0; first < count; first += kMaxLogitRows) {
-    const std::int64_t rows = std::min(kMaxLogitRows, count - first);
-    const Matrix logits = SpanLogits(index, span.first_output_row + first, rows);
-    score_requests_.clear();
-    for (std::int64_t i = 0; i < rows; ++i) {
-      const auto at = static_cast<std::size_t>(first + i);
-      score_requests_.push_back(
-          {.row = i, .target = span.targets[at], .out = &result.scores[at]});
-    }
-    backend_->Score(logits, score_requests_);
-  }
 }
 
 void ModelEngineImpl::CopyLogits(const Span& span, std::size_t index) {

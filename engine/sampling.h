@@ -32,7 +32,7 @@ struct SamplingParams {
   std::int64_t min_tokens = 0;
   std::vector<TokenId> banned_before_min_tokens;
   std::vector<std::pair<TokenId, float>> logit_bias;
-  std::int32_t num_logprobs = -1;  // -1: none; 0: of the chosen token; n: and the top n
+  std::int32_t num_logprobs = -1;  // -1: none; 0: the chosen token's; n <= 20: and the top n
 
   bool Greedy() const { return temperature < 1e-5f; }
   bool HasPenalties() const {

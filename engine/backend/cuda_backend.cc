@@ -4,22 +4,21 @@
 #include <array>
 #include <thread>
 #include <utility>
-#include <vector>
 
 #include "absl/strings/str_cat.h"
 #include "engine/backend/cuda_memory.h"
 #include "engine/backend/cuda_pack.h"
+#include "engine/backend/cuda_sampler.h"
 #include "engine/check.h"
 #include "engine/kernels/cuda/gemm.h"
 #include "engine/kernels/cuda/kernels.h"
-#include "engine/sampling/sample_row.h"
 #include "engine/sync/thread_pool.h"
 
 namespace goldfinch::GOLDFINCH_CUDA {
 namespace {
 
 // Raised whenever a change of ours changes bits.
-constexpr int kKernelVersion = 1;
+constexpr int kKernelVersion = 2;
 
 constexpr int kLeastMajor = 8;  // bf16 tensor cores, cp.async
 
@@ -128,15 +127,14 @@ class CudaBackend final : public Backend {
   }
   absl::Status status() const override {
     if (stream_.ok()) return absl::OkStatus();
-    return absl::InternalError(
-        absl::StrCat("the CUDA device failed, found at ", stream_.failed, ": ",
-                     cudaGetErrorName(stream_.error), ", ",
-                     cudaGetErrorString(stream_.error)));
+    return absl::InternalError(absl::StrCat(
+        "the CUDA device failed, found at ", stream_.failed, ": ",
+        cudaGetErrorName(stream_.error), ", ", cudaGetErrorString(stream_.error)));
   }
 
   void Prepare(std::int64_t, std::int64_t vocab_size) override {
-    if (scratch_.empty()) scratch_.emplace_back(static_cast<std::int32_t>(vocab_size));
-    logits_.resize(static_cast<std::size_t>(vocab_size));
+    UseDevice();
+    sampler_.Prepare(vocab_size);
   }
   void BeginStep() override { UseDevice(); }
   void EndStep() override {}
@@ -226,34 +224,32 @@ class CudaBackend final : public Backend {
     GOLDFINCH_CUDA::AttendFinish(stream_, carry, heads, out);
   }
 
-  void Sample(const Matrix& logits, std::span<const SampleRequest> requests) override;
-  void Score(const Matrix& logits, std::span<const ScoreRequest> requests) override;
+  void Sample(const Matrix& logits, std::span<const SampleRequest> requests) override {
+    UseDevice();
+    sampler_.Sample(logits, requests);
+  }
+  void Score(const Matrix& logits, std::span<const ScoreRequest> requests) override {
+    UseDevice();
+    sampler_.Score(logits, requests);
+  }
 
  private:
   static constexpr std::int64_t kPartialBytes =
       kPartialFloats * static_cast<std::int64_t>(sizeof(float));
 
   // Which device is meant is a matter of the host's thread; a step may come from another
-  // one than that which made the backend. Naming the same one again costs next to nothing.
+  // one than that which made the backend. Naming the same one again costs next to
+  // nothing.
   void UseDevice() { stream_.Check(cudaSetDevice(device_), "cudaSetDevice"); }
-
-  // A row of logits in host memory, until the next call.
-  std::span<const float> FetchRow(const Matrix& logits, std::int64_t row) {
-    Prepare(0, logits.cols);
-    CopyToHost(logits_.data(), logits.f32(row),
-               logits.cols * static_cast<std::int64_t>(sizeof(float)));
-    return logits_;
-  }
 
   const int device_;
   OwnedStream stream_;
   const std::string name_;
   HostCopies copies_;
+  CudaSampler sampler_{stream_, copies_};
   const CudaMemory attention_;  // partial results
   const std::int64_t partials_;
   ThreadPool pack_pool_;
-  std::vector<SampleScratch> scratch_;
-  std::vector<float> logits_;
 };
 
 std::unique_ptr<PackedWeights> CudaBackend::Pack(const HostMatrix& weights, DType type,
@@ -286,18 +282,6 @@ void CudaBackend::Gemm(std::span<const Backend::Product> products) {
     if (x.rows > 0) args[count++] = {x, w, y, epilogue};
   }
   GOLDFINCH_CUDA::Gemm(stream_, std::span(args).first(count));
-}
-
-void CudaBackend::Sample(const Matrix& logits, std::span<const SampleRequest> requests) {
-  for (const SampleRequest& r : requests) {
-    const std::span<const float> row = FetchRow(logits, r.row);
-    SampleRow(row, *r.params, r.counts, r.num_generated, scratch_[0], *r.out);
-  }
-}
-
-void CudaBackend::Score(const Matrix& logits, std::span<const ScoreRequest> requests) {
-  for (const ScoreRequest& r : requests)
-    *r.out = ScoreRow(FetchRow(logits, r.row), r.target);
 }
 
 }  // namespace

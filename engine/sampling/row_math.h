@@ -1,5 +1,5 @@
 // The passes over a row of logits that sampling is made of: highest logit, and weights
-// w[t] = exp((x[t] - max) / temperature) with their sums. Only sample_row.cc uses it.
+// w[t] = exp((x[t] - max) / temperature) with their sums. Only sampling uses it.
 //
 // Invariant: fixed bits. Every operation is one IEEE float or double operation in a
 // written order, exp included; loops are shaped for the vectoriser, which may not

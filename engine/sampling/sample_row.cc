@@ -10,6 +10,7 @@
 #include "engine/check.h"
 #include "engine/sampling/random.h"
 #include "engine/sampling/row_math.h"
+#include "engine/sampling/sample_rules.h"
 
 namespace goldfinch {
 namespace {
@@ -43,10 +44,6 @@ void ApplyPenalties(const SamplingParams& params, const TokenCounts& counts,
   });
 }
 
-bool BansNow(const SamplingParams& params, std::int64_t num_generated) {
-  return num_generated < params.min_tokens && !params.banned_before_min_tokens.empty();
-}
-
 // Steps 1 and 2 of the header.
 void Adjust(const SamplingParams& params, const TokenCounts* counts,
             std::int64_t num_generated, std::span<float> row) {
@@ -61,17 +58,6 @@ void Adjust(const SamplingParams& params, const TokenCounts* counts,
     }
   }
   if (params.HasPenalties()) ApplyPenalties(params, *counts, row);
-}
-
-// For a row that is all at -inf.
-TokenId LowestAllowed(std::size_t row_size, const SamplingParams& params,
-                      std::int64_t num_generated) {
-  if (!BansNow(params, num_generated)) return 0;
-  const auto& banned = params.banned_before_min_tokens;
-  for (TokenId token = 0; static_cast<std::size_t>(token) < row_size; ++token) {
-    if (std::find(banned.begin(), banned.end(), token) == banned.end()) return token;
-  }
-  return 0;
 }
 
 // Step 5 over the whole row, without a list of candidates.
@@ -212,10 +198,7 @@ Candidates KeepCandidates(std::span<const float> row, WeightScale scale,
 
   // min_p exactly; top_k and top_p as far as a cheap bound goes.
   Floor floor;
-  if (params.min_p > 0.0f) {
-    const double exponent = std::log(static_cast<double>(params.min_p));
-    floor.exponent = std::max(floor.exponent, static_cast<float>(exponent));
-  }
+  floor.exponent = LowestExponent(params.min_p);
   if (cuts_top_k) {
     floor.logit = TopKFloor(top_k, std::span(scratch.block_max).first(num_blocks),
                             std::span(scratch.ranked_max).first(num_blocks));
@@ -262,14 +245,8 @@ TokenId Choose(std::span<const float> row, const SamplingParams& params,
 }
 
 // log(sum exp x) of a row whose highest logit is finite.
-double LogSumExp(std::span<const float> logits, RowMax max) {
-  return static_cast<double>(max.value) +
-         std::log(SumWeights(logits, {max.value, 1.0f}, {}));
-}
-
-float Logprob(float logit, RowMax max, double log_sum_exp) {
-  if (max.value == kMinusInfinity) return kMinusInfinity;
-  return static_cast<float>(static_cast<double>(Finite(logit)) - log_sum_exp);
+double LogSumExpOf(std::span<const float> logits, RowMax max) {
+  return LogSumExp(max.value, SumWeights(logits, {max.value, 1.0f}, {}));
 }
 
 // The `count` highest logits, ties to the lowest id: since ids come in increasing order,
@@ -298,15 +275,16 @@ void FillLogprobs(std::span<const float> logits, std::int32_t num_logprobs,
                   SampleScratch& scratch, SampledToken& out) {
   const auto block_max = std::span(scratch.block_max).first(NumRowBlocks(logits.size()));
   const RowMax max = FindRowMax(logits, block_max);
-  const double log_sum_exp = max.value == kMinusInfinity ? 0.0 : LogSumExp(logits, max);
-  out.logprob = Logprob(logits[static_cast<std::size_t>(out.token)], max, log_sum_exp);
+  const double log_sum_exp = max.value == kMinusInfinity ? 0.0 : LogSumExpOf(logits, max);
+  out.logprob =
+      LogprobOf(logits[static_cast<std::size_t>(out.token)], max.value, log_sum_exp);
   const std::size_t count =
       std::min(static_cast<std::size_t>(num_logprobs), logits.size());
   if (count == 0) return;
   out.top.reserve(count);
   CollectTop(logits, block_max, count, out.top);
   for (TokenLogprob& entry : out.top) {
-    entry.logprob = Logprob(entry.logprob, max, log_sum_exp);
+    entry.logprob = LogprobOf(entry.logprob, max.value, log_sum_exp);
   }
 }
 
@@ -332,8 +310,7 @@ void SampleRow(std::span<const float> logits, const SamplingParams& params,
     GOLDFINCH_CHECK(static_cast<std::size_t>(counts->vocab_size()) <= logits.size());
   }
   std::span<const float> row = logits;
-  if (!params.logit_bias.empty() || BansNow(params, num_generated) ||
-      params.HasPenalties()) {
+  if (ChangesRow(params, num_generated)) {
     const auto adjusted = std::span(scratch.adjusted).first(logits.size());
     std::copy(logits.begin(), logits.end(), adjusted.begin());
     Adjust(params, counts, num_generated, adjusted);
@@ -352,7 +329,8 @@ ScoredToken ScoreRow(std::span<const float> logits, TokenId target) {
   const RowMax max = FindRowMax(logits, {});
   const float logit = logits[static_cast<std::size_t>(target)];
   if (max.value == kMinusInfinity) return {kMinusInfinity, target == 0};
-  return {Logprob(logit, max, LogSumExp(logits, max)), FirstAtMax(logits, max) == target};
+  return {LogprobOf(logit, max.value, LogSumExpOf(logits, max)),
+          FirstAtMax(logits, max) == target};
 }
 
 }  // namespace goldfinch

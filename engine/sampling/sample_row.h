@@ -1,4 +1,5 @@
-// Chooses the next token from one row of logits, and scores a given token, on the CPU.
+// Chooses the next token from one row of logits, and scores a given token, on the CPU. A
+// GPU takes the same steps (engine/kernels/cuda/sample.h).
 //
 // The choice, in the order of the public contract (x: logits, V of them):
 //   1. x[t] += bias of t; x[t] = -inf for banned t while num_generated < min_tokens

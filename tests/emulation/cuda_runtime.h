@@ -94,6 +94,24 @@ T __shfl_xor_sync(unsigned mask, T value, int lanes) {
                       emulation::current->lane ^ static_cast<unsigned>(lanes));
   return out;
 }
+// A lane that has none below it by so many gets its own.
+template <typename T>
+T __shfl_up_sync(unsigned mask, T value, unsigned lanes) {
+  const unsigned lane = emulation::current->lane;
+  T out;
+  emulation::Exchange(mask, &value, &out, sizeof value,
+                      lane < lanes ? lane : lane - lanes);
+  return out;
+}
+unsigned __ballot_sync(unsigned mask, bool value);
+inline unsigned atomicAdd(unsigned* p, unsigned value) {
+  return std::exchange(*p, *p + value);
+}
+inline int __ffs(int bits) { return __builtin_ffs(bits); }
+inline unsigned long long __umul64hi(unsigned long long a, unsigned long long b) {
+  __extension__ using Wide = unsigned __int128;
+  return static_cast<unsigned long long>(static_cast<Wide>(a) * b >> 64);
+}
 template <typename T>
 T __ldcs(const T* p) {
   return *p;

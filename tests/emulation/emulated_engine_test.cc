@@ -34,6 +34,33 @@ class EmulatedEngineTest : public testing::TestWithParam<ComputeType> {
     return FeedInChunks(engine, tokens_, chunks);
   }
 
+  // A step of a sequence that is scored and of one that samples with everything on.
+  absl::Status SampleAndScore(Engine& engine) const {
+    SamplingParams params;
+    params.top_k = 20;
+    params.top_p = 0.9f;
+    params.repetition_penalty = 1.1f;
+    params.logit_bias = {{3, 1.0f}};
+    params.min_tokens = 5;
+    params.banned_before_min_tokens = {0};
+    params.num_logprobs = 5;
+    const std::span<const TokenId> tokens = std::span(tokens_).first(5);
+    std::vector<Span> batch(2);
+    for (Span& span : batch) {
+      span.sequence = OpenSequence(engine, 10, 0, params);
+      span.tokens = tokens;
+    }
+    batch[0].output = SpanOutput::kSample;
+    batch[1].output = SpanOutput::kScore;
+    batch[1].targets = tokens;
+    std::vector<SpanResult> results(2);
+    const absl::Status status = engine.Forward(batch, results);
+    const TokenId token = results[0].sample.token;
+    EXPECT_TRUE(token >= 0 && token < engine.info().vocab_size) << token;
+    for (const Span& span : batch) engine.Close(span.sequence);
+    return status;
+  }
+
   const ModelFolder folder_{FamilyConfig("three_gold_rope")};
   const std::vector<TokenId> tokens_ =
       RandomTokens(100, FamilyConfig("three_gold_rope").vocab_size, 3);
@@ -56,10 +83,26 @@ TEST_P(EmulatedEngineTest, StepsAllocateNothingAndAnEngineGivesAllMemoryBack) {
     const auto engine = Make();
     const std::int64_t allocations = emulation::NumAllocations();
     Feed(*engine);
+    EXPECT_TRUE(SampleAndScore(*engine).ok());
     EXPECT_EQ(emulation::NumAllocations(), allocations);
     EXPECT_GT(emulation::AllocatedBytes(), bytes);
   }
   EXPECT_EQ(emulation::AllocatedBytes(), bytes);
+}
+
+// The last calls of a step are those of sampling and scoring.
+TEST_P(EmulatedEngineTest, FaultWhileSamplingIsAnInternalError) {
+  const auto counted = Make();
+  const std::int64_t before = emulation::NumCalls();
+  ASSERT_TRUE(SampleAndScore(*counted).ok());
+  const std::int64_t calls = emulation::NumCalls() - before;
+  for (std::int64_t last = 1; last <= 20; ++last) {
+    const auto engine = Make();
+    emulation::FailCall(calls - last);
+    const absl::Status status = SampleAndScore(*engine);
+    EXPECT_TRUE(absl::IsInternal(status)) << last << " from the end: " << status;
+    emulation::FailCall(-1);
+  }
 }
 
 TEST_P(EmulatedEngineTest, FaultInAnyCallOfAStepIsAnInternalError) {

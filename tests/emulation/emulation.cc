@@ -190,13 +190,14 @@ void Do(const std::vector<Copy>& copies) {
   }
 }
 
-std::int64_t fail_in = -1;
+std::int64_t fail_in = -1, calls = 0;
 std::int64_t allocations = 0, allocated = 0;
 std::map<void*, std::size_t> sizes;
 
 }  // namespace
 
 cudaError_t Call() {
+  ++calls;
   if (fail_in < 0) return cudaSuccess;
   if (fail_in == 0) return cudaErrorIllegalAddress;
   --fail_in;
@@ -288,13 +289,39 @@ void Run(dim3 grid, dim3 size, std::size_t shared_bytes,
 }
 
 void SetOrder(Order value) { order = value; }
-void FailCall(std::int64_t calls) { fail_in = calls; }
+void FailCall(std::int64_t calls_away) { fail_in = calls_away; }
+std::int64_t NumCalls() { return calls; }
 std::int64_t AllocatedBytes() { return allocated; }
 std::int64_t NumAllocations() { return allocations; }
 
 }  // namespace emulation
 
 using emulation::Call;
+
+unsigned __ballot_sync(unsigned mask, bool value) {
+  struct Vote {
+    unsigned mask;
+    bool value;
+  };
+  const Vote mine = {mask, value};
+  unsigned votes = 0;
+  emulation::Gather(
+      mask, &mine, sizeof mine,
+      [](const unsigned char (*all)[emulation::kSlotBytes], unsigned lane, void* out) {
+        Vote vote;
+        std::memcpy(&vote, all[lane], sizeof vote);
+        unsigned sum = 0;
+        for (unsigned i = 0; i < emulation::kWarp; ++i) {
+          if ((vote.mask >> i & 1u) == 0) continue;
+          Vote of_lane;
+          std::memcpy(&of_lane, all[i], sizeof of_lane);
+          if (of_lane.value) sum |= 1u << i;
+        }
+        std::memcpy(out, &sum, sizeof sum);
+      },
+      &votes);
+  return votes;
+}
 
 const char* cudaGetErrorName(cudaError_t error) {
   return error == cudaSuccess ? "cudaSuccess" : "cudaErrorIllegalAddress";

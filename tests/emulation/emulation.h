@@ -13,6 +13,8 @@ void SetOrder(Order order);
 // The call of the runtime API that is `calls` calls away fails with an illegal address,
 // as does every later one until this is called again; negative: none does.
 void FailCall(std::int64_t calls);
+// Calls so far.
+std::int64_t NumCalls();
 
 // Bytes of device and host memory that are allocated now, and calls of cudaMalloc and
 // cudaHostAlloc so far.

@@ -144,6 +144,34 @@ TEST_F(SequencesTest, ScoresAreTheLogSoftmaxOfTheLogits) {
   }
 }
 
+// Together they have more rows than are scored at once.
+TEST_F(SequencesTest, SequencesOfOneStepAreScoredAsEachAlone) {
+  constexpr std::size_t kSequences = 3;
+  std::vector<TokenId> tokens[kSequences];
+  std::vector<Span> batch(kSequences);
+  for (std::size_t i = 0; i < kSequences; ++i) {
+    tokens[i] = Tokens(20 + 13 * static_cast<std::int64_t>(i), 20 + i);
+    batch[i].tokens = batch[i].targets = tokens[i];
+    batch[i].output = SpanOutput::kScore;
+  }
+  const auto score = [&](std::span<Span> spans) {
+    for (Span& span : spans) span.sequence = OpenSequence(*engine_, 60);
+    std::vector<SpanResult> results = Forward(*engine_, spans);
+    for (const Span& span : spans) engine_->Close(span.sequence);
+    return results;
+  };
+  const std::vector<SpanResult> together = score(batch);
+  for (std::size_t i = 0; i < kSequences; ++i) {
+    const std::vector<ScoredToken> alone =
+        score(std::span(batch).subspan(i, 1))[0].scores;
+    ASSERT_EQ(alone.size(), together[i].scores.size());
+    for (std::size_t j = 0; j < alone.size(); ++j) {
+      EXPECT_EQ(alone[j].logprob, together[i].scores[j].logprob) << i << ", " << j;
+      EXPECT_EQ(alone[j].is_greedy, together[i].scores[j].is_greedy);
+    }
+  }
+}
+
 TEST_F(SequencesTest, PenaltiesSeeThePromptAndTheOutputOfTheirOwnSequence) {
   SamplingParams sampling;
   sampling.temperature = 0;

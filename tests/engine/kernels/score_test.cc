@@ -4,6 +4,8 @@
 // 4 u of the logprob and 8 u more.
 #include <cmath>
 #include <cstdint>
+#include <limits>
+#include <span>
 #include <vector>
 
 #include "tests/engine/kernels/op_test.h"
@@ -47,6 +49,45 @@ TEST_P(ScoreTest, GreedyIsTheFirstOfTheHighest) {
   EXPECT_TRUE(first.is_greedy);
   EXPECT_FALSE(second.is_greedy);
   EXPECT_EQ(first.logprob, second.logprob);
+}
+
+TEST_P(ScoreTest, RowsWithoutNumbersAreScored) {
+  constexpr double kNaN = std::numeric_limits<double>::quiet_NaN();
+  constexpr double kInf = std::numeric_limits<double>::infinity();
+  Grid logits(3, 2, kNaN);
+  logits(0, 1) = 1.0;    // NaN, 1
+  logits(2, 1) = -kInf;  // NaN, -inf
+  const Tensor rows(backend(), logits);
+  std::vector<ScoredToken> out(6);
+  std::vector<Backend::ScoreRequest> requests;
+  for (int i = 0; i < 6; ++i)
+    requests.push_back(
+        {.row = i / 2, .target = i % 2, .out = &out[static_cast<std::size_t>(i)]});
+  backend().Score(*rows, requests);
+  for (const std::size_t i : {0, 2, 3, 4, 5})
+    EXPECT_EQ(static_cast<double>(out[i].logprob), -kInf) << i;
+  EXPECT_EQ(out[1].logprob, 0.0f);
+  for (const std::size_t i : {1, 2, 4}) EXPECT_TRUE(out[i].is_greedy) << i;
+  for (const std::size_t i : {0, 3, 5}) EXPECT_FALSE(out[i].is_greedy) << i;
+}
+
+TEST_P(ScoreTest, ARequestsBitsDoNotDependOnItsBatch) {
+  const Tensor rows(backend(), RandomGrid(7, 300, 2, DType::kF32, 4.0));
+  std::vector<ScoredToken> together(150);
+  std::vector<Backend::ScoreRequest> requests;
+  for (std::size_t i = 0; i < together.size(); ++i)
+    requests.push_back({.row = static_cast<std::int64_t>(i % 7),
+                        .target = static_cast<TokenId>(i * 31 % 300),
+                        .out = &together[i]});
+  backend().Score(*rows, requests);
+  for (std::size_t i = 0; i < together.size(); ++i) {
+    ScoredToken alone;
+    Backend::ScoreRequest request = requests[i];
+    request.out = &alone;
+    backend().Score(*rows, std::span(&request, 1));
+    EXPECT_EQ(alone.logprob, together[i].logprob);
+    EXPECT_EQ(alone.is_greedy, together[i].is_greedy);
+  }
 }
 
 }  // namespace

@@ -1,0 +1,226 @@
+#include "engine/backend/cuda_sampler.h"
+
+#include <algorithm>
+#include <cmath>
+
+#include "engine/check.h"
+#include "engine/sampling/random.h"
+#include "engine/sampling/sample_rules.h"
+
+namespace goldfinch::GOLDFINCH_CUDA {
+namespace {
+
+// A share below 1 in units of 2^-64, rounded up, so that what is above 0 stays so.
+std::uint64_t Share(double share) {
+  return static_cast<std::uint64_t>(std::ceil(std::ldexp(share, 64)));
+}
+
+// Log-probabilities of one row.
+class Logprobs {
+ public:
+  Logprobs(const RowSum& row, std::int64_t vocab_size)
+      : max_(row.max),
+        log_sum_exp_(row.sum == 0
+                         ? 0.0
+                         : LogSumExp(row.max, std::ldexp(static_cast<double>(row.sum),
+                                                         -WeightBits(vocab_size)))) {}
+  float Of(float logit) const { return LogprobOf(logit, max_, log_sum_exp_); }
+
+ private:
+  const float max_;
+  const double log_sum_exp_;
+};
+
+std::int32_t NumTop(const SamplingParams& params, std::int64_t vocab_size) {
+  GOLDFINCH_CHECK(params.num_logprobs <= kMaxTopLogits);
+  return static_cast<std::int32_t>(
+      std::min<std::int64_t>(params.num_logprobs, vocab_size));
+}
+
+// A bound of what AppendChanges appends.
+std::size_t MostChanges(const Backend::SampleRequest& request) {
+  const SamplingParams& params = *request.params;
+  std::size_t most = params.logit_bias.size() + params.banned_before_min_tokens.size();
+  if (params.HasPenalties())
+    most += static_cast<std::size_t>(request.counts->vocab_size());
+  return most;
+}
+
+void Finish(const SamplingParams& params, const SampleResult& result,
+            std::int64_t vocab_size, SampledToken& out) {
+  out.token = result.token;
+  out.logprob = 0.0f;
+  out.top.clear();
+  if (params.num_logprobs < 0) return;
+  const Logprobs logprobs(result.row, vocab_size);
+  out.logprob = logprobs.Of(result.logit);
+  const auto num_top = static_cast<std::size_t>(NumTop(params, vocab_size));
+  out.top.reserve(num_top);
+  for (const auto& [token, logit] : std::span(result.top).first(num_top))
+    out.top.push_back({token, logprobs.Of(logit)});
+}
+
+}  // namespace
+
+CudaSampler::CudaSampler(Stream& stream, HostCopies& copies)
+    : stream_(stream), copies_(copies) {}
+
+void CudaSampler::Prepare(std::int64_t vocab_size) {
+  if (vocab_size <= vocab_size_) return;
+  tasks_.reserve(kMaxTasks);
+  results_.reserve(kMaxTasks);
+  score_tasks_.reserve(kMaxTasks);
+  score_results_.reserve(kMaxTasks);
+  device_tasks_.Allocate(stream_, kMaxTasks);
+  device_results_.Allocate(stream_, kMaxTasks);
+  device_score_tasks_.Allocate(stream_, kMaxTasks);
+  device_score_results_.Allocate(stream_, kMaxTasks);
+  const auto vocab = static_cast<std::size_t>(vocab_size);
+  changed_rows_.Allocate(stream_, kMaxTasks * vocab);
+  // One request may bias, ban and penalise every token; many penalise some thousand each.
+  ReserveChanges(4 * vocab);
+  vocab_size_ = vocab_size;
+}
+
+void CudaSampler::ReserveChanges(std::size_t count) {
+  // There is no more to be had of a device that has failed, nor is it needed.
+  if (count <= max_changes_ || !stream_.ok()) return;
+  // A request is collected before it is known whether it still fits.
+  changes_.reserve(2 * count);
+  device_changes_.Allocate(stream_, count);
+  max_changes_ = count;
+}
+
+template <typename T>
+void CudaSampler::Upload(const std::vector<T>& values, const Array<T>& to) {
+  copies_.ToDevice(stream_, to.data(), values.data(),
+                   static_cast<std::int64_t>(values.size() * sizeof(T)));
+}
+
+void CudaSampler::AppendChanges(const Backend::SampleRequest& request,
+                                std::int64_t vocab_size, SampleTask& task) {
+  const SamplingParams& params = *request.params;
+  const auto append = [&](TokenId token, float value) {
+    GOLDFINCH_CHECK(token >= 0 && token < vocab_size);
+    changes_.push_back({token, value});
+  };
+  const auto num_changes = [this] { return static_cast<std::int32_t>(changes_.size()); };
+  task.first_change = num_changes();
+  for (const auto& [token, bias] : params.logit_bias) append(token, bias);
+  const std::int32_t biases_end = num_changes();
+  if (BansNow(params, request.num_generated))
+    for (const TokenId token : params.banned_before_min_tokens) append(token, 0.0f);
+  const std::int32_t bans_end = num_changes();
+  if (params.HasPenalties())
+    request.counts->ForEach([&](TokenId token, bool, std::int32_t output_count) {
+      append(token, static_cast<float>(output_count));
+    });
+  task.num_biases = biases_end - task.first_change;
+  task.num_bans = bans_end - biases_end;
+  task.num_penalties = num_changes() - bans_end;
+}
+
+SampleTask CudaSampler::TaskOf(const Backend::SampleRequest& request,
+                               std::int64_t vocab_size) {
+  const SamplingParams& params = *request.params;
+  const double draw = UniformDraw(params.seed, params.candidate,
+                                  static_cast<std::uint64_t>(request.num_generated));
+  SampleTask task = {
+      .row = request.row,
+      .draw = Share(draw),
+      .top_p = params.top_p < 1.0f ? Share(static_cast<double>(params.top_p)) : 0,
+      .inverse_temperature = params.Greedy() ? 0.0f : 1.0f / params.temperature,
+      .lowest_exponent = LowestExponent(params.min_p),
+      .repetition_penalty = params.repetition_penalty,
+      .frequency_penalty = params.frequency_penalty,
+      .presence_penalty = params.presence_penalty,
+      .top_k = params.top_k > 0 && params.top_k < vocab_size ? params.top_k : 0,
+      .num_top = NumTop(params, vocab_size),
+      .if_empty = LowestAllowed(static_cast<std::size_t>(vocab_size), params,
+                                request.num_generated)};
+  if (ChangesRow(params, request.num_generated)) AppendChanges(request, vocab_size, task);
+  return task;
+}
+
+void CudaSampler::Sample(const Matrix& logits,
+                         std::span<const Backend::SampleRequest> requests) {
+  Prepare(logits.cols);
+  while (!requests.empty()) {
+    const std::size_t count = Collect(logits, requests);
+    Run(logits, requests.first(count));
+    requests = requests.subspan(count);
+  }
+}
+
+std::size_t CudaSampler::Collect(const Matrix& logits,
+                                 std::span<const Backend::SampleRequest> requests) {
+  GOLDFINCH_CHECK(logits.type == DType::kF32);
+  tasks_.clear();
+  changes_.clear();
+  for (const Backend::SampleRequest& request :
+       requests.first(std::min(kMaxTasks, requests.size()))) {
+    GOLDFINCH_CHECK(request.row >= 0 && request.row < logits.rows);
+    if (request.params->HasPenalties()) {
+      GOLDFINCH_CHECK(request.counts != nullptr);
+      GOLDFINCH_CHECK(request.counts->vocab_size() <= logits.cols);
+    }
+    ReserveChanges(MostChanges(request));
+    const std::size_t before = changes_.size();
+    const SampleTask task = TaskOf(request, logits.cols);
+    if (changes_.size() > max_changes_ && !tasks_.empty()) {
+      changes_.resize(before);
+      break;
+    }
+    tasks_.push_back(task);
+  }
+  return tasks_.size();
+}
+
+void CudaSampler::Run(const Matrix& logits,
+                      std::span<const Backend::SampleRequest> requests) {
+  Upload(tasks_, device_tasks_);
+  Upload(changes_, device_changes_);
+  GOLDFINCH_CUDA::Sample(stream_,
+                         {.logits = logits,
+                          .tasks = device_tasks_.data(),
+                          .changes = device_changes_.data(),
+                          .scratch = changed_rows_.data(),
+                          .results = device_results_.data()},
+                         static_cast<std::int64_t>(tasks_.size()));
+  results_.assign(tasks_.size(), {});
+  copies_.ToHost(stream_, results_.data(), device_results_.data(),
+                 static_cast<std::int64_t>(results_.size() * sizeof(SampleResult)));
+  for (std::size_t i = 0; i < requests.size(); ++i)
+    Finish(*requests[i].params, results_[i], logits.cols, *requests[i].out);
+}
+
+void CudaSampler::Score(const Matrix& logits,
+                        std::span<const Backend::ScoreRequest> requests) {
+  Prepare(logits.cols);
+  GOLDFINCH_CHECK(logits.type == DType::kF32);
+  for (std::size_t begin = 0; begin < requests.size(); begin += kMaxTasks) {
+    const auto some =
+        requests.subspan(begin, std::min(kMaxTasks, requests.size() - begin));
+    score_tasks_.clear();
+    for (const auto& [row, target, out] : some) {
+      GOLDFINCH_CHECK(row >= 0 && row < logits.rows);
+      GOLDFINCH_CHECK(target >= 0 && target < logits.cols);
+      score_tasks_.push_back({row, target});
+    }
+    Upload(score_tasks_, device_score_tasks_);
+    GOLDFINCH_CUDA::Score(stream_, logits, device_score_tasks_.data(),
+                          static_cast<std::int64_t>(some.size()),
+                          device_score_results_.data());
+    score_results_.assign(some.size(), {});
+    copies_.ToHost(
+        stream_, score_results_.data(), device_score_results_.data(),
+        static_cast<std::int64_t>(score_results_.size() * sizeof(ScoreResult)));
+    for (std::size_t i = 0; i < some.size(); ++i) {
+      const ScoreResult& result = score_results_[i];
+      *some[i].out = {Logprobs(result.row, logits.cols).Of(result.logit),
+                      result.greedy == some[i].target};
+    }
+  }
+}
+
+}  // namespace goldfinch::GOLDFINCH_CUDA

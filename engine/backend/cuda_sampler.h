@@ -1,0 +1,78 @@
+// Sampling and scoring of a CUDA backend: requests become tasks of one launch, what it
+// finds becomes tokens and log-probabilities.
+//
+// A launch takes up to kMaxTasks requests, fewer where their biases, bans and penalties
+// are more than it has room for; further ones go in further launches. Memory is taken in
+// Prepare, and later only where a request's own biases and bans outnumber the vocabulary.
+//
+// Threads: as for a Backend.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <span>
+#include <vector>
+
+#include "engine/backend/backend.h"
+#include "engine/backend/cuda_memory.h"
+#include "engine/kernels/cuda/sample.h"
+
+namespace goldfinch::GOLDFINCH_CUDA {
+
+class CudaSampler {
+ public:
+  // Both outlive it.
+  CudaSampler(Stream& stream, HostCopies& copies);
+
+  void Prepare(std::int64_t vocab_size);
+  // The results of a device that has failed are token 0 throughout.
+  void Sample(const Matrix& logits, std::span<const Backend::SampleRequest> requests);
+  void Score(const Matrix& logits, std::span<const Backend::ScoreRequest> requests);
+
+ private:
+  static constexpr std::size_t kMaxTasks = 64;
+
+  // Fills tasks_ and changes_ with as many of the first requests as there is room for,
+  // at least one, and returns how many.
+  std::size_t Collect(const Matrix& logits,
+                      std::span<const Backend::SampleRequest> requests);
+  // Appends to changes_.
+  SampleTask TaskOf(const Backend::SampleRequest& request, std::int64_t vocab_size);
+  void AppendChanges(const Backend::SampleRequest& request, std::int64_t vocab_size,
+                     SampleTask& task);
+  // The launch, and its results.
+  void Run(const Matrix& logits, std::span<const Backend::SampleRequest> requests);
+  void ReserveChanges(std::size_t count);
+
+  // Device memory for an array.
+  template <typename T>
+  struct Array {
+    void Allocate(Stream& stream, std::size_t count) {
+      memory.emplace(stream, static_cast<std::int64_t>(count * sizeof(T)));
+    }
+    T* data() const { return static_cast<T*>(memory->data()); }
+    std::optional<CudaMemory> memory;
+  };
+  template <typename T>
+  void Upload(const std::vector<T>& values, const Array<T>& to);
+
+  Stream& stream_;
+  HostCopies& copies_;
+
+  std::int64_t vocab_size_ = 0;  // that there is memory for
+  std::vector<SampleTask> tasks_;
+  std::vector<LogitChange> changes_;
+  std::vector<SampleResult> results_;
+  std::vector<ScoreTask> score_tasks_;
+  std::vector<ScoreResult> score_results_;
+  Array<SampleTask> device_tasks_;
+  Array<LogitChange> device_changes_;
+  std::size_t max_changes_ = 0;  // of a launch
+  Array<SampleResult> device_results_;
+  Array<ScoreTask> device_score_tasks_;
+  Array<ScoreResult> device_score_results_;
+  Array<float> changed_rows_;
+};
+
+}  // namespace goldfinch::GOLDFINCH_CUDA
