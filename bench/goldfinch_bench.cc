@@ -79,14 +79,14 @@ class Bench {
     if (!flags_.json)
       std::printf("%-32s %14s %-10s %14s %7s\n", "case", "measured", "unit", "limit",
                   "ratio");
-    for (const std::int64_t tokens : {512, 2048, 8192, 32768, 131072})
+    for (const std::int64_t tokens : {512, 1024, 2048, 8192, 32768, 131072})
       Prefill(absl::StrCat("prefill/t:", tokens), tokens);
-    for (const int batch : {1, 4, 16, 64})
+    for (const int batch : {1, 4, 16, 64, 256})
       Decode({kShortContext, batch, false, absl::StrCat("decode/batch:", batch)});
     for (const bool rebuilt : {false, true}) {
       for (const std::int64_t context : {1024, 8192, 32768, 131072}) {
         if (context > 32768 && !flags_.long_contexts) continue;
-        for (const int batch : {1, 8})
+        for (const int batch : {1, 8, 16})
           Decode({context, batch, rebuilt,
                   absl::StrCat(rebuilt ? "decode_rebuilt" : "decode", "/ctx:", context,
                                "/batch:", batch)});

@@ -3,6 +3,7 @@
 # apt once, for the missing packages only.
 #
 #   scripts/install_deps.sh            # to build and run
+#   scripts/install_deps.sh --bundle   # to make a bundle for machines with a GPU as well
 #   scripts/install_deps.sh --tests    # to run every test as well
 set -euo pipefail
 
@@ -17,7 +18,10 @@ packages=(
 )
 # A server that tests start and stop themselves. Not for who only runs a model: its
 # package starts one as a service.
-[[ ${1:-} == --tests ]] && packages+=(redis-server)
+case ${1:-} in
+  --bundle) packages+=(patchelf) ;;
+  --tests) packages+=(patchelf redis-server) ;;
+esac
 
 missing=()
 for package in "${packages[@]}"; do

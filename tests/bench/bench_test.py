@@ -32,8 +32,9 @@ class BenchTest(unittest.TestCase):
         rows = self.rows("--cases=^prefill/t:(512|2048)$|^decode/batch:(1|4)$|^decode(_rebuilt)?/ctx:1024/|session")
         self.assertEqual(set(rows), {
             "prefill/t:512", "prefill/t:2048", "decode/batch:1", "decode/batch:4", "decode/ctx:1024/batch:1",
-            "decode/ctx:1024/batch:8", "expand/t:1024", "decode_rebuilt/ctx:1024/batch:1",
-            "decode_rebuilt/ctx:1024/batch:8", "session_bytes/t:65536", "sessions_per_gb/t:65536"})
+            "decode/ctx:1024/batch:8", "decode/ctx:1024/batch:16", "expand/t:1024", "decode_rebuilt/ctx:1024/batch:1",
+            "decode_rebuilt/ctx:1024/batch:8", "decode_rebuilt/ctx:1024/batch:16",
+            "session_bytes/t:65536", "sessions_per_gb/t:65536"})
 
     def test_parking_is_measured_beside_plain_copies(self):
         rows = self.rows("--cases=^(keep|park|restore|open|put|get)/t:8192$")

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstdlib>
 #include <limits>
 #include <ostream>
 
@@ -21,6 +22,12 @@ struct GoldenParam {
   ComputeType type;
 };
 
+// A binary that was taken to another machine is told where they are there.
+std::string GoldenFolder() {
+  const char* folder = std::getenv("GOLDFINCH_GOLDEN");
+  return folder != nullptr ? folder : GOLDFINCH_SOURCE_DIR "/tests/golden";
+}
+
 // Names the case in a listing of tests.
 void PrintTo(const GoldenParam& param, std::ostream* out) { *out << param.model; }
 
@@ -32,7 +39,7 @@ class GoldenTest : public testing::TestWithParam<GoldenParam> {
     if (on_cpu ? !SelectCpuKernels(isa).ok()
                : isa == "cuda" && !CreateBackend({.backend = isa}).ok())
       GTEST_SKIP() << "this machine does not run " << isa;
-    const std::string dir = GOLDFINCH_SOURCE_DIR "/tests/golden/" + GetParam().model;
+    const std::string dir = GoldenFolder() + "/" + GetParam().model;
     auto file = SafetensorsFile::Open(dir + "/expected.safetensors");
     ASSERT_TRUE(file.ok()) << file.status().message();
     file_ = *std::move(file);

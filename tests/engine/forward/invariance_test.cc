@@ -7,6 +7,7 @@
 #include <numeric>
 #include <random>
 
+#include "engine/backend/create_backend.h"
 #include "engine/kernels/cpu/tables.h"
 #include "tests/engine/forward/engine_harness.h"
 
@@ -183,6 +184,23 @@ TEST_P(InvarianceTest, TheNumberOfThreadsDoesNotMatter) {
     if (one.empty()) one = logits;
     EXPECT_TRUE(SameBits(logits, one)) << threads << " threads";
   }
+}
+
+TEST_P(InvarianceTest, HoldsOnACudaDevice) {
+  if (const auto backend = CreateBackend({.backend = "cuda"}); !backend.ok())
+    GTEST_SKIP() << backend.status().message();
+  auto engine = Make([](ModelEngineOptions& options) { options.backend = "cuda"; });
+  const std::vector<TokenId> tokens = Tokens(200);
+  const std::vector<float> whole = FeedInChunks(*engine, tokens, kWhole);
+  for (const std::int64_t chunk : {1, 3, 13, 63, 64, 65, 127}) {
+    const std::int64_t chunks[] = {chunk};
+    EXPECT_TRUE(SameBits(FeedInChunks(*engine, tokens, chunks), whole)) << chunk;
+  }
+  engine = Make([](ModelEngineOptions& options) {
+    options.backend = "cuda";
+    options.max_sequences = 64;
+  });
+  CheckManyAtOnce(*engine, 64, 5);
 }
 
 TEST_P(InvarianceTest, HoldsOnTheEmulatedDevice) {

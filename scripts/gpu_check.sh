@@ -1,0 +1,411 @@
+#!/usr/bin/env bash
+# Everything there is to find out on a machine with a GPU, in one report: tests on the
+# device, the same under compute-sanitizer, golden cases, speed, and the peer's.
+#
+#   ./gpu_check.sh                        # in a bundle (scripts/gpu_bundle.sh)
+#   scripts/gpu_check.sh                  # in a checkout, of build/cuda or build/release
+#   scripts/gpu_check.sh --backend=cpu --shapes=3x64    # the script itself, without a GPU
+#   scripts/gpu_check.sh --steps=tests,verify           # some of it
+#
+# Writes report.md, log.txt (all output) and figures.jsonl into --out, after each command:
+# a run that is cut off leaves what it had. Exit codes: 0 all is well, 1 something failed,
+# 2 there is no GPU this build can use, 64 wrong arguments.
+set -uo pipefail
+
+here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+root=$here
+[[ -d $root/bin ]] || root=$(dirname "$here")
+
+backend=cuda
+device=0
+bin=
+golden=$root/tests/golden
+out=gpu_check
+steps=tests,sanitizer,verify,bench,peer
+shapes=12x768,24x2048
+cases='^prefill/t:(1024|2048|8192|32768|131072)$|^decode/batch:(1|16|64|256)$|^decode/ctx:(1024|32768)/batch:(1|16)$'
+case_seconds=20
+step_seconds=600
+python=python3
+
+usage() {
+  echo "usage: gpu_check.sh [--backend=cuda|cpu] [--device=N] [--bin=DIR] [--golden=DIR]" \
+    "[--out=DIR] [--steps=tests,sanitizer,verify,bench,peer] [--shapes=12x768,24x2048]" \
+    "[--cases=REGEX] [--case_seconds=N] [--step_seconds=N] [--python=PROGRAM]"
+}
+wrong() {
+  usage >&2
+  echo "gpu_check: $*" >&2
+  exit 64
+}
+for argument in "$@"; do
+  value=${argument#*=}
+  case $argument in
+    --backend=cuda | --backend=cpu) backend=$value ;;
+    --device=*) device=$value ;;
+    --bin=*) bin=$value ;;
+    --golden=*) golden=$value ;;
+    --out=*) out=$value ;;
+    --steps=*) steps=$value ;;
+    --shapes=*) shapes=$value ;;
+    --cases=*) cases=$value ;;
+    --case_seconds=*) case_seconds=$value ;;
+    --step_seconds=*) step_seconds=$value ;;
+    --python=*) python=$value ;;
+    -h | --help) usage; exit 0 ;;
+    *) wrong "unknown argument $argument" ;;
+  esac
+done
+for step in ${steps//,/ }; do
+  [[ ,tests,sanitizer,verify,bench,peer, == *,$step,* ]] || wrong "there is no step $step"
+done
+for folder in "$bin" "$root/bin" "$root/build/cuda/bin" "$root/build/release/bin"; do
+  [[ -n $folder && -x $folder/goldfinch ]] && break
+done
+bin=$folder
+[[ -x $bin/goldfinch ]] || wrong "no goldfinch in $bin: build it, or say where with --bin=DIR"
+golden_cases=()
+for case in "$golden"/*/expected.safetensors; do
+  [[ -f $case ]] && golden_cases+=("$(dirname "$case")")
+done
+((${#golden_cases[@]})) || wrong "no golden case in $golden"
+export GOLDFINCH_GOLDEN=$root/tests/golden  # which the tests know by name
+
+# The program itself says whether there is a device for it.
+if [[ $backend == cuda ]]; then
+  said=$(timeout "$step_seconds" "$bin/goldfinch" verify "${golden_cases[0]}" \
+    "${golden_cases[0]}/expected.safetensors" --backend=cuda --device="$device" 2>&1)
+  case $said in
+    *"no CUDA"* | *"this machine has CUDA devices"* | *"is needed"*)
+      echo "gpu_check: ${said##*goldfinch verify: }" >&2
+      exit 2
+      ;;
+  esac
+fi
+
+mkdir -p "$out" || exit 64
+log=$out/log.txt
+figures=$out/figures.jsonl
+commands=$(mktemp) verified=$(mktemp) measured=$(mktemp) failures=$(mktemp)
+memory=$(mktemp) stderr=$(mktemp)
+trap 'rm -f "$commands" "$verified" "$measured" "$failures" "$memory" "$stderr"' EXIT
+: >"$log"
+: >"$figures"
+num_run=0
+num_failed=0
+result="not finished"
+
+query_gpu() {
+  [[ $backend == cuda ]] && nvidia-smi -i "$device" --query-gpu="$1" \
+    --format=csv,noheader,nounits 2>/dev/null
+}
+
+# The whole report, from what is known so far.
+write_report() {
+  {
+    echo "# GPU check: $result"
+    echo
+    machine_table
+    echo
+    echo "## Commands"
+    echo
+    echo "| command | exit | seconds | result |"
+    echo "|---|---|---|---|"
+    cat "$commands"
+    if [[ -s $verified ]]; then
+      printf '\n## Golden cases\n\n'
+      echo "| case | dtype | tokens a step | sequences | max_abs_error | greedy | exit |"
+      echo "|---|---|---|---|---|---|---|"
+      cat "$verified"
+    fi
+    cat "$measured" "$failures"
+  } >"$out/report.md.part"
+  mv "$out/report.md.part" "$out/report.md"
+}
+
+machine_table() {
+  echo "| what | |"
+  echo "|---|---|"
+  echo "| backend | $backend |"
+  if [[ $backend == cuda ]]; then
+    echo "| device | $gpu |"
+    echo "| compute capability | $(query_gpu compute_cap) |"
+    echo "| driver | $(query_gpu driver_version) |"
+    echo "| clocks at the start, SM and memory, MHz | $clocks_before |"
+    echo "| clocks now | $(query_gpu clocks.sm,clocks.mem,temperature.gpu) °C |"
+    echo "| highest clocks | $(query_gpu clocks.max.sm,clocks.max.mem) |"
+    echo "| power limit, W | $(query_gpu power.limit) |"
+    echo "| memory, MiB | $(query_gpu memory.total) |"
+  fi
+  echo "| processor | $(sed -n 's/^model name[^:]*: //p' /proc/cpuinfo | head -n 1), $(nproc) threads |"
+  echo "| system | $(uname -sr) |"
+  echo "| build | $(build_name) |"
+  echo "| began | $began |"
+  echo "| written | $(date -u +%FT%TZ) |"
+}
+
+build_name() {
+  if [[ -f $root/bundle.txt ]]; then
+    sed -n 's/^commit: //p' "$root/bundle.txt"
+  else
+    git -C "$root" describe --always --dirty 2>/dev/null || echo unknown
+  fi
+}
+
+# run COMMAND...: with its output in the log and in $output, its exit code in $code. One
+# that hangs is ended. Says nothing about whether that is good.
+run() {
+  local start=$SECONDS
+  num_run=$((num_run + 1))
+  output=$(timeout -k 10 "$step_seconds" "$@" 2>"$stderr")
+  code=$?
+  took=$((SECONDS - start))
+  errors=$(<"$stderr")
+  printf '$ %s\n%s\n%s\nexit %d after %d s\n\n' "$*" "$output" "$errors" "$code" "$took" >>"$log"
+}
+
+# row RESULT COMMAND...: a row of the table of commands.
+row() {
+  local said=$1
+  shift
+  echo "| \`${*//|/\\|}\` | $code | $took | $said |" >>"$commands"
+  echo "gpu_check: $*: $said" >&2
+  write_report
+}
+
+# note RESULT COMMAND...: a row for what ran last, where an empty RESULT is a failure.
+note() {
+  local said=$1
+  shift
+  if [[ -z $said ]]; then
+    said=FAILED
+    ((code == 124 || code == 137)) && said="FAILED: ended after $step_seconds s"
+    fail_with "$*"
+  fi
+  row "$said" "$*"
+}
+
+# Counts a failure of what ran last. The last words of the first ten go into the report.
+fail_with() {
+  num_failed=$((num_failed + 1))
+  ((num_failed <= 10)) || return 0
+  {
+    printf '\n## Failed: `%s`\n\n```\n' "$*"
+    printf '%s\n%s\n' "$output" "$errors" | grep -v '^$' | tail -n 30
+    printf '```\n'
+  } >>"$failures"
+}
+
+# skip WHAT WHY: a row for what could not be run here, which is no failure.
+skip() {
+  code=- took=-
+  row "$2" "$1"
+}
+
+# The tests of the device; of the CPU, a few that take no time.
+if [[ $backend == cuda ]]; then
+  on_cpu=()
+  op_tests='*/cuda_t1'
+  all_tests='*/cuda_t1:*_cuda_f32:*_cuda_bf16:*OnACudaDevice*'
+  small_forward='*LogitsOfEveryPromptPosition*/goldfinch_cuda_bf16'
+else
+  on_cpu=(--threads=1)  # what is so small is slower on more
+  op_tests='*Norm*/plain_t1'
+  all_tests="$op_tests:*Wkv*/plain_t1:*/goldfinch_plain_f32"
+  small_forward='*/goldfinch_plain_f32'
+fi
+
+# What the tests said, or nothing where one failed, none ran, or one was left out.
+test_result() {
+  local passed skipped
+  passed=$(sed -n 's/^\[  PASSED  \] \([0-9]*\) test.*/\1/p' <<<"$output")
+  skipped=$(sed -n 's/^\[  SKIPPED \] \([0-9]*\) test.*/\1/p' <<<"$output")
+  if ((code == 0 && ${passed:-0} > 0 && ${skipped:-0} == 0)); then
+    echo "$passed passed"
+  fi
+}
+
+tests() {
+  run "$bin/gpu_test" --gtest_filter="$all_tests" --gtest_brief=1
+  note "$(test_result)" gpu_test "--gtest_filter=$all_tests"
+}
+
+sanitizer() {
+  local tool sanitizer filter
+  sanitizer=$(command -v compute-sanitizer || echo /usr/local/cuda/bin/compute-sanitizer)
+  if [[ $backend == cpu ]]; then
+    skip compute-sanitizer "not available: it needs a GPU"
+    return
+  elif [[ ! -x $sanitizer ]]; then
+    skip compute-sanitizer "not available"
+    return
+  fi
+  for tool in memcheck racecheck; do
+    for filter in "$op_tests" "$small_forward"; do
+      run "$sanitizer" --tool "$tool" --error-exitcode 99 \
+        "$bin/gpu_test" --gtest_filter="$filter" --gtest_brief=1
+      # It sums up whatever it found; where it may not attach, it does not get there.
+      if ((code != 124 && code != 137)) && [[ $output$errors != *SUMMARY* ]]; then
+        skip "compute-sanitizer --tool $tool" "not permitted: $(tail -n 1 <<<"$output$errors")"
+        break
+      fi
+      note "$(test_result)" compute-sanitizer --tool "$tool" gpu_test "--gtest_filter=$filter"
+    done
+  done
+}
+
+# Every case in both types, whole and in pieces, alone and among others. One row of the
+# table of commands for all of them.
+verify() {
+  local case dtype cut chunk batch start=$SECONDS failed_before=$num_failed worst=0 all
+  for case in "${golden_cases[@]}"; do
+    for dtype in f32 bf16; do
+      for cut in all:1 1:1 7:1 64:1 16:5; do
+        chunk=${cut%:*} batch=${cut#*:}
+        set -- "--backend=$backend" "--compute_dtype=$dtype" "--batch=$batch"
+        [[ $chunk == all ]] || set -- "$@" "--chunk=$chunk"
+        run "$bin/goldfinch" verify "$case" "$case/expected.safetensors" "$@" \
+          --device="$device" "${on_cpu[@]}"
+        ((code == 0)) || {
+          worst=$code
+          fail_with goldfinch verify "$(basename "$case")" "$@"
+        }
+        echo "| $(basename "$case") | $dtype | $chunk | $batch |" \
+          "$(sed -n 's/^max_abs_error \([^ ]*\).*/\1/p' <<<"$output") |" \
+          "$(sed -n 's/^greedy_agreement //p' <<<"$output") | $code |" >>"$verified"
+      done
+    done
+  done
+  code=$worst took=$((SECONDS - start)) all=$(wc -l <"$verified")
+  if ((num_failed > failed_before)); then
+    row "FAILED: $((num_failed - failed_before)) of $all" goldfinch verify "--backend=$backend"
+  else
+    row "$all of $all within tolerance" goldfinch verify "--backend=$backend"
+  fi
+}
+
+# Notes the most device memory in use, in MiB, until it is killed.
+watch_memory() {
+  local most=0 used
+  while used=$(query_gpu memory.used); do
+    ((used > most)) && echo $((most = used)) >"$memory"
+    sleep 0.3
+  done
+}
+
+bench() {
+  local shape=$1 allowed watcher
+  : >"$memory"
+  watch_memory &
+  watcher=$!
+  allowed=$(query_gpu memory.total)  # MiB; a tenth is left
+  run "$bin/goldfinch-bench" --shape="$shape" --backend="$backend" --device="$device" \
+    --cases="$cases" --case_seconds="$case_seconds" --json "${on_cpu[@]}" \
+    ${allowed:+--memory_bytes=$((allowed * 9 * (1 << 20) / 10))}
+  kill "$watcher" 2>/dev/null
+  wait "$watcher" 2>/dev/null
+  add_figures goldfinch "$shape"
+  local most
+  most=$(<"$memory")
+  note "$( ((code == 0)) && [[ -n $output ]] && echo "ok${most:+, at most $most MiB of the device in use}")" \
+    goldfinch-bench "--shape=$shape" "--backend=$backend" "--cases=$cases"
+}
+
+peer() {
+  local shape=$1
+  run "$python" "$root/bench/peers/torch_reference.py" --shape="$shape" --device="$backend" \
+    --case_seconds="$case_seconds" --json
+  add_figures torch "$shape"
+  note "$( ((code == 0)) && [[ -n $output ]] && echo ok)" torch_reference.py "--shape=$shape" "--device=$backend"
+}
+
+# Why there is no peer, or nothing where there is one.
+no_peer() {
+  command -v "$python" >/dev/null || { echo "not available: no $python"; return; }
+  "$python" -c 'import torch, safetensors' 2>/dev/null || {
+    echo "not available: $python has no torch with safetensors"
+    return
+  }
+  [[ $backend == cpu ]] || "$python" -c 'import sys, torch; sys.exit(not torch.cuda.is_available())' 2>/dev/null ||
+    echo "not available: this torch sees no GPU"
+}
+
+# The JSON lines of $output, with who measured and of which shape.
+add_figures() {
+  sed -n "s/^{/{\"program\": \"$1\", \"shape\": \"$2\", /p" <<<"$output" >>"$figures"
+}
+
+# One shape's figures, ours beside the peer's where a case has the same name. The bench's
+# limits are the processor's: of a GPU they would say nothing.
+figures_table() {
+  local shape=$1
+  printf '\n## Speed, %s, random bf16 weights\n\n' "$shape"
+  echo "| case | goldfinch | unit | of the processor's limit | PyTorch | PyTorch's memory, MB | goldfinch / PyTorch |"
+  echo "|---|---|---|---|---|---|---|"
+  awk -v shape="$shape" -v backend="$backend" '
+    function get(key,    at) {
+      if (!match($0, "\"" key "\": *(\"[^\"]*\"|[^,}]*)")) return ""
+      at = substr($0, RSTART, RLENGTH)
+      sub("^\"" key "\": *", "", at)
+      gsub("\"", "", at)
+      return at
+    }
+    function number(x) { return x == "" ? "-" : sprintf(x + 0 < 100 ? "%.1f" : "%.0f", x) }
+    get("shape") == shape {
+      name = get("name")
+      if (!(name in seen)) order[++count] = name
+      seen[name] = 1
+      unit[name] = get("unit")
+      if (get("program") == "torch") {
+        peer[name] = get("measured")
+        bytes[name] = get("peak_bytes") / 1e6
+      } else {
+        ours[name] = get("measured")
+        ratio[name] = get("ratio")
+      }
+    }
+    END {
+      for (i = 1; i <= count; ++i) {
+        name = order[i]
+        known = name in ours
+        both = known && peer[name] > 0
+        printf "| %s | %s | %s | %s | %s | %s | %s |\n", name, number(ours[name]), unit[name],
+               backend == "cpu" && known ? sprintf("%.2f", ratio[name]) : "-",
+               number(peer[name]), number(bytes[name]),
+               both ? sprintf("%.2f", ours[name] / peer[name]) : "-"
+      }
+    }' "$figures"
+}
+
+began=$(date -u +%FT%TZ)
+gpu=$(query_gpu name || true)
+gpu=${gpu:-"number $device, of which nvidia-smi says nothing"}
+clocks_before=$(query_gpu clocks.sm,clocks.mem)
+write_report
+wants() { [[ ,$steps, == *,$1,* ]]; }
+wants tests && tests
+wants sanitizer && sanitizer
+wants verify && verify
+why_no_peer=
+if wants peer; then
+  why_no_peer=$(no_peer)
+  if [[ -n $why_no_peer ]]; then
+    skip torch_reference.py "$why_no_peer"
+  else
+    run "$python" "$root/bench/peers/torch_reference.py" --verify="$golden" --device="$backend"
+    note "$( ((code == 0)) && echo "golden cases within tolerance")" torch_reference.py "--verify=$golden"
+  fi
+fi
+for shape in ${shapes//,/ }; do
+  wants bench && bench "$shape"
+  wants peer && [[ -z $why_no_peer ]] && peer "$shape"
+  grep -q "\"shape\": \"$shape\"" "$figures" && figures_table "$shape" >>"$measured"
+done
+if ((num_failed)); then
+  result="FAILED, $num_failed of $num_run"
+else
+  result="passed, $num_run commands"
+fi
+write_report
+echo "gpu_check: $result; $out/report.md" >&2
+((num_failed == 0))

@@ -1,0 +1,154 @@
+"""scripts/gpu_check.sh, all of it but the GPU: on the CPU, with programs of this build and with ones that fail.
+
+    gpu_check_test.py BIN_DIR
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+import tempfile
+import unittest
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+SCRIPT = ROOT / "scripts" / "gpu_check.sh"
+BIN = Path(sys.argv[1] if len(sys.argv) > 1 else "")
+CASES = "^prefill/t:1024$|^decode/batch:1$"
+SMALL = ("--shapes=3x64", f"--cases={CASES}", "--case_seconds=1")
+
+NO_GPU = """#!/bin/sh
+echo "goldfinch verify: no CUDA device: the driver has none" >&2
+exit 1
+"""
+# A device on which nothing is right: one case is off, one hangs, and one test fails.
+VERIFY = """#!/bin/sh
+case "$*" in
+  *--chunk=7*) exec sleep 60 ;;
+  *--chunk=64*) echo "max_abs_error 5.000e-01 (tolerance 2e-03, cuda)"; echo "greedy_agreement 3/32"; exit 1 ;;
+esac
+echo "max_abs_error 1.000e-06 (tolerance 2e-03, cuda)"; echo "greedy_agreement 32/32"
+"""
+TESTS = """#!/bin/sh
+echo "[  FAILED  ] Backends/GemmTest.Sums/cuda_t1"; echo "[  PASSED  ] 3 tests."; exit 1
+"""
+ALL_SKIPPED = """#!/bin/sh
+echo "[  PASSED  ] 0 tests."; echo "[  SKIPPED ] 68 tests, listed below:"
+"""
+BENCH = """#!/bin/sh
+echo '{"limit":2.0,"measured":1234.5,"name":"decode/batch:1","ratio":617.2,"unit":"tokens/s"}'
+"""
+NO_TORCH = "#!/bin/sh\nexit 1\n"
+# As PyTorch would answer: it is there, and it has figures of the same case.
+TORCH = """#!/bin/sh
+case "$*" in
+  *--shape*) echo '{"name": "decode/batch:1", "measured": 617.25, "unit": "tokens/s", "peak_bytes": 3000000}' ;;
+esac
+"""
+
+
+class GpuCheckTest(unittest.TestCase):
+    def setUp(self) -> None:
+        folder = tempfile.TemporaryDirectory()
+        self.addCleanup(folder.cleanup)
+        self.folder = Path(folder.name)
+        self.golden = self.folder / "golden"
+        self.golden.mkdir()
+        (self.golden / "finch").symlink_to(ROOT / "tests" / "golden" / "finch")
+
+    def check(self, script: Path, *flags: str) -> subprocess.CompletedProcess[str]:
+        command = [str(script), f"--golden={self.golden}", f"--out={self.folder / 'out'}", *flags]
+        return subprocess.run(command, capture_output=True, text=True, timeout=120, cwd=self.folder)
+
+    def report(self) -> str:
+        return (self.folder / "out" / "report.md").read_text(encoding="utf-8")
+
+    def programs(self, **scripts: str) -> Path:
+        """The layout of a bundle, with programs of a few lines."""
+        bundle = self.folder / "bundle"
+        (bundle / "bin").mkdir(parents=True)
+        (bundle / "bench" / "peers").mkdir(parents=True)
+        shutil.copy(SCRIPT, bundle)
+        (bundle / "bundle.txt").write_text("commit: 1234abc\n")
+        for name, text in scripts.items():
+            path = bundle / "bin" / name.replace("_bench", "-bench")
+            path.write_text(text)
+            path.chmod(0o755)
+        return bundle
+
+    def test_the_whole_script_on_the_cpu(self) -> None:
+        result = self.check(SCRIPT, "--backend=cpu", f"--bin={BIN}", *SMALL, "--python=no-such-python")
+        self.assertEqual(result.returncode, 0, result.stderr + self.report())
+        report = self.report()
+        self.assertTrue(report.startswith("# GPU check: passed, 12 commands\n"), report)
+        self.assertRegex(report, r"\| `gpu_test --gtest_filter=.*` \| 0 \| \d+ \| \d+ passed \|")
+        self.assertIn("| `compute-sanitizer` | - | - | not available: it needs a GPU |", report)
+        self.assertIn("| 10 of 10 within tolerance |", report)
+        for dtype in ("f32", "bf16"):
+            for cut in ("all | 1", "1 | 1", "7 | 1", "64 | 1", "16 | 5"):
+                self.assertRegex(report, rf"\| finch \| {dtype} \| {cut} \| [\d.e-]+ \| 32/32 \| 0 \|")
+        self.assertIn("| `torch_reference.py` | - | - | not available: no no-such-python |", report)
+        for name in ("prefill/t:1024", "decode/batch:1"):
+            self.assertRegex(report, rf"\| {name} \| [\d.]+ \| tokens/s \| [\d.]+ \| - \| - \| - \|")
+        figures = [json.loads(line) for line in (self.folder / "out" / "figures.jsonl").read_text().splitlines()]
+        self.assertEqual([(row["program"], row["shape"], row["name"]) for row in figures],
+                         [("goldfinch", "3x64", "prefill/t:1024"), ("goldfinch", "3x64", "decode/batch:1")])
+        self.assertIn("exit 0 after", (self.folder / "out" / "log.txt").read_text())
+
+    def test_without_a_gpu_it_says_so_in_a_line(self) -> None:
+        result = self.check(self.programs(goldfinch=NO_GPU) / "gpu_check.sh")
+        self.assertEqual(result.returncode, 2)
+        self.assertEqual(result.stderr, "gpu_check: no CUDA device: the driver has none\n")
+        self.assertFalse((self.folder / "out").exists())
+
+    def test_what_fails_and_what_hangs_is_counted_and_shown_and_the_rest_runs(self) -> None:
+        bundle = self.programs(goldfinch=VERIFY, gpu_test=TESTS, goldfinch_bench=BENCH, python=TORCH)
+        result = self.check(bundle / "gpu_check.sh", "--steps=tests,verify,bench,peer", "--step_seconds=1",
+                            "--shapes=12x768", f"--python={bundle / 'bin' / 'python'}")
+        self.assertEqual(result.returncode, 1)
+        report = self.report()
+        self.assertTrue(report.startswith("# GPU check: FAILED, 5 of 14\n"), report)
+        self.assertIn("| build | 1234abc |", report)
+        self.assertRegex(report, r"\| `gpu_test .*` \| 1 \| \d+ \| FAILED \|")
+        self.assertRegex(report, r"\| `goldfinch verify --backend=cuda` \| 1 \| \d+ \| FAILED: 4 of 10 \|")
+        self.assertIn("| finch | f32 | 64 | 1 | 5.000e-01 | 3/32 | 1 |", report)
+        self.assertIn("| finch | f32 | 7 | 1 |  |  | 124 |", report)
+        self.assertIn("## Failed: `goldfinch verify finch --backend=cuda --compute_dtype=f32", report)
+        self.assertIn("[  FAILED  ] Backends/GemmTest.Sums/cuda_t1", report)
+        # Beside the peer; and not beside the processor's limits, which say nothing of a GPU.
+        self.assertIn("| decode/batch:1 | 1234 | tokens/s | - | 617 | 3.0 | 2.00 |", report)
+
+    def test_tests_that_were_all_skipped_have_not_passed(self) -> None:
+        bundle = self.programs(goldfinch=VERIFY, gpu_test=ALL_SKIPPED)
+        result = self.check(bundle / "gpu_check.sh", "--steps=tests")
+        self.assertEqual(result.returncode, 1)
+        self.assertIn("# GPU check: FAILED, 1 of 1\n", self.report())
+
+    def test_a_python_without_torch_is_no_failure(self) -> None:
+        bundle = self.programs(goldfinch=VERIFY, python=NO_TORCH)
+        result = self.check(bundle / "gpu_check.sh", "--steps=peer", f"--python={bundle / 'bin' / 'python'}")
+        self.assertEqual(result.returncode, 0)
+        self.assertIn("has no torch with safetensors", self.report())
+
+    def test_arguments_that_are_wrong_are_refused(self) -> None:
+        for flags, said in (
+            (("--backend=gpu",), "unknown argument --backend=gpu"),
+            (("--steps=tests,dance",), "there is no step dance"),
+            (("--bin=/nowhere", "--golden=/nowhere"), "no golden case in /nowhere"),
+        ):
+            result = self.check(self.programs(goldfinch=VERIFY) / "gpu_check.sh", *flags)
+            self.assertEqual(result.returncode, 64)
+            self.assertIn(f"gpu_check: {said}", result.stderr)
+            shutil.rmtree(self.folder / "bundle")
+
+    def test_every_script_parses(self) -> None:
+        for path in sorted((ROOT / "scripts").glob("*.sh")):
+            subprocess.run(["bash", "-n", str(path)], check=True)
+
+
+if __name__ == "__main__":
+    if not BIN.name:
+        sys.exit("usage: gpu_check_test.py BIN_DIR")
+    unittest.main(argv=sys.argv[:1])

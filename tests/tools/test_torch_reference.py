@@ -1,0 +1,85 @@
+"""The peer in bench/peers is GoldFinch. Needs PyTorch and safetensors, and is skipped without them."""
+
+from __future__ import annotations
+
+import ast
+import importlib.util
+import json
+import shutil
+import subprocess
+import sys
+import tempfile
+import unittest
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+PEERS = ROOT / "bench" / "peers"
+HAS_TORCH = all(importlib.util.find_spec(name) for name in ("torch", "safetensors"))
+
+
+def run(*flags: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, str(PEERS / "torch_reference.py"), "--device=cpu", "--threads=1", *flags]
+    return subprocess.run(command, capture_output=True, text=True, timeout=300)
+
+
+class SourceTest(unittest.TestCase):
+    def test_it_parses(self) -> None:
+        for path in PEERS.glob("*.py"):
+            ast.parse(path.read_text(encoding="utf-8"), path.name)
+
+
+@unittest.skipUnless(HAS_TORCH, "torch or safetensors is not installed: the peer is not tested")
+class TorchReferenceTest(unittest.TestCase):
+    def rows(self, *flags: str) -> list[dict[str, object]]:
+        result = run("--json", *flags)
+        self.assertEqual(result.returncode, 0, result.stderr)
+        return [json.loads(line) for line in result.stdout.splitlines()]
+
+    def test_the_smallest_golden_cases_are_reproduced(self) -> None:
+        """float32 needs far less than the tolerance of `goldfinch verify`."""
+        rows = self.rows(f"--verify={ROOT / 'tests' / 'golden'}", "--case=^finch")
+        self.assertEqual([row["name"] for row in rows], ["finch", "finch-upgrade"])
+        for row in rows:
+            self.assertTrue(row["ok"], row)
+            self.assertLess(row["max_error"], 1e-4)
+            self.assertEqual(row["agreed"], row["checked"])
+
+    def test_bfloat16_is_within_its_tolerance(self) -> None:
+        (row,) = self.rows(f"--verify={ROOT / 'tests' / 'golden'}", "--case=^finch$", "--dtype=bf16")
+        self.assertTrue(row["ok"], row)
+        self.assertGreater(row["max_error"], 1e-4)
+
+    def test_a_case_beyond_the_tolerance_fails(self) -> None:
+        from safetensors.torch import load_file, save_file
+
+        with tempfile.TemporaryDirectory() as folder:
+            case = Path(shutil.copytree(ROOT / "tests" / "golden" / "finch", Path(folder) / "off"))
+            expected = load_file(case / "expected.safetensors")
+            expected["long_last_logits"][-1, 7] += 0.01
+            save_file(expected, case / "expected.safetensors")
+            result = run(f"--verify={folder}")
+        self.assertEqual(result.returncode, 1)
+        self.assertIn("off: max_abs_error 1.000e-02 (tolerance 2e-03, f32), greedy_agreement 32/32  FAILED", result.stdout)
+
+    def test_a_folder_without_cases_is_an_error(self) -> None:
+        result = run("--verify=/nowhere")
+        self.assertEqual(result.returncode, 1)
+        self.assertIn("no golden case in /nowhere", result.stderr)
+
+    def test_each_case_is_a_figure_of_the_benchs_name(self) -> None:
+        rows = self.rows("--shape=3x64", "--prefill=100", "--contexts=64,100", "--batches=1,2", "--steps=2")
+        self.assertEqual([row["name"] for row in rows], [
+            "prefill/t:100", "decode/ctx:64/batch:1", "decode/ctx:64/batch:2",
+            "decode/ctx:100/batch:1", "decode/ctx:100/batch:2"])
+        for row in rows:
+            self.assertGreater(row["measured"], 0)
+            self.assertGreater(row["peak_bytes"], 1 << 20)
+
+    def test_a_shape_that_is_none_is_refused(self) -> None:
+        result = run("--shape=12by768")
+        self.assertEqual(result.returncode, 2)
+        self.assertIn("--shape is 12by768; it must be LAYERSxWIDTH", result.stderr)
+
+
+if __name__ == "__main__":
+    unittest.main()
