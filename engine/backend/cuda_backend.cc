@@ -54,8 +54,8 @@ absl::StatusOr<cudaDeviceProp> FindDevice(int device) {
 class CudaPackedWeights final : public PackedWeights {
  public:
   CudaPackedWeights(const GemmWeights& weights, std::unique_ptr<DeviceMemory> memory,
-                    std::unique_ptr<DeviceMemory> scales)
-      : PackedWeights(weights.out, weights.in),
+                    std::unique_ptr<DeviceMemory> scales, std::int64_t bytes)
+      : PackedWeights(weights.out, weights.in, bytes),
         weights_(weights),
         memory_(std::move(memory)),
         scales_(std::move(scales)) {}
@@ -85,6 +85,7 @@ class CudaBackend final : public Backend {
       : device_(options.device),
         name_(absl::StrCat("cuda-sm", device.major, device.minor, "-v", kKernelVersion)),
         attention_(stream_, options.attention_bytes),
+        attention_bytes_(options.attention_bytes),
         partials_(options.attention_bytes / kPartialBytes),
         pack_pool_(static_cast<int>(std::max(1u, std::thread::hardware_concurrency()))) {
     stream_.overlap = device.major >= 9;
@@ -134,6 +135,7 @@ class CudaBackend final : public Backend {
                      cudaGetErrorString(stream_.error)));
   }
 
+  std::int64_t own_bytes() const override { return attention_bytes_; }
   void Prepare(std::int64_t, std::int64_t vocab_size) override {
     if (scratch_.empty()) scratch_.emplace_back(static_cast<std::int32_t>(vocab_size));
     logits_.resize(static_cast<std::size_t>(vocab_size));
@@ -250,6 +252,7 @@ class CudaBackend final : public Backend {
   const std::string name_;
   HostCopies copies_;
   const CudaMemory attention_;  // partial results
+  const std::int64_t attention_bytes_;
   const std::int64_t partials_;
   ThreadPool pack_pool_;
   std::vector<SampleScratch> scratch_;
@@ -259,7 +262,9 @@ class CudaBackend final : public Backend {
 std::unique_ptr<PackedWeights> CudaBackend::Pack(const HostMatrix& weights, DType type,
                                                  DType storage) {
   const CudaPacked packed = PackForCuda(weights, type, storage, pack_pool_);
-  const auto upload = [this](const void* host, std::size_t bytes) {
+  std::int64_t taken = 0;
+  const auto upload = [&](const void* host, std::size_t bytes) {
+    taken += static_cast<std::int64_t>(bytes);
     auto memory = Allocate(static_cast<std::int64_t>(bytes));
     CopyToDevice(memory->data(), host, static_cast<std::int64_t>(bytes));
     return memory;
@@ -270,7 +275,8 @@ std::unique_ptr<PackedWeights> CudaBackend::Pack(const HostMatrix& weights, DTyp
   auto scales = upload(packed.scales.data(), packed.scales.size() * sizeof(float));
   w.data = memory->data();
   w.scales = static_cast<const float*>(scales->data());
-  return std::make_unique<CudaPackedWeights>(w, std::move(memory), std::move(scales));
+  return std::make_unique<CudaPackedWeights>(w, std::move(memory), std::move(scales),
+                                             taken);
 }
 
 void CudaBackend::Gemm(std::span<const Backend::Product> products) {
