@@ -24,7 +24,7 @@ FROM debian:bookworm-slim
 RUN apt-get update -qq \
  && apt-get install -y -qq --no-install-recommends \
       libgrpc++1.51 libprometheus-cpp-pull1.0 libprotobuf32 libspdlog1.10 \
-      libhiredis0.14 libssl3 libxxhash0 \
+      libhiredis0.14 libssl3 libxxhash0 libcurl4 \
  && rm -rf /var/lib/apt/lists/* \
  && useradd --uid 10001 --no-create-home --shell /usr/sbin/nologin goldfinch
 COPY --from=build /src/build/release/bin/goldfinch-server /src/build/release/bin/goldfinch /usr/local/bin/

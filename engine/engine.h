@@ -36,11 +36,22 @@ enum class SequenceId : std::int32_t { kNone = -1 };
 // Names one kept prefix; reused after Drop.
 enum class PrefixId : std::int32_t { kNone = -1 };
 
+// Device memory an engine takes when it is made, by what it is for; of the CPU backend
+// that is the host's.
+struct DeviceBytes {
+  std::int64_t weights = 0;   // and what is worked out from them once
+  std::int64_t cache = 0;     // pages of compressed keys
+  std::int64_t expanded = 0;  // the arena of expanded keys and values
+  std::int64_t state = 0;     // of all slots
+  std::int64_t work = 0;      // what a step writes in between
+};
+
 // Constant for the life of an engine.
 struct EngineInfo {
   std::int32_t vocab_size = 0;
   std::int32_t page_tokens = 0;      // tokens in one page of the cache
   std::int64_t num_pages = 0;        // 0: this model has no cache (no GOLD layers)
+  std::int64_t expanded_pages = 0;   // pages that can be expanded at once
   std::int32_t num_slots = 0;        // sequences that can be open at once
   std::int32_t max_step_tokens = 0;  // rows in one Forward
   std::string compute_dtype;         // "f32" or "bf16"
@@ -52,6 +63,7 @@ struct EngineInfo {
   // Of one compressed key in an image: D/R elements as the cache holds them, in int8
   // followed by a bf16 scale. 0 without GOLD layers.
   std::int64_t key_bytes = 0;
+  DeviceBytes device_bytes = {};
 
   // Pages that `tokens` tokens occupy.
   std::int64_t PagesFor(std::int64_t tokens) const {
@@ -64,10 +76,21 @@ struct EngineInfo {
   }
 };
 
+// The arena of expanded keys and values, in pages. The counts are since the start, of
+// pages that steps attended to: those that were expanded already, those that were not,
+// and those that lost their place to another one.
+struct ExpandedUsage {
+  std::int64_t used = 0;
+  std::int64_t hits = 0;
+  std::int64_t misses = 0;
+  std::int64_t evictions = 0;
+};
+
 struct EngineUsage {
   std::int64_t pages_used = 0;  // by sequences or prefixes
   std::int64_t pages_open = 0;  // of them, by sequences: no Drop can free these
   std::int32_t slots_used = 0;
+  ExpandedUsage expanded = {};
 };
 
 // What a prefix is, in host memory. Loaded anywhere it continues with the same state, and

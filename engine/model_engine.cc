@@ -40,7 +40,11 @@ class ModelEngineImpl final : public ModelEngine {
   std::int64_t num_parameters() const override { return num_parameters_; }
   std::int64_t cache_bytes_per_token() const override { return model_.cache_row_bytes(); }
   std::int64_t state_bytes_per_sequence() const override { return model_.state_bytes(); }
-  EngineUsage usage() const override { return table_.usage(); }
+  EngineUsage usage() const override {
+    EngineUsage usage = table_.usage();
+    usage.expanded = model_.expanded_usage();
+    return usage;
+  }
 
   absl::StatusOr<SequenceId> Open(const SequenceSpec& spec) override;
   absl::StatusOr<SequenceId> OpenBranch(SequenceId parent, std::int64_t at,
@@ -72,6 +76,8 @@ class ModelEngineImpl final : public ModelEngine {
   static EngineInfo Complete(EngineInfo info, const Model& model) {
     info.state_bytes = model.state_bytes();
     info.key_bytes = model.stored_key_bytes();
+    info.expanded_pages = model.expanded_pages();
+    info.device_bytes = model.device_bytes();
     return info;
   }
   // model.md: GOLD layers are needed on this many positions before a wanted one.

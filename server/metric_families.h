@@ -34,6 +34,19 @@ inline void AddGauge(prometheus::MetricFamily& family, const Labels& labels,
   family.metric.push_back(std::move(metric));
 }
 
+// A family with one value and no labels.
+inline void AddOne(std::vector<prometheus::MetricFamily>& families,
+                   prometheus::MetricFamily family, double value) {
+  prometheus::ClientMetric metric;
+  if (family.type == prometheus::MetricType::Counter) {
+    metric.counter.value = value;
+  } else {
+    metric.gauge.value = value;
+  }
+  family.metric.push_back(std::move(metric));
+  families.push_back(std::move(family));
+}
+
 inline prometheus::MetricFamily Counters(std::string name, std::string help) {
   return {std::move(name), std::move(help), prometheus::MetricType::Counter, {}};
 }

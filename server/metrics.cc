@@ -10,6 +10,7 @@
 #include "prometheus/text_serializer.h"
 #include "server/log.h"
 #include "server/metric_families.h"
+#include "server/metrics_process.h"
 
 namespace goldfinch {
 namespace {
@@ -116,6 +117,11 @@ void Metrics::OnLevels(const SchedulerLevels& levels) {
   pages_used_.store(levels.engine.pages_used, kRelaxed);
   pages_running_.store(levels.engine.pages_open, kRelaxed);
   slots_used_.store(levels.engine.slots_used, kRelaxed);
+  const ExpandedUsage& expanded = levels.engine.expanded;
+  expanded_used_.store(expanded.used, kRelaxed);
+  expanded_hits_.store(static_cast<std::uint64_t>(expanded.hits), kRelaxed);
+  expanded_misses_.store(static_cast<std::uint64_t>(expanded.misses), kRelaxed);
+  expanded_evictions_.store(static_cast<std::uint64_t>(expanded.evictions), kRelaxed);
   prefixes_on_device_.store(levels.prefixes_on_device, kRelaxed);
   prefix_cache_entries_.store(levels.prefix_cache_entries, kRelaxed);
   prefix_cache_bytes_.store(levels.prefix_cache_bytes, kRelaxed);
@@ -185,9 +191,11 @@ std::vector<MetricFamily> Metrics::Collect() const {
   CollectLevels(families);
   CollectCounters(families);
   CollectPrefixes(families);
+  CollectMemory(families);
   CollectSessions(families);
   CollectTenants(families);
   CollectHistograms(families);
+  CollectProcess(families);
   return families;
 }
 

@@ -19,6 +19,7 @@
 #include <vector>
 
 #include "absl/status/statusor.h"
+#include "engine/engine.h"
 #include "engine/sync/mutex.h"
 #include "scheduler/observer.h"
 #include "sessions/session_stats.h"
@@ -41,6 +42,9 @@ struct MetricsInfo {
   std::string numerics_id;
   std::int64_t num_pages = 0;
   std::int64_t num_slots = 0;
+  std::int64_t expanded_pages = 0;
+  std::int64_t prefix_cache_bytes = 0;  // at most
+  DeviceBytes device_bytes = {};
 };
 
 // Counts of observations up to fixed bounds, and their sum.
@@ -101,6 +105,7 @@ class Metrics final : public SchedulerObserver {
   void CollectLevels(std::vector<prometheus::MetricFamily>& families) const;
   void CollectCounters(std::vector<prometheus::MetricFamily>& families) const;
   void CollectPrefixes(std::vector<prometheus::MetricFamily>& families) const;
+  void CollectMemory(std::vector<prometheus::MetricFamily>& families) const;
   void CollectSessions(std::vector<prometheus::MetricFamily>& families) const;
   void CollectTenants(std::vector<prometheus::MetricFamily>& families) const;
   void CollectHistograms(std::vector<prometheus::MetricFamily>& families) const;
@@ -116,6 +121,10 @@ class Metrics final : public SchedulerObserver {
   Gauge pages_used_{0};
   Gauge pages_running_{0};
   Gauge slots_used_{0};
+  Gauge expanded_used_{0};
+  Counter expanded_hits_{0};
+  Counter expanded_misses_{0};
+  Counter expanded_evictions_{0};
   Gauge prefixes_on_device_{0};
   Gauge prefix_cache_entries_{0};
   Gauge prefix_cache_bytes_{0};

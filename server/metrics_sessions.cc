@@ -11,18 +11,6 @@ using prometheus::MetricFamily;
 
 constexpr auto kRelaxed = std::memory_order_relaxed;
 
-// A family with one value without labels.
-void AddOne(std::vector<MetricFamily>& families, MetricFamily family, double value) {
-  prometheus::ClientMetric metric;
-  if (family.type == prometheus::MetricType::Counter) {
-    metric.counter.value = value;
-  } else {
-    metric.gauge.value = value;
-  }
-  family.metric.push_back(std::move(metric));
-  families.push_back(std::move(family));
-}
-
 }  // namespace
 
 void Metrics::CollectPrefixes(std::vector<MetricFamily>& families) const {
@@ -49,6 +37,10 @@ void Metrics::CollectPrefixes(std::vector<MetricFamily>& families) const {
   AddOne(families,
          Gauges("goldfinch_prefix_cache_bytes", "Host memory of the prefix cache"),
          static_cast<double>(prefix_cache_bytes_.load(kRelaxed)));
+  AddOne(families,
+         Gauges("goldfinch_prefix_cache_limit_bytes",
+                "Host memory that the prefix cache may take"),
+         static_cast<double>(info_.prefix_cache_bytes));
   AddOne(families,
          Gauges("goldfinch_prefixes_on_device",
                 "Kept prefixes with pages: sessions and entries of the cache"),

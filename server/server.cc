@@ -61,6 +61,9 @@ MetricsInfo DescribeForMetrics(const ServerOptions& options, const EngineInfo& e
   info.numerics_id = engine.numerics_id;
   info.num_pages = engine.num_pages;
   info.num_slots = engine.num_slots;
+  info.expanded_pages = engine.expanded_pages;
+  info.prefix_cache_bytes = options.scheduler.prefix_cache_bytes;
+  info.device_bytes = engine.device_bytes;
   return info;
 }
 

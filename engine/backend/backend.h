@@ -44,13 +44,15 @@ struct HostMatrix {
 // backend's Gemm wants.
 class PackedWeights {
  public:
-  PackedWeights(std::int64_t out, std::int64_t in) : out_(out), in_(in) {}
+  PackedWeights(std::int64_t out, std::int64_t in, std::int64_t bytes)
+      : out_(out), in_(in), bytes_(bytes) {}
   virtual ~PackedWeights() = default;
   std::int64_t out() const { return out_; }
   std::int64_t in() const { return in_; }
+  std::int64_t bytes() const { return bytes_; }  // of device memory
 
  private:
-  const std::int64_t out_, in_;
+  const std::int64_t out_, in_, bytes_;
 };
 
 // Memory of a backend, zeroed when allocated, freed on destruction.
@@ -77,6 +79,9 @@ class Backend {
   // The device's first fault, INTERNAL, found by now; ops since then did nothing. After
   // Synchronize it tells of everything before it.
   virtual absl::Status status() const { return absl::OkStatus(); }
+
+  // Device memory taken besides what Allocate and Pack gave out.
+  virtual std::int64_t own_bytes() const { return 0; }
 
   // Takes what ops of up to `rows` rows and logits of `vocab_size` columns need besides
   // their arguments, so that a step takes nothing.

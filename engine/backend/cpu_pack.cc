@@ -87,7 +87,8 @@ std::unique_ptr<PackedWeights> PackForCpu(const HostMatrix& weights, DType type,
     for (std::int64_t panel = begin; panel < end; ++panel)
       PackPanel(weights, panels, panel, bytes + panel * panels.panel_bytes, scales);
   });
-  return std::make_unique<CpuPackedWeights>(panels, std::move(memory));
+  return std::make_unique<CpuPackedWeights>(panels, std::move(memory),
+                                            panel_bytes + scale_bytes);
 }
 
 }  // namespace goldfinch

@@ -16,8 +16,9 @@ std::unique_ptr<DeviceMemory> AllocateHostMemory(std::int64_t bytes);
 class CpuPackedWeights final : public PackedWeights {
  public:
   // `memory` holds what `panels` points to.
-  CpuPackedWeights(const GemmPanels& panels, std::unique_ptr<DeviceMemory> memory)
-      : PackedWeights(panels.out, panels.in),
+  CpuPackedWeights(const GemmPanels& panels, std::unique_ptr<DeviceMemory> memory,
+                   std::int64_t bytes)
+      : PackedWeights(panels.out, panels.in, bytes),
         panels_(panels),
         memory_(std::move(memory)) {}
   const GemmPanels& panels() const { return panels_; }

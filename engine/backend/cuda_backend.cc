@@ -53,8 +53,8 @@ absl::StatusOr<cudaDeviceProp> FindDevice(int device) {
 class CudaPackedWeights final : public PackedWeights {
  public:
   CudaPackedWeights(const GemmWeights& weights, std::unique_ptr<DeviceMemory> memory,
-                    std::unique_ptr<DeviceMemory> scales)
-      : PackedWeights(weights.out, weights.in),
+                    std::unique_ptr<DeviceMemory> scales, std::int64_t bytes)
+      : PackedWeights(weights.out, weights.in, bytes),
         weights_(weights),
         memory_(std::move(memory)),
         scales_(std::move(scales)) {}
@@ -84,6 +84,7 @@ class CudaBackend final : public Backend {
       : device_(options.device),
         name_(absl::StrCat("cuda-sm", device.major, device.minor, "-v", kKernelVersion)),
         attention_(stream_, options.attention_bytes),
+        attention_bytes_(options.attention_bytes),
         partials_(options.attention_bytes / kPartialBytes),
         pack_pool_(static_cast<int>(std::max(1u, std::thread::hardware_concurrency()))) {
     stream_.overlap = device.major >= 9;
@@ -132,6 +133,7 @@ class CudaBackend final : public Backend {
         cudaGetErrorName(stream_.error), ", ", cudaGetErrorString(stream_.error)));
   }
 
+  std::int64_t own_bytes() const override { return attention_bytes_; }
   void Prepare(std::int64_t, std::int64_t vocab_size) override {
     UseDevice();
     sampler_.Prepare(vocab_size);
@@ -248,6 +250,7 @@ class CudaBackend final : public Backend {
   HostCopies copies_;
   CudaSampler sampler_{stream_, copies_};
   const CudaMemory attention_;  // partial results
+  const std::int64_t attention_bytes_;
   const std::int64_t partials_;
   ThreadPool pack_pool_;
 };
@@ -255,7 +258,9 @@ class CudaBackend final : public Backend {
 std::unique_ptr<PackedWeights> CudaBackend::Pack(const HostMatrix& weights, DType type,
                                                  DType storage) {
   const CudaPacked packed = PackForCuda(weights, type, storage, pack_pool_);
-  const auto upload = [this](const void* host, std::size_t bytes) {
+  std::int64_t taken = 0;
+  const auto upload = [&](const void* host, std::size_t bytes) {
+    taken += static_cast<std::int64_t>(bytes);
     auto memory = Allocate(static_cast<std::int64_t>(bytes));
     CopyToDevice(memory->data(), host, static_cast<std::int64_t>(bytes));
     return memory;
@@ -266,7 +271,8 @@ std::unique_ptr<PackedWeights> CudaBackend::Pack(const HostMatrix& weights, DTyp
   auto scales = upload(packed.scales.data(), packed.scales.size() * sizeof(float));
   w.data = memory->data();
   w.scales = static_cast<const float*>(scales->data());
-  return std::make_unique<CudaPackedWeights>(w, std::move(memory), std::move(scales));
+  return std::make_unique<CudaPackedWeights>(w, std::move(memory), std::move(scales),
+                                             taken);
 }
 
 void CudaBackend::Gemm(std::span<const Backend::Product> products) {

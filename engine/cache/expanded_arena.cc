@@ -11,7 +11,10 @@ ExpandedArena::ExpandedArena(std::int64_t num_slots, std::int64_t num_pages)
 
 std::int32_t ExpandedArena::Acquire(std::int32_t page) {
   std::int32_t slot = slot_of_page_[static_cast<std::size_t>(page)];
-  if (slot < 0) {
+  if (slot >= 0) {
+    ++hits_;
+  } else {
+    ++misses_;
     slot = oldest_;
     if (slot < 0 || At(slot).last_step == step_) return -1;
     Slot& taken = At(slot);

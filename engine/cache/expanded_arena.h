@@ -22,6 +22,11 @@ class ExpandedArena {
 
   std::int64_t num_slots() const { return static_cast<std::int64_t>(slots_.size()); }
   std::int64_t used() const { return used_; }
+
+  // Since the arena was made. A page is looked up once a step and sequence: a hit when it
+  // had a slot, a miss when it got one or had to do without.
+  std::int64_t hits() const { return hits_; }
+  std::int64_t misses() const { return misses_; }
   std::int64_t evictions() const { return evictions_; }
 
   // Starts a step: slots acquired from now on stay until the next BeginStep.
@@ -33,6 +38,9 @@ class ExpandedArena {
 
   std::int64_t filled(std::int32_t slot) const { return At(slot).filled; }
   void set_filled(std::int32_t slot, std::int64_t rows) { At(slot).filled = rows; }
+
+  // Counts a page that is done without, though nobody asked for its slot.
+  void CountMiss() { ++misses_; }
 
   // The page's content is gone; its slot, if any, is free.
   void Drop(std::int32_t page);
@@ -56,7 +64,7 @@ class ExpandedArena {
   std::vector<std::int32_t> slot_of_page_;  // -1: none
   std::int32_t oldest_ = -1, newest_ = -1;
   std::int64_t used_ = 0;
-  std::int64_t evictions_ = 0;
+  std::int64_t hits_ = 0, misses_ = 0, evictions_ = 0;
   std::uint64_t step_ = 1;
 };
 

@@ -65,8 +65,11 @@ void GoldAttention::PlanSequence(std::int32_t index, const AttendedSequence& seq
   for (std::int64_t i = 0; i < pages; ++i) {
     // Once a page does not fit, neither does the rest: a later page that happens to be
     // expanded is not worth a second rule.
-    const std::int32_t slot =
-        fits ? arena_.Acquire(sequence.pages[static_cast<std::size_t>(i)]) : -1;
+    std::int32_t slot = -1;
+    if (fits)
+      slot = arena_.Acquire(sequence.pages[static_cast<std::size_t>(i)]);
+    else
+      arena_.CountMiss();
     fits = slot >= 0;
     tiles_.push_back({index, static_cast<std::int32_t>(i), slot});
     if (!fits) continue;

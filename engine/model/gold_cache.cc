@@ -85,6 +85,16 @@ void GoldCache::Append(const Matrix& x, const std::int32_t* tokens,
   b_.ScatterTokens(tokens, index, x.rows, tokens_);
 }
 
+std::int64_t GoldCache::tile_bytes() const {
+  std::int64_t bytes = 0;
+  for (const KvTiles& tiles : tiles_) bytes += shape_.num_tiles * tiles.tile_bytes();
+  return bytes;
+}
+
+std::int64_t GoldCache::table_bytes() const {
+  return vocab_table_.rows * vocab_table_.cols * SizeOf(vocab_table_.type);
+}
+
 std::int64_t GoldCache::stored_key_bytes() const {
   return RowBytes(config_, shape_.storage) - TokenBytes(config_);
 }

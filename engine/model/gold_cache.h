@@ -66,6 +66,12 @@ class GoldCache {
     return tiles_[static_cast<std::size_t>(gold_layer)];
   }
 
+  // Device memory of the pages, of the tiles, and of the table of the vocabulary.
+  std::int64_t page_bytes() const {
+    return shape_.num_pages * shape_.page_tokens * row_bytes();
+  }
+  std::int64_t tile_bytes() const;
+  std::int64_t table_bytes() const;
   // Bytes of the cache for one token.
   std::int64_t row_bytes() const { return RowBytes(config_, shape_.storage); }
   static std::int64_t RowBytes(const ModelConfig& config, DType storage);

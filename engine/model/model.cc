@@ -112,6 +112,26 @@ std::int64_t Model::state_bytes() const {
   return bytes;
 }
 
+DeviceBytes Model::device_bytes() const {
+  DeviceBytes bytes{.weights = weights_.bytes,
+                    .cache = cache_ == nullptr ? 0 : cache_->page_bytes(),
+                    .expanded = cache_ == nullptr ? 0 : cache_->tile_bytes(),
+                    .state = limits_.num_slots * state_bytes()};
+  const std::int64_t table = cache_ == nullptr ? 0 : cache_->table_bytes();
+  bytes.weights += table;
+  bytes.work = memory_.bytes() - bytes.cache - bytes.expanded - bytes.state - table +
+               backend_.own_bytes();
+  return bytes;
+}
+
+ExpandedUsage Model::expanded_usage() const {
+  if (arena_ == nullptr) return {};
+  return {.used = arena_->used(),
+          .hits = arena_->hits(),
+          .misses = arena_->misses(),
+          .evictions = arena_->evictions()};
+}
+
 void Model::ClearSlot(std::int32_t slot) {
   ForEachState([&](float* state, std::int64_t count) {
     backend_.Zero(state + slot * count, count * static_cast<std::int64_t>(sizeof(float)));

@@ -21,6 +21,7 @@
 
 #include "engine/backend/backend.h"
 #include "engine/cache/expanded_arena.h"
+#include "engine/engine.h"
 #include "engine/model/checkpoint.h"
 #include "engine/model/gold_attention.h"
 #include "engine/model/gold_cache.h"
@@ -101,6 +102,10 @@ class Model {
 
   // Bytes of recurrent state and shift states of one sequence.
   std::int64_t state_bytes() const;
+  DeviceBytes device_bytes() const;
+
+  std::int64_t expanded_pages() const { return limits_.arena_slots; }
+  ExpandedUsage expanded_usage() const;
 
  private:
   void BuildBatch(std::span<const SpanInput> spans);

@@ -113,8 +113,7 @@ class Loader {
     std::vector<float> values(static_cast<std::size_t>(tensor.num_elements()));
     CopyToF32(tensor, values);
     const auto bytes = static_cast<std::int64_t>(values.size() * sizeof(float));
-    out_.memory.push_back(backend_.Allocate(bytes));
-    void* device = out_.memory.back()->data();
+    void* device = Allocate(bytes);
     backend_.CopyToDevice(device, values.data(), bytes);
     return static_cast<const float*>(device);
   }
@@ -126,8 +125,7 @@ class Loader {
                  .cols = tensor.shape[1],
                  .stride = tensor.shape[1]};
     const std::int64_t row_bytes = table.cols * SizeOf(type_);
-    out_.memory.push_back(backend_.Allocate(table.rows * row_bytes));
-    table.data = out_.memory.back()->data();
+    table.data = Allocate(table.rows * row_bytes);
     StoredTensor row = tensor;
     row.shape = {table.cols};
     row.size = tensor.size / static_cast<std::size_t>(table.rows);
@@ -157,13 +155,13 @@ class Loader {
                      DType storage) {
     const StoredTensor& t = checkpoint_.Get(name);
     const auto offset = static_cast<std::size_t>(begin) * StoredTypeBytes(t.type);
-    return backend_.Pack({.data = t.data + offset,
-                          .stored = t.type,
-                          .rows = t.shape[0],
-                          .cols = count,
-                          .row_stride = t.shape[1],
-                          .col_stride = 1},
-                         type_, storage);
+    return PackMatrix({.data = t.data + offset,
+                       .stored = t.type,
+                       .rows = t.shape[0],
+                       .cols = count,
+                       .row_stride = t.shape[1],
+                       .col_stride = 1},
+                      storage);
   }
 
   // Stored [in, out].
@@ -179,13 +177,24 @@ class Loader {
     const std::int64_t in = t.shape[t.shape.size() - 2], out = t.shape.back();
     const auto offset =
         static_cast<std::size_t>(group * in * out) * StoredTypeBytes(t.type);
-    return backend_.Pack({.data = t.data + offset,
-                          .stored = t.type,
-                          .rows = out,
-                          .cols = in,
-                          .row_stride = 1,
-                          .col_stride = out},
-                         type_, type_);
+    return PackMatrix({.data = t.data + offset,
+                       .stored = t.type,
+                       .rows = out,
+                       .cols = in,
+                       .row_stride = 1,
+                       .col_stride = out},
+                      type_);
+  }
+
+  Linear PackMatrix(const HostMatrix& matrix, DType storage) {
+    Linear packed = backend_.Pack(matrix, type_, storage);
+    out_.bytes += packed->bytes();
+    return packed;
+  }
+  void* Allocate(std::int64_t bytes) {
+    out_.memory.push_back(backend_.Allocate(bytes));
+    out_.bytes += bytes;
+    return out_.memory.back()->data();
   }
 
   LowRank Pair(const std::string& stem) {

@@ -75,6 +75,7 @@ struct ModelWeights {
   Linear decompress_embedding, decompress_key;
   Linear head;                                        // [V, D]
   std::vector<std::unique_ptr<DeviceMemory>> memory;  // of the vectors and the embedding
+  std::int64_t bytes = 0;                             // of device memory, all together
 
   // `storage` is `type` or kI8 and goes for the large matrices; low-rank pairs, the
   // cache's compression and the embedding stay in `type`.

@@ -31,12 +31,15 @@ class DeviceArena {
   }
   void* TakeBytes(std::int64_t bytes) {
     memory_.push_back(backend_.Allocate(bytes));
+    bytes_ += bytes;
     return memory_.back()->data();
   }
   Backend& backend() const { return backend_; }
+  std::int64_t bytes() const { return bytes_; }  // handed out
 
  private:
   Backend& backend_;
+  std::int64_t bytes_ = 0;
   std::vector<std::unique_ptr<DeviceMemory>> memory_;
 };
 

@@ -9,12 +9,14 @@
 #include <string>
 
 #include "absl/status/status.h"
+#include "absl/strings/numbers.h"
 #include "server/cli/channel.h"
 #include "server/cli/chat.h"
 #include "server/cli/commands.h"
 #include "server/cli/perplexity.h"
 #include "server/cli/sampling.h"
 #include "server/cli/sessions.h"
+#include "server/cli/top.h"
 #include "server/cli/verify.h"
 #include "server/command_line.h"
 #include "server/version.h"
@@ -196,6 +198,34 @@ CLI::App* AddHealth(CLI::App& app, HealthFlags& flags) {
   return command;
 }
 
+CLI::App* AddTop(CLI::App& app, TopFlags& flags) {
+  constexpr double kLeastInterval = 0.1, kMostInterval = 86400;  // seconds
+  CLI::App* command = app.add_subcommand("top", "A live view of the server");
+  command->add_option("--metrics", flags.metrics, "HOST:PORT of the server's metrics")
+      ->check(CLI::Validator(
+          [](std::string& address) {
+            return IsHostAndPort(address) ? std::string() : address + " is not HOST:PORT";
+          },
+          ""))
+      ->capture_default_str();
+  command->add_option("--interval", flags.interval, "Seconds between two looks")
+      ->check(CLI::Validator(
+          [](std::string& text) {
+            double seconds = 0;
+            // CLI::Range takes what is no number for one within it.
+            return absl::SimpleAtod(text, &seconds) && seconds >= kLeastInterval &&
+                           seconds <= kMostInterval
+                       ? std::string()
+                       : "is " + text + "; it must be in [0.1, 86400]";
+          },
+          ""))
+      ->capture_default_str();
+  command->add_option("--count", flags.count, "Screens to show; 0: until q or ctrl-C")
+      ->check(CLI::NonNegativeNumber)
+      ->capture_default_str();
+  return command;
+}
+
 void AddBackend(CLI::App& command, std::string& backend, std::int32_t& device) {
   command.add_option("--backend", backend, "cpu, cuda, or auto (default: cpu)")
       ->check(CLI::IsMember({"cpu", "cuda", "auto"}));
@@ -271,6 +301,7 @@ struct AllFlags {
   DetokenizeFlags detokenize;
   ModelFlags model;
   HealthFlags health;
+  TopFlags top;
   VerifyOptions verify;
   PerplexityOptions perplexity;
 };
@@ -300,6 +331,7 @@ int Main(int argc, char** argv) {
   const CLI::App* detokenize = AddDetokenize(app, flags.detokenize);
   const CLI::App* model = AddModel(app, flags.model);
   const CLI::App* health = AddHealth(app, flags.health);
+  const CLI::App* top = AddTop(app, flags.top);
   const CLI::App* verify = AddVerify(app, flags.verify);
   AddPerplexity(app, flags.perplexity);
   try {
@@ -319,6 +351,7 @@ int Main(int argc, char** argv) {
   if (detokenize->parsed()) return Run(flags.detokenize, RunDetokenize);
   if (model->parsed()) return Run(flags.model, RunModel);
   if (health->parsed()) return Run(flags.health, RunHealth);
+  if (top->parsed()) return RunTop(flags.top);
   if (verify->parsed()) return RunVerify(flags.verify);
   return RunPerplexity(flags.perplexity);
 }

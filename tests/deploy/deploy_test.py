@@ -30,10 +30,14 @@ def client_flags() -> set[str]:
     return set(re.findall(r'add_(?:option|flag)\(\s*"(--\w+)"', read("server/cli/main.cc")))
 
 
+def metric_sources() -> str:
+    return "".join(path.read_text(encoding="utf-8") for path in sorted((ROOT / "server").glob("metrics*.cc")))
+
+
 def metric_names() -> tuple[set[str], set[str]]:
     """All families, and those that are histograms."""
-    source = read("server/metrics.cc") + read("server/metrics_sessions.cc")
-    return (set(re.findall(r'"(goldfinch_\w+)"', source)),
+    source = metric_sources()
+    return (set(re.findall(r'"((?:goldfinch|process)_\w+)"', source)),
             set(re.findall(r'histogram\("(goldfinch_\w+)"', source)))
 
 
@@ -47,9 +51,9 @@ def family_of(name: str) -> str | None:
 
 
 def label_values() -> set[str]:
-    """What a server of this version puts into the labels reason, code and kind."""
+    """What a server of this version puts into the labels reason, code, kind, event and use."""
     names = re.findall(r"kGoodEnds = \{([^}]*)\}", read("server/metrics.h"))[0] + \
-        " ".join(re.findall(r'\{\{"(?:reason|kind)", "(\w+)"\}\}', read("server/metrics.cc"))) + " " + \
+        " ".join(re.findall(r'\{\{"(?:reason|kind|use)", "(\w+)"\}\}', metric_sources())) + " " + \
         " ".join(re.findall(r'\{"(\w+)", &stats\.', read("server/metrics_sessions.cc")))
     codes = ("CANCELLED UNKNOWN INVALID_ARGUMENT DEADLINE_EXCEEDED NOT_FOUND ALREADY_EXISTS PERMISSION_DENIED "
              "RESOURCE_EXHAUSTED FAILED_PRECONDITION ABORTED OUT_OF_RANGE UNIMPLEMENTED INTERNAL UNAVAILABLE DATA_LOSS "
@@ -63,7 +67,7 @@ def flags_in(arguments: list[str]) -> dict[str, str]:
 
 class ExpressionsMixin:
     def check_expression(self, expression: str):
-        names = re.findall(r"\bgoldfinch_\w+", expression)
+        names = re.findall(r"\b(?:goldfinch|process)_\w+", expression)
         for name in names:
             self.assertIsNotNone(family_of(name), f"no metric {name}: {expression}")
         for function in ("rate", "increase"):
@@ -71,7 +75,7 @@ class ExpressionsMixin:
                 self.assertTrue(name.endswith(("_total", *HISTOGRAM_SUFFIXES)), f"{function} of a gauge: {expression}")
         for name in re.findall(r"histogram_quantile\([\d.]+, sum by \(([^)]*)\)", expression):
             self.assertIn("le", [label.strip() for label in name.split(",")], expression)
-        for value in re.findall(r'\b(?:reason|code|kind|event)="([^"]*)"', expression):
+        for value in re.findall(r'\b(?:reason|code|kind|event|use)="([^"]*)"', expression):
             self.assertIn(value, label_values(), expression)
         for opening, closing in ("()", "[]", "{}"):
             self.assertEqual(expression.count(opening), expression.count(closing), expression)
@@ -87,7 +91,7 @@ class DashboardTest(unittest.TestCase, ExpressionsMixin):
                 self.check_expression(target["expr"])
 
     def test_every_metric_is_on_it(self):
-        shown = {family_of(name) for name in re.findall(r"goldfinch_\w+", json.dumps(self.dashboard["panels"]))}
+        shown = {family_of(name) for name in re.findall(r"\b(?:goldfinch|process)_\w+", json.dumps(self.dashboard["panels"]))}
         self.assertEqual(metric_names()[0] - shown, set())
 
     def test_panels_have_ids_of_their_own_and_do_not_overlap(self):
@@ -266,7 +270,7 @@ class PrometheusTest(unittest.TestCase, ExpressionsMixin):
 
 class OperationsTest(unittest.TestCase):
     def test_every_metric_is_documented_and_every_documented_one_exists(self):
-        named = set(re.findall(r"`(goldfinch_\w+)`", read("docs/operations.md")))
+        named = set(re.findall(r"`((?:goldfinch|process)_\w+)`", read("docs/operations.md")))
         self.assertEqual(named, metric_names()[0])
 
     def test_every_flag_it_names_exists(self):

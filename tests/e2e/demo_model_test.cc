@@ -13,6 +13,7 @@
 #include <thread>
 #include <vector>
 
+#include "absl/strings/str_cat.h"
 #include "engine/model_engine.h"
 #include "tests/server/grpc/harness.h"
 
@@ -39,7 +40,7 @@ class DemoModelTest : public testing::Test {
     vocabulary_ = *std::move(vocabulary);
     ServerOptions options;
     options.listen = "127.0.0.1:0";
-    options.metrics = "";
+    options.metrics = metrics_;
     options.scheduler.step_tokens = step_tokens;
     auto server = Server::Start(options, *engine_, *vocabulary_, clock_);
     ASSERT_TRUE(server.ok()) << server.status().message();
@@ -62,11 +63,52 @@ class DemoModelTest : public testing::Test {
   }
 
   const SteadyClock clock_;
+  std::string metrics_;  // none: closing the endpoint takes its library two seconds
   std::unique_ptr<ModelEngine> engine_;
   std::unique_ptr<Vocabulary> vocabulary_;
   std::unique_ptr<Server> server_;
   std::unique_ptr<v1::GenerationService::Stub> stub_;
 };
+
+double Value(const std::string& metrics, const std::string& name) {
+  const std::size_t at = metrics.find("\n" + name + " ");
+  return at == std::string::npos ? -1 : std::stod(metrics.substr(at + name.size() + 2));
+}
+
+TEST_F(DemoModelTest, MetricsTellOfTheEnginesMemory) {
+  metrics_ = "127.0.0.1:0";
+  ASSERT_NO_FATAL_FAILURE(Start());
+  const auto scrape = [this] { return HttpGet(server_->metrics_port(), "/metrics"); };
+  const auto generate = [this](int count) {
+    v1::GenerateRequest request;
+    request.set_text("Once upon a time there was a king");
+    request.mutable_sampling()->set_max_tokens(count);
+    request.mutable_sampling()->set_ignore_eos(true);
+    ASSERT_TRUE(Generate(*stub_, request).status.ok());
+    ASSERT_TRUE(NothingInUse());
+  };
+  generate(100);
+  const std::string before = scrape();
+  generate(100);
+  const std::string after = scrape();
+  const auto gain = [&](const char* name) {
+    return Value(after, name) - Value(before, name);
+  };
+  // Two pages once the 64th token is there. They hit in every other step.
+  EXPECT_GT(gain("goldfinch_expanded_hits_total"), 100);
+  EXPECT_GE(gain("goldfinch_expanded_misses_total"), 1);
+  EXPECT_EQ(Value(after, "goldfinch_expanded_evictions_total"), 0);
+  EXPECT_GE(Value(after, "goldfinch_expanded_pages_used"), 0);
+  EXPECT_EQ(Value(after, "goldfinch_expanded_pages"),
+            static_cast<double>(engine_->info().expanded_pages));
+  for (const char* use : {"weights", "cache", "expanded", "state", "work"}) {
+    EXPECT_GT(
+        Value(after, absl::StrCat("goldfinch_device_memory_bytes{use=\"", use, "\"}")), 0)
+        << use;
+  }
+  EXPECT_EQ(Value(after, "goldfinch_device_memory_bytes{use=\"state\"}"),
+            static_cast<double>(64 * engine_->state_bytes_per_sequence()));
+}
 
 v1::GenerateRequest MixedRequest(int index) {
   constexpr std::array<const char*, 4> kStarts = {

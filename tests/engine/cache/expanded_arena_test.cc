@@ -77,6 +77,24 @@ TEST(ExpandedArenaTest, DroppingAPageWithoutASlotDoesNothing) {
   EXPECT_EQ(arena.used(), 1);
 }
 
+TEST(ExpandedArenaTest, CountsWhatWasThereAndWhatWasNot) {
+  ExpandedArena arena(2, 10);
+  arena.Acquire(0);
+  arena.Acquire(1);
+  arena.Acquire(0);
+  EXPECT_EQ(arena.hits(), 1);
+  EXPECT_EQ(arena.misses(), 2);
+  EXPECT_EQ(arena.Acquire(2), -1);  // no room for it in this step
+  arena.CountMiss();
+  EXPECT_EQ(arena.misses(), 4);
+  arena.BeginStep();
+  arena.Acquire(1);
+  arena.Acquire(2);
+  EXPECT_EQ(arena.hits(), 2);
+  EXPECT_EQ(arena.misses(), 5);
+  EXPECT_EQ(arena.evictions(), 1);
+}
+
 TEST(ExpandedArenaTest, ArenaWithoutSlotsRefusesEveryPage) {
   ExpandedArena arena(0, 4);
   EXPECT_EQ(arena.Acquire(0), -1);
@@ -107,6 +125,7 @@ class Model {
   // `slot` is what the arena answered.
   void ExpectAcquired(std::int32_t page, std::int32_t slot) {
     const auto found = Find(page);
+    (found != entries.end() ? hits : misses)++;
     if (found != entries.end()) {
       ASSERT_EQ(slot, found->slot);
       found->step = step_;
@@ -129,7 +148,7 @@ class Model {
   }
 
   std::list<Entry> entries;
-  std::int64_t evictions = 0;
+  std::int64_t hits = 0, misses = 0, evictions = 0;
 
  private:
   const std::size_t num_slots_;
@@ -160,6 +179,8 @@ void UseAtRandom(std::int64_t num_slots, std::uint64_t seed) {
       }
     }
     ASSERT_EQ(arena.used(), static_cast<std::int64_t>(model.entries.size()));
+    ASSERT_EQ(arena.hits(), model.hits);
+    ASSERT_EQ(arena.misses(), model.misses);
     ASSERT_EQ(arena.evictions(), model.evictions);
   }
 }

@@ -113,6 +113,67 @@ TEST_F(SequencesTest, ReusedSlotsAndPagesShowNothingOfTheirLastOwner) {
   EXPECT_TRUE(SameBits(FeedInChunks(*engine_, tokens, kWhole), fresh));
 }
 
+TEST_F(SequencesTest, UsageCountsThePagesThatStepsFoundExpanded) {
+  const SequenceId id = OpenSequence(*engine_, 40);
+  Feed(id, Tokens(33, 1));
+  EXPECT_EQ(engine_->usage().expanded.used, 3);
+  EXPECT_EQ(engine_->usage().expanded.hits, 0);
+  EXPECT_EQ(engine_->usage().expanded.misses, 3);
+  for (int i = 0; i < 4; ++i) Feed(id, Tokens(1, 2));
+  EXPECT_EQ(engine_->usage().expanded.hits, 4 * 3);
+  EXPECT_EQ(engine_->usage().expanded.misses, 3);
+  EXPECT_EQ(engine_->usage().expanded.evictions, 0);
+  engine_->Close(id);
+  EXPECT_EQ(engine_->usage().expanded.used, 0);
+  EXPECT_EQ(engine_->info().expanded_pages, 20);  // no more than there are pages
+}
+
+TEST_F(SequencesTest, APageWithoutRoomInTheArenaIsAMissInEveryStep) {
+  const auto& config = engine_->config();
+  engine_ = MakeEngine(folder_.path(), ComputeType::kBf16, [&](auto& options) {
+    options.page_tokens = 16;
+    options.expanded_bytes = 2 * (2 * 16 * config.n_embd * 2 * config.num_gold());
+  });
+  ASSERT_EQ(engine_->info().expanded_pages, 2);
+  const SequenceId first = OpenSequence(*engine_, 80);
+  Feed(first, Tokens(64, 1));  // four pages, two of which find room
+  EXPECT_EQ(engine_->usage().expanded.misses, 4);
+  Feed(first, Tokens(1, 2));  // the fifth page finds none either
+  EXPECT_EQ(engine_->usage().expanded.hits, 2);
+  EXPECT_EQ(engine_->usage().expanded.misses, 4 + 3);
+  const SequenceId second = OpenSequence(*engine_, 16);
+  Feed(second, Tokens(10, 3));
+  EXPECT_EQ(engine_->usage().expanded.used, 2);
+  EXPECT_EQ(engine_->usage().expanded.evictions, 1);
+  engine_->Close(first);
+  engine_->Close(second);
+}
+
+TEST_F(SequencesTest, DeviceMemoryIsToldByWhatItIsFor) {
+  const DeviceBytes bytes = engine_->info().device_bytes;
+  EXPECT_GE(bytes.weights, engine_->num_parameters() * 2);
+  EXPECT_EQ(bytes.cache, 20 * 16 * engine_->cache_bytes_per_token());
+  EXPECT_EQ(bytes.state, 4 * engine_->state_bytes_per_sequence());
+  const auto& config = engine_->config();
+  const std::int64_t tile = 2 * 16 * config.n_embd * 2 * config.num_gold();
+  EXPECT_GE(bytes.expanded, engine_->info().expanded_pages * tile);
+  EXPECT_GT(bytes.work, 0);
+
+  const auto with_table = MakeEngine(folder_.path(), ComputeType::kBf16, [](auto& o) {
+    o.page_tokens = 16;
+    o.vocab_table = true;
+  });
+  EXPECT_EQ(with_table->info().device_bytes.weights - bytes.weights,
+            std::int64_t{4} * config.vocab_size * config.n_embd);
+
+  const ModelFolder no_gold(FamilyConfig("finch_only"));
+  const auto finch = MakeEngine(no_gold.path(), ComputeType::kF32);
+  EXPECT_EQ(finch->info().device_bytes.cache, 0);
+  EXPECT_EQ(finch->info().device_bytes.expanded, 0);
+  EXPECT_GT(finch->info().device_bytes.work, 0);
+  EXPECT_EQ(finch->usage().expanded.misses, 0);
+}
+
 TEST_F(SequencesTest, ScoresAreTheLogSoftmaxOfTheLogits) {
   const std::vector<TokenId> tokens = Tokens(70, 7);
   const std::vector<float> logits = FeedInChunks(*engine_, tokens, kWhole);

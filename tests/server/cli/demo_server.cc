@@ -20,13 +20,16 @@ std::vector<std::string> FlagsWith(const std::vector<std::string>& more) {
   std::vector<std::string> flags = {
       absl::StrCat("--model=", GOLDFINCH_SOURCE_DIR, "/models/demo"),
       "--listen=127.0.0.1:0",
-      "--metrics=",
       "--threads=2",
       "--cache_bytes=16MiB",
       "--expanded_bytes=64MiB",
       "--session_bytes=64MiB",
   };
   flags.insert(flags.end(), more.begin(), more.end());
+  const bool metrics = std::any_of(more.begin(), more.end(), [](const std::string& flag) {
+    return flag.starts_with("--metrics=");
+  });
+  if (!metrics) flags.push_back("--metrics=");
   return flags;
 }
 
@@ -34,16 +37,20 @@ std::vector<std::string> FlagsWith(const std::vector<std::string>& more) {
 
 DemoServer::DemoServer(const std::vector<std::string>& flags)
     : program_("goldfinch-server", FlagsWith(flags)) {
-  const std::string label = "serving on port ";
-  std::size_t at = std::string::npos;
   std::string log;
   EXPECT_TRUE(Eventually([&] {
     log = program_.ErrSoFar();
-    at = log.find(label);
+    const std::size_t at = log.find("serving on port ");
     return at != std::string::npos && log.find('\n', at) != std::string::npos;
   })) << log;
-  if (at == std::string::npos) return;
-  address_ = absl::StrCat("127.0.0.1:", std::atoi(log.c_str() + at + label.size()));
+  const auto address_after = [&log](const std::string& label) {
+    const std::size_t at = log.find(label);
+    const int port =
+        at == std::string::npos ? 0 : std::atoi(log.c_str() + at + label.size());
+    return absl::StrCat("127.0.0.1:", port);
+  };
+  address_ = address_after("serving on port ");
+  metrics_ = address_after("metrics on port ");
 }
 
 ProgramOutput DemoServer::Stop() {

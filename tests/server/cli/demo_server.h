@@ -11,17 +11,19 @@ namespace goldfinch {
 
 class DemoServer {
  public:
-  // On a free port; returns when it serves.
+  // On a free port, and without metrics unless the flags say otherwise: closing them
+  // takes seconds. Returns when it serves.
   explicit DemoServer(const std::vector<std::string>& flags = {});
 
   const std::string& address() const { return address_; }
+  const std::string& metrics() const { return metrics_; }  // HOST:PORT
   Program& program() { return program_; }
   // Ends what runs at once, and waits until it is gone.
   ProgramOutput Stop();
 
  private:
   Program program_;
-  std::string address_;
+  std::string address_, metrics_;
 };
 
 // `goldfinch ARGUMENTS --server=ADDRESS`.

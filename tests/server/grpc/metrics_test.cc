@@ -1,10 +1,13 @@
 // /metrics over real HTTP after real requests, and what must never be in it or in the
 // log.
+#include <fcntl.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 #include <spdlog/sinks/ostream_sink.h>
 #include <spdlog/spdlog.h>
+#include <unistd.h>
 
+#include <ctime>
 #include <map>
 #include <memory>
 #include <sstream>
@@ -34,7 +37,8 @@ std::map<std::string, double> Parse(const std::string& answer) {
   EXPECT_THAT(answer, HasSubstr("200 OK"));
   std::map<std::string, double> values;
   for (const std::string& line : Lines(answer)) {
-    if (!absl::StartsWith(line, "goldfinch_")) continue;
+    if (!absl::StartsWith(line, "goldfinch_") && !absl::StartsWith(line, "process_"))
+      continue;
     // A label's value may hold blanks; the number after the last one cannot.
     const std::size_t blank = line.rfind(' ');
     double value = -1;
@@ -94,9 +98,37 @@ TEST(MetricsTest, CountWhatHappened) {
   }
   EXPECT_EQ(m["goldfinch_cache_pages"], 1024);
   EXPECT_EQ(m["goldfinch_state_slots"], 64);
+  EXPECT_EQ(m["goldfinch_prefix_cache_limit_bytes"],
+            static_cast<double>(SchedulerOptions().prefix_cache_bytes));
   EXPECT_EQ(m["goldfinch_model_info{model=\"fake\",fingerprint=\"0123456789abcdef\","
               "compute_dtype=\"f32\",numerics_id=\"fake\"}"],
             1);
+}
+
+TEST(MetricsTest, TellOfTheProcess) {
+  TestServer server({.metrics = "127.0.0.1:0"});
+  std::map<std::string, double> m = Parse(Scrape(server));
+  EXPECT_GT(m["process_resident_memory_bytes"], 1 << 20);
+  EXPECT_GT(m["process_virtual_memory_bytes"], m["process_resident_memory_bytes"]);
+  EXPECT_GT(m["process_open_fds"], 3);
+  EXPECT_LE(m["process_open_fds"], m["process_max_fds"]);
+  const double start = m["process_start_time_seconds"];
+  const auto now = static_cast<double>(std::time(nullptr));
+  // The system tells when it started itself to the second only.
+  EXPECT_LT(start, now + 2);
+  EXPECT_GT(start, now - 3600);
+
+  const int file = open("/dev/null", O_RDONLY);
+  const double cpu = m["process_cpu_seconds_total"];
+  const std::clock_t until = std::clock() + CLOCKS_PER_SEC / 10;
+  while (std::clock() < until) {
+  }
+  std::map<std::string, double> later = Parse(Scrape(server));
+  EXPECT_GE(later["process_cpu_seconds_total"], cpu + 0.05);
+  EXPECT_LE(later["process_cpu_seconds_total"], cpu + 60);
+  EXPECT_EQ(later["process_start_time_seconds"], start);
+  EXPECT_EQ(later["process_open_fds"], m["process_open_fds"] + 1);
+  close(file);
 }
 
 TEST(MetricsTest, HaveTheFormPrometheusExpects) {
@@ -108,7 +140,9 @@ TEST(MetricsTest, HaveTheFormPrometheusExpects) {
     if (absl::StartsWith(line, "# TYPE ")) {
       EXPECT_TRUE(types.emplace(words[2], words[3]).second) << "twice: " << line;
       EXPECT_EQ(words[3] == "counter", absl::EndsWith(words[2], "_total")) << line;
-      EXPECT_TRUE(absl::StartsWith(words[2], "goldfinch_")) << line;
+      EXPECT_TRUE(absl::StartsWith(words[2], "goldfinch_") ||
+                  absl::StartsWith(words[2], "process_"))
+          << line;
     }
     if (!absl::StrContains(line, "_bucket{")) continue;
     const double value = std::stod(words[1]);

@@ -1,0 +1,45 @@
+#include "server/metric_families.h"
+#include "server/metrics.h"
+
+namespace goldfinch {
+namespace {
+
+using prometheus::MetricFamily;
+
+constexpr auto kRelaxed = std::memory_order_relaxed;
+
+}  // namespace
+
+void Metrics::CollectMemory(std::vector<MetricFamily>& families) const {
+  AddOne(families,
+         Gauges("goldfinch_expanded_pages_used", "Pages with expanded keys and values"),
+         static_cast<double>(expanded_used_.load(kRelaxed)));
+  AddOne(families,
+         Gauges("goldfinch_expanded_pages", "Pages that can be expanded at once"),
+         static_cast<double>(info_.expanded_pages));
+  AddOne(families,
+         Counters("goldfinch_expanded_hits_total",
+                  "Pages that a step attended to and found expanded"),
+         static_cast<double>(expanded_hits_.load(kRelaxed)));
+  AddOne(families,
+         Counters("goldfinch_expanded_misses_total",
+                  "Pages that a step attended to and had to expand first"),
+         static_cast<double>(expanded_misses_.load(kRelaxed)));
+  AddOne(families,
+         Counters("goldfinch_expanded_evictions_total",
+                  "Expanded pages that gave their place to another one"),
+         static_cast<double>(expanded_evictions_.load(kRelaxed)));
+
+  const DeviceBytes& bytes = info_.device_bytes;
+  MetricFamily device =
+      Gauges("goldfinch_device_memory_bytes",
+             "Device memory that the engine took, by what for; on the CPU the host's");
+  AddGauge(device, {{"use", "weights"}}, bytes.weights);
+  AddGauge(device, {{"use", "cache"}}, bytes.cache);
+  AddGauge(device, {{"use", "expanded"}}, bytes.expanded);
+  AddGauge(device, {{"use", "state"}}, bytes.state);
+  AddGauge(device, {{"use", "work"}}, bytes.work);
+  families.push_back(std::move(device));
+}
+
+}  // namespace goldfinch
