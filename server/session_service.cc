@@ -1,6 +1,5 @@
 #include "server/session_service.h"
 
-#include <string>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -33,7 +32,7 @@ grpc::ServerUnaryReactor* SessionService::ForTenant(grpc::CallbackServerContext*
   } else if (serving_.calls.closed()) {
     Finish(reactor, DrainingStatus());
   } else {
-    answer(reactor, (*tenant)->name);
+    answer(reactor, *tenant);
   }
   return reactor;
 }
@@ -56,21 +55,21 @@ grpc::ServerUnaryReactor* SessionService::CreateSession(
 grpc::ServerUnaryReactor* SessionService::GetSession(grpc::CallbackServerContext* context,
                                                      const v1::GetSessionRequest* request,
                                                      v1::GetSessionResponse* response) {
-  return ForTenant(context, [&](auto* reactor, const std::string& tenant) {
-    serving_.sessions.Get(tenant, request->session_id(), AnswerWith(reactor, response));
+  return ForTenant(context, [&](auto* reactor, const TenantPtr& tenant) {
+    serving_.sessions.Get(tenant->name, request->session_id(),
+                          AnswerWith(reactor, response));
   });
 }
 
 grpc::ServerUnaryReactor* SessionService::ListSessions(
     grpc::CallbackServerContext* context, const v1::ListSessionsRequest* request,
     v1::ListSessionsResponse* response) {
-  return ForTenant(context, [&](auto* reactor, const std::string& tenant) {
-    List(tenant, *request, response, reactor);
+  return ForTenant(context, [&](auto* reactor, const TenantPtr& tenant) {
+    List(*tenant, *request, response, reactor);
   });
 }
 
-void SessionService::List(const std::string& tenant,
-                          const v1::ListSessionsRequest& request,
+void SessionService::List(const Tenant& tenant, const v1::ListSessionsRequest& request,
                           v1::ListSessionsResponse* response,
                           grpc::ServerUnaryReactor* reactor) const {
   const int wanted = request.page_size() == 0 ? kDefaultPageSize : request.page_size();
@@ -81,7 +80,7 @@ void SessionService::List(const std::string& tenant,
   }
   const auto limit = static_cast<std::size_t>(wanted);
   // One more than is told, to know whether there is a next page.
-  serving_.sessions.List(tenant, request.page_token(), limit + 1,
+  serving_.sessions.List(tenant.name, request.page_token(), limit + 1,
                          [this, reactor, response, limit](auto infos) {
                            if (infos.ok()) {
                              if (infos->size() > limit) {
@@ -99,25 +98,27 @@ void SessionService::List(const std::string& tenant,
 grpc::ServerUnaryReactor* SessionService::ForkSession(
     grpc::CallbackServerContext* context, const v1::ForkSessionRequest* request,
     v1::ForkSessionResponse* response) {
-  return ForTenant(context, [&](auto* reactor, const std::string& tenant) {
-    serving_.sessions.Fork(tenant, request->session_id(), AnswerWith(reactor, response));
+  return ForTenant(context, [&](auto* reactor, const TenantPtr& tenant) {
+    serving_.sessions.Fork(tenant->name, request->session_id(),
+                           AnswerWith(reactor, response));
   });
 }
 
 grpc::ServerUnaryReactor* SessionService::ParkSession(
     grpc::CallbackServerContext* context, const v1::ParkSessionRequest* request,
     v1::ParkSessionResponse* response) {
-  return ForTenant(context, [&](auto* reactor, const std::string& tenant) {
-    serving_.sessions.Park(tenant, request->session_id(), AnswerWith(reactor, response));
+  return ForTenant(context, [&](auto* reactor, const TenantPtr& tenant) {
+    serving_.sessions.Park(tenant->name, request->session_id(),
+                           AnswerWith(reactor, response));
   });
 }
 
 grpc::ServerUnaryReactor* SessionService::DeleteSession(
     grpc::CallbackServerContext* context, const v1::DeleteSessionRequest* request,
     v1::DeleteSessionResponse*) {
-  return ForTenant(context, [&](auto* reactor, const std::string& tenant) {
+  return ForTenant(context, [&](auto* reactor, const TenantPtr& tenant) {
     serving_.sessions.Delete(
-        tenant, request->session_id(),
+        tenant->name, request->session_id(),
         [this, reactor](const absl::Status& status) { Finish(reactor, status); });
   });
 }

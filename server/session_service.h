@@ -4,8 +4,6 @@
 // Threads: gRPC's and the manager's, any number at once; the service itself is immutable.
 #pragma once
 
-#include <string>
-
 #include "goldfinch/v1/session_service.grpc.pb.h"
 #include "server/serving_context.h"
 
@@ -41,11 +39,11 @@ class SessionService final : public v1::SessionService::CallbackService {
       grpc::CallbackServerContext* context, v1::ImportSessionResponse* response) override;
 
  private:
-  // Calls `answer(reactor, name of the tenant)` for who may call now; refuses the others.
+  // Calls `answer(reactor, tenant)` for who may call now; refuses the others.
   template <typename AnswerFunction>
   grpc::ServerUnaryReactor* ForTenant(grpc::CallbackServerContext* context,
                                       const AnswerFunction& answer) const;
-  void List(const std::string& tenant, const v1::ListSessionsRequest& request,
+  void List(const Tenant& tenant, const v1::ListSessionsRequest& request,
             v1::ListSessionsResponse* response, grpc::ServerUnaryReactor* reactor) const;
   // Finishes `reactor`, counting what is refused.
   void Finish(grpc::ServerUnaryReactor* reactor, const absl::Status& status) const;
