@@ -287,7 +287,7 @@ verify() {
 # Notes the most device memory in use, in MiB, until it is killed.
 watch_memory() {
   local most=0 used
-  while used=$(query_gpu memory.used); do
+  while used=$(query_gpu memory.used) && [[ $used =~ ^[0-9]+$ ]]; do
     ((used > most)) && echo $((most = used)) >"$memory"
     sleep 0.3
   done
@@ -298,7 +298,7 @@ bench() {
   : >"$memory"
   watch_memory &
   watcher=$!
-  allowed=$(query_gpu memory.total)  # MiB; a tenth is left
+  allowed=$(query_gpu memory.total | grep -x '[0-9]*')  # MiB; a tenth is left
   run "$bin/goldfinch-bench" --shape="$shape" --backend="$backend" --device="$device" \
     --cases="$cases" --case_seconds="$case_seconds" --json "${on_cpu[@]}" \
     ${allowed:+--memory_bytes=$((allowed * 9 * (1 << 20) / 10))}

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -40,6 +41,27 @@ echo "[  PASSED  ] 0 tests."; echo "[  SKIPPED ] 68 tests, listed below:"
 BENCH = """#!/bin/sh
 echo '{"limit":2.0,"measured":1234.5,"name":"decode/batch:1","ratio":617.2,"unit":"tokens/s"}'
 """
+NVIDIA_SMI = """#!/bin/sh
+case "$*" in
+  *=memory.used*) echo 4321 ;;
+  *=memory.total*) echo 81559 ;;
+  *=name*) echo "A Device of a Test" ;;
+  *=driver_version*) echo 580.1 ;;
+  *=clocks.sm,clocks.mem\\ *) echo "1980, 2619" ;;
+  *) echo 7 ;;
+esac
+"""
+# memcheck finds nothing; racecheck may not attach.
+SANITIZER = """#!/bin/sh
+tool=$2
+shift 4
+[ "$tool" = memcheck ] || { echo "========= Error: Operation not permitted"; exit 1; }
+"$@"; code=$?
+echo "========= ERROR SUMMARY: 0 errors"; exit $code
+"""
+PASSING = """#!/bin/sh
+echo "[  PASSED  ] 5 tests."
+"""
 NO_TORCH = "#!/bin/sh\nexit 1\n"
 # As PyTorch would answer: it is there, and it has figures of the same case.
 TORCH = """#!/bin/sh
@@ -60,7 +82,9 @@ class GpuCheckTest(unittest.TestCase):
 
     def check(self, script: Path, *flags: str) -> subprocess.CompletedProcess[str]:
         command = [str(script), f"--golden={self.golden}", f"--out={self.folder / 'out'}", *flags]
-        return subprocess.run(command, capture_output=True, text=True, timeout=120, cwd=self.folder)
+        path = {"PATH": f"{script.parent / 'bin'}:{os.environ['PATH']}"}
+        return subprocess.run(command, capture_output=True, text=True, timeout=120, cwd=self.folder,
+                              env=os.environ | path)
 
     def report(self) -> str:
         return (self.folder / "out" / "report.md").read_text(encoding="utf-8")
@@ -73,7 +97,7 @@ class GpuCheckTest(unittest.TestCase):
         shutil.copy(SCRIPT, bundle)
         (bundle / "bundle.txt").write_text("commit: 1234abc\n")
         for name, text in scripts.items():
-            path = bundle / "bin" / name.replace("_bench", "-bench")
+            path = bundle / "bin" / name.replace("goldfinch_", "goldfinch-")
             path.write_text(text)
             path.chmod(0o755)
         return bundle
@@ -119,6 +143,21 @@ class GpuCheckTest(unittest.TestCase):
         self.assertIn("[  FAILED  ] Backends/GemmTest.Sums/cuda_t1", report)
         # Beside the peer; and not beside the processor's limits, which say nothing of a GPU.
         self.assertIn("| decode/batch:1 | 1234 | tokens/s | - | 617 | 3.0 | 2.00 |", report)
+
+    def test_the_device_and_what_the_sanitizer_says_of_it(self) -> None:
+        programs = {"nvidia-smi": NVIDIA_SMI, "compute-sanitizer": SANITIZER}
+        bundle = self.programs(goldfinch=VERIFY, gpu_test=PASSING, goldfinch_bench=BENCH, **programs)
+        result = self.check(bundle / "gpu_check.sh", "--steps=sanitizer,bench", "--shapes=24x2048")
+        self.assertEqual(result.returncode, 0, result.stderr)
+        report = self.report()
+        for row in ("device | A Device of a Test", "driver | 580.1", "memory, MiB | 81559"):
+            self.assertIn(f"| {row} |", report)
+        for tests in (r"\*/cuda_t1", r"\*LogitsOfEveryPromptPosition\*/goldfinch_cuda_bf16"):
+            self.assertRegex(report, rf"`compute-sanitizer --tool memcheck .*{tests}` \| 0 \| \d+ \| 5 passed \|")
+        self.assertIn("| `compute-sanitizer --tool racecheck` | - | - | not permitted: ========= Error: Operation not "
+                      "permitted |", report)
+        self.assertIn("| ok, at most 4321 MiB of the device in use |", report)
+        self.assertIn(f"--memory_bytes={81559 * 9 * (1 << 20) // 10}", (self.folder / "out" / "log.txt").read_text())
 
     def test_tests_that_were_all_skipped_have_not_passed(self) -> None:
         bundle = self.programs(goldfinch=VERIFY, gpu_test=ALL_SKIPPED)
