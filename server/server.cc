@@ -86,9 +86,11 @@ absl::Status WarmUp(Engine& engine, const SchedulerOptions& options, const Clock
   return absl::DeadlineExceededError("it did not answer in time");
 }
 
-SessionOptions SessionOptionsOf(const ServerOptions& options) {
+SessionOptions SessionOptionsOf(const ServerOptions& options,
+                                const TenantDirectory& tenants) {
   SessionOptions sessions = options.sessions;
   sessions.max_context_tokens = options.scheduler.max_context_tokens;
+  sessions.quota_of = [&tenants](const std::string& name) { return tenants.QuotaOf(name); };
   sessions.warn = [](const std::string& message) { LogWarning(message); };
   return sessions;
 }
@@ -126,7 +128,7 @@ class Server::Impl {
         tokenizer_(vocabulary),
         metrics_(std::make_shared<Metrics>(DescribeForMetrics(options, engine.info()))),
         scheduler_(engine, options.scheduler, clock, *metrics_),
-        sessions_(scheduler_, engine, store, clock, SessionOptionsOf(options)),
+        sessions_(scheduler_, engine, store, clock, SessionOptionsOf(options, tenants_)),
         serving_{scheduler_,
                  sessions_,
                  delivery_,

@@ -112,7 +112,7 @@ void SessionManager::Impl::WithImage(std::shared_ptr<KeptPrefix> kept, ImageWork
       });
 }
 
-absl::Status SessionManager::Impl::CheckRoom() {
+absl::Status SessionManager::Impl::CheckRoom(const std::string& tenant) {
   if (draining_ || stopping_) {
     return absl::UnavailableError("the server is shutting down");
   }
@@ -127,6 +127,19 @@ absl::Status SessionManager::Impl::CheckRoom() {
     return absl::ResourceExhaustedError(absl::StrCat("sessions take ", host_bytes_.load(),
                                                      " bytes of memory; the limit is ",
                                                      options_.host_bytes));
+  }
+  if (!options_.quota_of) return absl::OkStatus();
+  const SessionQuota quota = options_.quota_of(tenant);
+  const SessionTable::Holding held = table_.HoldingOf(tenant);
+  if (held.sessions >= quota.max_sessions) {
+    return absl::ResourceExhaustedError(absl::StrCat("this tenant holds ", held.sessions,
+                                                     " sessions; the limit is ",
+                                                     quota.max_sessions));
+  }
+  if (held.host_bytes >= quota.max_resident_bytes) {
+    return absl::ResourceExhaustedError(
+        absl::StrCat("this tenant's sessions take ", held.host_bytes,
+                     " bytes of memory; the limit is ", quota.max_resident_bytes));
   }
   return absl::OkStatus();
 }
@@ -164,7 +177,7 @@ void SessionManager::Impl::AddNew(std::string tenant, std::shared_ptr<KeptPrefix
   absl::Status room;
   {
     const MutexLock lock(mu_);
-    room = CheckRoom();
+    room = CheckRoom(session->tenant);
     if (room.ok() && store_ == nullptr) table_.Add(session);
   }
   if (!room.ok() || store_ == nullptr) {
@@ -292,7 +305,7 @@ absl::StatusOr<SessionPtr> SessionManager::Impl::Take(const std::string& tenant,
     if ((*session)->busy) return InUse();
   } else {
     if (store_ == nullptr) return NoSuchSession();
-    if (absl::Status room = CheckRoom(); !room.ok()) return room;
+    if (absl::Status room = CheckRoom(tenant); !room.ok()) return room;
     *session = std::make_shared<HeldSession>();
     (*session)->id = id;
     (*session)->tenant = tenant;

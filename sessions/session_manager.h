@@ -35,6 +35,7 @@
 #include "engine/engine.h"
 #include "scheduler/clock.h"
 #include "scheduler/scheduler.h"
+#include "sessions/session_quota.h"
 #include "sessions/session_stats.h"
 #include "sessions/snapshot.h"
 #include "sessions/store.h"
@@ -53,6 +54,8 @@ struct SessionOptions {
   std::chrono::seconds lease{30};  // as the store's
   std::int64_t max_context_tokens = 1048576;
   std::optional<SnapshotKey> key;
+  // Of one tenant; called under a lock, quickly. Empty: no limits but those above.
+  std::function<SessionQuota(const std::string& tenant)> quota_of;
   // What an operator should hear of; any thread, without locks. May be null.
   void (*warn)(const std::string& message) = nullptr;
 };

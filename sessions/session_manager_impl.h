@@ -84,7 +84,7 @@ class SessionManager::Impl : public std::enable_shared_from_this<SessionManager:
     if (store_ == nullptr || clock_.Now() < next_park_) return;
     sweep_soon_ = sweep_soon_ || host_bytes_ > options_.host_bytes;
   }
-  absl::Status CheckRoom() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  absl::Status CheckRoom(const std::string& tenant) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   SessionInfo InfoOf(const HeldSession& session) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   SessionInfo LockedInfoOf(const HeldSession& session) const {
     const MutexLock lock(mu_);

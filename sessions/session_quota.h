@@ -10,10 +10,9 @@ namespace goldfinch {
 struct SessionQuota {
   // Held by this server at once, alive and resting; more are refused.
   std::int64_t max_sessions = 10000;
-  // Host memory of those. Beyond it the tenant's own ones are parked, the least recently
-  // used first; without a store, new ones are refused.
+  // Host memory of those; beyond it, new ones are refused.
   std::int64_t max_resident_bytes = std::int64_t{2} << 30;
-  // In the store; what would exceed it is not parked.
+  // In the store. Read from the file, and not enforced yet.
   std::int64_t max_parked_bytes = std::int64_t{64} << 30;
 };
 

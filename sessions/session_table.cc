@@ -55,4 +55,14 @@ std::int64_t SessionTable::HostBytes() const {
   return bytes;
 }
 
+SessionTable::Holding SessionTable::HoldingOf(const std::string& tenant) const {
+  Holding holding;
+  for (const auto& [id, session] : sessions_) {
+    if (session->tenant != tenant) continue;
+    ++holding.sessions;
+    holding.host_bytes += session->host_bytes();
+  }
+  return holding;
+}
+
 }  // namespace goldfinch

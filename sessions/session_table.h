@@ -57,6 +57,13 @@ class SessionTable {
   // No more than this very one: another may have come under its id.
   bool Remove(const SessionPtr& session);
 
+  // One tenant's; in a time that grows with all of them.
+  struct Holding {
+    std::int64_t sessions = 0;
+    std::int64_t host_bytes = 0;
+  };
+  Holding HoldingOf(const std::string& tenant) const;
+
   std::int64_t size() const { return std::ssize(sessions_); }
   std::vector<SessionPtr> All() const;
   // Up to `limit` of `tenant`, with ids above `after`, ascending.

@@ -92,6 +92,14 @@ std::vector<TenantDirectory::TenantPtr> TenantDirectory::tenants() const {
   return entries()->tenants;
 }
 
+SessionQuota TenantDirectory::QuotaOf(const std::string& name) const {
+  const std::shared_ptr<const Entries> now = entries();
+  for (const TenantPtr& tenant : now->tenants) {
+    if (tenant->name == name) return tenant->sessions;
+  }
+  return {};
+}
+
 std::vector<std::shared_ptr<const TenantMeter>> TenantDirectory::former_meters() const {
   const MutexLock lock(mu_);
   std::set<const TenantMeter*> current;

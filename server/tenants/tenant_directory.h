@@ -37,6 +37,8 @@ class TenantDirectory {
   bool anonymous() const { return path_.empty(); }
   // As the file lists them.
   std::vector<TenantPtr> tenants() const;
+  // What the tenant of this name may hold; the default for one that is there no more.
+  SessionQuota QuotaOf(const std::string& name) const;
   // Of those that a reload took away: they may still have requests.
   std::vector<std::shared_ptr<const TenantMeter>> former_meters() const;
 

@@ -167,6 +167,32 @@ class SessionManagerTest : public testing::Test {
   MemoryMedium medium_{clock_};
 };
 
+TEST_F(SessionManagerTest, ATenantHoldsNoMoreThanItsQuota) {
+  SessionQuota quota;
+  quota.max_sessions = 2;
+  ReplicaOptions options;
+  options.sessions.quota_of = [&quota](const std::string& tenant) {
+    return tenant == "a" ? quota : SessionQuota();
+  };
+  Replica replica("one", nullptr, clock_, options);
+  const auto create = [&](const std::string& tenant) {
+    return Await<UseOr>(
+               [&](auto done) { replica.sessions().Create(tenant, std::move(done)); })
+        .status();
+  };
+  const std::string first = replica.Create();
+  replica.Create();
+  EXPECT_EQ(create("a"), absl::ResourceExhaustedError(
+                             "this tenant holds 2 sessions; the limit is 2"));
+  EXPECT_EQ(create("b"), absl::OkStatus());
+  EXPECT_EQ(replica.Delete(first), absl::OkStatus());
+  EXPECT_EQ(create("a"), absl::OkStatus());
+  quota.max_sessions = 100;
+  quota.max_resident_bytes = 0;
+  EXPECT_EQ(create("a").code(), absl::StatusCode::kResourceExhausted);
+  EXPECT_EQ(create("b"), absl::OkStatus());
+}
+
 TEST_F(SessionManagerTest, TurnsGoOnWhereverTheSessionWasMeanwhile) {
   const auto replica = Make("one");
   const std::string id = replica->Create();
