@@ -94,10 +94,13 @@ TEST(ConnectionsTest, HeadersAboveTheLimitAreRefused) {
   ConnectionLimits limits;
   limits.max_metadata_bytes = 4096;
   TestServer server(Limited(limits));
-  const auto channel = server.NewChannel();
-  EXPECT_TRUE(CallAny(channel, kGetModel, {{"x", std::string(2000, 'x')}}).ok());
-  EXPECT_FALSE(CallAny(channel, kGetModel, {{"x", std::string(6000, 'x')}}).ok());
-  EXPECT_TRUE(CallAny(channel, kGetModel).ok());
+  const auto call = [&server](const Headers& headers) {
+    return CallAny(server.NewChannel(), kGetModel, headers).ok();
+  };
+  EXPECT_TRUE(call({{"x", std::string(2000, 'x')}}));
+  EXPECT_FALSE(call({{"x", std::string(6000, 'x')}}));
+  // The library may close the connection as well, so on another one.
+  EXPECT_TRUE(call({}));
 }
 
 // Three strikes and a close, so the settings can be read to the end.
