@@ -11,6 +11,7 @@
 # OUT_DIR is made anew, and OUT_DIR.tar.gz beside it. Exit codes: 0, 1 if something is
 # wrong with the build or the bundle, 64 for wrong arguments.
 set -euo pipefail
+caller=$PWD
 cd "$(dirname "$0")/.."
 
 limit_bytes=60000000
@@ -31,7 +32,8 @@ for argument in "$@"; do
       echo "usage: scripts/gpu_bundle.sh [--no_test_data] [BUILD_DIR] [OUT_DIR]" >&2
       exit 64
       ;;
-    *) folders+=("$argument") ;;
+    /*) folders+=("$argument") ;;
+    *) folders+=("$caller/$argument") ;;
   esac
 done
 build=${folders[0]:-build/cuda}
@@ -45,6 +47,7 @@ cmake --build "$build" --target "${programs[@]}" >&2
 
 rm -rf "$out" "$out.tar.gz"
 mkdir -p "$out"/{bin,lib,bench/peers,tests}
+: >"$out/bundle.txt"  # whatever becomes of it, it may be deleted
 for program in "${programs[@]}"; do
   strip -s -o "$out/bin/$program" "$build/bin/$program"
   # What it needs, what that needs, and so on, under the names they are asked for by.

@@ -205,8 +205,8 @@ skip() {
 # The tests of the device; of the CPU, a few that take no time.
 if [[ $backend == cuda ]]; then
   on_cpu=()
-  op_tests='*/cuda_t1'
-  all_tests='*/cuda_t1:*_cuda_f32:*_cuda_bf16:*OnACudaDevice*'
+  op_tests='*/cuda_t1*'
+  all_tests='*/cuda_t1*:*_cuda_f32:*_cuda_bf16:*OnACudaDevice*'
   small_forward='*LogitsOfEveryPromptPosition*/goldfinch_cuda_bf16'
 else
   on_cpu=(--threads=1)  # what is so small is slower on more

@@ -15,7 +15,7 @@ import unittest
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-BUILD = sys.argv[1] if len(sys.argv) > 1 else ""
+BUILD = Path(sys.argv[1]).resolve() if len(sys.argv) > 1 else None
 # The other machine's: of the C library, and of CUDA.
 THEIRS = re.compile(r"(ld-linux|lib(c|m|pthread|dl|rt|cuda|cudart|cublas|cublasLt)\.so)")
 
@@ -31,10 +31,13 @@ class GpuBundleTest(unittest.TestCase):
         folder = tempfile.TemporaryDirectory()
         cls.addClassCleanup(folder.cleanup)
         made = Path(folder.name) / "made"
-        data = Path(folder.name) / "data" / "golden" / "another"
-        shutil.copytree(ROOT / "tests" / "golden" / "finch", data)
-        environment = os.environ | {"GOLDFINCH_TEST_DATA": str(data.parents[1])}
-        subprocess.run([ROOT / "scripts" / "gpu_bundle.sh", BUILD, made], check=True, env=environment)
+        data = Path(folder.name) / "data"
+        for case in ("another", "too-large"):
+            shutil.copytree(ROOT / "tests" / "golden" / "finch", data / "golden" / case)
+        os.truncate(data / "golden" / "too-large" / "model.safetensors", 60_000_000)
+        cls.environment = os.environ | {"GOLDFINCH_TEST_DATA": str(data)}
+        cls.made = subprocess.run([ROOT / "scripts" / "gpu_bundle.sh", BUILD, "made"], check=True, text=True,
+                                  capture_output=True, env=cls.environment, cwd=folder.name)
         cls.bundle = Path(folder.name) / "elsewhere" / "made"
         cls.bundle.parent.mkdir()
         output_of("tar", "-C", cls.bundle.parent, "-xzf", f"{made}.tar.gz")
@@ -69,9 +72,14 @@ class GpuBundleTest(unittest.TestCase):
                                f"--out={self.bundle.parent / 'out'}")
         self.assertEqual(result.returncode, 0, result.stderr)
 
-    def test_golden_cases_of_the_test_data_are_in_it(self) -> None:
-        cases = {path.name for path in (self.bundle / "tests" / "golden").iterdir() if path.is_dir()}
-        self.assertEqual(cases, {p.name for p in (ROOT / "tests" / "golden").iterdir() if p.is_dir()} | {"another"})
+    def test_golden_cases_of_the_test_data_are_in_it_where_they_fit(self) -> None:
+        own = {path.name for path in (ROOT / "tests" / "golden").iterdir()}
+        self.assertEqual({path.name for path in (self.bundle / "tests" / "golden").iterdir()}, own | {"another"})
+        self.assertRegex(self.made.stderr, "too-large/ is left out: with it the bundle would be over 60000000 bytes")
+        without = self.bundle.parent / "without"
+        subprocess.run([ROOT / "scripts" / "gpu_bundle.sh", "--no_test_data", BUILD, without], check=True,
+                       capture_output=True, env=self.environment)
+        self.assertEqual({path.name for path in (without / "tests" / "golden").iterdir()}, own)
 
     def test_without_a_gpu_each_program_says_so(self) -> None:
         case = self.bundle / "tests" / "golden" / "finch"
@@ -94,9 +102,10 @@ class GpuBundleTest(unittest.TestCase):
                                 text=True)
         self.assertEqual(result.returncode, 1)
         self.assertIn("is there and is no bundle", result.stderr)
+        self.assertTrue((ROOT / "tests" / "golden").is_dir())
 
 
 if __name__ == "__main__":
-    if not BUILD:
+    if BUILD is None:
         sys.exit("usage: gpu_bundle_test.py BUILD_DIR")
     unittest.main(argv=sys.argv[:1])
