@@ -23,7 +23,10 @@ class Scraper {
   absl::StatusOr<std::string> Get();
 
  private:
+  struct Curl;
+
   const std::string url_;
+  const Curl* const library_;  // null: there is none
   std::unique_ptr<CURL, void (*)(CURL*)> curl_;  // keeps the connection
 };
 

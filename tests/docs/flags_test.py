@@ -31,6 +31,8 @@ def parse_help(text: str) -> dict[str, tuple[str, str]]:
         if not (match := HELP_FLAG.match(line)) or match[1] in NOT_IN_TABLE:
             continue
         kind, _, meaning = match[2].partition("  ")
+        if not meaning and len(line) > 30 and line[29] == " " and "=" in line[:29]:  # the flag fills its column
+            kind, meaning = line[:29].split(" ", 3)[-1], line[30:]
         if not meaning:
             meaning = lines[number + 1]
         default = "required" if "REQUIRED" in kind else kind.rpartition("=")[2] if "=" in kind else ""
