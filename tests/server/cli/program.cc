@@ -96,7 +96,10 @@ void Program::EndInput() {
   input_ = -1;
 }
 
-void Program::Signal(int number) const { kill(pid_, number); }
+void Program::Signal(int number) const {
+  GOLDFINCH_CHECK(pid_ > 0);  // -1 is every process of the machine
+  kill(pid_, number);
+}
 std::string Program::OutSoFar() const { return Slurp(path_ + ".out"); }
 std::string Program::ErrSoFar() const { return Slurp(path_ + ".err"); }
 

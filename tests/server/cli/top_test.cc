@@ -189,9 +189,10 @@ class TerminalTest : public testing::Test {
     int status = 0;
     EXPECT_TRUE(Eventually([&] {
       Read();
-      return waitpid(pid_, &status, WNOHANG) == pid_;
+      if (waitpid(pid_, &status, WNOHANG) != pid_) return false;
+      pid_ = -1;
+      return true;
     }));
-    pid_ = -1;
     Read();
     return WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
   }
