@@ -142,9 +142,7 @@ bool Scheduler::Impl::Step() {
 void Scheduler::Impl::TakeInbox(TimePoint now) {
   Inbox::Contents contents = inbox_->TakeAll();
   for (Accepted& accepted : contents.submitted) {
-    const TimePoint latest = LatestStart(*accepted);
-    next_late_ = std::min(next_late_.value_or(latest), latest);
-    tenants_.Add(std::move(accepted));
+    Queue({.fresh = std::move(accepted), .aside = nullptr});
   }
   std::ranges::move(contents.tasks, std::back_inserter(tasks_));
   const absl::Status cancelled = absl::CancelledError("the request was cancelled");
@@ -157,6 +155,13 @@ void Scheduler::Impl::TakeInbox(TimePoint now) {
   if (!contents.interrupt_all) return;
   EndAllRunning(ShutdownStatus(), RunningRequest::Leaving::kInterrupted, now);
   EndAllWaiting(ShutdownStatus(), RunningRequest::Leaving::kInterrupted, now);
+}
+
+// Whoever begins to wait is looked at again when it is late.
+void Scheduler::Impl::Queue(Waiting waiting) {
+  const TimePoint latest = LatestStart(waiting);
+  next_late_ = std::min(next_late_.value_or(latest), latest);
+  tenants_.Add(std::move(waiting));
 }
 
 void Scheduler::Impl::EndById(RequestId id, const absl::Status& status,
@@ -221,15 +226,10 @@ void Scheduler::Impl::DropLate(TimePoint now) {
 
 // When a waiting request is ended: at its deadline, or because it never began to run.
 TimePoint Scheduler::Impl::LatestStart(const Waiting& waiting) const {
-  const TimePoint deadline =
-      waiting.accepted().request.deadline.value_or(TimePoint::max());
+  const AcceptedRequest& accepted = waiting.accepted();
+  const TimePoint deadline = accepted.request.deadline.value_or(TimePoint::max());
   if (waiting.aside != nullptr) return deadline;
-  return LatestStart(*waiting.fresh);
-}
-
-TimePoint Scheduler::Impl::LatestStart(const AcceptedRequest& accepted) const {
-  return std::min(accepted.request.deadline.value_or(TimePoint::max()),
-                  accepted.submitted + options_.max_queue_time);
+  return std::min(deadline, accepted.submitted + options_.max_queue_time);
 }
 
 absl::Status Scheduler::Impl::LateStatus(const Waiting& waiting, TimePoint now) const {

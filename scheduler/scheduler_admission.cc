@@ -103,7 +103,7 @@ bool Scheduler::Impl::PutAsideFor(TenantAccount& newcomer) {
     }
     tenants_.Stop(running_[i]->accepted());
     running_[i]->PutAside();
-    tenants_.Add(std::move(running_[i]));
+    Queue({.fresh = nullptr, .aside = std::move(running_[i])});
   }
   std::erase(running_, nullptr);
   return !yielding.empty() && !copying_;

@@ -46,6 +46,7 @@ class Scheduler::Impl {
 
   // The parts of a step, in order.
   void TakeInbox(TimePoint now);
+  void Queue(Waiting waiting);
   void EndById(RequestId id, const absl::Status& status, RunningRequest::Leaving leaving,
                TimePoint now);
   void RunTasks(std::int64_t leave_bytes);
@@ -69,7 +70,6 @@ class Scheduler::Impl {
                                          std::span<const std::size_t> yielding) const;
 
   TimePoint LatestStart(const Waiting& waiting) const;
-  TimePoint LatestStart(const AcceptedRequest& accepted) const;
   absl::Status LateStatus(const Waiting& waiting, TimePoint now) const;
   absl::Status LateStatus(const RunningRequest& running, TimePoint now) const;
   void EndWaiting(Waiting waiting, const absl::Status& status,

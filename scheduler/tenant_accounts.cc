@@ -8,31 +8,26 @@
 
 namespace goldfinch {
 
-void TenantAccounts::Add(std::unique_ptr<AcceptedRequest> accepted) {
-  const Request& request = accepted->request;
-  std::unique_ptr<TenantAccount>& account = accounts_[request.tenant];
+// The account of a request that has come in, as it says.
+void TenantAccounts::Open(AcceptedRequest& accepted) {
+  std::unique_ptr<TenantAccount>& account = accounts_[accepted.request.tenant];
   if (account == nullptr) {
     account = std::make_unique<TenantAccount>();
-    account->name = request.tenant;
+    account->name = accepted.request.tenant;
   }
-  account->policy = accepted->policy;
-  account->meter = request.meter;
-  accepted->account = account.get();
-  Add(Waiting{.fresh = std::move(accepted), .aside = nullptr});
-}
-
-void TenantAccounts::Add(std::unique_ptr<RunningRequest> aside) {
-  const TenantAccount& account = *aside->accepted().account;
-  if (account.meter != nullptr) ++account.meter->put_aside;
-  Add(Waiting{.fresh = nullptr, .aside = std::move(aside)});
+  account->policy = accepted.policy;
+  account->meter = accepted.request.meter;
+  accepted.account = account.get();
 }
 
 void TenantAccounts::Add(Waiting waiting) {
+  if (waiting.fresh != nullptr) Open(*waiting.fresh);
   const AcceptedRequest& accepted = waiting.accepted();
   TenantAccount& account = *accepted.account;
+  if (waiting.aside != nullptr && account.meter != nullptr) ++account.meter->put_aside;
   if (!std::exchange(account.active, true)) active_.push_back(&account);
-  const std::pair key(-accepted.request.priority, accepted.id);
   CountWaiting(waiting, +1);
+  const std::pair key(-accepted.request.priority, accepted.id);
   account.waiting.emplace(key, std::move(waiting));
 }
 

@@ -57,10 +57,8 @@ class TenantAccounts {
   TenantAccounts(const TenantAccounts&) = delete;
   TenantAccounts& operator=(const TenantAccounts&) = delete;
 
-  // Queues a request that has come in.
-  void Add(std::unique_ptr<AcceptedRequest> accepted);
-  // Queues one that ran, and was put aside.
-  void Add(std::unique_ptr<RunningRequest> aside);
+  // Queues a request that has come in, or that ran and was put aside.
+  void Add(Waiting waiting);
   // The request runs from now on, or no longer.
   void Run(const AcceptedRequest& accepted) { Count(accepted, +1); }
   void Stop(const AcceptedRequest& accepted) { Count(accepted, -1); }
@@ -107,7 +105,7 @@ class TenantAccounts {
   Waiting TakeFirst(TenantAccount& account);
 
  private:
-  void Add(Waiting waiting);
+  void Open(AcceptedRequest& accepted);
   void CountWaiting(const Waiting& waiting, std::int64_t sign);
   void Count(const AcceptedRequest& accepted, std::int64_t sign);
   void Charge(TenantAccount& account, double service);

@@ -220,6 +220,32 @@ TEST_F(FairnessTest, CancellingInterruptingAndLatenessReachWhatIsPutAside) {
   }
 }
 
+// Its deadline was forgotten while it ran: what waited then has been looked through.
+TEST_F(FairnessTest, ADeadlinePassesWhileTheRequestIsAsideAndNothingElseIsDue) {
+  engine_options.num_slots = 2;
+  Submitted older = Submit(Of("a", Generation(1, 500, 3)));
+  Request request = Of("a", Generation(3, 500, 1));
+  request.deadline = clock.Now() + seconds(60);
+  Submitted late = Submit(request);
+  Step();
+  Request hasty = Of("a", Generation(3, 500, 4));
+  hasty.deadline = clock.Now() + seconds(10);
+  Submitted waits = Submit(hasty);
+  Step();
+  clock.Advance(seconds(10));
+  Step();
+  waits.reader.Take();
+  EXPECT_TRUE(absl::IsDeadlineExceeded(waits.reader.status()));
+  Submitted other = Submit(Of("b", Generation(3, 500, 2)));
+  Step();
+  ASSERT_EQ(observer.levels.aside_requests, 1);
+  clock.Advance(seconds(50));
+  Step();
+  late.reader.Take();
+  EXPECT_TRUE(absl::IsDeadlineExceeded(late.reader.status())) << late.reader.status();
+  EXPECT_EQ(observer.levels.aside_requests, 0);
+}
+
 TEST_F(FairnessTest, PriorityGoesFirstWithinATenantOnly) {
   engine_options.num_slots = 1;
   Request urgent = Of("a", Generation(3, 3, 1));
