@@ -21,27 +21,35 @@ std::chrono::nanoseconds TimeOf(std::int64_t tokens, const TenantPolicy& policy)
       static_cast<double>(policy.max_tokens_per_minute));
 }
 
+// Whether a prompt of `tokens` may join what waits, `whose` it all is.
+absl::Status CheckRoom(const char* whose, const Inbox::Load& waiting,
+                       const Inbox::Limits& limits, std::int64_t tokens) {
+  if (waiting.requests >= limits.requests) {
+    return absl::ResourceExhaustedError(absl::StrCat(waiting.requests, " requests", whose,
+                                                     " are waiting; the limit is ",
+                                                     limits.requests));
+  }
+  if (waiting.requests > 0 && tokens > limits.tokens - waiting.tokens) {
+    return absl::ResourceExhaustedError(absl::StrCat(
+        waiting.tokens, " prompt tokens", whose, " are waiting and this prompt has ",
+        tokens, "; the limit is ", limits.tokens));
+  }
+  return absl::OkStatus();
+}
+
 }  // namespace
 
 absl::StatusOr<RequestId> Inbox::Add(std::unique_ptr<AcceptedRequest> accepted) {
   const std::int64_t tokens = std::ssize(accepted->request.prompt);
   MutexLock lock(mu_);
   if (closed_) return absl::UnavailableError("the server is shutting down");
-  if (waiting_requests_ >= limits_.requests) {
-    return absl::ResourceExhaustedError(absl::StrCat(
-        waiting_requests_, " requests are waiting; the limit is ", limits_.requests));
-  }
-  if (waiting_requests_ > 0 && tokens > limits_.tokens - waiting_tokens_) {
-    return absl::ResourceExhaustedError(
-        absl::StrCat(waiting_tokens_, " prompt tokens are waiting and this prompt has ",
-                     tokens, "; the limit is ", limits_.tokens));
-  }
-  TenantQueue& tenant = tenants_[accepted->request.tenant];
-  if (absl::Status status = CheckTenant(tenant, *accepted); !status.ok()) return status;
-  ++waiting_requests_;
-  waiting_tokens_ += tokens;
-  ++tenant.requests;
-  tenant.tokens += tokens;
+  absl::Status status = CheckRoom("", waiting_, limits_, tokens);
+  if (!status.ok()) return status;
+  Tenant& tenant = tenants_[accepted->request.tenant];
+  status = CheckTenant(tenant, *accepted);
+  if (!status.ok()) return status;
+  waiting_.Count(tokens, +1);
+  tenant.waiting.Count(tokens, +1);
   tenant.spent_until = std::max(tenant.spent_until, accepted->submitted) +
                        TimeOf(tokens, accepted->policy);
   const RequestId id{++last_id_};
@@ -52,21 +60,15 @@ absl::StatusOr<RequestId> Inbox::Add(std::unique_ptr<AcceptedRequest> accepted) 
   return id;
 }
 
-absl::Status Inbox::CheckTenant(const TenantQueue& queue,
+absl::Status Inbox::CheckTenant(const Tenant& tenant,
                                 const AcceptedRequest& accepted) const {
   const TenantPolicy& policy = accepted.policy;
-  const std::int64_t tokens = std::ssize(accepted.request.prompt);
-  if (queue.requests >= policy.max_queued_requests) {
-    return absl::ResourceExhaustedError(absl::StrCat(
-        queue.requests, " requests of this tenant are waiting; the limit is ",
-        policy.max_queued_requests));
-  }
-  if (queue.requests > 0 && tokens > policy.max_queued_tokens - queue.tokens) {
-    return absl::ResourceExhaustedError(absl::StrCat(
-        queue.tokens, " prompt tokens of this tenant are waiting and this prompt has ",
-        tokens, "; the limit is ", policy.max_queued_tokens));
-  }
-  const auto ahead = queue.spent_until - accepted.submitted;
+  const absl::Status status = CheckRoom(
+      " of this tenant", tenant.waiting,
+      {.requests = policy.max_queued_requests, .tokens = policy.max_queued_tokens},
+      std::ssize(accepted.request.prompt));
+  if (!status.ok()) return status;
+  const auto ahead = tenant.spent_until - accepted.submitted;
   if (ahead < kRatePeriod) return absl::OkStatus();
   return WithRetryAfter(absl::ResourceExhaustedError(absl::StrCat(
                             "this tenant's tokens per minute are used up; the limit is ",
@@ -77,8 +79,8 @@ absl::Status Inbox::CheckTenant(const TenantQueue& queue,
 void Inbox::Generated(const std::string& tenant, const TenantPolicy& policy,
                       std::int64_t tokens, TimePoint now) {
   MutexLock lock(mu_);
-  TenantQueue& queue = tenants_[tenant];
-  queue.spent_until = std::max(queue.spent_until, now) + TimeOf(tokens, policy);
+  TimePoint& spent_until = tenants_[tenant].spent_until;
+  spent_until = std::max(spent_until, now) + TimeOf(tokens, policy);
 }
 
 void Inbox::Cancel(RequestId id) {
@@ -139,11 +141,9 @@ Inbox::Contents Inbox::TakeAll() {
 void Inbox::LeftQueue(const AcceptedRequest& accepted, Left why) {
   const std::int64_t tokens = std::ssize(accepted.request.prompt);
   MutexLock lock(mu_);
-  --waiting_requests_;
-  waiting_tokens_ -= tokens;
-  TenantQueue& tenant = tenants_[accepted.request.tenant];
-  --tenant.requests;
-  tenant.tokens -= tokens;
+  waiting_.Count(tokens, -1);
+  Tenant& tenant = tenants_[accepted.request.tenant];
+  tenant.waiting.Count(tokens, -1);
   if (why == Left::kUnserved) tenant.spent_until -= TimeOf(tokens, accepted.policy);
 }
 

@@ -55,6 +55,16 @@ class Inbox {
     std::int64_t requests = 0;
     std::int64_t tokens = 0;
   };
+  // What waits.
+  struct Load {
+    std::int64_t requests = 0;
+    std::int64_t tokens = 0;  // of prompts
+
+    void Count(std::int64_t prompt_tokens, std::int64_t sign) {
+      requests += sign;
+      tokens += sign * prompt_tokens;
+    }
+  };
   struct Contents {
     std::vector<std::unique_ptr<AcceptedRequest>> submitted;  // in order of id
     std::vector<RequestId> cancelled;
@@ -101,15 +111,13 @@ class Inbox {
 
  private:
   // One tenant's; there are as many as there ever were tenants.
-  struct TenantQueue {
-    std::int64_t requests = 0;
-    std::int64_t tokens = 0;
+  struct Tenant {
+    Load waiting;
     // Until when the tenant's rate is spent; a minute ahead of now is all of it.
     TimePoint spent_until{};
   };
 
-  absl::Status CheckTenant(const TenantQueue& queue,
-                           const AcceptedRequest& accepted) const
+  absl::Status CheckTenant(const Tenant& tenant, const AcceptedRequest& accepted) const
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
 
   const Limits limits_;
@@ -118,9 +126,8 @@ class Inbox {
   CondVar changed_;
   Contents contents_ ABSL_GUARDED_BY(mu_);
   std::uint64_t last_id_ ABSL_GUARDED_BY(mu_) = 0;
-  std::int64_t waiting_requests_ ABSL_GUARDED_BY(mu_) = 0;
-  std::int64_t waiting_tokens_ ABSL_GUARDED_BY(mu_) = 0;
-  std::unordered_map<std::string, TenantQueue> tenants_ ABSL_GUARDED_BY(mu_);
+  Load waiting_ ABSL_GUARDED_BY(mu_);
+  std::unordered_map<std::string, Tenant> tenants_ ABSL_GUARDED_BY(mu_);
   bool woken_ ABSL_GUARDED_BY(mu_) = false;  // something happened since the last Wait
   bool closed_ ABSL_GUARDED_BY(mu_) = false;
 };
