@@ -32,14 +32,9 @@ absl::StatusOr<SequenceId> OpenParent(const RunningContext& context,
                                       const AcceptedRequest& accepted,
                                       const AdmittedFrom& from) {
   const SequenceSpec spec = SequenceSpecOf(accepted, from, 0);
-  if (from.base == nullptr || from.base->length() == 0) return context.engine.Open(spec);
-  // With the token that was sampled last and not fed, when a generation goes on.
-  const std::int64_t known = from.base->length() + (spec.num_generated > 0 ? 1 : 0);
-  const std::vector<TokenId>& tokens = accepted.request.base == nullptr
-                                           ? accepted.request.prompt
-                                           : accepted.request.base->history();
-  return context.keeper.OpenFrom(
-      *from.base, spec, std::span(tokens).first(static_cast<std::size_t>(known)));
+  return OpenOn(context, from.base.get(), spec,
+                accepted.request.base == nullptr ? accepted.request.prompt
+                                                 : accepted.request.base->history());
 }
 
 }  // namespace
@@ -62,6 +57,16 @@ SequenceSpec SequenceSpecOf(const AcceptedRequest& accepted, const AdmittedFrom&
     if (!request.ignore_eos) banned.push_back(kEndOfText);
   }
   return spec;
+}
+
+absl::StatusOr<SequenceId> OpenOn(const RunningContext& context, KeptPrefix* base,
+                                  const SequenceSpec& spec,
+                                  std::span<const TokenId> tokens) {
+  if (base == nullptr || base->length() == 0) return context.engine.Open(spec);
+  // With the token that was sampled last and not fed, when a generation goes on.
+  const std::int64_t known = base->length() + (spec.num_generated > 0 ? 1 : 0);
+  return context.keeper.OpenFrom(*base, spec,
+                                 tokens.first(static_cast<std::size_t>(known)));
 }
 
 absl::StatusOr<std::vector<SequenceId>> OpenSequences(const RunningContext& context,

@@ -24,6 +24,7 @@
 #include <cstdint>
 #include <memory>
 #include <optional>
+#include <span>
 #include <vector>
 
 #include "absl/status/statusor.h"
@@ -59,6 +60,12 @@ enum class Grant {
 
 SequenceSpec SequenceSpecOf(const AcceptedRequest& accepted, const AdmittedFrom& from,
                             std::int32_t candidate);
+
+// Opens a sequence that goes on from `base`, on the device, or from nothing when that is
+// null or of no tokens. `tokens` begin with the base's.
+absl::StatusOr<SequenceId> OpenOn(const RunningContext& context, KeptPrefix* base,
+                                  const SequenceSpec& spec,
+                                  std::span<const TokenId> tokens);
 
 // Opens all sequences the request needs, the parent first; on an error none is open.
 absl::StatusOr<std::vector<SequenceId>> OpenSequences(const RunningContext& context,
@@ -158,6 +165,8 @@ class RunningRequest {
   void KeepForCache(std::int64_t length);
   bool Decodes() const { return !Prefilling() && prefill_ >= prompt_tokens_; }
   std::shared_ptr<KeptPrefix> KeepAll();
+  // Aside, it is one prefix: a prompt that is being fed, or a lone candidate.
+  bool IsOne() const { return Prefilling() || candidates_.size() == 1; }
   std::shared_ptr<KeptPrefix> Freeze(const Candidate& candidate);
   Grant MakeRoomForOne();
   Grant MakeRoomForCandidates();

@@ -3,7 +3,6 @@
 // A prompt that is being fed is one sequence, whatever it will branch into; so is a lone
 // candidate. Several candidates that decode are a prefix each: they share pages on the
 // device, and none in host memory.
-#include <algorithm>
 #include <iterator>
 #include <span>
 #include <utility>
@@ -20,10 +19,9 @@ bool RunningRequest::CanBePutAside() const {
   const EngineInfo& info = engine_.info();
   if (info.num_pages == 0) return true;
   const RequestNeeds& needs = accepted_->needs;
-  const bool as_one = Prefilling() || candidates_.size() == 1;
   const std::int64_t pages =
-      as_one ? needs.pages + 1
-             : unfinished_ * (info.PagesFor(needs.sequence_tokens) + 1);
+      IsOne() ? needs.pages + 1
+              : unfinished_ * (info.PagesFor(needs.sequence_tokens) + 1);
   return pages <= info.num_pages;
 }
 
@@ -49,8 +47,7 @@ void RunningRequest::PutAside() {
 
 absl::StatusOr<Grant> RunningRequest::Resume() {
   GOLDFINCH_CHECK(aside_);
-  const bool as_one = Prefilling() || candidates_.size() == 1;
-  const Grant grant = as_one ? MakeRoomForOne() : MakeRoomForCandidates();
+  const Grant grant = IsOne() ? MakeRoomForOne() : MakeRoomForCandidates();
   if (grant != Grant::kGranted) return grant;
   for (std::size_t i = 0; i < candidates_.size(); ++i) {
     Candidate& candidate = candidates_[i];
@@ -119,14 +116,9 @@ SequenceSpec RunningRequest::SpecOf(std::size_t index) const {
 }
 
 absl::StatusOr<SequenceId> RunningRequest::OpenAside(std::size_t index) {
-  const SequenceSpec spec = SpecOf(index);
-  const std::shared_ptr<KeptPrefix>& aside = candidates_[index].aside;
-  if (aside == nullptr) return engine_.Open(spec);
-  // With the token that was sampled last and not fed.
-  const std::int64_t known = aside->length() + (spec.num_generated > 0 ? 1 : 0);
-  return context_.keeper.OpenFrom(
-      *aside, spec,
-      std::span(aside->history()).first(static_cast<std::size_t>(known)));
+  KeptPrefix* const aside = candidates_[index].aside.get();
+  return OpenOn(context_, aside, SpecOf(index),
+                aside == nullptr ? std::span<const TokenId>() : aside->history());
 }
 
 }  // namespace goldfinch
