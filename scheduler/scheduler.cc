@@ -26,6 +26,10 @@ absl::Status ShutdownStatus() {
   return absl::UnavailableError("the server is shutting down");
 }
 
+absl::Status LateWhileItRan() {
+  return absl::DeadlineExceededError("the deadline passed while the request ran");
+}
+
 absl::Status CheckPolicy(const Request& request, const RequestNeeds& needs,
                          const TenantPolicy& policy) {
   if (needs.prompt_tokens > policy.max_prompt_tokens) {
@@ -131,7 +135,7 @@ bool Scheduler::Impl::Step() {
   TakeInbox(now);
   DropLate(now);
   // Half is left to whoever waits for memory.
-  RunTasks(tenants_.num_fresh() + tenants_.num_aside() == 0 ? 0 : may_copy / 2);
+  RunTasks(tenants_.empty() ? 0 : may_copy / 2);
   AdmitWaiting(now);
   const bool runs = BuildBatch();
   if (runs) RunBatch();
@@ -235,9 +239,9 @@ TimePoint Scheduler::Impl::LatestStart(const Waiting& waiting) const {
 absl::Status Scheduler::Impl::LateStatus(const Waiting& waiting, TimePoint now) const {
   const auto& deadline = waiting.accepted().request.deadline;
   if (deadline && *deadline <= now) {
-    return absl::DeadlineExceededError(waiting.aside != nullptr
-                                           ? "the deadline passed while the request ran"
-                                           : "the deadline passed in the queue");
+    return waiting.aside != nullptr
+               ? LateWhileItRan()
+               : absl::DeadlineExceededError("the deadline passed in the queue");
   }
   using Seconds = std::chrono::duration<double>;
   return absl::ResourceExhaustedError(
@@ -249,7 +253,7 @@ absl::Status Scheduler::Impl::LateStatus(const RunningRequest& running,
                                          TimePoint now) const {
   const auto& deadline = running.accepted().request.deadline;
   if (deadline && *deadline <= now) {
-    return absl::DeadlineExceededError("the deadline passed while the request ran");
+    return LateWhileItRan();
   }
   if (!running.paused()) return absl::OkStatus();
   const std::optional<TimePoint> since = running.stream().waiting_since();
@@ -304,7 +308,7 @@ void Scheduler::Impl::Charge(TimePoint now) {
     if (sequences_[sequence].prompt_left > 0) {
       tenants_.ChargePrompt(accepted, plan_[i].tokens);
     }
-    if (batch_[i].output == SpanOutput::kSample) tenants_.ChargeGenerated(accepted, 1);
+    if (batch_[i].output == SpanOutput::kSample) tenants_.ChargeGenerated(accepted);
   }
   for (TenantAccount* account : tenants_.active()) {
     if (account->generated == 0) continue;

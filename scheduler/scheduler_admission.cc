@@ -145,12 +145,15 @@ std::optional<std::size_t> Scheduler::Impl::NextToYield(
   for (std::size_t i = 0; i < running_.size(); ++i) {
     const RunningRequest& request = *running_[i];
     const TenantAccount& holder = *request.accepted().account;
-    if (&holder == &newcomer || std::ranges::count(yielding, i) > 0) continue;
+    if (&holder == &newcomer || request.finished() || !request.CanBePutAside() ||
+        std::ranges::count(yielding, i) > 0) {
+      continue;
+    }
     const double slack = kSlackSteps * kPromptTokenService *
                          static_cast<double>(step_tokens_) /
                          std::min(holder.policy.weight, newcomer.policy.weight);
     const Yield yield = tenants_.HasToYield(holder, newcomer, slack);
-    if (yield == Yield::kNo || request.finished() || !request.CanBePutAside()) continue;
+    if (yield == Yield::kNo) continue;
     const bool just_back =
         request.resumed_in().has_value() && step_ - *request.resumed_in() < kMinTurn;
     if (yield == Yield::kExcess && just_back) continue;

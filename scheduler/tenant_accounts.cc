@@ -67,12 +67,11 @@ void TenantAccounts::ChargePrompt(const AcceptedRequest& accepted, std::int64_t 
   if (accepted.account->meter != nullptr) accepted.account->meter->prompt_tokens += tokens;
 }
 
-void TenantAccounts::ChargeGenerated(const AcceptedRequest& accepted,
-                                     std::int64_t tokens) {
+void TenantAccounts::ChargeGenerated(const AcceptedRequest& accepted) {
   TenantAccount& account = *accepted.account;
-  Charge(account, kGeneratedTokenService * static_cast<double>(tokens));
-  account.generated += tokens;
-  if (account.meter != nullptr) account.meter->generated_tokens += tokens;
+  Charge(account, kGeneratedTokenService);
+  ++account.generated;
+  if (account.meter != nullptr) ++account.meter->generated_tokens;
 }
 
 void TenantAccounts::Update(std::span<const std::unique_ptr<RunningRequest>> running) {
@@ -87,19 +86,19 @@ void TenantAccounts::Update(std::span<const std::unique_ptr<RunningRequest>> run
         {.counter = &account->counter, .backlogged = waits || account->prompts > 0});
   }
   fair_share_.Update(competitors_);
-  Report();
-  std::erase_if(active_, [](TenantAccount* account) {
-    account->active = !account->waiting.empty() || account->requests > 0;
-    return !account->active;
-  });
 }
 
-void TenantAccounts::Report() const {
+void TenantAccounts::Report() {
   for (const TenantAccount* account : active_) {
     if (account->meter == nullptr) continue;
     account->meter->running_requests = account->requests;
     account->meter->waiting_requests = std::ssize(account->waiting);
   }
+  std::erase_if(active_, [](TenantAccount* account) {
+    const bool has_work = !account->waiting.empty() || account->requests > 0;
+    account->active = has_work || account->counter.backlogged;
+    return !account->active;
+  });
 }
 
 double TenantAccounts::Held(const TenantAccount& account, std::int64_t slots,

@@ -2,8 +2,8 @@
 // what it has been served.
 //
 // Invariant: an account is active while something of it waits or runs, and until Update
-// has seen that nothing does. Accounts are never destroyed: a debt outlives an idle time,
-// and there are only as many as there ever were tenants.
+// has seen that it no longer competes. Accounts are never destroyed: a debt outlives an
+// idle time, and there are only as many as there ever were tenants.
 //
 // Threads: the step thread.
 #pragma once
@@ -65,18 +65,20 @@ class TenantAccounts {
 
   // Tokens of the request passed through the model.
   void ChargePrompt(const AcceptedRequest& accepted, std::int64_t tokens);
-  void ChargeGenerated(const AcceptedRequest& accepted, std::int64_t tokens);
+  // One was sampled for it.
+  void ChargeGenerated(const AcceptedRequest& accepted);
 
   // Once a step before admission: who competes, from what is queued and runs.
   void Update(std::span<const std::unique_ptr<RunningRequest>> running);
-  // Tells the meters.
-  void Report() const;
+  // Once a step at its end: tells the meters.
+  void Report();
 
   std::span<TenantAccount* const> active() const { return active_; }
   // What waits: requests that never ran, their prompt tokens, and those put aside.
   std::int64_t num_fresh() const { return num_fresh_; }
   std::int64_t fresh_tokens() const { return fresh_tokens_; }
   std::int64_t num_aside() const { return num_aside_; }
+  bool empty() const { return num_fresh_ + num_aside_ == 0; }
 
   // The tenant whose first waiting request goes next; null when nobody's may.
   TenantAccount* Next() const;
