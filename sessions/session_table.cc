@@ -20,9 +20,16 @@ absl::StatusOr<SessionPtr> SessionTable::FindFor(const std::string& tenant,
   return session;
 }
 
+void SessionTable::Add(SessionPtr session) {
+  if (const SessionPtr old = Find(session->id); old != nullptr) Remove(old);
+  by_tenant_[{session->tenant, session->id}] = session;
+  sessions_[session->id] = std::move(session);
+}
+
 bool SessionTable::Remove(const SessionPtr& session) {
   const auto it = sessions_.find(session->id);
   if (it == sessions_.end() || it->second != session) return false;
+  by_tenant_.erase({session->tenant, session->id});
   sessions_.erase(it);
   return true;
 }
@@ -38,9 +45,10 @@ std::vector<SessionPtr> SessionTable::After(const std::string& tenant,
                                             const std::string& after,
                                             std::size_t limit) const {
   std::vector<SessionPtr> found;
-  for (auto it = sessions_.upper_bound(after);
-       it != sessions_.end() && found.size() < limit; ++it) {
-    if (it->second->tenant == tenant) found.push_back(it->second);
+  for (auto it = by_tenant_.upper_bound({tenant, after});
+       it != by_tenant_.end() && it->first.first == tenant && found.size() < limit;
+       ++it) {
+    found.push_back(it->second);
   }
   return found;
 }
@@ -57,10 +65,10 @@ std::int64_t SessionTable::HostBytes() const {
 
 SessionTable::Holding SessionTable::HoldingOf(const std::string& tenant) const {
   Holding holding;
-  for (const auto& [id, session] : sessions_) {
-    if (session->tenant != tenant) continue;
+  for (auto it = by_tenant_.lower_bound({tenant, ""});
+       it != by_tenant_.end() && it->first.first == tenant; ++it) {
     ++holding.sessions;
-    holding.host_bytes += session->host_bytes();
+    holding.host_bytes += it->second->host_bytes();
   }
   return holding;
 }

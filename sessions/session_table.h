@@ -53,11 +53,11 @@ class SessionTable {
   // NOT_FOUND for none and for another tenant's alike; null when it is not here.
   absl::StatusOr<SessionPtr> FindFor(const std::string& tenant,
                                      const std::string& id) const;
-  void Add(SessionPtr session) { sessions_[session->id] = std::move(session); }
+  void Add(SessionPtr session);
   // No more than this very one: another may have come under its id.
   bool Remove(const SessionPtr& session);
 
-  // One tenant's; in a time that grows with all of them.
+  // One tenant's; in a time that grows with its own.
   struct Holding {
     std::int64_t sessions = 0;
     std::int64_t host_bytes = 0;
@@ -75,6 +75,8 @@ class SessionTable {
 
  private:
   std::map<std::string, SessionPtr> sessions_;
+  // The same by (tenant, id).
+  std::map<std::pair<std::string, std::string>, SessionPtr> by_tenant_;
 };
 
 }  // namespace goldfinch

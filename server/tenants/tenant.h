@@ -15,6 +15,9 @@
 
 namespace goldfinch {
 
+// A longer key is none.
+inline constexpr std::size_t kMaxKeyBytes = 512;
+
 // Of a key. Keys themselves are nowhere but with those who call.
 inline constexpr std::size_t kKeyHashBytes = 32;
 using KeyHash = std::array<unsigned char, kKeyHashBytes>;  // SHA-256

@@ -3,7 +3,7 @@
 #include <openssl/crypto.h>
 #include <openssl/sha.h>
 
-#include <set>
+#include <unordered_map>
 #include <utility>
 
 #include "absl/strings/match.h"
@@ -14,7 +14,6 @@ namespace goldfinch {
 namespace {
 
 constexpr absl::string_view kScheme = "Bearer ";
-constexpr std::size_t kMaxKeyBytes = 512;
 
 absl::Status NoKey() {
   return absl::UnauthenticatedError("a valid key is needed (authorization: Bearer KEY)");
@@ -25,6 +24,7 @@ absl::Status NoKey() {
 // Constant.
 struct TenantDirectory::Entries {
   std::vector<TenantPtr> tenants;
+  std::unordered_map<std::string, TenantPtr> by_name;
   std::vector<KeyHash> hashes;
   std::vector<std::size_t> owners;  // of the hashes: indices into tenants
 
@@ -35,6 +35,7 @@ struct TenantDirectory::Entries {
         owners.push_back(tenants.size());
       }
       tenants.push_back(std::make_shared<const Tenant>(std::move(tenant)));
+      by_name.emplace(tenants.back()->name, tenants.back());
     }
   }
 
@@ -94,19 +95,15 @@ std::vector<TenantDirectory::TenantPtr> TenantDirectory::tenants() const {
 
 SessionQuota TenantDirectory::QuotaOf(const std::string& name) const {
   const std::shared_ptr<const Entries> now = entries();
-  for (const TenantPtr& tenant : now->tenants) {
-    if (tenant->name == name) return tenant->sessions;
-  }
-  return {};
+  const auto found = now->by_name.find(name);
+  return found == now->by_name.end() ? SessionQuota() : found->second->sessions;
 }
 
 std::vector<std::shared_ptr<const TenantMeter>> TenantDirectory::former_meters() const {
   const MutexLock lock(mu_);
-  std::set<const TenantMeter*> current;
-  for (const TenantPtr& tenant : entries_->tenants) current.insert(tenant->meter.get());
   std::vector<std::shared_ptr<const TenantMeter>> former;
   for (const auto& [name, meter] : meters_) {
-    if (!current.contains(meter.get())) former.push_back(meter);
+    if (!entries_->by_name.contains(name)) former.push_back(meter);
   }
   return former;
 }
