@@ -32,7 +32,6 @@ class ModelEngineImpl final : public ModelEngine {
     rows_.reserve(kMaxLogitRows);
     sample_requests_.reserve(kMaxLogitRows);
     score_requests_.reserve(kMaxLogitRows);
-    backend_->Prepare(limits.max_rows, config().vocab_size);
   }
 
   const EngineInfo& info() const override { return info_; }

@@ -133,7 +133,9 @@ class CudaBackend final : public Backend {
         cudaGetErrorName(stream_.error), ", ", cudaGetErrorString(stream_.error)));
   }
 
-  std::int64_t own_bytes() const override { return attention_bytes_; }
+  std::int64_t own_bytes() const override {
+    return attention_bytes_ + sampler_.device_bytes();
+  }
   void Prepare(std::int64_t, std::int64_t vocab_size) override {
     UseDevice();
     sampler_.Prepare(vocab_size);

@@ -82,6 +82,11 @@ void CudaSampler::Prepare(std::int64_t vocab_size) {
   vocab_size_ = vocab_size;
 }
 
+std::int64_t CudaSampler::device_bytes() const {
+  return device_tasks_.bytes + device_changes_.bytes + device_results_.bytes +
+         device_score_tasks_.bytes + device_score_results_.bytes + changed_rows_.bytes;
+}
+
 void CudaSampler::ReserveChanges(std::size_t count) {
   // There is no more to be had of a device that has failed, nor is it needed.
   if (count <= max_changes_ || !stream_.ok()) return;

@@ -26,6 +26,8 @@ class CudaSampler {
   CudaSampler(Stream& stream, HostCopies& copies);
 
   void Prepare(std::int64_t vocab_size);
+  // Taken by Prepare.
+  std::int64_t device_bytes() const;
   // The results of a device that has failed are token 0 throughout.
   void Sample(const Matrix& logits, std::span<const Backend::SampleRequest> requests);
   void Score(const Matrix& logits, std::span<const Backend::ScoreRequest> requests);
@@ -49,9 +51,11 @@ class CudaSampler {
   template <typename T>
   struct Array {
     void Allocate(Stream& stream, std::size_t count) {
-      memory.emplace(stream, static_cast<std::int64_t>(count * sizeof(T)));
+      bytes = static_cast<std::int64_t>(count * sizeof(T));
+      memory.emplace(stream, bytes);
     }
     T* data() const { return static_cast<T*>(memory->data()); }
+    std::int64_t bytes = 0;
     std::optional<CudaMemory> memory;
   };
   template <typename T>

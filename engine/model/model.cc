@@ -88,6 +88,7 @@ Model::Model(Backend& backend, const Checkpoint& checkpoint, DType type,
   last_ = memory_.Take(limits.max_logit_rows, d, DType::kF32);
   last_normed_ = memory_.TakeInput(limits.max_logit_rows, d, type);
   logits_ = memory_.Take(limits.max_logit_rows, config_.vocab_size, DType::kF32);
+  backend_.Prepare(rows, config_.vocab_size);
 }
 
 LayerState Model::State(std::int64_t layer) const {

@@ -90,6 +90,14 @@ TEST_P(EmulatedEngineTest, StepsAllocateNothingAndAnEngineGivesAllMemoryBack) {
   EXPECT_EQ(emulation::AllocatedBytes(), bytes);
 }
 
+TEST_P(EmulatedEngineTest, TheMemoryThatIsToldIsWhatTheDeviceGave) {
+  const std::int64_t before = emulation::DeviceBytes();
+  const auto engine = Make();
+  const DeviceBytes& bytes = engine->info().device_bytes;
+  EXPECT_EQ(bytes.weights + bytes.cache + bytes.expanded + bytes.state + bytes.work,
+            emulation::DeviceBytes() - before);
+}
+
 // The last calls of a step are those of sampling and scoring.
 TEST_P(EmulatedEngineTest, FaultWhileSamplingIsAnInternalError) {
   const auto counted = Make();

@@ -191,8 +191,14 @@ void Do(const std::vector<Copy>& copies) {
 }
 
 std::int64_t fail_in = -1, calls = 0;
-std::int64_t allocations = 0, allocated = 0;
-std::map<void*, std::size_t> sizes;
+
+enum Place { kDevice, kHost };
+std::int64_t allocations = 0, allocated[2] = {};  // by Place
+struct Memory {
+  Place place;
+  std::size_t bytes;
+};
+std::map<void*, Memory> memories;
 
 }  // namespace
 
@@ -206,24 +212,25 @@ cudaError_t Call() {
 
 namespace {
 
-cudaError_t Allocate(void** p, std::size_t bytes) {
+cudaError_t Allocate(void** p, std::size_t bytes, Place place) {
   if (const cudaError_t error = Call(); error != cudaSuccess) return error;
   // Memory of a device is not zero by itself.
   *p = std::aligned_alloc(256, (bytes + 255) / 256 * 256);
   if (*p == nullptr) return cudaErrorMemoryAllocation;
   std::memset(*p, 0xcd, bytes);
-  sizes[*p] = bytes;
-  allocated += static_cast<std::int64_t>(bytes);
+  memories[*p] = {place, bytes};
+  allocated[place] += static_cast<std::int64_t>(bytes);
   ++allocations;
   return cudaSuccess;
 }
 
-cudaError_t Free(void* p) {
+cudaError_t Free(void* p, Place place) {
   if (p == nullptr) return cudaSuccess;
-  const auto found = sizes.find(p);
-  if (found == sizes.end()) Die("memory is freed that was not allocated");
-  allocated -= static_cast<std::int64_t>(found->second);
-  sizes.erase(found);
+  const auto found = memories.find(p);
+  if (found == memories.end() || found->second.place != place)
+    Die("memory is freed that was not allocated");
+  allocated[place] -= static_cast<std::int64_t>(found->second.bytes);
+  memories.erase(found);
   std::free(p);
   return cudaSuccess;
 }
@@ -291,7 +298,8 @@ void Run(dim3 grid, dim3 size, std::size_t shared_bytes,
 void SetOrder(Order value) { order = value; }
 void FailCall(std::int64_t calls_away) { fail_in = calls_away; }
 std::int64_t NumCalls() { return calls; }
-std::int64_t AllocatedBytes() { return allocated; }
+std::int64_t AllocatedBytes() { return allocated[kDevice] + allocated[kHost]; }
+std::int64_t DeviceBytes() { return allocated[kDevice]; }
 std::int64_t NumAllocations() { return allocations; }
 
 }  // namespace emulation
@@ -345,13 +353,13 @@ cudaError_t cudaGetDeviceProperties(cudaDeviceProp* properties, int) {
   return Call();
 }
 cudaError_t cudaMalloc(void** p, std::size_t bytes) {
-  return emulation::Allocate(p, bytes);
+  return emulation::Allocate(p, bytes, emulation::kDevice);
 }
-cudaError_t cudaFree(void* p) { return emulation::Free(p); }
+cudaError_t cudaFree(void* p) { return emulation::Free(p, emulation::kDevice); }
 cudaError_t cudaHostAlloc(void** p, std::size_t bytes, unsigned) {
-  return emulation::Allocate(p, bytes);
+  return emulation::Allocate(p, bytes, emulation::kHost);
 }
-cudaError_t cudaFreeHost(void* p) { return emulation::Free(p); }
+cudaError_t cudaFreeHost(void* p) { return emulation::Free(p, emulation::kHost); }
 cudaError_t cudaMemcpyAsync(void* to, const void* from, std::size_t bytes, cudaMemcpyKind,
                             cudaStream_t) {
   if (const cudaError_t error = Call(); error != cudaSuccess) return error;

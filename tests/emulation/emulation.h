@@ -19,6 +19,7 @@ std::int64_t NumCalls();
 // Bytes of device and host memory that are allocated now, and calls of cudaMalloc and
 // cudaHostAlloc so far.
 std::int64_t AllocatedBytes();
+std::int64_t DeviceBytes();  // of the former, device memory
 std::int64_t NumAllocations();
 
 }  // namespace emulation
