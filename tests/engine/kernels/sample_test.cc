@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "tests/engine/kernels/op_test.h"
+#include "tests/engine/sampling/sampler.h"
 #include "tests/reference/sample_reference.h"
 
 namespace goldfinch {
@@ -131,25 +132,6 @@ class SampleTest : public OpTest {
 };
 GOLDFINCH_ON_ALL_BACKENDS(SampleTest);
 
-// One of each way through the steps.
-std::vector<SamplingParams> EveryWay() {
-  std::vector<SamplingParams> ways(9);
-  ways[0].temperature = 0.0f;
-  ways[2].top_k = 2;
-  ways[3].top_k = 900;
-  ways[4].top_p = 0.9f;
-  ways[5].min_p = 0.1f;
-  ways[6].min_p = 0.01f;
-  ways[6].top_k = 5;
-  ways[6].top_p = 0.7f;
-  ways[7].temperature = 100.0f;
-  ways[7].top_p = 0.999f;
-  ways[8].top_k = 40;
-  ways[8].top_p = 1e-45f;
-  for (SamplingParams& params : ways) params.num_logprobs = 3;
-  return ways;
-}
-
 // Every way, a few draws of each.
 std::vector<Asked> AskedEveryWay(
     const std::function<void(SamplingParams&)>& change = {}) {
@@ -159,16 +141,6 @@ std::vector<Asked> AskedEveryWay(
     for (int i = 0; i < 4; ++i) asked.push_back({.params = params, .num_generated = i});
   }
   return asked;
-}
-
-reference::History RandomHistory(std::int64_t vocab, std::uint64_t seed) {
-  reference::History history;
-  for (std::uint64_t i = 0; i < 60; ++i) {
-    const double u = UniformDraw(seed, 77, i);
-    const auto token = static_cast<TokenId>(u * u * static_cast<double>(vocab));
-    (i < 40 ? history.prompt : history.output).push_back(token);
-  }
-  return history;
 }
 
 TEST_P(SampleTest, CutsAreTheTwinsOnRowsOfAnySize) {

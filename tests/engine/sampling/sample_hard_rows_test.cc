@@ -17,23 +17,6 @@ constexpr float kNaN = std::numeric_limits<float>::quiet_NaN();
 constexpr float kInf = std::numeric_limits<float>::infinity();
 constexpr float kMax = std::numeric_limits<float>::max();
 
-// One of each way through SampleRow.
-std::vector<SamplingParams> EveryWay() {
-  std::vector<SamplingParams> ways(8);
-  ways[0].temperature = 0.0f;
-  ways[2].top_k = 2;
-  ways[3].top_k = 900;
-  ways[4].top_p = 0.9f;
-  ways[5].min_p = 0.1f;
-  ways[6].min_p = 0.01f;
-  ways[6].top_k = 5;
-  ways[6].top_p = 0.7f;
-  ways[7].temperature = 100.0f;
-  ways[7].top_p = 0.999f;
-  for (SamplingParams& params : ways) params.num_logprobs = 3;
-  return ways;
-}
-
 TEST(SampleHardRowsTest, NaNIsNeverChosen) {
   for (const SamplingParams& params : EveryWay()) {
     const Tokens few = Drawn(std::vector<float>{kNaN, 1.0f, kNaN, 2.0f, kNaN}, params);

@@ -49,16 +49,6 @@ void ExpectMostCompared(const Tally& tally) {
       << tally.compared << " compared, " << tally.too_near << " too near a border";
 }
 
-reference::History RandomHistory(std::size_t vocab_size, std::uint64_t seed) {
-  reference::History history;
-  for (std::uint64_t i = 0; i < 60; ++i) {
-    const double u = UniformDraw(seed, 77, i);
-    const auto token = static_cast<TokenId>(u * u * static_cast<double>(vocab_size));
-    (i < 40 ? history.prompt : history.output).push_back(token);
-  }
-  return history;
-}
-
 // (vocabulary, spread of the logits): short and long blocks, flat and peaked rows.
 class SampleTwinTest : public testing::TestWithParam<std::tuple<int, double>> {
  protected:

@@ -1,5 +1,5 @@
-// What the sampling tests share: one call that samples, rows of random logits, and the
-// set of tokens that some parameters can ever choose.
+// What the sampling tests share: one call that samples, rows of random logits,
+// histories, parameters of every kind, and the tokens that they can ever choose.
 #pragma once
 
 #include <cmath>
@@ -10,6 +10,7 @@
 
 #include "engine/sampling/random.h"
 #include "engine/sampling/sample_row.h"
+#include "tests/reference/sample_reference.h"
 
 namespace goldfinch {
 
@@ -46,6 +47,36 @@ inline std::vector<float> RandomRow(std::size_t size, double spread, std::uint64
                                 std::cos(6.283185307179586 * v));
   }
   return row;
+}
+
+// One of each way through the steps.
+inline std::vector<SamplingParams> EveryWay() {
+  std::vector<SamplingParams> ways(9);
+  ways[0].temperature = 0.0f;
+  ways[2].top_k = 2;
+  ways[3].top_k = 900;
+  ways[4].top_p = 0.9f;
+  ways[5].min_p = 0.1f;
+  ways[6].min_p = 0.01f;
+  ways[6].top_k = 5;
+  ways[6].top_p = 0.7f;
+  ways[7].temperature = 100.0f;
+  ways[7].top_p = 0.999f;
+  ways[8].top_k = 40;
+  ways[8].top_p = 1e-45f;
+  for (SamplingParams& params : ways) params.num_logprobs = 3;
+  return ways;
+}
+
+// Forty tokens of a prompt and twenty of an output, low ids more often.
+inline reference::History RandomHistory(std::int64_t vocab_size, std::uint64_t seed) {
+  reference::History history;
+  for (std::uint64_t i = 0; i < 60; ++i) {
+    const double u = UniformDraw(seed, 77, i);
+    const auto token = static_cast<TokenId>(u * u * static_cast<double>(vocab_size));
+    (i < 40 ? history.prompt : history.output).push_back(token);
+  }
+  return history;
 }
 
 }  // namespace goldfinch
