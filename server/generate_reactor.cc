@@ -194,10 +194,7 @@ void GenerateReactor::ListenTo(const std::shared_ptr<TokenStream>& stream) {
 void GenerateReactor::Refuse(const absl::Status& status) {
   {
     const MutexLock lock(mu_);
-    if (!builder_.has_value()) {
-      serving_.observer.OnRefused(status);
-      if (tenant_ != nullptr) ++tenant_->meter->refused;
-    }
+    if (!builder_.has_value()) CountRefusal(serving_, tenant_, status);
     end_ = ToGrpcStatus(status);
   }
   Advance();

@@ -132,14 +132,16 @@ void Metrics::OnPrefixLookup(PrefixLookup lookup) {
   prefix_lookups_[static_cast<std::size_t>(lookup)].fetch_add(1, kRelaxed);
 }
 
-void Metrics::WatchSessions(const SessionStats& stats) {
-  const MutexLock lock(sessions_mu_);
-  sessions_ = &stats;
+void Metrics::Watch(const SessionStats& sessions, const TenantDirectory& tenants) {
+  const MutexLock lock(watched_mu_);
+  sessions_ = &sessions;
+  tenants_ = &tenants;
 }
 
-void Metrics::ForgetSessions() {
-  const MutexLock lock(sessions_mu_);
+void Metrics::Forget() {
+  const MutexLock lock(watched_mu_);
   sessions_ = nullptr;
+  tenants_ = nullptr;
 }
 
 void Metrics::OnStep(const StepReport& step) {

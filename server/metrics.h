@@ -82,12 +82,10 @@ class Metrics final : public SchedulerObserver {
   // Logs it too: the one line of it that an operator will look for.
   void OnEngineError(const absl::Status& status) override;
 
-  // What the session manager counts, from now on until ForgetSessions.
-  void WatchSessions(const SessionStats& stats);
-  void ForgetSessions();
-  // Whose tenants have series of their own; all others share one. Outlives this, or is
-  // told to be forgotten.
-  void WatchTenants(const TenantDirectory* tenants);
+  // What the session manager counts, and whose tenants have series of their own (all
+  // others share one), from now on until Forget.
+  void Watch(const SessionStats& sessions, const TenantDirectory& tenants);
+  void Forget();
 
   // Everything, as it is now; Text in Prometheus's format.
   std::vector<prometheus::MetricFamily> Collect() const;
@@ -141,9 +139,9 @@ class Metrics final : public SchedulerObserver {
   Counter step_decode_tokens_{0};
 
   // Scrapes and the server's end only: the step thread never meets it.
-  mutable Mutex sessions_mu_;
-  const SessionStats* sessions_ ABSL_GUARDED_BY(sessions_mu_) = nullptr;
-  const TenantDirectory* tenants_ ABSL_GUARDED_BY(sessions_mu_) = nullptr;
+  mutable Mutex watched_mu_;
+  const SessionStats* sessions_ ABSL_GUARDED_BY(watched_mu_) = nullptr;
+  const TenantDirectory* tenants_ ABSL_GUARDED_BY(watched_mu_) = nullptr;
 
   AtomicHistogram first_token_;
   AtomicHistogram inter_token_;

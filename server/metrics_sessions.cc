@@ -48,7 +48,7 @@ void Metrics::CollectPrefixes(std::vector<MetricFamily>& families) const {
 }
 
 void Metrics::CollectSessions(std::vector<MetricFamily>& families) const {
-  const MutexLock lock(sessions_mu_);
+  const MutexLock lock(watched_mu_);
   if (sessions_ == nullptr) return;
   const SessionStats& stats = *sessions_;
   MetricFamily places =

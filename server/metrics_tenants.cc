@@ -38,13 +38,8 @@ std::uint64_t Count(std::int64_t value) { return static_cast<std::uint64_t>(valu
 
 }  // namespace
 
-void Metrics::WatchTenants(const TenantDirectory* tenants) {
-  const MutexLock lock(sessions_mu_);
-  tenants_ = tenants;
-}
-
 void Metrics::CollectTenants(std::vector<MetricFamily>& families) const {
-  const MutexLock lock(sessions_mu_);
+  const MutexLock lock(watched_mu_);
   if (tenants_ == nullptr) return;
   MetricFamily running = Gauges("goldfinch_tenant_requests_running", "Running requests");
   MetricFamily waiting = Gauges("goldfinch_tenant_requests_waiting",

@@ -27,15 +27,14 @@ absl::Status ScoreReactor::Submit(const v1::ScoreRequest& request,
                                   const grpc::CallbackServerContext& context) {
   const absl::StatusOr<TenantPtr> tenant = Authenticate(serving_, context);
   if (!tenant.ok()) {
-    serving_.observer.OnRefused(tenant.status());
+    CountRefusal(serving_, nullptr, tenant.status());
     return tenant.status();
   }
   entered_ = serving_.calls.Enter(self_);
   absl::StatusOr<Request> valid =
       entered_ ? ValidateScore(request, serving_.limits) : DrainingStatus();
   if (!valid.ok()) {
-    serving_.observer.OnRefused(valid.status());
-    ++(*tenant)->meter->refused;
+    CountRefusal(serving_, *tenant, valid.status());
     return valid.status();
   }
   continuation_ = valid->continuation;

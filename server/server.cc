@@ -142,13 +142,9 @@ class Server::Impl {
         service_(serving_, DescribeModel(options, engine.info())),
         session_service_(serving_),
         sweep_(calls_, clock, options.scheduler.slow_reader) {
-    metrics_->WatchSessions(sessions_.stats());
-    metrics_->WatchTenants(&tenants_);
+    metrics_->Watch(sessions_.stats(), tenants_);
   }
-  ~Impl() {
-    metrics_->ForgetSessions();
-    metrics_->WatchTenants(nullptr);
-  }
+  ~Impl() { metrics_->Forget(); }
 
   absl::Status Listen(const ServerOptions& options);
   absl::Status ReloadTenants();

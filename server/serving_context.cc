@@ -32,4 +32,10 @@ void SetTenant(const TenantPtr& tenant, Request& request) {
   request.meter = tenant->meter;
 }
 
+void CountRefusal(const ServingContext& serving, const TenantPtr& tenant,
+                  const absl::Status& status) {
+  serving.observer.OnRefused(status);
+  if (tenant != nullptr) ++tenant->meter->refused;
+}
+
 }  // namespace goldfinch

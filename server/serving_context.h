@@ -56,6 +56,11 @@ absl::StatusOr<TenantPtr> Authenticate(const ServingContext& serving,
 // Makes it a request of the tenant, within its limits.
 void SetTenant(const TenantPtr& tenant, Request& request);
 
+// Counts a call that is refused before it reaches the scheduler; of nobody when `tenant`
+// is null.
+void CountRefusal(const ServingContext& serving, const TenantPtr& tenant,
+                  const absl::Status& status);
+
 // The client's deadline on the scheduler's clock; none when it set none.
 std::optional<TimePoint> DeadlineOf(const grpc::ServerContextBase& context,
                                     const Clock& clock);

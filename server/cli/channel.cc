@@ -13,6 +13,7 @@
 #include "absl/strings/str_split.h"
 #include "server/guarded_file.h"
 #include "server/loopback.h"
+#include "server/tenants/tenant.h"
 
 namespace goldfinch {
 namespace {
@@ -20,7 +21,6 @@ namespace {
 namespace experimental = grpc::experimental;
 
 constexpr std::size_t kMaxPemBytes = std::size_t{1} << 20;
-constexpr std::size_t kMaxKeyBytes = 512;
 
 bool UsesTls(const ConnectionFlags& flags) {
   return flags.tls || !flags.tls_ca.empty() || !flags.tls_cert.empty();

@@ -41,14 +41,18 @@ std::string Shown(const Json& value) {
   return value.dump();
 }
 
+// Letters, digits, _ . and -.
+bool IsNameLike(const std::string& text, std::size_t max_bytes) {
+  return !text.empty() && text.size() <= max_bytes &&
+         std::all_of(text.begin(), text.end(), [](char c) {
+           return absl::ascii_isalnum(static_cast<unsigned char>(c)) || c == '_' ||
+                  c == '.' || c == '-';
+         });
+}
+
 // The name of a field for a message, unless it may be a key or spoil the line.
 std::string ShownName(const std::string& name) {
-  const bool plain = !name.empty() && name.size() <= kMaxShownBytes &&
-                     std::all_of(name.begin(), name.end(), [](char c) {
-                       return absl::ascii_isalnum(static_cast<unsigned char>(c)) ||
-                              c == '_' || c == '-' || c == '.';
-                     });
-  return plain ? name : "with a name that is not shown";
+  return IsNameLike(name, kMaxShownBytes) ? name : "with a name that is not shown";
 }
 
 // Takes the fields of one object, named `where` in messages. The first problem is kept
@@ -127,21 +131,13 @@ class Fields {
   std::set<std::string> known_;
 };
 
-bool IsName(const std::string& name) {
-  return !name.empty() && name.size() <= kMaxNameBytes &&
-         std::all_of(name.begin(), name.end(), [](char c) {
-           return absl::ascii_isalnum(static_cast<unsigned char>(c)) || c == '_' ||
-                  c == '.' || c == '-';
-         });
-}
-
 void ReadName(Fields& fields, Tenant& tenant) {
   constexpr char kBounds[] = "1 to 64 letters, digits, _, . and -";
   const Json* value = fields.Find("name");
   if (value == nullptr) return fields.Problem("name", "is missing");
   if (!value->is_string()) return fields.Mismatch("name", *value, kBounds);
   const auto& name = value->get_ref<const std::string&>();
-  if (!IsName(name)) {
+  if (!IsNameLike(name, kMaxNameBytes)) {
     return fields.Problem("name", absl::StrCat("must be ", kBounds));
   }
   if (name == kAnonymousTenant || name == kOtherTenants) {
