@@ -55,8 +55,11 @@ cmake --preset release >build-quickstart.log 2>&1 &&
 rm -f build-quickstart.log
 bin=build/release/bin
 
+# Its log goes to the same terminal, and a line of it would end up in the completion.
+log_level=warning
+if $serve; then log_level=info; fi
 "$bin/goldfinch-server" --model="$model" --listen="$host:$port" \
-  --metrics="$host:$metrics_port" &
+  --metrics="$host:$metrics_port" --log_level="$log_level" &
 server=$!
 stop() {
   kill -TERM "$server" 2>/dev/null || true
