@@ -82,8 +82,13 @@ void RedisServer::Kill() {
   pid_ = -1;
 }
 
-void RedisServer::Stop() { kill(pid_, SIGSTOP); }
-void RedisServer::Continue() { kill(pid_, SIGCONT); }
+void RedisServer::Stop() { Signal(SIGSTOP); }
+void RedisServer::Continue() { Signal(SIGCONT); }
+
+void RedisServer::Signal(int number) const {
+  GOLDFINCH_CHECK(pid_ > 0);  // -1 is every process of the machine
+  kill(pid_, number);
+}
 
 std::string RedisServer::Run(const std::vector<std::string>& words) const {
   std::vector<const char*> argv;

@@ -31,6 +31,8 @@ class RedisServer {
   std::string Run(const std::vector<std::string>& words) const;
 
  private:
+  void Signal(int number) const;
+
   std::string folder_;
   std::string socket_;
   pid_t pid_ = -1;
