@@ -30,6 +30,7 @@
 #include "scheduler/clock.h"
 #include "scheduler/needs.h"
 #include "scheduler/request.h"
+#include "scheduler/request_info.h"
 #include "scheduler/scheduler.h"
 #include "scheduler/tenant_policy.h"
 #include "scheduler/token_stream.h"
@@ -48,6 +49,9 @@ struct AcceptedRequest {
   std::shared_ptr<TokenStream> stream;
   TimePoint submitted;
 };
+
+// As it is before it runs.
+RequestInfo InfoOf(const AcceptedRequest& accepted, TimePoint now);
 
 class Inbox {
  public:

@@ -33,6 +33,9 @@ class StopCondition {
   virtual int Push(TokenId token) = 0;
 };
 
+// Names a request to Scheduler::Cancel; never reused.
+enum class RequestId : std::uint64_t {};
+
 enum class RequestKind {
   kGenerate,
   kScore,

@@ -401,6 +401,21 @@ RequestUsage RunningRequest::Usage(std::int64_t generated, TimePoint now) const 
   return usage;
 }
 
+RequestInfo RunningRequest::Info(TimePoint now) const {
+  RequestInfo info = InfoOf(*accepted_, now);
+  info.state = aside_         ? RequestState::kAside
+               : paused_      ? RequestState::kPaused
+               : Prefilling() ? RequestState::kPrompt
+                              : RequestState::kDecoding;
+  // The last token of a prompt is fed with the first step that samples.
+  info.fed_tokens = Decodes() ? prompt_tokens_ : std::min(fed_, prompt_tokens_);
+  info.generated_tokens = 0;
+  for (const Candidate& candidate : candidates_) {
+    info.generated_tokens += candidate.generated;
+  }
+  return info;
+}
+
 RequestReport RunningRequest::Report(absl::Status status, TimePoint now) const {
   std::int64_t generated = 0;
   for (const Candidate& candidate : candidates_) {

@@ -36,6 +36,7 @@
 #include "scheduler/prefix_cache.h"
 #include "scheduler/prefix_keeper.h"
 #include "scheduler/request.h"
+#include "scheduler/request_info.h"
 
 namespace goldfinch {
 
@@ -138,6 +139,9 @@ class RunningRequest {
   };
   // Keeps what is to be kept, tells on_end, and closes what is still open.
   void Leave(const absl::Status& status, Leaving leaving);
+
+  // As it is now.
+  RequestInfo Info(TimePoint now) const;
 
   // The report of a request ending with `status` now.
   RequestReport Report(absl::Status status, TimePoint now) const;

@@ -168,18 +168,19 @@ void Scheduler::Impl::Queue(Waiting waiting) {
   tenants_.Add(std::move(waiting));
 }
 
-void Scheduler::Impl::EndById(RequestId id, const absl::Status& status,
+bool Scheduler::Impl::EndById(RequestId id, const absl::Status& status,
                               RunningRequest::Leaving leaving, TimePoint now) {
   const auto is_it = [id](const Waiting& waiting) { return waiting.accepted().id == id; };
   for (Waiting& waiting : tenants_.Extract(is_it)) {
     EndWaiting(std::move(waiting), status, leaving, now);
+    return true;
   }
-  if (const auto it =
-          std::ranges::find(running_, id, [](auto& r) { return r->accepted().id; });
-      it != running_.end()) {
-    EndRunning(std::move(*it), status, leaving, now);
-    running_.erase(it);
-  }
+  const auto it =
+      std::ranges::find(running_, id, [](auto& r) { return r->accepted().id; });
+  if (it == running_.end()) return false;
+  EndRunning(std::move(*it), status, leaving, now);
+  running_.erase(it);
+  return true;
 }
 
 // Copies for others, as many as the step has time for.
@@ -436,6 +437,15 @@ void Scheduler::Cancel(RequestId id) { impl_->Cancel(id); }
 void Scheduler::Interrupt(RequestId id) { impl_->Interrupt(id); }
 
 void Scheduler::InterruptAll() { impl_->InterruptAll(); }
+
+void Scheduler::ListRequests(RequestFilter filter, InfoCallback done) {
+  impl_->ListRequests(std::move(filter), std::move(done));
+}
+
+void Scheduler::CancelIfThere(RequestId id, absl::Status status,
+                              std::function<void(bool)> done) {
+  impl_->CancelIfThere(id, std::move(status), std::move(done));
+}
 
 void Scheduler::GetImage(std::shared_ptr<KeptPrefix> prefix, ImageCallback done) {
   impl_->GetImage(std::move(prefix), std::move(done));

@@ -23,18 +23,17 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <vector>
 
 #include "absl/status/statusor.h"
 #include "engine/engine.h"
 #include "scheduler/clock.h"
 #include "scheduler/observer.h"
 #include "scheduler/request.h"
+#include "scheduler/request_info.h"
 #include "scheduler/token_stream.h"
 
 namespace goldfinch {
-
-// Names a request to Cancel; never reused.
-enum class RequestId : std::uint64_t {};
 
 struct SchedulerOptions {
   std::int64_t step_tokens = 512;             // token budget of one step
@@ -77,6 +76,14 @@ class Scheduler {
   void Interrupt(RequestId id);
   // Everything submitted so far.
   void InterruptAll();
+
+  // Calls `done` on the step thread with what waits and runs, in order of ids. After
+  // Shutdown, at once and with nothing.
+  using InfoCallback = std::function<void(std::vector<RequestInfo>)>;
+  void ListRequests(RequestFilter filter, InfoCallback done);
+  // Ends the request with `status`, as Cancel does; calls `done` on the step thread
+  // (after Shutdown, at once) with whether there was one.
+  void CancelIfThere(RequestId id, absl::Status status, std::function<void(bool)> done);
 
   // Calls `done` on the step thread with the prefix's image, which is copied out if it is
   // on the device; the prefix stays where it is. Null for one of no tokens, and after

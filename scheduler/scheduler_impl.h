@@ -1,7 +1,7 @@
-// Scheduler's insides: scheduler.cc steps, scheduler_admission.cc decides who has memory.
+// Scheduler's insides: scheduler.cc steps, scheduler_admission.cc decides who has memory,
+// scheduler_inspect.cc tells what there is.
 //
-// Threads: Submit, Cancel, Interrupt, GetImage, MoveToHost, Start and Shutdown by any; the
-// rest is of the step thread.
+// Threads: the public part by any, but Step; the rest is of the step thread.
 #pragma once
 
 #include <cstdint>
@@ -31,6 +31,8 @@ class Scheduler::Impl {
   void Cancel(RequestId id) { inbox_->Cancel(id); }
   void Interrupt(RequestId id) { inbox_->Interrupt(id); }
   void InterruptAll() { inbox_->InterruptAll(); }
+  void ListRequests(RequestFilter filter, InfoCallback done);
+  void CancelIfThere(RequestId id, absl::Status status, std::function<void(bool)> done);
   void GetImage(std::shared_ptr<KeptPrefix> prefix, ImageCallback done);
   void MoveToHost(std::shared_ptr<KeptPrefix> prefix);
   void Start();
@@ -47,9 +49,11 @@ class Scheduler::Impl {
   // The parts of a step, in order.
   void TakeInbox(TimePoint now);
   void Queue(Waiting waiting);
-  void EndById(RequestId id, const absl::Status& status, RunningRequest::Leaving leaving,
+  // False when there is none.
+  bool EndById(RequestId id, const absl::Status& status, RunningRequest::Leaving leaving,
                TimePoint now);
   void RunTasks(std::int64_t leave_bytes);
+  std::vector<RequestInfo> InfosOf(const RequestFilter& filter) const;
   void DropLate(TimePoint now);
   void AdmitWaiting(TimePoint now);
   bool BuildBatch();

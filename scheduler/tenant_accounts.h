@@ -86,6 +86,14 @@ class TenantAccounts {
   Yield HasToYield(const TenantAccount& holder, const TenantAccount& newcomer,
                    double slack) const;
 
+  // Calls `see` with all that waits, in no order.
+  template <typename Function>
+  void ForEachWaiting(const Function& see) const {
+    for (const TenantAccount* account : active_) {
+      for (const auto& [order, waiting] : account->waiting) see(waiting);
+    }
+  }
+
   // Takes what waits out where `take` says so, in no order.
   template <typename Predicate>
   std::vector<Waiting> Extract(const Predicate& take) {
