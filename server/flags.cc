@@ -214,6 +214,8 @@ void DescribeSessions(CLI::App& app, ServerFlags& flags) {
 void DescribeAccess(CLI::App& app, ServerFlags& flags) {
   app.add_option("--tenants_file", flags.tenants_file,
                  "JSON file of who may call, read again on SIGHUP (default: everybody)");
+  app.add_option("--admin_listen", flags.admin_listen,
+                 "HOST:PORT of the admin service (default: none)");
   app.add_flag("--insecure_allow_anonymous", flags.insecure_allow_anonymous,
                "Listen beyond this machine without a tenants file");
   app.add_option("--reflection", flags.reflection,
@@ -271,6 +273,13 @@ absl::Status CheckAccess(const ServerFlags& flags) {
                      ", which other machines reach; give --tenants_file, or "
                      "--insecure_allow_anonymous to serve everybody"));
   }
+  if (flags.tenants_file.empty() && !flags.admin_listen.empty() &&
+      !IsLoopback(flags.admin_listen)) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("--admin_listen is ", flags.admin_listen,
+                     ", which other machines reach; give --tenants_file, whose admins "
+                     "may then call it"));
+  }
   return absl::OkStatus();
 }
 
@@ -304,6 +313,9 @@ absl::StatusOr<CommandLine> ParseServerFlags(int argc, const char* const* argv) 
   if (status.ok()) status = CheckAddress("--listen", line.flags.listen);
   if (status.ok() && !line.flags.metrics.empty()) {
     status = CheckAddress("--metrics", line.flags.metrics);
+  }
+  if (status.ok() && !line.flags.admin_listen.empty()) {
+    status = CheckAddress("--admin_listen", line.flags.admin_listen);
   }
   if (status.ok()) status = CheckAccess(line.flags);
   if (!status.ok()) return status;

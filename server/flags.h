@@ -18,6 +18,7 @@ struct ServerFlags {
   std::string model_name;  // empty: the name of the model's directory
   std::string listen = "127.0.0.1:50051";
   std::string metrics = "127.0.0.1:9464";
+  std::string admin_listen;  // empty: no admin service
   std::string tenants_file;  // empty: none, everybody is one tenant
   bool insecure_allow_anonymous = false;
   std::string reflection = "on";

@@ -50,6 +50,11 @@ bool SetLogLevel(std::string_view level) {
   return true;
 }
 
+std::string LogLevel() {
+  const spdlog::string_view_t name = spdlog::level::to_string_view(Logger()->level());
+  return std::string(name.data(), name.size());
+}
+
 void LogDebug(std::string_view line) { Log(spdlog::level::debug, line); }
 void LogInfo(std::string_view line) { Log(spdlog::level::info, line); }
 void LogWarning(std::string_view line) { Log(spdlog::level::warn, line); }

@@ -6,15 +6,17 @@
 //
 // A thin front so that the logging library's headers are compiled once.
 //
-// Threads: any; SetLogLevel before the first line.
+// Threads: any.
 #pragma once
 
+#include <string>
 #include <string_view>
 
 namespace goldfinch {
 
 // "debug", "info", "warning", "error" or "off"; false for anything else.
 bool SetLogLevel(std::string_view level);
+std::string LogLevel();
 
 void LogDebug(std::string_view line);
 void LogInfo(std::string_view line);

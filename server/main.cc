@@ -76,6 +76,7 @@ ServerOptions OptionsOf(const ServerFlags& flags, const ModelEngine& engine) {
   ServerOptions options;
   options.listen = flags.listen;
   options.metrics = flags.metrics;
+  options.admin = flags.admin_listen;
   options.tls = TlsFilesOf(flags);
   options.reflection = flags.reflection == "on";
   options.connections = {
@@ -172,6 +173,13 @@ class Stopper {
     pthread_sigmask(SIG_UNBLOCK, &stop, nullptr);
   }
 
+  // The server drains already; a signal is the first one all the same.
+  void OnDrain() {
+    MutexLock lock(mu_);
+    drains_ = true;
+    changed_.NotifyAll();
+  }
+
   // Reads the tenants file again, or will once there is a server.
   void OnReload() {
     MutexLock lock(mu_);
@@ -182,12 +190,12 @@ class Stopper {
     }
   }
 
-  // Returns after the first signal.
+  // Returns when the server is to stop.
   void WaitWith(Server& server) {
     MutexLock lock(mu_);
     server_ = &server;
     if (reload_) static_cast<void>(server.ReloadTenants());
-    while (signals_seen_ == 0) changed_.Wait(mu_);
+    while (signals_seen_ == 0 && !drains_) changed_.Wait(mu_);
   }
 
   // The server is about to go.
@@ -201,6 +209,7 @@ class Stopper {
   CondVar changed_;
   Server* server_ ABSL_GUARDED_BY(mu_) = nullptr;
   int signals_seen_ ABSL_GUARDED_BY(mu_) = 0;
+  bool drains_ ABSL_GUARDED_BY(mu_) = false;
   bool reload_ ABSL_GUARDED_BY(mu_) = false;  // while there is no server
 };
 
@@ -230,12 +239,14 @@ absl::Status Serve(const ServerFlags& flags, Stopper& stopper) {
   ServerOptions options = OptionsOf(flags, **engine);
   options.sessions = std::move(sessions);
   options.tenants = tenants->get();
+  options.on_drain = [&stopper] { stopper.OnDrain(); };
   absl::StatusOr<std::unique_ptr<Server>> server =
       Server::Start(options, **engine, **vocabulary, clock, store->get());
   if (!server.ok()) return server.status();
   const EngineInfo& info = (*engine)->info();
   LogInfo(absl::StrCat("serving on port ", (*server)->port(), ", metrics on port ",
-                       (*server)->metrics_port(), "; ", info.compute_dtype, ", ",
+                       (*server)->metrics_port(), ", admin on port ",
+                       (*server)->admin_port(), "; ", info.compute_dtype, ", ",
                        info.num_pages, " pages of ", info.page_tokens, " tokens, ",
                        info.num_slots, " sequences at once, ",
                        *store == nullptr ? "no session store" : "with a session store"));

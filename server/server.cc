@@ -7,11 +7,14 @@
 
 #include <algorithm>
 #include <atomic>
+#include <initializer_list>
 #include <optional>
 #include <utility>
 #include <vector>
 
 #include "absl/strings/str_cat.h"
+#include "engine/sync/mutex.h"
+#include "server/admin_service.h"
 #include "server/generation_service.h"
 #include "server/log.h"
 #include "server/loopback.h"
@@ -107,13 +110,20 @@ class WithoutReflection final : public grpc::ServerBuilderOption {
 };
 
 // What whoever reaches the port should know.
-void WarnOfOpenness(const ServerOptions& options, bool anonymous) {
-  if (IsLoopback(options.listen)) return;
+void WarnOfOpenness(const std::string& address, const ServerOptions& options,
+                    bool anonymous) {
+  if (IsLoopback(address)) return;
   const bool plain = options.tls.certificate.empty();
   if (!anonymous && !plain) return;
-  LogWarning(absl::StrCat("listening on ", options.listen, " without ",
+  LogWarning(absl::StrCat("listening on ", address, " without ",
                           anonymous ? "authentication" : "",
                           anonymous && plain ? " or " : "", plain ? "encryption" : ""));
+}
+
+absl::Status CannotListen(const std::string& address) {
+  return absl::UnavailableError(
+      absl::StrCat("cannot listen on ", address,
+                   ": the port is in use, or the address is not one of this machine"));
 }
 
 }  // namespace
@@ -141,17 +151,21 @@ class Server::Impl {
                  transfer_bytes_},
         service_(serving_, DescribeModel(options, engine.info())),
         session_service_(serving_),
+        admin_service_(serving_, ActionsOf(options)),
         sweep_(calls_, clock, options.scheduler.slow_reader) {
     metrics_->Watch(sessions_.stats(), tenants_);
   }
   ~Impl() { metrics_->Forget(); }
 
   absl::Status Listen(const ServerOptions& options);
-  absl::Status ReloadTenants();
+  absl::StatusOr<std::int32_t> ReloadTenants();
 
   void BeginDrain() {
     calls_.Close();
-    if (server_ != nullptr) server_->GetHealthCheckService()->SetServingStatus(false);
+    const MutexLock lock(open_mu_);
+    for (grpc::Server* server : {server_.get(), admin_server_.get()}) {
+      if (server != nullptr) server->GetHealthCheckService()->SetServingStatus(false);
+    }
   }
   void Shutdown(std::chrono::nanoseconds patience);
   void ParkEverything(std::chrono::steady_clock::time_point deadline,
@@ -159,10 +173,18 @@ class Server::Impl {
   void HurryUp() { calls_.Interrupt(); }
 
   int port() const { return port_; }
+  int admin_port() const { return admin_port_; }
   int metrics_port() const { return endpoint_ == nullptr ? 0 : endpoint_->port(); }
   std::string MetricsText() const { return metrics_->Text(); }
 
  private:
+  AdminActions ActionsOf(const ServerOptions& options);
+  // Opens `address` for `services`. Null when that cannot be.
+  std::unique_ptr<grpc::Server> Open(const ServerOptions& options,
+                                     const std::string& address,
+                                     std::initializer_list<grpc::Service*> services,
+                                     int& port) const;
+
   const std::unique_ptr<TenantDirectory> everybody_ = TenantDirectory::Anonymous();
   TenantDirectory& tenants_;
   const Tokenizer tokenizer_;
@@ -175,13 +197,39 @@ class Server::Impl {
   const ServingContext serving_;
   GenerationService service_;
   SessionService session_service_;
+  AdminService admin_service_;
   StuckCallSweep sweep_;
   std::unique_ptr<MetricsEndpoint> endpoint_;
   int port_ = 0;
+  int admin_port_ = 0;
   bool parked_ = false;
   std::shared_ptr<grpc::ServerCredentials> credentials_;  // as gRPC made them
+  Mutex open_mu_;  // for those who may call before Listen has returned
+  std::unique_ptr<grpc::Server> admin_server_;  // null: none
   std::unique_ptr<grpc::Server> server_;
 };
+
+AdminActions Server::Impl::ActionsOf(const ServerOptions& options) {
+  return {.drain =
+              [this, on_drain = options.on_drain](bool hurry) {
+                BeginDrain();
+                if (hurry) HurryUp();
+                if (on_drain) on_drain();
+              },
+          .reload = [this] { return ReloadTenants(); }};
+}
+
+std::unique_ptr<grpc::Server> Server::Impl::Open(
+    const ServerOptions& options, const std::string& address,
+    std::initializer_list<grpc::Service*> services, int& port) const {
+  grpc::ServerBuilder builder;
+  if (!options.reflection) builder.SetOption(std::make_unique<WithoutReflection>());
+  builder.AddListeningPort(address, credentials_, &port);
+  for (grpc::Service* service : services) builder.RegisterService(service);
+  Limit(options.connections, builder);
+  std::unique_ptr<grpc::Server> server = builder.BuildAndStart();
+  return port == 0 ? nullptr : std::move(server);
+}
 
 absl::Status Server::Impl::Listen(const ServerOptions& options) {
   absl::StatusOr<std::shared_ptr<grpc::ServerCredentials>> credentials =
@@ -198,34 +246,35 @@ absl::Status Server::Impl::Listen(const ServerOptions& options) {
 
   grpc::EnableDefaultHealthCheckService(true);
   grpc::reflection::InitProtoReflectionServerBuilderPlugin();
-  grpc::ServerBuilder builder;
-  if (!options.reflection) builder.SetOption(std::make_unique<WithoutReflection>());
-  builder.AddListeningPort(options.listen, credentials_, &port_);
-  builder.RegisterService(&service_);
-  builder.RegisterService(&session_service_);
-  Limit(options.connections, builder);
-  server_ = builder.BuildAndStart();
-  if (server_ == nullptr || port_ == 0) {
-    return absl::UnavailableError(
-        absl::StrCat("cannot listen on ", options.listen,
-                     ": the port is in use, or the address is not one of this machine"));
+  const MutexLock lock(open_mu_);
+  if (!options.admin.empty()) {
+    admin_server_ = Open(options, options.admin, {&admin_service_}, admin_port_);
+    if (admin_server_ == nullptr) return CannotListen(options.admin);
+    WarnOfOpenness(options.admin, options, tenants_.anonymous());
   }
+  server_ = Open(options, options.listen, {&service_, &session_service_}, port_);
+  if (server_ == nullptr) return CannotListen(options.listen);
   for (const char* service : {v1::GenerationService::service_full_name(),
                               v1::SessionService::service_full_name()}) {
     server_->GetHealthCheckService()->SetServingStatus(service, true);
   }
-  WarnOfOpenness(options, tenants_.anonymous());
+  WarnOfOpenness(options.listen, options, tenants_.anonymous());
   return absl::OkStatus();
 }
 
-absl::Status Server::Impl::ReloadTenants() {
+absl::StatusOr<std::int32_t> Server::Impl::ReloadTenants() {
   const absl::Status status = tenants_.Reload();
-  if (status.ok()) {
-    LogInfo(absl::StrCat(tenants_.tenants().size(), " tenants from now on"));
-  } else {
+  if (!status.ok()) {
     LogWarning(absl::StrCat("the tenants stay as they were: ", status.message()));
+    // The log may name files; who calls is told no more than that it went wrong.
+    return absl::IsFailedPrecondition(status)
+               ? status
+               : absl::InvalidArgumentError(
+                     "the tenants file is bad and all is as it was; the log says why");
   }
-  return status;
+  const auto num_tenants = static_cast<std::int32_t>(tenants_.tenants().size());
+  LogInfo(absl::StrCat(num_tenants, " tenants from now on"));
+  return num_tenants;
 }
 
 void Server::Impl::Shutdown(std::chrono::nanoseconds patience) {
@@ -237,10 +286,12 @@ void Server::Impl::Shutdown(std::chrono::nanoseconds patience) {
     LogWarning("running calls are ended with UNAVAILABLE");
   }
   scheduler_.Shutdown();
-  if (server_ == nullptr) return;
   // Takes leave of connections; a call whose client reads nothing is broken off.
-  server_->Shutdown(std::chrono::system_clock::now() + kLastWords);
-  server_->Wait();
+  for (grpc::Server* server : {server_.get(), admin_server_.get()}) {
+    if (server == nullptr) continue;
+    server->Shutdown(std::chrono::system_clock::now() + kLastWords);
+    server->Wait();
+  }
 }
 
 void Server::Impl::ParkEverything(std::chrono::steady_clock::time_point deadline,
@@ -286,9 +337,10 @@ Server::Server(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
 Server::~Server() { impl_->Shutdown(std::chrono::nanoseconds(0)); }
 
 int Server::port() const { return impl_->port(); }
+int Server::admin_port() const { return impl_->admin_port(); }
 int Server::metrics_port() const { return impl_->metrics_port(); }
 std::string Server::MetricsText() const { return impl_->MetricsText(); }
-absl::Status Server::ReloadTenants() { return impl_->ReloadTenants(); }
+absl::Status Server::ReloadTenants() { return impl_->ReloadTenants().status(); }
 void Server::BeginDrain() { impl_->BeginDrain(); }
 void Server::Shutdown(std::chrono::nanoseconds patience) { impl_->Shutdown(patience); }
 void Server::HurryUp() { impl_->HurryUp(); }

@@ -4,7 +4,7 @@
 // Life: Start runs the model once through a scheduler (so SERVING means that it answers),
 // then opens the port. BeginDrain answers NOT_SERVING and refuses new calls at once;
 // Shutdown lets running calls finish until a deadline, ends the rest with UNAVAILABLE
-// and closes. Every accepted call gets a status.
+// and closes. Every accepted call gets a status. The admin service goes last.
 //
 // With a store, what still runs when half of that time is over is interrupted and parked,
 // like every session, so that clients resume it elsewhere.
@@ -14,6 +14,7 @@
 
 #include <chrono>
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <string>
 
@@ -34,6 +35,10 @@ namespace goldfinch {
 struct ServerOptions {
   std::string listen = "127.0.0.1:50051";  // HOST:PORT; port 0 takes a free one
   std::string metrics = "127.0.0.1:9464";  // as `listen`; empty: none
+  std::string admin;                       // of AdminService; likewise
+  // The admin service was told to drain: BeginDrain is done, Shutdown is to follow. Any
+  // thread.
+  std::function<void()> on_drain;
   TlsFiles tls;
   ConnectionLimits connections;
   bool reflection = true;
@@ -61,6 +66,7 @@ class Server {
 
   int port() const;
   int metrics_port() const;  // 0: none
+  int admin_port() const;    // 0: none
 
   // What a scrape would read now.
   std::string MetricsText() const;

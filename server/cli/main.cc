@@ -10,6 +10,7 @@
 
 #include "absl/status/status.h"
 #include "absl/strings/numbers.h"
+#include "server/cli/admin.h"
 #include "server/cli/channel.h"
 #include "server/cli/chat.h"
 #include "server/cli/commands.h"
@@ -116,9 +117,9 @@ CLI::App* AddChat(CLI::App& app, ChatFlags& flags) {
   return command;
 }
 
-CLI::App* AddAction(CLI::App& sessions, const char* name, const char* what,
-                    SessionsFlags& flags) {
-  CLI::App* action = sessions.add_subcommand(name, what);
+template <typename Flags>
+CLI::App* AddAction(CLI::App& command, const char* name, const char* what, Flags& flags) {
+  CLI::App* action = command.add_subcommand(name, what);
   AddConnection(*action, flags.connection);
   action->callback([&flags, name] { flags.action = name; });
   return action;
@@ -158,6 +159,28 @@ CLI::App* AddSessions(CLI::App& app, SessionsFlags& flags) {
   for (CLI::App* action : {list, get, create, fork, park, from_file}) {
     action->add_flag("--json", flags.json, "One JSON object a session");
   }
+  return command;
+}
+
+CLI::App* AddAdmin(CLI::App& app, AdminFlags& flags) {
+  CLI::App* command = app.add_subcommand("admin", "Looks after a server");
+  command->require_subcommand(1);
+  const auto add = [&](const char* name, const char* what) {
+    return AddAction(*command, name, what, flags);
+  };
+  CLI::App* drain = add("drain", "Ends the server as SIGTERM does");
+  add("reload", "Reads the tenants file again");
+  CLI::App* requests = add("requests", "All requests that wait or run");
+  CLI::App* cancel = add("cancel", "Ends requests");
+  CLI::App* log_level = add("log_level", "Sets what the log tells");
+
+  drain->add_flag("--hurry", flags.hurry, "Do not wait for what runs");
+  requests->add_option("--tenant", flags.tenant, "Of this tenant only");
+  requests->add_flag("--json", flags.json, "One JSON object a request");
+  cancel->add_option("ids", flags.ids, "Ids of the requests")->required();
+  log_level->add_option("level", flags.level, "debug, info, warning, error or off")
+      ->required()
+      ->check(CLI::IsMember({"debug", "info", "warning", "error", "off"}));
   return command;
 }
 
@@ -296,6 +319,7 @@ struct AllFlags {
   GenerateFlags generate;
   ChatFlags chat;
   SessionsFlags sessions;
+  AdminFlags admin;
   ScoreFlags score;
   TokenizeFlags tokenize;
   DetokenizeFlags detokenize;
@@ -326,6 +350,7 @@ int Main(int argc, char** argv) {
   const CLI::App* generate = AddGenerate(app, flags.generate);
   const CLI::App* chat = AddChat(app, flags.chat);
   const CLI::App* sessions = AddSessions(app, flags.sessions);
+  const CLI::App* admin = AddAdmin(app, flags.admin);
   const CLI::App* score = AddScore(app, flags.score);
   const CLI::App* tokenize = AddTokenize(app, flags.tokenize);
   const CLI::App* detokenize = AddDetokenize(app, flags.detokenize);
@@ -346,6 +371,7 @@ int Main(int argc, char** argv) {
   if (generate->parsed()) return Run(flags.generate, RunGenerate);
   if (chat->parsed()) return Run(flags.chat, RunChat);
   if (sessions->parsed()) return Run(flags.sessions, RunSessions);
+  if (admin->parsed()) return Run(flags.admin, RunAdmin);
   if (score->parsed()) return Run(flags.score, RunScore);
   if (tokenize->parsed()) return Run(flags.tokenize, RunTokenize);
   if (detokenize->parsed()) return Run(flags.detokenize, RunDetokenize);

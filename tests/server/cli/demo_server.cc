@@ -51,6 +51,7 @@ DemoServer::DemoServer(const std::vector<std::string>& flags)
   };
   address_ = address_after("serving on port ");
   metrics_ = address_after("metrics on port ");
+  admin_ = address_after("admin on port ");
 }
 
 ProgramOutput DemoServer::Stop() {

@@ -17,13 +17,14 @@ class DemoServer {
 
   const std::string& address() const { return address_; }
   const std::string& metrics() const { return metrics_; }  // HOST:PORT
+  const std::string& admin() const { return admin_; }      // likewise
   Program& program() { return program_; }
   // Ends what runs at once, and waits until it is gone.
   ProgramOutput Stop();
 
  private:
   Program program_;
-  std::string address_, metrics_;
+  std::string address_, metrics_, admin_;
 };
 
 // `goldfinch ARGUMENTS --server=ADDRESS`.

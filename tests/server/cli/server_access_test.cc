@@ -60,6 +60,15 @@ TEST(ServerAccessFlagsTest, BeyondThisMachineATenantsFileIsNeeded) {
   ExpectRefused({"--listen=0.0.0.0:0", "--tenants_file=" + file.path()}, kNoModel);
 }
 
+TEST(ServerAccessFlagsTest, AnAdminServiceForOtherMachinesNeedsATenantsFile) {
+  ExpectRefused({"--admin_listen=nonsense"}, "--admin_listen is nonsense; it must be");
+  ExpectRefused({"--admin_listen=0.0.0.0:0", "--insecure_allow_anonymous"},
+                "--admin_listen is 0.0.0.0:0, which other machines reach");
+  ExpectRefused({"--admin_listen=127.0.0.1:0"}, kNoModel);
+  const TenantFile file(TenantEntry("a", "key-a"));
+  ExpectRefused({"--admin_listen=0.0.0.0:0", "--tenants_file=" + file.path()}, kNoModel);
+}
+
 TEST(ServerAccessFlagsTest, LimitsOfConnectionsHaveBounds) {
   for (const char* flag :
        {"--max_message_bytes", "--max_metadata_bytes", "--max_streams_per_connection",

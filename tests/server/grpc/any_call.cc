@@ -49,7 +49,11 @@ grpc::Status CallAny(const std::shared_ptr<grpc::Channel>& channel,
   return status;
 }
 
-std::vector<std::string> AllMethods() {
+namespace {
+
+// Of the services that `wanted` says.
+template <typename Predicate>
+std::vector<std::string> MethodsOf(const Predicate& wanted) {
   std::vector<std::string> files;
   google::protobuf::DescriptorPool::internal_generated_database()->FindAllFileNames(
       &files);
@@ -60,6 +64,7 @@ std::vector<std::string> AllMethods() {
     if (file == nullptr || file->package() != "goldfinch.v1") continue;
     for (int s = 0; s < file->service_count(); ++s) {
       const auto* service = file->service(s);
+      if (!wanted(service->name())) continue;
       for (int m = 0; m < service->method_count(); ++m) {
         methods.push_back(
             absl::StrCat("/", service->full_name(), "/", service->method(m)->name()));
@@ -67,6 +72,18 @@ std::vector<std::string> AllMethods() {
     }
   }
   return methods;
+}
+
+constexpr char kAdmin[] = "AdminService";
+
+}  // namespace
+
+std::vector<std::string> AllMethods() {
+  return MethodsOf([](const std::string& service) { return service != kAdmin; });
+}
+
+std::vector<std::string> AdminMethods() {
+  return MethodsOf([](const std::string& service) { return service == kAdmin; });
 }
 
 }  // namespace goldfinch

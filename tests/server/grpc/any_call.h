@@ -18,8 +18,10 @@ grpc::Status CallAny(const std::shared_ptr<grpc::Channel>& channel,
                      const std::string& method, const Headers& headers = {},
                      const std::string& message = "");
 
-// Every method of every service of the contract that is linked: "/goldfinch.v1.S/M".
+// Every method of every service of the contract that callers may use, and of the one that
+// operators may: "/goldfinch.v1.S/M".
 std::vector<std::string> AllMethods();
+std::vector<std::string> AdminMethods();
 
 inline Headers WithKey(const std::string& key) {
   return {{"authorization", "Bearer " + key}};

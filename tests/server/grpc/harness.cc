@@ -49,6 +49,14 @@ std::string WriteVocabulary() {
   return path;
 }
 
+// Each with a connection of its own, as from clients on different machines.
+std::shared_ptr<grpc::Channel> ChannelTo(const std::string& address) {
+  grpc::ChannelArguments arguments;
+  arguments.SetInt(GRPC_ARG_USE_LOCAL_SUBCHANNEL_POOL, 1);
+  return grpc::CreateCustomChannel(address, grpc::InsecureChannelCredentials(),
+                                   arguments);
+}
+
 }  // namespace
 
 std::string TestVocabularyPath() {
@@ -76,6 +84,8 @@ TestServer::TestServer(const TestServerOptions& options) : engine_(options.engin
   ServerOptions server;
   server.listen = "127.0.0.1:0";
   server.metrics = options.metrics;
+  server.admin = options.admin;
+  server.on_drain = options.on_drain;
   server.tenants = options.tenants;
   server.tls = options.tls;
   server.connections = options.connections;
@@ -105,11 +115,11 @@ std::string TestServer::address() const {
 }
 
 std::shared_ptr<grpc::Channel> TestServer::NewChannel() const {
-  grpc::ChannelArguments arguments;
-  // Each with a connection of its own, as from clients on different machines.
-  arguments.SetInt(GRPC_ARG_USE_LOCAL_SUBCHANNEL_POOL, 1);
-  return grpc::CreateCustomChannel(address(), grpc::InsecureChannelCredentials(),
-                                   arguments);
+  return ChannelTo(address());
+}
+
+std::shared_ptr<grpc::Channel> TestServer::NewAdminChannel() const {
+  return ChannelTo(absl::StrCat("127.0.0.1:", server_->admin_port()));
 }
 
 double TestServer::Metric(const std::string& name) const {

@@ -40,6 +40,8 @@ struct TestServerOptions {
   ConnectionLimits connections = {};
   bool reflection = true;
   std::string metrics = {};  // off: closing the endpoint takes its library two seconds
+  std::string admin = {};    // off
+  std::function<void()> on_drain = {};
 };
 
 class TestServer {
@@ -53,6 +55,7 @@ class TestServer {
   v1::SessionService::Stub& sessions() { return *sessions_; }
   std::string address() const;
   std::shared_ptr<grpc::Channel> NewChannel() const;
+  std::shared_ptr<grpc::Channel> NewAdminChannel() const;
 
   // The value of one metric, labels included in `name`.
   double Metric(const std::string& name) const;
