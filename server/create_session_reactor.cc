@@ -29,12 +29,13 @@ absl::Status CreateSessionReactor::Begin(const v1::CreateSessionRequest& request
   if (!tenant.ok()) return tenant.status();
   tenant_ = *std::move(tenant);
   entered_ = serving_.calls.Enter(self_);
-  if (!entered_) return DrainingStatus();
+  absl::Status status = MayBegin(serving_, entered_);
+  if (!status.ok()) return status;
   absl::StatusOr<std::vector<TokenId>> prompt =
       ReadTokens("tokens", request.has_text() ? &request.text() : nullptr,
                  request.has_tokens() ? &request.tokens() : nullptr, serving_.limits);
   if (!prompt.ok()) return prompt.status();
-  absl::Status status = ValidatePriority(request.priority());
+  status = ValidatePriority(request.priority());
   if (!status.ok()) return status;
   request_.kind = RequestKind::kPrefill;
   request_.prompt = *std::move(prompt);

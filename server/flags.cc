@@ -29,10 +29,18 @@ constexpr std::int64_t kYearSeconds = 366 * kDaySeconds;
 // gRPC counts milliseconds in an int.
 constexpr std::int64_t kMaxMillisSeconds = 20 * kDaySeconds;
 
-absl::Status CheckBounds(const ServerFlags& flags, bool threads_given) {
+// `value` of a flag that was given; one that was not has a value without a bound.
+struct IfGiven {
+  const CLI::App& app;
+  std::int64_t operator()(const char* flag, std::int64_t value, std::int64_t low) const {
+    return app.get_option(flag)->count() > 0 ? value : low;
+  }
+};
+
+absl::Status CheckBounds(const ServerFlags& flags, const IfGiven& if_given) {
   const std::vector<Bound> bounds = {
       {"--device", flags.device, 0, 1024},
-      {"--threads", threads_given ? flags.threads : 1, 1, 1024},
+      {"--threads", if_given("--threads", flags.threads, 1), 1, 1024},
       {"--cache_bytes", flags.cache_bytes, kMebi, 16 * kTebi},
       {"--expanded_bytes", flags.expanded_bytes, 0, 16 * kTebi},
       {"--max_sequences", flags.max_sequences, 1, 65536},
@@ -65,6 +73,9 @@ absl::Status CheckBounds(const ServerFlags& flags, bool threads_given) {
       {"--max_ping_strikes", flags.max_ping_strikes, 1, 1000},
       {"--grpc_memory_bytes", flags.grpc_memory_bytes,
        std::max(16 * kMebi, 2 * flags.max_message_bytes), 16 * kTebi},
+      {"--max_memory_bytes",
+       if_given("--max_memory_bytes", flags.max_memory_bytes, 16 * kMebi), 16 * kMebi,
+       16 * kTebi},
   };
   for (const Bound& bound : bounds) {
     if (bound.value >= bound.low && bound.value <= bound.high) continue;
@@ -255,6 +266,10 @@ void DescribeAccess(CLI::App& app, ServerFlags& flags) {
                  "Memory of all connections together; KiB, MiB, GiB may follow")
       ->transform(CLI::AsSizeValue(false))
       ->capture_default_str();
+  app.add_option("--max_memory_bytes", flags.max_memory_bytes,
+                 "Host memory beyond which calls are refused (default: 95% of the "
+                 "machine's or its container's)")
+      ->transform(CLI::AsSizeValue(false));
 }
 
 // Which of these flags go together.
@@ -309,7 +324,7 @@ absl::StatusOr<CommandLine> ParseServerFlags(int argc, const char* const* argv) 
   if (line.flags.model.empty()) {
     return absl::InvalidArgumentError("--model is empty; it must be a directory");
   }
-  absl::Status status = CheckBounds(line.flags, app.get_option("--threads")->count() > 0);
+  absl::Status status = CheckBounds(line.flags, {app});
   if (status.ok()) status = CheckAddress("--listen", line.flags.listen);
   if (status.ok() && !line.flags.metrics.empty()) {
     status = CheckAddress("--metrics", line.flags.metrics);

@@ -59,8 +59,9 @@ void GenerateReactor::Begin(const v1::GenerateRequest& request) {
   if (!tenant.ok()) return Refuse(tenant.status());
   tenant_ = *std::move(tenant);
   entered_ = serving_.calls.Enter(self_);
-  absl::StatusOr<GenerateCall> call =
-      entered_ ? ValidateGenerate(request, serving_.limits) : DrainingStatus();
+  const absl::Status may_begin = MayBegin(serving_, entered_);
+  if (!may_begin.ok()) return Refuse(may_begin);
+  absl::StatusOr<GenerateCall> call = ValidateGenerate(request, serving_.limits);
   if (!call.ok()) return Refuse(call.status());
   SetTenant(tenant_, call->request);
   if (!call->session.empty()) {

@@ -29,6 +29,8 @@
 #include "scheduler/clock.h"
 #include "server/flags.h"
 #include "server/log.h"
+#include "server/memory_guard.h"
+#include "server/memory_limit.h"
 #include "server/server.h"
 #include "server/server_credentials.h"
 #include "server/tenants/tenant_directory.h"
@@ -148,6 +150,46 @@ void RaiseFileLimit() {
   static_cast<void>(setrlimit(RLIMIT_NOFILE, &limit));  // else as it was
 }
 
+// Leaves something to what a process takes that it does not see as its own.
+constexpr double kMemoryShare = 0.95;
+
+std::int64_t MaxMemory(const ServerFlags& flags) {
+  if (flags.max_memory_bytes > 0) return flags.max_memory_bytes;
+  return static_cast<std::int64_t>(kMemoryShare * static_cast<double>(MemoryLimit()));
+}
+
+// What the flags allow all parts together, should they all be full at once.
+std::int64_t MostMemory(const ServerFlags& flags, const ModelEngine& engine) {
+  const DeviceBytes& device = engine.info().device_bytes;
+  const bool on_host = engine.info().numerics_id.starts_with("cpu");
+  const std::int64_t of_engine =
+      on_host
+          ? device.weights + device.cache + device.expanded + device.state + device.work
+          : 0;
+  return of_engine + flags.prefix_cache_bytes + flags.session_bytes +
+         flags.grpc_memory_bytes;
+}
+
+// INVALID_ARGUMENT when there would never be room for a call; a warning when the parts
+// may get in each other's way.
+absl::Status CheckMemory(const ServerFlags& flags, const ModelEngine& engine) {
+  const std::int64_t limit = MaxMemory(flags);
+  const std::int64_t taken = MemoryTaken();
+  if (taken >= limit) {
+    return absl::InvalidArgumentError(absl::StrCat("the model alone takes ", taken,
+                                                   " bytes of memory; ",
+                                                   "--max_memory_bytes allows ", limit));
+  }
+  const std::int64_t most = MostMemory(flags, engine);
+  if (most > limit) {
+    LogWarning(
+        absl::StrCat("the model, --cache_bytes, --expanded_bytes, --prefix_cache_bytes, "
+                     "--session_bytes and --grpc_memory_bytes may take ",
+                     most, " bytes of memory; beyond ", limit, " calls are refused"));
+  }
+  return absl::OkStatus();
+}
+
 sigset_t SignalSet(std::initializer_list<int> numbers) {
   sigset_t signals;
   sigemptyset(&signals);
@@ -235,8 +277,13 @@ absl::Status Serve(const ServerFlags& flags, Stopper& stopper) {
       Vocabulary::Load((std::filesystem::path(flags.model) / "vocab.txt").string(),
                        (*engine)->info().vocab_size);
   if (!vocabulary.ok()) return vocabulary.status();
+  const absl::Status fits = CheckMemory(flags, **engine);
+  if (!fits.ok()) return fits;
   const SteadyClock clock;
+  MemoryGuard memory(MaxMemory(flags),
+                     {.taken = MemoryTaken, .give_back = GiveBackMemory}, clock);
   ServerOptions options = OptionsOf(flags, **engine);
+  options.memory = &memory;
   options.sessions = std::move(sessions);
   options.tenants = tenants->get();
   options.on_drain = [&stopper] { stopper.OnDrain(); };

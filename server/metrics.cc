@@ -132,16 +132,19 @@ void Metrics::OnPrefixLookup(PrefixLookup lookup) {
   prefix_lookups_[static_cast<std::size_t>(lookup)].fetch_add(1, kRelaxed);
 }
 
-void Metrics::Watch(const SessionStats& sessions, const TenantDirectory& tenants) {
+void Metrics::Watch(const SessionStats& sessions, const TenantDirectory& tenants,
+                    const MemoryGuard* memory) {
   const MutexLock lock(watched_mu_);
   sessions_ = &sessions;
   tenants_ = &tenants;
+  memory_ = memory;
 }
 
 void Metrics::Forget() {
   const MutexLock lock(watched_mu_);
   sessions_ = nullptr;
   tenants_ = nullptr;
+  memory_ = nullptr;
 }
 
 void Metrics::OnStep(const StepReport& step) {

@@ -31,6 +31,7 @@ struct MetricFamily;
 
 namespace goldfinch {
 
+class MemoryGuard;
 class TenantDirectory;
 
 // Constant while the server runs.
@@ -82,9 +83,10 @@ class Metrics final : public SchedulerObserver {
   // Logs it too: the one line of it that an operator will look for.
   void OnEngineError(const absl::Status& status) override;
 
-  // What the session manager counts, and whose tenants have series of their own (all
-  // others share one), from now on until Forget.
-  void Watch(const SessionStats& sessions, const TenantDirectory& tenants);
+  // What the session manager counts, whose tenants have series of their own (all others
+  // share one), and what watches memory (null: nothing), from now on until Forget.
+  void Watch(const SessionStats& sessions, const TenantDirectory& tenants,
+             const MemoryGuard* memory);
   void Forget();
 
   // Everything, as it is now; Text in Prometheus's format.
@@ -142,6 +144,7 @@ class Metrics final : public SchedulerObserver {
   mutable Mutex watched_mu_;
   const SessionStats* sessions_ ABSL_GUARDED_BY(watched_mu_) = nullptr;
   const TenantDirectory* tenants_ ABSL_GUARDED_BY(watched_mu_) = nullptr;
+  const MemoryGuard* memory_ ABSL_GUARDED_BY(watched_mu_) = nullptr;
 
   AtomicHistogram first_token_;
   AtomicHistogram inter_token_;

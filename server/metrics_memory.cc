@@ -1,3 +1,4 @@
+#include "server/memory_guard.h"
 #include "server/metric_families.h"
 #include "server/metrics.h"
 
@@ -29,6 +30,18 @@ void Metrics::CollectMemory(std::vector<MetricFamily>& families) const {
          Counters("goldfinch_expanded_evictions_total",
                   "Expanded pages that gave their place to another one"),
          static_cast<double>(expanded_evictions_.load(kRelaxed)));
+
+  const MutexLock lock(watched_mu_);
+  if (memory_ != nullptr) {
+    AddOne(families,
+           Gauges("goldfinch_memory_limit_bytes",
+                  "Host memory beyond which new work is refused"),
+           static_cast<double>(memory_->limit()));
+    AddOne(families,
+           Counters("goldfinch_requests_shed_total",
+                    "Calls refused because memory was short"),
+           static_cast<double>(memory_->num_refused()));
+  }
 
   const DeviceBytes& bytes = info_.device_bytes;
   MetricFamily device =

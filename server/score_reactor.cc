@@ -30,9 +30,11 @@ absl::Status ScoreReactor::Submit(const v1::ScoreRequest& request,
     CountRefusal(serving_, nullptr, tenant.status());
     return tenant.status();
   }
+  log_end_.tenant = (*tenant)->name;
   entered_ = serving_.calls.Enter(self_);
+  const absl::Status may_begin = MayBegin(serving_, entered_);
   absl::StatusOr<Request> valid =
-      entered_ ? ValidateScore(request, serving_.limits) : DrainingStatus();
+      may_begin.ok() ? ValidateScore(request, serving_.limits) : may_begin;
   if (!valid.ok()) {
     CountRefusal(serving_, *tenant, valid.status());
     return valid.status();
@@ -40,7 +42,6 @@ absl::Status ScoreReactor::Submit(const v1::ScoreRequest& request,
   continuation_ = valid->continuation;
   valid->deadline = DeadlineOf(context, serving_.clock);
   SetTenant(*tenant, *valid);
-  log_end_.tenant = valid->tenant;
   log_end_.prompt_tokens =
       static_cast<std::int64_t>(valid->prompt.size() + continuation_.size());
   valid->use_prefix_cache = true;

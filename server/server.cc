@@ -146,6 +146,7 @@ class Server::Impl {
                  clock,
                  *metrics_,
                  tenants_,
+                 options.memory,
                  {vocabulary, tokenizer_, options.scheduler.max_context_tokens,
                   options.default_max_tokens},
                  transfer_bytes_},
@@ -153,7 +154,7 @@ class Server::Impl {
         session_service_(serving_),
         admin_service_(serving_, ActionsOf(options)),
         sweep_(calls_, clock, options.scheduler.slow_reader) {
-    metrics_->Watch(sessions_.stats(), tenants_);
+    metrics_->Watch(sessions_.stats(), tenants_, options.memory);
   }
   ~Impl() { metrics_->Forget(); }
 

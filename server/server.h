@@ -23,6 +23,7 @@
 #include "scheduler/clock.h"
 #include "scheduler/scheduler.h"
 #include "server/connection_limits.h"
+#include "server/memory_guard.h"
 #include "server/model_info.h"
 #include "server/server_credentials.h"
 #include "server/tenants/tenant_directory.h"
@@ -44,6 +45,7 @@ struct ServerOptions {
   bool reflection = true;
   // Outlives the server. Null: whoever calls is kAnonymousTenant.
   TenantDirectory* tenants = nullptr;
+  MemoryGuard* memory = nullptr;  // likewise. Null: memory is no reason to refuse
   std::int64_t default_max_tokens = 256;
   SchedulerOptions scheduler;
   SessionOptions sessions;  // max_context_tokens is the scheduler's

@@ -26,6 +26,11 @@ absl::StatusOr<TenantPtr> Authenticate(const ServingContext& serving,
   return serving.tenants.Authenticate(authorization);
 }
 
+absl::Status MayBegin(const ServingContext& serving, bool entered) {
+  if (!entered) return DrainingStatus();
+  return serving.memory == nullptr ? absl::OkStatus() : serving.memory->Check();
+}
+
 void SetTenant(const TenantPtr& tenant, Request& request) {
   request.tenant = tenant->name;
   request.policy = std::shared_ptr<const TenantPolicy>(tenant, &tenant->policy);

@@ -17,6 +17,7 @@
 #include "scheduler/observer.h"
 #include "scheduler/scheduler.h"
 #include "server/delivery_queue.h"
+#include "server/memory_guard.h"
 #include "server/open_calls.h"
 #include "server/tenants/tenant_directory.h"
 #include "server/validation.h"
@@ -33,6 +34,7 @@ struct ServingContext {
   const Clock& clock;
   SchedulerObserver& observer;  // told of what is refused before it reaches the scheduler
   const TenantDirectory& tenants;
+  MemoryGuard* memory;  // null: nothing is refused for it
   ServingLimits limits;
   std::atomic<std::int64_t>& transfer_bytes;  // of snapshots on their way out and in
 };
@@ -52,6 +54,10 @@ using TenantPtr = TenantDirectory::TenantPtr;
 // exactly one authorization header with a good key.
 absl::StatusOr<TenantPtr> Authenticate(const ServingContext& serving,
                                        const grpc::ServerContextBase& context);
+
+// Whether a call that takes memory may begin: UNAVAILABLE unless it `entered` the open
+// calls, RESOURCE_EXHAUSTED when memory is short.
+absl::Status MayBegin(const ServingContext& serving, bool entered);
 
 // Makes it a request of the tenant, within its limits.
 void SetTenant(const TenantPtr& tenant, Request& request);

@@ -121,10 +121,10 @@ grpc::ServerReadReactor<v1::ImportSessionRequest>* ImportReactor::Start(
   auto reactor = std::make_shared<ImportReactor>(Private(), serving, context, response);
   reactor->self_ = reactor;
   absl::StatusOr<TenantPtr> tenant = Authenticate(serving, *context);
-  if (!tenant.ok()) {
-    reactor->FinishWith(tenant.status());
-  } else if (serving.calls.closed()) {
-    reactor->FinishWith(DrainingStatus());
+  absl::Status status = tenant.status();
+  if (status.ok()) status = MayBegin(serving, !serving.calls.closed());
+  if (!status.ok()) {
+    reactor->FinishWith(status);
   } else {
     reactor->tenant_ = *std::move(tenant);
     reactor->StartRead(&reactor->message_);

@@ -73,7 +73,8 @@ TEST(ServerAccessFlagsTest, LimitsOfConnectionsHaveBounds) {
   for (const char* flag :
        {"--max_message_bytes", "--max_metadata_bytes", "--max_streams_per_connection",
         "--max_connection_age_seconds", "--max_connection_age_grace_seconds",
-        "--min_ping_interval_seconds", "--max_ping_strikes", "--grpc_memory_bytes"}) {
+        "--min_ping_interval_seconds", "--max_ping_strikes", "--grpc_memory_bytes",
+        "--max_memory_bytes"}) {
     for (const char* value : {"0", "-1", "9000000000000000000"}) {
       const std::string argument = absl::StrCat(flag, "=", value);
       SCOPED_TRACE(argument);
@@ -273,6 +274,26 @@ TEST_F(ServerAccessTest, BothSpeakTlsAndKnowEachOther) {
               StartsWith("goldfinch: UNAVAILABLE: "));
   EXPECT_THAT(Client(address, {"model", "--key=key-a"}).err,
               StartsWith("goldfinch: UNAVAILABLE: "));
+}
+
+TEST_F(ServerAccessTest, MemoryThatTheModelDoesNotFitIsRefusedAtStart) {
+  const ProgramOutput output =
+      RunProgram("goldfinch-server", Flags({"--max_memory_bytes=16MiB"}));
+  EXPECT_EQ(output.exit_code, 1);
+  EXPECT_THAT(output.err, HasSubstr("goldfinch-server: the model alone takes "));
+  EXPECT_THAT(output.err, HasSubstr("; --max_memory_bytes allows 16777216\n"));
+}
+
+TEST_F(ServerAccessTest, PartsThatTogetherMayTakeTooMuchAreAWarning) {
+  const auto log_with = [](const std::string& flag) {
+    Program server("goldfinch-server", Flags({flag, "--session_bytes=1GiB"}));
+    AddressOf(server);
+    server.Signal(SIGTERM);
+    return server.Wait().err;
+  };
+  EXPECT_THAT(log_with("--max_memory_bytes=1GiB"),
+              HasSubstr("beyond 1073741824 calls are refused"));
+  EXPECT_THAT(log_with("--max_memory_bytes=64GiB"), Not(HasSubstr("calls are refused")));
 }
 
 TEST_F(ServerAccessTest, FilesMayBeOpenedUpToTheHardLimit) {

@@ -86,6 +86,7 @@ TestServer::TestServer(const TestServerOptions& options) : engine_(options.engin
   server.metrics = options.metrics;
   server.admin = options.admin;
   server.on_drain = options.on_drain;
+  server.memory = options.memory;
   server.tenants = options.tenants;
   server.tls = options.tls;
   server.connections = options.connections;

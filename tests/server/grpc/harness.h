@@ -41,6 +41,7 @@ struct TestServerOptions {
   bool reflection = true;
   std::string metrics = {};  // off: closing the endpoint takes its library two seconds
   std::string admin = {};    // off
+  MemoryGuard* memory = nullptr;  // outlives the server
   std::function<void()> on_drain = {};
 };
 
