@@ -24,6 +24,7 @@ struct SessionStats {
   std::atomic<std::uint64_t> expired{0};
   std::atomic<std::uint64_t> stale{0};  // forgotten: another replica went on with them
   std::atomic<std::uint64_t> park_failures{0};
+  std::atomic<std::uint64_t> over_quota{0};  // not parked for their tenant's limit
   std::atomic<std::uint64_t> load_failures{0};
   std::atomic<std::uint64_t> lease_lapses{0};
 };

@@ -72,7 +72,8 @@ void SessionManager::Impl::RunSweeps() {
 }
 
 void SessionManager::Impl::Sweep() {
-  std::vector<SessionPtr> to_claim, to_park, to_expire;
+  std::vector<std::pair<SessionPtr, ParkMode>> to_park;
+  std::vector<SessionPtr> to_expire;
   std::vector<std::shared_ptr<KeptPrefix>> resting;
   std::vector<std::pair<std::string, Claim>> to_give_up;
   {
@@ -83,12 +84,12 @@ void SessionManager::Impl::Sweep() {
     std::int64_t busy = 0, alive = 0, leaving = 0;
     for (const SessionPtr& session : table_.All()) {
       busy += session->busy ? 1 : 0;
-      if (session->parking) leaving += session->host_bytes();
+      if (session->parking > 0) leaving += session->host_bytes();
       if (session->kept != nullptr &&
           session->kept->place() == KeptPrefix::Place::kDevice) {
         ++alive;
       }
-      if (!session->busy && !session->parking) idle.push_back(session);
+      if (!session->busy && session->parking == 0) idle.push_back(session);
     }
     std::int64_t bytes = table_.HostBytes();
     if (bytes > options_.host_bytes) {
@@ -100,7 +101,7 @@ void SessionManager::Impl::Sweep() {
     stats_.alive = alive;
     stats_.resting = table_.size() - alive;
 
-    const bool parks = store_ != nullptr && now >= next_park_ && !stopping_;
+    std::ptrdiff_t claiming = 0;
     // Some room at once, or every new session would park one.
     bytes -= leaving;
     const std::int64_t goal =
@@ -113,24 +114,22 @@ void SessionManager::Impl::Sweep() {
         to_expire.push_back(session);
         continue;
       }
-      const bool park = (bytes > goal || Reached(unused, options_.idle_to_park)) &&
+      const bool long_idle = store_ != nullptr && Reached(unused, options_.idle_to_park);
+      const bool park = (bytes > goal || long_idle) &&
                         session->retry_park <= std::chrono::steady_clock::now();
-      if (park && parks && !HasGoodClaim(*session)) {
-        // After a lapse it may be stale, which only a call of its own finds out.
-        if (std::ssize(to_claim) == kParksAtOnce) continue;
-        bytes -= session->host_bytes();
-        session->busy = true;
-        to_claim.push_back(session);
-      } else if (park && parks) {
-        if (parking_ >= kParksAtOnce) {
+      if (park && Parks(session->tenant)) {
+        const ParkMode mode = ModeFor(*session);
+        if (mode == ParkMode::kOfCall && claiming++ >= kParksAtOnce) continue;
+        if (mode == ParkMode::kBesideCalls && parking_ >= kParksAtOnce) {
           more_to_park_ = true;
           break;
         }
-        ++parking_;
         bytes -= session->host_bytes();
-        session->parking = true;
-        to_park.push_back(session);
-      } else if (Reached(unused, options_.idle_to_rest) && !session->resting) {
+        BeginPark(session, mode);
+        to_park.emplace_back(session, mode);
+      } else if ((long_idle || Reached(unused, options_.idle_to_rest)) &&
+                 !session->resting) {
+        // One that should be parked by its time, and cannot be, rests.
         session->resting = true;
         resting.push_back(session->kept);
       }
@@ -141,11 +140,10 @@ void SessionManager::Impl::Sweep() {
           Urgency::kBackground);
   }
   for (const SessionPtr& session : to_expire) Expire(session);
-  for (const SessionPtr& session : to_claim) {
-    StartPark(session, ParkMode::kOfCall, [](const absl::Status&) {});
-  }
-  for (const SessionPtr& session : to_park) {
-    StartPark(session, ParkMode::kBesideCalls, [](const absl::Status&) {});
+  for (const auto& [session, mode] : to_park) {
+    StartPark(session, mode, ParkLimit::kQuota,
+              mode == ParkMode::kOfCall ? Urgency::kCall : Urgency::kBackground,
+              [](const absl::Status&) {});
   }
   for (std::shared_ptr<KeptPrefix>& kept : resting) {
     scheduler_.MoveToHost(std::move(kept));
@@ -233,7 +231,7 @@ std::int64_t SessionManager::Impl::ParkAll(
     auto wake = deadline;
     if (queue.empty()) {
       for (const SessionPtr& session : table_.All()) {
-        if (session->busy || session->parking) continue;
+        if (session->busy || session->parking > 0) continue;
         if (session->retry_park > now) {
           wake = std::min(wake, session->retry_park);
         } else {
@@ -246,10 +244,11 @@ std::int64_t SessionManager::Impl::ParkAll(
       const SessionPtr session = std::move(queue.back());
       queue.pop_back();
       // It may have been used, or gone, since it was queued.
-      if (session->busy || session->parking || table_.Find(session->id) != session) {
+      if (session->busy || session->parking > 0 ||
+          table_.Find(session->tenant, session->id) != session) {
         continue;
       }
-      session->busy = true;
+      BeginPark(session, ParkMode::kOfCall);
       ++parking_all_;
       next.push_back(session);
     }
@@ -259,11 +258,12 @@ std::int64_t SessionManager::Impl::ParkAll(
     }
     mu_.Unlock();
     for (const SessionPtr& session : next) {
-      StartPark(session, ParkMode::kOfCall, [this](const absl::Status&) {
-        const MutexLock ended(mu_);
-        --parking_all_;
-        changed_.NotifyAll();
-      });
+      StartPark(session, ParkMode::kOfCall, ParkLimit::kNone, Urgency::kCall,
+                [this](const absl::Status&) {
+                  const MutexLock ended(mu_);
+                  --parking_all_;
+                  changed_.NotifyAll();
+                });
     }
     mu_.Lock();
   }

@@ -30,6 +30,7 @@ class MemoryMedium {
   void Forget();  // everything, leases too
   std::string BytesOf(const std::string& id) const;
   std::uint64_t GenerationOf(const std::string& id) const;
+  std::uint64_t EpochOf(const std::string& id) const;  // of its last claim
   std::size_t size() const;
 
  private:
@@ -38,8 +39,11 @@ class MemoryMedium {
     std::string owner;  // empty: nobody
     std::uint64_t epoch = 0;
     std::uint64_t generation = 0;
-    SnapshotInfo info;
+    SnapshotInfo info;  // its tenant from the first claim on
     std::string bytes;
+    bool IsForeign(std::string_view tenant) const {
+      return (generation > 0 || !owner.empty()) && info.tenant != tenant;
+    }
   };
 
   const Clock& clock_;
@@ -57,13 +61,16 @@ class MemoryStore final : public SnapshotStore {
   absl::Status Renew() override;
   bool lease_is_good() const override;
   bool is_good(const Claim& claim) const override;
-  absl::StatusOr<Claim> Acquire(std::string_view id, AcquireMode mode) override;
+  absl::StatusOr<Claim> Acquire(std::string_view id, std::string_view tenant,
+                                AcquireMode mode) override;
   absl::Status Release(std::string_view id, const Claim& claim) override;
   absl::Status Put(std::string_view id, const Claim& claim, std::uint64_t generation,
-                   const SnapshotInfo& info,
-                   std::span<const std::string_view> bytes) override;
+                   const SnapshotInfo& info, std::span<const std::string_view> bytes,
+                   std::int64_t max_tenant_bytes) override;
+  absl::StatusOr<std::int64_t> TenantBytes(std::string_view tenant) override;
   absl::StatusOr<std::string> Get(std::string_view id) override;
-  absl::StatusOr<StoredSession> Head(std::string_view id) override;
+  absl::StatusOr<StoredSession> Head(std::string_view id,
+                                     std::string_view tenant) override;
   absl::Status Delete(std::string_view id, const Claim& claim) override;
   absl::StatusOr<std::vector<StoredSession>> List(std::string_view tenant,
                                                   std::string_view after,
@@ -75,6 +82,8 @@ class MemoryStore final : public SnapshotStore {
   absl::Status Check() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(medium_.mu_);
   bool IsLive(const std::string& owner) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(medium_.mu_);
   bool Holds(const MemoryMedium::Entry& entry, const Claim& claim) const
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(medium_.mu_);
+  std::int64_t BytesOf(std::string_view tenant) const
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(medium_.mu_);
   StoredSession Describe(const std::string& id, const MemoryMedium::Entry& entry) const
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(medium_.mu_);
