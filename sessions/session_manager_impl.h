@@ -147,13 +147,16 @@ class SessionManager::Impl : public std::enable_shared_from_this<SessionManager:
   absl::Status Put(const Parked& parked, std::shared_ptr<const PrefixImage> image);
   void AfterPark(const Parked& parked, const absl::Status& status, bool let_go);
   void GiveUp(const std::string& id, const Claim& claim);
-  void NoteParkFailure(const std::string& tenant, const absl::Status& status);
+  void NoteParkFailure(const absl::Status& status);
   void Forget(const SessionPtr& session);
 
   // session_room.cc.
   SessionQuota QuotaOf(const std::string& tenant) const {
     return options_.quota_of ? options_.quota_of(tenant) : kNoQuota;
   }
+  // What to leave of a limit that was reached: some room at once, or every new session
+  // would park one.
+  static std::int64_t SomeRoomIn(std::int64_t limit) { return limit / 10 * 9; }
   absl::Status CheckOpen() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   // Whether its sessions can be parked: there is a store that answers and has room for
   // the tenant, as of its last answers.

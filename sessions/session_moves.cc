@@ -309,16 +309,11 @@ void SessionManager::Impl::GiveUp(const std::string& id, const Claim& claim) {
   to_give_up_.emplace_back(id, claim);
 }
 
-void SessionManager::Impl::NoteParkFailure(const std::string& tenant,
-                                           const absl::Status& status) {
-  if (absl::IsAborted(status)) return;
+void SessionManager::Impl::NoteParkFailure(const absl::Status& status) {
+  // Nor is the limit of a tenant a failure.
+  if (absl::IsAborted(status) || absl::IsOutOfRange(status)) return;
   {
     const MutexLock lock(mu_);
-    if (absl::IsOutOfRange(status)) {
-      ++stats_.over_quota;
-      store_full_[tenant] = clock_.Now() + kParkPause;
-      return;
-    }
     ++stats_.park_failures;
     // Not for one that another server holds, or whose claim is void.
     if (!store_->lease_is_good() || absl::IsResourceExhausted(status)) {
@@ -343,6 +338,10 @@ void SessionManager::Impl::AfterPark(const Parked& parked, const absl::Status& s
     if (parked.mode == ParkMode::kOfCall && !let_go) session->busy = false;
     if (!status.ok()) {
       session->retry_park = std::chrono::steady_clock::now() + kRetryPause;
+      if (absl::IsOutOfRange(status)) {
+        ++stats_.over_quota;
+        store_full_[session->tenant] = clock_.Now() + kParkPause;
+      }
     } else {
       ++stats_.parked;
       store_full_.erase(session->tenant);
@@ -353,7 +352,7 @@ void SessionManager::Impl::AfterPark(const Parked& parked, const absl::Status& s
     }
     awaited = waiting_.contains(session->tenant);
   }
-  if (!status.ok()) NoteParkFailure(session->tenant, status);
+  if (!status.ok()) NoteParkFailure(status);
   if (awaited) Async([this, tenant = session->tenant] { MakeRoom(tenant); });
   if (!claim.has_value()) return;
   GiveUp(session->id, *claim);

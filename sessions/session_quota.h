@@ -11,8 +11,8 @@ namespace goldfinch {
 struct SessionQuota {
   // Held by this server at once, alive and resting; more are refused.
   std::int64_t max_sessions = 10000;
-  // Host memory of those. Beyond it, a new one or one that is called for waits for the
-  // tenant's others to be parked, and is refused when none can be.
+  // Host memory of those. Beyond it the tenant's own, used longest ago, are parked; a new
+  // one, or one to be loaded, waits for that and is refused when none can be.
   std::int64_t max_resident_bytes = std::int64_t{2} << 30;
   // In the store, by all servers together. What would exceed it is not parked, but for
   // sessions that a drain or a lost lease would else lose.

@@ -99,8 +99,7 @@ void SessionManager::Impl::MakeRoom(const std::string& tenant) {
   }
 }
 
-// The tenant's own, used longest ago, until what stays leaves some room at once, or every
-// new session would park one.
+// The tenant's own, used longest ago, until what stays leaves some room.
 SessionManager::Impl::Leaving SessionManager::Impl::PickLeaving(
     const std::string& tenant) {
   Leaving leaving;
@@ -121,7 +120,7 @@ SessionManager::Impl::Leaving SessionManager::Impl::PickLeaving(
   leaving.any = under_way > 0;
   if (!Parks(tenant)) return leaving;
   std::ranges::sort(idle, {}, [](const SessionPtr& s) { return s->last_used; });
-  const std::int64_t goal = QuotaOf(tenant).max_resident_bytes / 10 * 9;
+  const std::int64_t goal = SomeRoomIn(QuotaOf(tenant).max_resident_bytes);
   for (SessionPtr& session : idle) {
     if (staying <= goal || under_way == kLeavingAtOnce) break;
     staying -= session->host_bytes();

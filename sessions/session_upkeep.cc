@@ -1,6 +1,8 @@
 // What the session manager does by itself: moving down what is not used, keeping the
 // lease, and parking everything at the end.
 #include <algorithm>
+#include <map>
+#include <string>
 #include <utility>
 
 #include "sessions/session_manager_impl.h"
@@ -82,9 +84,14 @@ void SessionManager::Impl::Sweep() {
     to_give_up.swap(to_give_up_);
     std::vector<SessionPtr> idle;
     std::int64_t busy = 0, alive = 0, leaving = 0;
+    std::map<std::string, std::int64_t> staying;  // bytes by tenant
     for (const SessionPtr& session : table_.All()) {
       busy += session->busy ? 1 : 0;
-      if (session->parking > 0) leaving += session->host_bytes();
+      if (session->parking > 0) {
+        leaving += session->host_bytes();
+      } else {
+        staying[session->tenant] += session->host_bytes();
+      }
       if (session->kept != nullptr &&
           session->kept->place() == KeptPrefix::Place::kDevice) {
         ++alive;
@@ -92,7 +99,13 @@ void SessionManager::Impl::Sweep() {
       if (!session->busy && session->parking == 0) idle.push_back(session);
     }
     std::int64_t bytes = table_.HostBytes();
-    if (bytes > options_.host_bytes) {
+    // What tenants have beyond their limits, their sessions having grown.
+    std::map<std::string, std::int64_t> excess;
+    for (const auto& [tenant, held] : staying) {
+      const std::int64_t limit = QuotaOf(tenant).max_resident_bytes;
+      if (held > limit) excess[tenant] = held - SomeRoomIn(limit);
+    }
+    if (bytes > options_.host_bytes || !excess.empty()) {
       std::ranges::sort(idle, {}, [](const SessionPtr& s) { return s->last_used; });
     }
     host_bytes_ = bytes;
@@ -102,10 +115,9 @@ void SessionManager::Impl::Sweep() {
     stats_.resting = table_.size() - alive;
 
     std::ptrdiff_t claiming = 0;
-    // Some room at once, or every new session would park one.
     bytes -= leaving;
     const std::int64_t goal =
-        bytes > options_.host_bytes ? options_.host_bytes / 10 * 9 : bytes;
+        bytes > options_.host_bytes ? SomeRoomIn(options_.host_bytes) : bytes;
     more_to_park_ = false;
     for (const SessionPtr& session : idle) {
       const auto unused = now - session->last_used;
@@ -115,7 +127,9 @@ void SessionManager::Impl::Sweep() {
         continue;
       }
       const bool long_idle = store_ != nullptr && Reached(unused, options_.idle_to_park);
-      const bool park = (bytes > goal || long_idle) &&
+      const auto beyond = excess.find(session->tenant);
+      const bool too_much = beyond != excess.end() && beyond->second > 0;
+      const bool park = (bytes > goal || too_much || long_idle) &&
                         session->retry_park <= std::chrono::steady_clock::now();
       if (park && Parks(session->tenant)) {
         const ParkMode mode = ModeFor(*session);
@@ -125,6 +139,7 @@ void SessionManager::Impl::Sweep() {
           break;
         }
         bytes -= session->host_bytes();
+        if (too_much) beyond->second -= session->host_bytes();
         BeginPark(session, mode);
         to_park.emplace_back(session, mode);
       } else if ((long_idle || Reached(unused, options_.idle_to_rest)) &&

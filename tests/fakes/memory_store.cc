@@ -19,6 +19,22 @@ void MemoryMedium::FailReleases(bool fails) {
   fails_releases_ = fails;
 }
 
+void MemoryMedium::HoldClaims() {
+  const MutexLock lock(mu_);
+  holds_claims_ = true;
+}
+
+void MemoryMedium::WaitForHeldClaims(int count) {
+  const MutexLock lock(mu_);
+  while (held_claims_ < count) changed_.Wait(mu_);
+}
+
+void MemoryMedium::LetClaimsGo() {
+  const MutexLock lock(mu_);
+  holds_claims_ = false;
+  changed_.NotifyAll();
+}
+
 void MemoryMedium::Spoil(const std::string& id,
                          const std::function<void(std::string&)>& spoil) {
   const MutexLock lock(mu_);
@@ -120,6 +136,10 @@ bool MemoryStore::is_good(const Claim& claim) const {
 absl::StatusOr<Claim> MemoryStore::Acquire(std::string_view id, std::string_view tenant,
                                            AcquireMode mode) {
   const MutexLock lock(medium_.mu_);
+  ++medium_.held_claims_;
+  medium_.changed_.NotifyAll();
+  while (medium_.holds_claims_) medium_.changed_.Wait(medium_.mu_);
+  --medium_.held_claims_;
   if (absl::Status status = Check(); !status.ok()) return status;
   if (!IsLive(owner())) return absl::UnavailableError("the lease has lapsed");
   const auto it = medium_.entries_.find(std::string(id));

@@ -25,6 +25,10 @@ class MemoryMedium {
   // From now on every call gets UNAVAILABLE, or no longer.
   void Fail(bool fails);
   void FailReleases(bool fails);  // and nothing else
+  // From now on claims are not answered, until they are let go.
+  void HoldClaims();
+  void WaitForHeldClaims(int count);
+  void LetClaimsGo();
   // Changes what is stored, as damage would.
   void Spoil(const std::string& id, const std::function<void(std::string&)>& spoil);
   void Forget();  // everything, leases too
@@ -50,6 +54,9 @@ class MemoryMedium {
   mutable Mutex mu_;
   bool fails_ ABSL_GUARDED_BY(mu_) = false;
   bool fails_releases_ ABSL_GUARDED_BY(mu_) = false;
+  bool holds_claims_ ABSL_GUARDED_BY(mu_) = false;
+  int held_claims_ ABSL_GUARDED_BY(mu_) = 0;
+  CondVar changed_;
   std::map<std::string, Entry> entries_ ABSL_GUARDED_BY(mu_);
   std::map<std::string, TimePoint> leases_ ABSL_GUARDED_BY(mu_);
 };
