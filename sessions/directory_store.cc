@@ -462,14 +462,14 @@ void DirectoryStore::RemoveIfLeftOver(const std::string& name) {
   }
 }
 
-absl::StatusOr<std::int64_t> DirectoryStore::RemoveExpired() {
+absl::StatusOr<StoreUsage> DirectoryStore::RemoveExpired() {
   const auto names = FileNames(directory_);
   if (!names.ok()) return names.status();
-  std::int64_t left = 0;
+  StoreUsage left;
   for (const std::string& name : *names) {
     const std::string id = StemOf(name, kSnapshotSuffix);
     if (!id.empty() && options_.time_to_live.count() == 0) {
-      ++left;
+      ++left.snapshots;
       continue;
     }
     // One at a time, so that nobody waits for all of them.
@@ -479,9 +479,15 @@ absl::StatusOr<std::int64_t> DirectoryStore::RemoveExpired() {
     if (id.empty()) {
       RemoveIfLeftOver(name);
     } else {
-      left += RemoveIfExpired(id) ? 0 : 1;
+      left.snapshots += RemoveIfExpired(id) ? 0 : 1;
     }
   }
+  const MutexLock lock(mu_);
+  const Locked locked(*this);
+  if (!locked.status().ok()) return locked.status();
+  auto totals = totals_.OfAll();
+  if (!totals.ok()) return totals.status();
+  left.tenant_bytes = *std::move(totals);
   return left;
 }
 

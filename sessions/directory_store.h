@@ -70,7 +70,7 @@ class DirectoryStore final : public SnapshotStore {
   absl::StatusOr<std::vector<StoredSession>> List(std::string_view tenant,
                                                   std::string_view after,
                                                   std::size_t limit) override;
-  absl::StatusOr<std::int64_t> RemoveExpired() override;
+  absl::StatusOr<StoreUsage> RemoveExpired() override;
 
  private:
   DirectoryStore(DirectoryStoreOptions options, int directory, int lock);

@@ -26,11 +26,6 @@ void Add(TotalsFile& totals, const SnapshotHeader& header, std::int64_t sign) {
   if (entry->second <= 0) totals.bytes.erase(entry);
 }
 
-std::int64_t BytesOf(const TotalsFile& totals, const std::string& tenant) {
-  const auto entry = totals.bytes.find(tenant);
-  return entry == totals.bytes.end() ? 0 : entry->second;
-}
-
 }  // namespace
 
 absl::StatusOr<TotalsFile> CountAll(int directory) {
@@ -52,13 +47,19 @@ DirectoryTotals::DirectoryTotals(const FileCalls& calls, int directory,
     : calls_(calls), directory_(directory), temporary_name_(std::move(temporary_name)) {}
 
 absl::StatusOr<std::int64_t> DirectoryTotals::Of(const std::string& tenant) const {
-  const auto totals = Read();
+  const auto all = OfAll();
+  if (!all.ok()) return all.status();
+  const auto entry = all->find(tenant);
+  return entry == all->end() ? 0 : entry->second;
+}
+
+absl::StatusOr<std::map<std::string, std::int64_t>> DirectoryTotals::OfAll() const {
+  auto totals = Read();
   if (!totals.ok()) return totals.status();
   const auto last = StoredUnder(directory_, totals->apart);
   if (!last.ok()) return last.status();
-  const bool its_own = last->info.tenant == tenant;
-  return BytesOf(*totals, tenant) +
-         (its_own ? static_cast<std::int64_t>(last->length) : 0);
+  Add(*totals, *last, 1);
+  return std::move(totals->bytes);
 }
 
 absl::StatusOr<std::int64_t> DirectoryTotals::BeforeChange(const std::string& id,
@@ -75,7 +76,8 @@ absl::StatusOr<std::int64_t> DirectoryTotals::BeforeChange(const std::string& id
     totals->apart = id;
     if (absl::Status status = Write(*totals); !status.ok()) return status;
   }
-  return BytesOf(*totals, tenant);
+  const auto entry = totals->bytes.find(tenant);
+  return entry == totals->bytes.end() ? 0 : entry->second;
 }
 
 absl::Status DirectoryTotals::Count() {

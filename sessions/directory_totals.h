@@ -14,6 +14,7 @@
 
 #include <cstdint>
 #include <functional>
+#include <map>
 #include <string>
 
 #include "absl/status/status.h"
@@ -33,6 +34,7 @@ class DirectoryTotals {
                   std::function<std::string()> temporary_name);
 
   absl::StatusOr<std::int64_t> Of(const std::string& tenant) const;
+  absl::StatusOr<std::map<std::string, std::int64_t>> OfAll() const;
 
   // Before the snapshot of session `id` is written or deleted: the file names that one
   // from now on. Gives what the others of `tenant` take.

@@ -409,11 +409,11 @@ absl::StatusOr<std::vector<StoredSession>> RedisStore::List(std::string_view ten
 }
 
 // A cursor walks over all sessions, a hundred or so at a time.
-absl::StatusOr<std::int64_t> RedisStore::RemoveExpired() {
+absl::StatusOr<StoreUsage> RedisStore::RemoveExpired() {
   const std::string pattern = Key("session", "*");
   const std::string age = std::to_string(options_.time_to_live.count());
   const std::size_t name_at = Key("session", "").size();
-  std::int64_t left = 0;
+  StoreUsage left;
   std::string cursor = "0";
   do {
     const auto page = Call({"SCAN", cursor, "MATCH", pattern, "COUNT", "100"});
@@ -428,9 +428,15 @@ absl::StatusOr<std::int64_t> RedisStore::RemoveExpired() {
       const auto reply = Eval(kExpireScript, {key, Key("blob", id), TotalsKey()},
                               {age, id, Key("owner", ""), Key("ids", "")});
       if (!reply.ok()) return reply.status();
-      left += (*reply)->type == REDIS_REPLY_INTEGER ? (*reply)->integer : 0;
+      left.snapshots += (*reply)->type == REDIS_REPLY_INTEGER ? (*reply)->integer : 0;
     }
   } while (cursor != "0");
+  const auto totals = Call({"HGETALL", TotalsKey()});
+  if (!totals.ok()) return totals.status();
+  for (std::size_t i = 0; i + 1 < (*totals)->elements; i += 2) {
+    const auto bytes = NumberOf<std::int64_t>((*totals)->element[i + 1]);
+    if (bytes > 0) left.tenant_bytes[std::string(TextOf((*totals)->element[i]))] = bytes;
+  }
   return left;
 }
 

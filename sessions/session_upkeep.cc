@@ -66,8 +66,10 @@ void SessionManager::Impl::RunSweeps() {
     expire_at = std::chrono::steady_clock::now() + kRemoveExpiredEvery;
     Async(
         [this] {
-          const auto left = store_->RemoveExpired();
-          if (left.ok()) stats_.stored = *left;
+          auto left = store_->RemoveExpired();
+          if (!left.ok()) return;
+          stats_.stored = left->snapshots;
+          stats_.tenant_stored_bytes.Set(std::move(left->tenant_bytes));
         },
         Urgency::kBackground);
   }
@@ -84,9 +86,10 @@ void SessionManager::Impl::Sweep() {
     to_give_up.swap(to_give_up_);
     std::vector<SessionPtr> idle;
     std::int64_t busy = 0, alive = 0, leaving = 0;
-    std::map<std::string, std::int64_t> staying;  // bytes by tenant
+    std::map<std::string, std::int64_t> held, staying;  // bytes by tenant
     for (const SessionPtr& session : table_.All()) {
       busy += session->busy ? 1 : 0;
+      held[session->tenant] += session->host_bytes();
       if (session->parking > 0) {
         leaving += session->host_bytes();
       } else {
@@ -101,15 +104,16 @@ void SessionManager::Impl::Sweep() {
     std::int64_t bytes = table_.HostBytes();
     // What tenants have beyond their limits, their sessions having grown.
     std::map<std::string, std::int64_t> excess;
-    for (const auto& [tenant, held] : staying) {
+    for (const auto& [tenant, mine] : staying) {
       const std::int64_t limit = QuotaOf(tenant).max_resident_bytes;
-      if (held > limit) excess[tenant] = held - SomeRoomIn(limit);
+      if (mine > limit) excess[tenant] = mine - SomeRoomIn(limit);
     }
     if (bytes > options_.host_bytes || !excess.empty()) {
       std::ranges::sort(idle, {}, [](const SessionPtr& s) { return s->last_used; });
     }
     host_bytes_ = bytes;
     stats_.host_bytes = bytes;
+    stats_.tenant_host_bytes.Set(std::move(held));
     stats_.busy = busy;
     stats_.alive = alive;
     stats_.resting = table_.size() - alive;

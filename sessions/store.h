@@ -20,6 +20,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <limits>
+#include <map>
 #include <span>
 #include <string>
 #include <string_view>
@@ -52,6 +53,12 @@ struct StoredSession {
   std::uint64_t bytes = 0;
   std::chrono::system_clock::time_point stored_at;  // when it was last put
   bool claimed = false;                             // by an owner whose lease is good
+};
+
+// What is stored, whoever put it.
+struct StoreUsage {
+  std::int64_t snapshots = 0;
+  std::map<std::string, std::int64_t> tenant_bytes;  // as TenantBytes; none is 0
 };
 
 enum class AcquireMode {
@@ -111,8 +118,8 @@ class SnapshotStore {
                                                           std::size_t limit) = 0;
 
   // Forgets what was stored longer ago than the store's time to live and is not claimed;
-  // gives the number of snapshots that are left. Called now and then.
-  virtual absl::StatusOr<std::int64_t> RemoveExpired() = 0;
+  // gives what is left. Called now and then.
+  virtual absl::StatusOr<StoreUsage> RemoveExpired() = 0;
 };
 
 // OUT_OF_RANGE, for what Put says of a tenant whose snapshots would take `bytes`.

@@ -1,6 +1,5 @@
 #include "tests/fakes/memory_store.h"
 
-#include <algorithm>
 #include <utility>
 
 #include "absl/status/status.h"
@@ -108,11 +107,16 @@ StoredSession MemoryStore::Describe(const std::string& id,
   return stored;
 }
 
-absl::StatusOr<std::int64_t> MemoryStore::RemoveExpired() {
+absl::StatusOr<StoreUsage> MemoryStore::RemoveExpired() {
   const MutexLock lock(medium_.mu_);
   if (absl::Status status = Check(); !status.ok()) return status;
-  return std::ranges::count_if(
-      medium_.entries_, [](const auto& entry) { return entry.second.generation > 0; });
+  StoreUsage left;
+  for (const auto& [id, entry] : medium_.entries_) {
+    if (entry.generation == 0) continue;
+    ++left.snapshots;
+    left.tenant_bytes[entry.info.tenant] += std::ssize(entry.bytes);
+  }
+  return left;
 }
 
 absl::Status MemoryStore::Renew() {

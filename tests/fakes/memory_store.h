@@ -82,7 +82,7 @@ class MemoryStore final : public SnapshotStore {
   absl::StatusOr<std::vector<StoredSession>> List(std::string_view tenant,
                                                   std::string_view after,
                                                   std::size_t limit) override;
-  absl::StatusOr<std::int64_t> RemoveExpired() override;
+  absl::StatusOr<StoreUsage> RemoveExpired() override;
 
  private:
   std::string owner() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(medium_.mu_);

@@ -310,13 +310,13 @@ TEST_P(StoreTest, WhatIsPastItsTimeToLiveAndUnclaimedGoes) {
   const Claim left = Take(*store, kB);
   ASSERT_TRUE(Put(*store, kB, left, 1, "left").ok());
   ASSERT_TRUE(store->Release(kB, left).ok());
-  EXPECT_EQ(store->RemoveExpired().value_or(-1), 2);
+  EXPECT_EQ(store->RemoveExpired().value().snapshots, 2);
   EXPECT_TRUE(store->Get(kB).ok());
   medium_->Age(std::chrono::seconds(101));
   const Claim fresh = Take(*store, kC);
   ASSERT_TRUE(Put(*store, kC, fresh, 1, "fresh").ok());
   ASSERT_TRUE(store->Release(kC, fresh).ok());
-  EXPECT_EQ(store->RemoveExpired().value_or(-1), 2);
+  EXPECT_EQ(store->RemoveExpired().value().snapshots, 2);
   EXPECT_TRUE(store->Get(kA).ok()) << "claimed";
   EXPECT_TRUE(absl::IsNotFound(store->Get(kB).status()));
   EXPECT_TRUE(store->Get(kC).ok()) << "young";
@@ -332,7 +332,7 @@ TEST_P(StoreTest, WithoutATimeToLiveEverythingStaysAndIsCounted) {
   }
   Take(*store, kC);  // nothing is stored of it
   medium_->Age(std::chrono::hours(1000));
-  EXPECT_EQ(store->RemoveExpired().value_or(-1), 2);
+  EXPECT_EQ(store->RemoveExpired().value().snapshots, 2);
   EXPECT_TRUE(store->Get(kA).ok());
 }
 
@@ -452,6 +452,10 @@ TEST_P(StoreTest, WhatATenantHasIsAddedUp) {
     for (SnapshotStore* store : {one.get(), two.get()}) {
       EXPECT_EQ(store->TenantBytes("t").value_or(-1), t);
       EXPECT_EQ(store->TenantBytes("u").value_or(-1), u);
+      std::map<std::string, std::int64_t> all;
+      if (t > 0) all["t"] = t;
+      if (u > 0) all["u"] = u;
+      EXPECT_EQ(store->RemoveExpired().value().tenant_bytes, all);
     }
   };
   expect(0, 0);
@@ -474,7 +478,7 @@ TEST_P(StoreTest, WhatATenantHasIsAddedUp) {
   expect(7, 5);
   ASSERT_TRUE(two->Release(kB, b).ok());
   medium_->Age(std::chrono::seconds(101));
-  ASSERT_EQ(one->RemoveExpired().value_or(-1), 1) << "the other one is claimed";
+  ASSERT_EQ(one->RemoveExpired().value().snapshots, 1) << "the other one is claimed";
   expect(0, 5);
   expect(0, Open()->TenantBytes("u").value_or(-1));
 }
