@@ -312,7 +312,7 @@ TEST_F(SessionQuotaTest, CallsAtOnceDoNotExceedTheNumberOfSessions) {
     const auto promise = std::make_shared<std::promise<absl::Status>>();
     created.push_back(promise->get_future());
     replica->sessions().Create(
-        "a", [promise](const UseOr& use) { promise->set_value(use.status()); });
+        "a", [promise](const UseOr& use) { promise->set_value(Detached(use.status())); });
   }
   medium_.WaitForHeldClaims(3);
   medium_.LetClaimsGo();
@@ -384,10 +384,10 @@ TEST_F(SessionQuotaTest, AForeignCallIsInNobodysWay) {
   medium_.HoldClaims();
   std::promise<absl::Status> foreign, owner;
   replica->sessions().Acquire(
-      "b", id, [&](const UseOr& use) { foreign.set_value(use.status()); });
+      "b", id, [&](const UseOr& use) { foreign.set_value(Detached(use.status())); });
   medium_.WaitForHeldClaims(1);
   replica->sessions().Acquire(
-      "a", id, [&](const UseOr& use) { owner.set_value(use.status()); });
+      "a", id, [&](const UseOr& use) { owner.set_value(Detached(use.status())); });
   medium_.WaitForHeldClaims(2);
   medium_.LetClaimsGo();
   EXPECT_TRUE(absl::IsNotFound(foreign.get_future().get()));

@@ -618,6 +618,21 @@ TEST_F(RedisStoreTest, AFullOneIsResourceExhausted) {
       store->Put(kA, *claim, 1, kInfo, {&bytes, 1}, kUnlimitedBytes)));
 }
 
+// Deleting is what makes room, for the Redis and for the tenant.
+TEST_F(RedisStoreTest, FromAFullOneIsDeleted) {
+  const auto store = Open();
+  const auto claim = store->Acquire(kA, "t", AcquireMode::kNew);
+  const auto other = store->Acquire(kB, "t", AcquireMode::kNew);
+  ASSERT_TRUE(claim.ok());
+  ASSERT_TRUE(other.ok());
+  const std::string_view bytes = "one";
+  ASSERT_TRUE(store->Put(kA, *claim, 1, kInfo, {&bytes, 1}, kUnlimitedBytes).ok());
+  ASSERT_TRUE(store->Put(kB, *other, 1, kInfo, {&bytes, 1}, kUnlimitedBytes).ok());
+  server_->Run({"CONFIG", "SET", "maxmemory", "1"});
+  EXPECT_EQ(store->Delete(kA, *claim), absl::OkStatus());
+  EXPECT_EQ(store->TenantBytes("t").value_or(-1), 3);
+}
+
 TEST(OpenStoreTest, OtherUrlsAreNoDirectories) {
   for (const char* name : {"http://host/path", "rediss://host", "file:///tmp"}) {
     EXPECT_TRUE(absl::IsInvalidArgument(OpenStore(name, {}).status())) << name;
