@@ -1,5 +1,5 @@
-// What each tenant may have of sessions, in memory and in the store, and that to the others
-// it has none.
+// What each tenant may have of sessions, in memory and in the store, and that to the
+// others it has none.
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
