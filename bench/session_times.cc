@@ -129,7 +129,7 @@ absl::StatusOr<SessionTimes> MeasureSession(ModelEngine& engine, SequenceId sequ
   auto store = DirectoryStore::Open(std::move(options));
   if (!store.ok()) return store.status();
   Parker parker(engine, sequence, tokens);
-  const auto claim = (*store)->Acquire(parker.id(), AcquireMode::kNew);
+  const auto claim = (*store)->Acquire(parker.id(), "default", AcquireMode::kNew);
   if (!claim.ok()) return claim.status();
 
   const auto bytes = std::make_shared<const std::string>(parker.Park().Join());
@@ -158,7 +158,7 @@ absl::StatusOr<SessionTimes> MeasureSession(ModelEngine& engine, SequenceId sequ
       GOLDFINCH_CHECK((*store)
                           ->Put(parker.id(), *claim, parker.generation(),
                                 {.tenant = "default", .num_tokens = tokens},
-                                parked.pieces())
+                                parked.pieces(), kUnlimitedBytes)
                           .ok());
     }));
     reads.push_back(Time([&] {

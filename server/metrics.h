@@ -108,6 +108,8 @@ class Metrics final : public SchedulerObserver {
   void CollectMemory(std::vector<prometheus::MetricFamily>& families) const;
   void CollectSessions(std::vector<prometheus::MetricFamily>& families) const;
   void CollectTenants(std::vector<prometheus::MetricFamily>& families) const;
+  void CollectSessionsOfTenants(std::vector<prometheus::MetricFamily>& families) const
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(watched_mu_);
   void CollectHistograms(std::vector<prometheus::MetricFamily>& families) const;
 
   const MetricsInfo info_;

@@ -73,6 +73,7 @@ void Metrics::CollectSessions(std::vector<MetricFamily>& families) const {
       {"expired", &stats.expired},
       {"stale", &stats.stale},
       {"park_failed", &stats.park_failures},
+      {"over_quota", &stats.over_quota},
       {"load_failed", &stats.load_failures},
       {"lease_lapsed", &stats.lease_lapses}};
   MetricFamily total =

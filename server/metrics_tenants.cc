@@ -1,6 +1,8 @@
 // The part of the metrics that is about tenants.
 #include <cstdint>
+#include <map>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "prometheus/metric_family.h"
@@ -71,9 +73,30 @@ void Metrics::CollectTenants(std::vector<MetricFamily>& families) const {
   Reading others;
   for (const auto& meter : tenants_->former_meters()) others.Add(*meter);
   add(kOtherTenants, others);
+  if (sessions_ != nullptr) CollectSessionsOfTenants(families);
   for (MetricFamily* family : {&running, &waiting, &tokens, &service, &aside, &refused}) {
     families.push_back(std::move(*family));
   }
+}
+
+void Metrics::CollectSessionsOfTenants(std::vector<MetricFamily>& families) const {
+  const auto collect = [&](MetricFamily family, const TenantLevels& levels) {
+    std::map<std::string, std::int64_t> left = levels.Get();
+    for (const TenantDirectory::TenantPtr& tenant : tenants_->tenants()) {
+      const auto level = left.extract(tenant->name);
+      AddGauge(family, {{"tenant", tenant->name}}, level.empty() ? 0 : level.mapped());
+    }
+    std::int64_t others = 0;
+    for (const auto& [name, level] : left) others += level;
+    AddGauge(family, {{"tenant", kOtherTenants}}, others);
+    families.push_back(std::move(family));
+  };
+  collect(Gauges("goldfinch_tenant_session_host_bytes",
+                 "Host memory of sessions that this server holds"),
+          sessions_->tenant_host_bytes);
+  collect(Gauges("goldfinch_tenant_stored_bytes",
+                 "Snapshots in the session store, whoever put them there"),
+          sessions_->tenant_stored_bytes);
 }
 
 }  // namespace goldfinch

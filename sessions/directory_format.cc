@@ -7,8 +7,9 @@ namespace goldfinch {
 namespace {
 
 constexpr std::string_view kHeaderMagic("GFSTORE1", 8);
-constexpr std::string_view kClaimMagic("GFCLAIM1", 8);
+constexpr std::string_view kClaimMagic("GFCLAIM2", 8);
 constexpr std::string_view kLeaseMagic("GFLEASE1", 8);
+constexpr std::string_view kTotalsMagic("GFTOTAL1", 8);
 
 std::string Sealed(ByteWriter out) {
   const std::uint64_t sum = Checksum(out.bytes(), {}, 0);
@@ -79,6 +80,7 @@ std::string EncodeClaim(const ClaimFile& claim) {
   out.Raw(kClaimMagic);
   out.String(claim.owner);
   out.Int(claim.epoch);
+  out.String(claim.tenant);
   return Sealed(std::move(out));
 }
 
@@ -91,6 +93,18 @@ std::string EncodeLease(const LeaseFile& lease) {
   return Sealed(std::move(out));
 }
 
+std::string EncodeTotals(const TotalsFile& totals) {
+  ByteWriter out;
+  out.Raw(kTotalsMagic);
+  out.String(totals.apart);
+  out.Int(std::uint64_t{totals.bytes.size()});
+  for (const auto& [tenant, bytes] : totals.bytes) {
+    out.String(tenant);
+    out.Int(bytes);
+  }
+  return Sealed(std::move(out));
+}
+
 absl::StatusOr<ClaimFile> DecodeClaim(std::string_view bytes) {
   const auto fields = Unsealed(bytes, kClaimMagic);
   if (!fields.ok()) return fields.status();
@@ -98,6 +112,7 @@ absl::StatusOr<ClaimFile> DecodeClaim(std::string_view bytes) {
   ClaimFile claim;
   claim.owner = in.String();
   claim.epoch = in.Int<std::uint64_t>();
+  claim.tenant = in.String();
   if (!in.ok() || in.left() != 0) return Damaged();
   return claim;
 }
@@ -112,6 +127,21 @@ absl::StatusOr<LeaseFile> DecodeLease(std::string_view bytes) {
   lease.world_until = in.Int<std::int64_t>();
   if (!in.ok() || in.left() != 0) return Damaged();
   return lease;
+}
+
+absl::StatusOr<TotalsFile> DecodeTotals(std::string_view bytes) {
+  const auto fields = Unsealed(bytes, kTotalsMagic);
+  if (!fields.ok()) return fields.status();
+  ByteReader in(*fields);
+  TotalsFile totals;
+  totals.apart = in.String();
+  const std::uint64_t count = in.Count(2 * sizeof(std::uint64_t));
+  for (std::uint64_t i = 0; i < count; ++i) {
+    std::string tenant = in.String();
+    totals.bytes[std::move(tenant)] = in.Int<std::int64_t>();
+  }
+  if (!in.ok() || in.left() != 0) return Damaged();
+  return totals;
 }
 
 }  // namespace goldfinch

@@ -5,6 +5,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <map>
 #include <string>
 #include <string_view>
 
@@ -22,16 +23,18 @@ struct SnapshotHeader {
   std::size_t header_bytes = 0;  // its own
 };
 inline constexpr std::size_t kMaxHeaderBytes = 4096;
+inline constexpr std::size_t kMaxTenantName = 512;
 std::string EncodeHeader(const SnapshotHeader& header);
 // DATA_LOSS for what is none. `file_bytes` is the size of the whole file, of which
 // `begin` is the beginning.
 absl::StatusOr<SnapshotHeader> DecodeHeader(std::string_view begin,
                                             std::uint64_t file_bytes);
 
-// <id>.claim: who holds the session.
+// <id>.claim: who holds the session, and whose it is.
 struct ClaimFile {
   std::string owner;  // empty: nobody
   std::uint64_t epoch = 0;
+  std::string tenant;
 };
 // <owner>.owner: until when its claims are good, by the clock of the machine's uptime and
 // by that of the world.
@@ -40,10 +43,18 @@ struct LeaseFile {
   std::int64_t uptime_until = 0;  // nanoseconds
   std::int64_t world_until = 0;   // nanoseconds since 1970
 };
+// totals: what the snapshots of each tenant take, but for one (directory_totals.h).
+struct TotalsFile {
+  std::string apart;                          // the id of that; empty: there is none
+  std::map<std::string, std::int64_t> bytes;  // by tenant
+};
 inline constexpr std::size_t kMaxSmallFileBytes = 1024;
+inline constexpr std::size_t kMaxTotalsBytes = std::size_t{64} << 20;
 std::string EncodeClaim(const ClaimFile& claim);
 std::string EncodeLease(const LeaseFile& lease);
+std::string EncodeTotals(const TotalsFile& totals);
 absl::StatusOr<ClaimFile> DecodeClaim(std::string_view bytes);
 absl::StatusOr<LeaseFile> DecodeLease(std::string_view bytes);
+absl::StatusOr<TotalsFile> DecodeTotals(std::string_view bytes);
 
 }  // namespace goldfinch

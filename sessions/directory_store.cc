@@ -9,16 +9,11 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "sessions/directory_files.h"
 #include "sessions/session_id.h"
 
 namespace goldfinch {
 namespace {
-
-constexpr std::string_view kSnapshot = ".snapshot";
-constexpr std::string_view kClaim = ".claim";
-constexpr std::string_view kOwner = ".owner";
-constexpr std::string_view kTemporary = ".tmp";
-constexpr const char* kLockName = "lock";
 
 // Another process holds the directory's lock for moments, unless it was stopped there.
 constexpr auto kLockPatience = std::chrono::seconds(5);
@@ -31,15 +26,16 @@ absl::Status ClaimLost() {
   return absl::FailedPreconditionError("the claim on the session is lost");
 }
 
-std::string Name(std::string_view stem, std::string_view suffix) {
-  return std::string(stem).append(suffix);
+absl::Status CheckTenant(std::string_view tenant) {
+  if (tenant.size() <= kMaxTenantName) return absl::OkStatus();
+  return absl::InvalidArgumentError("the tenant's name is too long to be stored");
 }
 
-// The id before `suffix`, or empty.
-std::string StemOf(std::string_view name, std::string_view suffix) {
-  if (!name.ends_with(suffix)) return "";
-  const std::string_view stem = name.substr(0, name.size() - suffix.size());
-  return IsSessionId(stem) ? std::string(stem) : "";
+// Of another tenant than `tenant`, as far as can be known of what is damaged.
+bool IsForeign(const absl::StatusOr<SnapshotHeader>& header,
+               const absl::StatusOr<ClaimFile>& claim, std::string_view tenant) {
+  if (header.ok()) return header->info.tenant != tenant;
+  return claim.ok() && claim->epoch > 0 && claim->tenant != tenant;
 }
 
 }  // namespace
@@ -91,24 +87,39 @@ absl::StatusOr<std::unique_ptr<DirectoryStore>> DirectoryStore::Open(
       new DirectoryStore(std::move(options), directory, lock));
   absl::Status status = store->Renew();
   if (status.ok()) status = store->RemoveExpired().status();
+  if (status.ok()) status = store->Count();
   if (!status.ok()) return status;
   return store;
 }
 
 DirectoryStore::DirectoryStore(DirectoryStoreOptions options, int directory, int lock)
-    : options_(std::move(options)), directory_(directory), lock_(lock) {}
+    : options_(std::move(options)),
+      directory_(directory),
+      lock_(lock),
+      totals_(options_.calls, directory, [this]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_) {
+        return TemporaryName(owner_);
+      }) {}
 
 DirectoryStore::~DirectoryStore() {
   {
     const MutexLock lock(mu_);
-    if (!owner_.empty()) RemoveFile(directory_, Name(owner_, kOwner));
+    if (!owner_.empty()) RemoveFile(directory_, FileName(owner_, kOwnerSuffix));
   }
   close(lock_);
   close(directory_);
 }
 
+// Twice: the first time without the lock, so that under it no disk is waited for.
+absl::Status DirectoryStore::Count() {
+  if (auto counted = CountAll(directory_); !counted.ok()) return counted.status();
+  const MutexLock lock(mu_);
+  const Locked locked(*this);
+  return locked.status().ok() ? totals_.Count() : locked.status();
+}
+
 std::string DirectoryStore::TemporaryName(const std::string& stem) {
-  return absl::StrCat(stem, ".", owner_, "-", ++last_temporary_, std::string(kTemporary));
+  return absl::StrCat(stem, ".", owner_, "-", ++last_temporary_,
+                      std::string(kTemporarySuffix));
 }
 
 absl::Status DirectoryStore::WriteLease() {
@@ -123,7 +134,8 @@ absl::Status DirectoryStore::WriteLease() {
   absl::Status status = WriteFile(options_.calls, directory_, temporary, {&piece, 1},
                                   Durability::kAsItComes);
   if (status.ok()) {
-    status = RenameFile(options_.calls, directory_, temporary, Name(owner_, kOwner));
+    status =
+        RenameFile(options_.calls, directory_, temporary, FileName(owner_, kOwnerSuffix));
   }
   if (!status.ok()) return status;
   uptime_until_ = until;
@@ -140,7 +152,7 @@ absl::Status DirectoryStore::Renew() {
   const Locked locked(*this);
   if (!locked.status().ok()) return locked.status();
   if (owner_.empty() || options_.clock->Uptime() >= uptime_until_) {
-    if (!owner_.empty()) RemoveFile(directory_, Name(owner_, kOwner));
+    if (!owner_.empty()) RemoveFile(directory_, FileName(owner_, kOwnerSuffix));
     owner_ = NewSessionId();
     ++lease_;
   }
@@ -159,7 +171,8 @@ bool DirectoryStore::is_good(const Claim& claim) const {
 
 bool DirectoryStore::IsLive(const std::string& owner) const {
   if (owner.empty()) return false;
-  const auto bytes = ReadSmallFile(directory_, Name(owner, kOwner), kMaxSmallFileBytes);
+  const auto bytes =
+      ReadSmallFile(directory_, FileName(owner, kOwnerSuffix), kMaxSmallFileBytes);
   if (!bytes.ok()) return !absl::IsNotFound(bytes.status());  // unreadable: be careful
   const auto lease = DecodeLease(*bytes);
   // Written whole and renamed: damage is an accident after which nobody can hold it.
@@ -171,7 +184,8 @@ bool DirectoryStore::IsLive(const std::string& owner) const {
 }
 
 absl::StatusOr<ClaimFile> DirectoryStore::ReadClaim(const std::string& id) const {
-  const auto bytes = ReadSmallFile(directory_, Name(id, kClaim), kMaxSmallFileBytes);
+  const auto bytes =
+      ReadSmallFile(directory_, FileName(id, kClaimSuffix), kMaxSmallFileBytes);
   if (absl::IsNotFound(bytes.status())) return ClaimFile{};
   if (!bytes.ok()) return bytes.status();
   return DecodeClaim(*bytes);
@@ -184,44 +198,21 @@ absl::Status DirectoryStore::WriteClaim(const std::string& id, const ClaimFile& 
   const absl::Status status = WriteFile(options_.calls, directory_, temporary,
                                         {&piece, 1}, Durability::kAsItComes);
   if (!status.ok()) return status;
-  return RenameFile(options_.calls, directory_, temporary, Name(id, kClaim));
+  return RenameFile(options_.calls, directory_, temporary, FileName(id, kClaimSuffix));
 }
 
 // Under the directory's lock.
-bool DirectoryStore::Holds(const std::string& id, const Claim& claim) {
-  if (claim.lease != lease_ || options_.clock->Uptime() >= uptime_until_) return false;
-  const auto held = ReadClaim(id);
-  return held.ok() && held->owner == owner_ && held->epoch == claim.epoch;
-}
-
-absl::StatusOr<SnapshotHeader> DirectoryStore::ReadHeader(const std::string& id,
-                                                          int* fd_out) {
-  const std::string name = Name(id, kSnapshot);
-  int fd = openat(directory_, name.c_str(), O_RDONLY | O_CLOEXEC | O_NOFOLLOW);
-  if (fd < 0) return errno == ENOENT ? NoSuchSession() : FileError("opening", errno);
-  absl::StatusOr<SnapshotHeader> header = NoSuchSession();
-  {
-    struct stat info;
-    const auto begin = ReadUpTo(fd, kMaxHeaderBytes);
-    if (!begin.ok()) {
-      header = begin.status();
-    } else if (fstat(fd, &info) != 0) {
-      header = FileError("reading", errno);
-    } else {
-      header = DecodeHeader(*begin, static_cast<std::uint64_t>(info.st_size));
-    }
-  }
-  if (header.ok() && fd_out != nullptr) {
-    *fd_out = fd;
-  } else {
-    close(fd);
-  }
-  return header;
+std::optional<ClaimFile> DirectoryStore::Held(const std::string& id, const Claim& claim) {
+  if (claim.lease != lease_ || options_.clock->Uptime() >= uptime_until_) return {};
+  auto held = ReadClaim(id);
+  if (!held.ok() || held->owner != owner_ || held->epoch != claim.epoch) return {};
+  return *std::move(held);
 }
 
 absl::StatusOr<Claim> DirectoryStore::Acquire(std::string_view session_id,
-                                              AcquireMode mode) {
+                                              std::string_view tenant, AcquireMode mode) {
   if (auto status = CheckSessionId(session_id); !status.ok()) return status;
+  if (auto status = CheckTenant(tenant); !status.ok()) return status;
   const std::string id(session_id);
   const MutexLock lock(mu_);
   const Locked locked(*this);
@@ -233,10 +224,11 @@ absl::StatusOr<Claim> DirectoryStore::Acquire(std::string_view session_id,
   // Whoever wrote it cannot prove that he holds it.
   if (absl::IsDataLoss(held.status())) held = ClaimFile{};
   if (!held.ok()) return held.status();
+  const auto header = ReadSnapshotHeader(directory_, id);
+  if (IsForeign(header, held, tenant)) return NoSuchSession();
   if (held->owner != owner_ && IsLive(held->owner)) {
     return absl::UnavailableError("another server holds the session");
   }
-  const auto header = ReadHeader(id);
   // What is damaged is in the way of nobody who has the session himself.
   const bool damaged = absl::IsDataLoss(header.status()) && mode == AcquireMode::kNew;
   if (!header.ok() && !damaged && !absl::IsNotFound(header.status())) {
@@ -246,7 +238,8 @@ absl::StatusOr<Claim> DirectoryStore::Acquire(std::string_view session_id,
   const Claim claim{.epoch = held->epoch + 1,
                     .generation = header.ok() ? header->generation : 0,
                     .lease = lease_};
-  const absl::Status status = WriteClaim(id, {.owner = owner_, .epoch = claim.epoch});
+  const absl::Status status = WriteClaim(
+      id, {.owner = owner_, .epoch = claim.epoch, .tenant = std::string(tenant)});
   if (!status.ok()) return status;
   return claim;
 }
@@ -257,15 +250,19 @@ absl::Status DirectoryStore::Release(std::string_view session_id, const Claim& c
   const MutexLock lock(mu_);
   const Locked locked(*this);
   if (!locked.status().ok()) return locked.status();
-  if (!Holds(id, claim)) return absl::OkStatus();
+  auto held = Held(id, claim);
+  if (!held.has_value()) return absl::OkStatus();
   // The epoch stays: a late write under this claim must not pass for one under the next.
-  return WriteClaim(id, {.owner = "", .epoch = claim.epoch});
+  held->owner = "";
+  return WriteClaim(id, *held);
 }
 
 absl::Status DirectoryStore::Put(std::string_view session_id, const Claim& claim,
                                  std::uint64_t generation, const SnapshotInfo& info,
-                                 std::span<const std::string_view> bytes) {
+                                 std::span<const std::string_view> bytes,
+                                 std::int64_t max_tenant_bytes) {
   if (auto status = CheckSessionId(session_id); !status.ok()) return status;
+  if (auto status = CheckTenant(info.tenant); !status.ok()) return status;
   const std::string id(session_id);
   std::string temporary;
   {
@@ -280,49 +277,67 @@ absl::Status DirectoryStore::Put(std::string_view session_id, const Claim& claim
       std::chrono::duration_cast<std::chrono::seconds>(options_.clock->World()).count();
   header.info = info;
   const std::string head = EncodeHeader(header);
-  if (head.size() > kMaxHeaderBytes) {
-    return absl::InvalidArgumentError("the tenant's name is too long to be stored");
-  }
   std::vector<std::string_view> pieces = {head};
   pieces.insert(pieces.end(), bytes.begin(), bytes.end());
   absl::Status status =
       WriteFile(options_.calls, directory_, temporary, pieces, Durability::kFlushed);
   if (!status.ok()) return status;
-  status = Replace(id, claim, generation, temporary);
+  status = Replace(id, claim, header, temporary, max_tenant_bytes);
   if (!status.ok()) return status;
   return options_.calls.fsync(directory_) == 0 ? absl::OkStatus()
                                                : FileError("flushing", errno);
 }
 
 absl::Status DirectoryStore::Replace(const std::string& id, const Claim& claim,
-                                     std::uint64_t generation,
-                                     const std::string& temporary) {
+                                     const SnapshotHeader& header,
+                                     const std::string& temporary,
+                                     std::int64_t max_tenant_bytes) {
   const MutexLock lock(mu_);
   const Locked locked(*this);
   absl::Status status = locked.status();
-  if (status.ok() && !Holds(id, claim)) status = ClaimLost();
-  if (status.ok()) {
-    const auto stored = ReadHeader(id);
-    if (!stored.ok() && !absl::IsNotFound(stored.status()) &&
-        !absl::IsDataLoss(stored.status())) {
-      status = stored.status();
-    } else if (stored.ok() && generation <= stored->generation) {
-      status = absl::FailedPreconditionError(
-          absl::StrCat("the snapshot has generation ", generation,
-                       "; the store already holds ", stored->generation));
-    }
-  }
+  if (status.ok()) status = CheckReplace(id, claim, header, max_tenant_bytes);
   if (!status.ok()) {
     RemoveFile(directory_, temporary);
     return status;
   }
-  return RenameFile(options_.calls, directory_, temporary, Name(id, kSnapshot));
+  return RenameFile(options_.calls, directory_, temporary, FileName(id, kSnapshotSuffix));
+}
+
+// Under the directory's lock.
+absl::Status DirectoryStore::CheckReplace(const std::string& id, const Claim& claim,
+                                          const SnapshotHeader& header,
+                                          std::int64_t max_tenant_bytes) {
+  const auto held = Held(id, claim);
+  if (!held.has_value() || held->tenant != header.info.tenant) return ClaimLost();
+  const auto stored = ReadSnapshotHeader(directory_, id);
+  if (!stored.ok() && !absl::IsNotFound(stored.status()) &&
+      !absl::IsDataLoss(stored.status())) {
+    return stored.status();
+  }
+  if (stored.ok() && header.generation <= stored->generation) {
+    return absl::FailedPreconditionError(
+        absl::StrCat("the snapshot has generation ", header.generation,
+                     "; the store already holds ", stored->generation));
+  }
+  const auto others = totals_.BeforeChange(id, header.info.tenant);
+  if (!others.ok()) return others.status();
+  const std::int64_t bytes = *others + static_cast<std::int64_t>(header.length);
+  const bool grows = !stored.ok() || header.length > stored->length;
+  if (grows && bytes > max_tenant_bytes) return OverTenantLimit(bytes, max_tenant_bytes);
+  return absl::OkStatus();
+}
+
+absl::StatusOr<std::int64_t> DirectoryStore::TenantBytes(std::string_view tenant) {
+  const MutexLock lock(mu_);
+  const Locked locked(*this);
+  if (!locked.status().ok()) return locked.status();
+  return totals_.Of(std::string(tenant));
 }
 
 absl::StatusOr<std::string> DirectoryStore::Get(std::string_view session_id) {
   if (auto status = CheckSessionId(session_id); !status.ok()) return status;
   int fd = -1;
-  const auto header = ReadHeader(std::string(session_id), &fd);
+  const auto header = ReadSnapshotHeader(directory_, std::string(session_id), &fd);
   if (!header.ok()) return header.status();
   const File file(fd);
   if (lseek(fd, static_cast<off_t>(header->header_bytes), SEEK_SET) < 0) {
@@ -335,10 +350,21 @@ absl::StatusOr<std::string> DirectoryStore::Get(std::string_view session_id) {
   return bytes;
 }
 
-absl::StatusOr<StoredSession> DirectoryStore::Head(std::string_view session_id) {
+absl::StatusOr<StoredSession> DirectoryStore::Head(std::string_view session_id,
+                                                   std::string_view tenant) {
   if (auto status = CheckSessionId(session_id); !status.ok()) return status;
   const std::string id(session_id);
-  const auto header = ReadHeader(id);
+  auto stored = Describe(id);
+  if (stored.ok() && stored->info.tenant != tenant) return NoSuchSession();
+  if (absl::IsDataLoss(stored.status()) &&
+      IsForeign(stored.status(), ReadClaim(id), tenant)) {
+    return NoSuchSession();
+  }
+  return stored;
+}
+
+absl::StatusOr<StoredSession> DirectoryStore::Describe(const std::string& id) const {
+  const auto header = ReadSnapshotHeader(directory_, id);
   if (!header.ok()) return header.status();
   StoredSession stored;
   stored.id = id;
@@ -355,21 +381,28 @@ absl::StatusOr<StoredSession> DirectoryStore::Head(std::string_view session_id) 
 absl::Status DirectoryStore::Delete(std::string_view session_id, const Claim& claim) {
   if (auto status = CheckSessionId(session_id); !status.ok()) return status;
   const std::string id(session_id);
-  const std::string name = Name(id, kSnapshot);
+  const std::string name = FileName(id, kSnapshotSuffix);
   {
     const MutexLock lock(mu_);
     const Locked locked(*this);
     if (!locked.status().ok()) return locked.status();
-    if (!Holds(id, claim)) return ClaimLost();
+    if (!Held(id, claim).has_value()) return ClaimLost();
+    CountOut(id);
     const int removed = unlinkat(directory_, name.c_str(), 0);
     const int error = errno;
     if (removed != 0 && error != ENOENT) return FileError("deleting", error);
     // Ids are never used twice, so nothing is left to tell epochs apart for.
-    RemoveFile(directory_, Name(id, kClaim));
+    RemoveFile(directory_, FileName(id, kClaimSuffix));
     if (removed != 0) return NoSuchSession();
   }
   return options_.calls.fsync(directory_) == 0 ? absl::OkStatus()
                                                : FileError("flushing", errno);
+}
+
+// Before it is deleted, which needs no room and shall not fail for want of it: without
+// the file the next one counts.
+void DirectoryStore::CountOut(const std::string& id) {
+  if (!totals_.BeforeChange(id, "").ok()) RemoveFile(directory_, kTotalsName);
 }
 
 absl::StatusOr<std::vector<StoredSession>> DirectoryStore::List(std::string_view tenant,
@@ -382,7 +415,7 @@ absl::StatusOr<std::vector<StoredSession>> DirectoryStore::List(std::string_view
   if (!names.ok()) return names.status();
   std::vector<std::string> ids;
   for (const std::string& name : *names) {
-    std::string id = StemOf(name, kSnapshot);
+    std::string id = StemOf(name, kSnapshotSuffix);
     if (!id.empty() && id > after) ids.push_back(std::move(id));
   }
   std::sort(ids.begin(), ids.end());
@@ -390,35 +423,37 @@ absl::StatusOr<std::vector<StoredSession>> DirectoryStore::List(std::string_view
   for (const std::string& id : ids) {
     if (found.size() == limit) break;
     // One that is damaged, or has just gone, is nobody's to list.
-    auto stored = Head(id);
+    auto stored = Describe(id);
     if (stored.ok() && stored->info.tenant == tenant) found.push_back(*std::move(stored));
   }
   return found;
 }
 
 bool DirectoryStore::RemoveIfExpired(const std::string& id) {
-  const auto stored = Head(id);
+  const auto stored = Describe(id);
   if (!stored.ok() || stored->claimed) return false;
   const auto age = options_.clock->World() - stored->stored_at.time_since_epoch();
   if (age < options_.time_to_live) return false;
-  RemoveFile(directory_, Name(id, kSnapshot));
-  RemoveFile(directory_, Name(id, kClaim));
+  CountOut(id);
+  RemoveFile(directory_, FileName(id, kSnapshotSuffix));
+  RemoveFile(directory_, FileName(id, kClaimSuffix));
   return true;
 }
 
 // Temporary files, claims of nothing, and leases, whose owner is gone.
 void DirectoryStore::RemoveIfLeftOver(const std::string& name) {
-  if (name.ends_with(kTemporary)) {
+  if (name.ends_with(kTemporarySuffix)) {
     // STEM.OWNER-NUMBER.tmp
     const std::size_t dot = name.find('.');
     const std::string owner = name.substr(dot + 1, 32);
     if (IsSessionId(owner) && !IsLive(owner)) RemoveFile(directory_, name);
     return;
   }
-  const std::string owner = StemOf(name, kOwner);
+  const std::string owner = StemOf(name, kOwnerSuffix);
   if (!owner.empty() && !IsLive(owner)) RemoveFile(directory_, name);
-  const std::string id = StemOf(name, kClaim);
-  if (id.empty() || faccessat(directory_, Name(id, kSnapshot).c_str(), F_OK, 0) == 0) {
+  const std::string id = StemOf(name, kClaimSuffix);
+  if (id.empty() ||
+      faccessat(directory_, FileName(id, kSnapshotSuffix).c_str(), F_OK, 0) == 0) {
     return;
   }
   const auto claim = ReadClaim(id);
@@ -427,14 +462,14 @@ void DirectoryStore::RemoveIfLeftOver(const std::string& name) {
   }
 }
 
-absl::StatusOr<std::int64_t> DirectoryStore::RemoveExpired() {
+absl::StatusOr<StoreUsage> DirectoryStore::RemoveExpired() {
   const auto names = FileNames(directory_);
   if (!names.ok()) return names.status();
-  std::int64_t left = 0;
+  StoreUsage left;
   for (const std::string& name : *names) {
-    const std::string id = StemOf(name, kSnapshot);
+    const std::string id = StemOf(name, kSnapshotSuffix);
     if (!id.empty() && options_.time_to_live.count() == 0) {
-      ++left;
+      ++left.snapshots;
       continue;
     }
     // One at a time, so that nobody waits for all of them.
@@ -444,9 +479,15 @@ absl::StatusOr<std::int64_t> DirectoryStore::RemoveExpired() {
     if (id.empty()) {
       RemoveIfLeftOver(name);
     } else {
-      left += RemoveIfExpired(id) ? 0 : 1;
+      left.snapshots += RemoveIfExpired(id) ? 0 : 1;
     }
   }
+  const MutexLock lock(mu_);
+  const Locked locked(*this);
+  if (!locked.status().ok()) return locked.status();
+  auto totals = totals_.OfAll();
+  if (!totals.ok()) return totals.status();
+  left.tenant_bytes = *std::move(totals);
   return left;
 }
 

@@ -8,7 +8,8 @@
 // Who holds a session is in a small file beside it, and until when each owner's claims
 // are good in one of the owner. Changes of these, and the moment in which a snapshot
 // replaces an older one, are serialised among processes by a lock on one file, held for
-// moments; snapshots are written and flushed before it is taken.
+// moments; snapshots are written and flushed before it is taken. So is the change of the
+// tenants' totals (directory_totals.h): Put's limit holds exactly, across processes.
 //
 // Leases run by the machine's uptime, which no change of the clock moves. Between
 // machines (a network file system) and across a restart they run by the wall clock, so
@@ -21,10 +22,12 @@
 #include <chrono>
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <string>
 
 #include "engine/sync/mutex.h"
 #include "sessions/directory_format.h"
+#include "sessions/directory_totals.h"
 #include "sessions/files.h"
 #include "sessions/lease_clock.h"
 #include "sessions/store.h"
@@ -52,18 +55,22 @@ class DirectoryStore final : public SnapshotStore {
   absl::Status Renew() override;
   bool lease_is_good() const override;
   bool is_good(const Claim& claim) const override;
-  absl::StatusOr<Claim> Acquire(std::string_view session_id, AcquireMode mode) override;
+  absl::StatusOr<Claim> Acquire(std::string_view session_id, std::string_view tenant,
+                                AcquireMode mode) override;
   absl::Status Release(std::string_view session_id, const Claim& claim) override;
   absl::Status Put(std::string_view session_id, const Claim& claim,
                    std::uint64_t generation, const SnapshotInfo& info,
-                   std::span<const std::string_view> bytes) override;
+                   std::span<const std::string_view> bytes,
+                   std::int64_t max_tenant_bytes) override;
+  absl::StatusOr<std::int64_t> TenantBytes(std::string_view tenant) override;
   absl::StatusOr<std::string> Get(std::string_view session_id) override;
-  absl::StatusOr<StoredSession> Head(std::string_view session_id) override;
+  absl::StatusOr<StoredSession> Head(std::string_view session_id,
+                                     std::string_view tenant) override;
   absl::Status Delete(std::string_view session_id, const Claim& claim) override;
   absl::StatusOr<std::vector<StoredSession>> List(std::string_view tenant,
                                                   std::string_view after,
                                                   std::size_t limit) override;
-  absl::StatusOr<std::int64_t> RemoveExpired() override;
+  absl::StatusOr<StoreUsage> RemoveExpired() override;
 
  private:
   DirectoryStore(DirectoryStoreOptions options, int directory, int lock);
@@ -71,17 +78,24 @@ class DirectoryStore final : public SnapshotStore {
   // All processes' lock on the directory; `status` says whether it was to be had.
   class Locked;
 
-  absl::StatusOr<SnapshotHeader> ReadHeader(const std::string& id, int* fd = nullptr);
+  absl::Status Count();
+  absl::StatusOr<StoredSession> Describe(const std::string& id) const;
   bool IsLive(const std::string& owner) const;
-  bool Holds(const std::string& id, const Claim& claim)
+  // As the file has it; nullopt when the claim is not good.
+  std::optional<ClaimFile> Held(const std::string& id, const Claim& claim)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   absl::StatusOr<ClaimFile> ReadClaim(const std::string& id) const;
   absl::Status WriteClaim(const std::string& id, const ClaimFile& claim)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   absl::Status WriteLease() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   absl::Status Replace(const std::string& id, const Claim& claim,
-                       std::uint64_t generation, const std::string& temporary);
-  bool RemoveIfExpired(const std::string& id);
+                       const SnapshotHeader& header, const std::string& temporary,
+                       std::int64_t max_tenant_bytes);
+  absl::Status CheckReplace(const std::string& id, const Claim& claim,
+                            const SnapshotHeader& header, std::int64_t max_tenant_bytes)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  void CountOut(const std::string& id) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  bool RemoveIfExpired(const std::string& id) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   void RemoveIfLeftOver(const std::string& name);
   std::string TemporaryName(const std::string& stem) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
 
@@ -94,6 +108,7 @@ class DirectoryStore final : public SnapshotStore {
   std::uint64_t lease_ ABSL_GUARDED_BY(mu_) = 0;
   std::uint64_t last_temporary_ ABSL_GUARDED_BY(mu_) = 0;
   std::chrono::nanoseconds uptime_until_ ABSL_GUARDED_BY(mu_){0};  // as told to others
+  DirectoryTotals totals_ ABSL_GUARDED_BY(mu_);
 
   mutable Mutex good_mu_;  // never held while a file is touched
   std::uint64_t good_lease_ ABSL_GUARDED_BY(good_mu_) = 0;

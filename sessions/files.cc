@@ -1,7 +1,9 @@
 #include "sessions/files.h"
 
 #include <dirent.h>
+#include <sys/stat.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <cstring>
 
@@ -81,7 +83,9 @@ absl::StatusOr<std::string> ReadSmallFile(int directory, const std::string& name
     return errno == ENOENT ? absl::NotFoundError("there is no such file")
                            : FileError("opening", errno);
   }
-  return ReadUpTo(file.fd(), limit);
+  struct stat info;
+  if (fstat(file.fd(), &info) != 0) return FileError("reading", errno);
+  return ReadUpTo(file.fd(), std::min(limit, static_cast<std::size_t>(info.st_size)));
 }
 
 void RemoveFile(int directory, const std::string& name) {

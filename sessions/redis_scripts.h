@@ -1,24 +1,30 @@
 // The scripts of RedisStore. Each looks and changes in one go.
 //
 // A session's hash: owner, epoch (kept for as long as the session is, so that a claim
-// that was given up never passes for the next one), and once something is stored
-// generation, tenant, tokens, stored_at (seconds since 1970) and bytes.
+// that was given up never passes for the next one), tenant, and once something is stored
+// generation, tokens, stored_at (seconds since 1970) and bytes.
+//
+// Totals are a hash: by tenant, the bytes of its snapshots. Where a tenant that has some
+// is missing, it is counted when it matters.
 #pragma once
 
 #include <string_view>
 
 namespace goldfinch {
 
-// KEYS: session, this owner. ARGV: owner's name, "new" or "stored", prefix of owners.
+// KEYS: session, this owner. ARGV: owner's name, "new" or "stored", prefix of owners,
+// tenant.
 inline constexpr std::string_view kAcquireScript = R"(
 if redis.call('EXISTS', KEYS[2]) == 0 then return {'lapsed'} end
+local tenant = redis.call('HGET', KEYS[1], 'tenant')
+if tenant and tenant ~= ARGV[4] then return {'none'} end
 local held = redis.call('HGET', KEYS[1], 'owner')
 if held and held ~= '' and held ~= ARGV[1]
     and redis.call('EXISTS', ARGV[3] .. held) == 1 then return {'held'} end
 local generation = redis.call('HGET', KEYS[1], 'generation')
 if not generation and ARGV[2] == 'stored' then return {'none'} end
 local epoch = redis.call('HINCRBY', KEYS[1], 'epoch', 1)
-redis.call('HSET', KEYS[1], 'owner', ARGV[1])
+redis.call('HSET', KEYS[1], 'owner', ARGV[1], 'tenant', ARGV[4])
 return {'ok', epoch, generation or '0'}
 )";
 
@@ -35,19 +41,42 @@ end
 return 1
 )";
 
-// KEYS: session, blob, this owner, ids of the tenant. ARGV: owner's name, epoch,
-// generation, tenant, tokens, blob, id.
+// KEYS: session, blob, this owner, ids of the tenant, totals. ARGV: owner's name, epoch,
+// generation, tenant, tokens, blob, id, most bytes of the tenant (empty: no limit).
 inline constexpr std::string_view kPutScript = R"(
 if redis.call('EXISTS', KEYS[3]) == 0
     or redis.call('HGET', KEYS[1], 'owner') ~= ARGV[1]
-    or redis.call('HGET', KEYS[1], 'epoch') ~= ARGV[2] then return {'lost'} end
-local stored = redis.call('HGET', KEYS[1], 'generation')
-if stored and tonumber(ARGV[3]) <= tonumber(stored) then return {'old'} end
+    or redis.call('HGET', KEYS[1], 'epoch') ~= ARGV[2]
+    or redis.call('HGET', KEYS[1], 'tenant') ~= ARGV[4] then return {'lost'} end
+local stored = redis.call('HMGET', KEYS[1], 'generation', 'bytes')
+if stored[1] and tonumber(ARGV[3]) <= tonumber(stored[1]) then return {'old'} end
+local total = redis.call('HGET', KEYS[5], ARGV[4])
+if not total and redis.call('ZCARD', KEYS[4]) > 0 then return {'uncounted'} end
+local grown = #ARGV[6] - (stored[2] or 0)
+local next = string.format('%.0f', (total or 0) + grown)
+if ARGV[8] ~= '' and (grown > 0 or not stored[1])
+    and tonumber(next) > tonumber(ARGV[8]) then return {'over', next} end
 redis.call('SET', KEYS[2], ARGV[6])
-redis.call('HSET', KEYS[1], 'generation', ARGV[3], 'tenant', ARGV[4], 'tokens', ARGV[5],
+redis.call('HSET', KEYS[1], 'generation', ARGV[3], 'tokens', ARGV[5],
     'stored_at', redis.call('TIME')[1], 'bytes', #ARGV[6])
 redis.call('ZADD', KEYS[4], 0, ARGV[7])
+redis.call('HSET', KEYS[5], ARGV[4], next)
 return {'ok'}
+)";
+
+// KEYS: ids of the tenant, totals. ARGV: tenant, prefix of sessions. The tenant's bytes,
+// as text.
+inline constexpr std::string_view kTenantBytesScript = R"(
+local total = redis.call('HGET', KEYS[2], ARGV[1])
+if total then return total end
+local count = 0
+local ids = redis.call('ZRANGE', KEYS[1], 0, -1)
+for _, id in ipairs(ids) do
+  count = count + (redis.call('HGET', ARGV[2] .. id, 'bytes') or 0)
+end
+count = string.format('%.0f', count)
+if #ids > 0 then redis.call('HSET', KEYS[2], ARGV[1], count) end
+return count
 )";
 
 // KEYS: session. ARGV: prefix of owners. Nil when nothing is stored.
@@ -77,22 +106,28 @@ end
 return found
 )";
 
-// KEYS: session, blob, this owner. ARGV: owner's name, epoch, id, prefix of ids.
+// KEYS: session, blob, this owner, totals. ARGV: owner's name, epoch, id, prefix of ids.
 inline constexpr std::string_view kDeleteScript = R"(
 if redis.call('EXISTS', KEYS[3]) == 0
     or redis.call('HGET', KEYS[1], 'owner') ~= ARGV[1]
     or redis.call('HGET', KEYS[1], 'epoch') ~= ARGV[2] then return 'lost' end
-local tenant = redis.call('HGET', KEYS[1], 'tenant')
+local f = redis.call('HMGET', KEYS[1], 'generation', 'tenant', 'bytes')
 redis.call('DEL', KEYS[1], KEYS[2])
-if not tenant then return 'none' end
-redis.call('ZREM', ARGV[4] .. tenant, ARGV[3])
+if not f[1] then return 'none' end
+redis.call('ZREM', ARGV[4] .. f[2], ARGV[3])
+if redis.call('EXISTS', ARGV[4] .. f[2]) == 0 then
+  redis.call('HDEL', KEYS[4], f[2])
+elseif redis.call('HEXISTS', KEYS[4], f[2]) == 1 then
+  redis.call('HINCRBY', KEYS[4], f[2], string.format('%.0f', 0 - f[3]))
+end
 return 'ok'
 )";
 
-// KEYS: session, blob. ARGV: seconds to live (0: for ever), id, prefixes of owners and of
-// ids. Claims of dead owners on what was never stored go, too. 1 when a snapshot stays.
+// KEYS: session, blob, totals. ARGV: seconds to live (0: for ever), id, prefixes of
+// owners and of ids. Claims of dead owners on what was never stored go, too. 1 when a
+// snapshot stays.
 inline constexpr std::string_view kExpireScript = R"(
-local f = redis.call('HMGET', KEYS[1], 'owner', 'tenant', 'stored_at')
+local f = redis.call('HMGET', KEYS[1], 'owner', 'tenant', 'stored_at', 'bytes')
 local stays = (f[3] and 1) or 0
 local live = tonumber(ARGV[1])
 if f[1] and f[1] ~= '' and redis.call('EXISTS', ARGV[3] .. f[1]) == 1 then
@@ -100,7 +135,13 @@ if f[1] and f[1] ~= '' and redis.call('EXISTS', ARGV[3] .. f[1]) == 1 then
 end
 if f[3] and (live == 0 or redis.call('TIME')[1] - f[3] < live) then return 1 end
 redis.call('DEL', KEYS[1], KEYS[2])
-if f[2] then redis.call('ZREM', ARGV[4] .. f[2], ARGV[2]) end
+if not f[3] then return 0 end
+redis.call('ZREM', ARGV[4] .. f[2], ARGV[2])
+if redis.call('EXISTS', ARGV[4] .. f[2]) == 0 then
+  redis.call('HDEL', KEYS[3], f[2])
+elseif redis.call('HEXISTS', KEYS[3], f[2]) == 1 then
+  redis.call('HINCRBY', KEYS[3], f[2], string.format('%.0f', 0 - f[4]))
+end
 return 0
 )";
 

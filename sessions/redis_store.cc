@@ -266,12 +266,13 @@ bool RedisStore::is_good(const Claim& claim) const {
   return claim.lease == now.number && options_.clock->Uptime() < now.good_until;
 }
 
-absl::StatusOr<Claim> RedisStore::Acquire(std::string_view session_id, AcquireMode mode) {
+absl::StatusOr<Claim> RedisStore::Acquire(std::string_view session_id,
+                                          std::string_view tenant, AcquireMode mode) {
   if (auto status = CheckSessionId(session_id); !status.ok()) return status;
   const Lease by = lease();
-  const auto reply =
-      Eval(kAcquireScript, {Key("session", session_id), Key("owner", by.owner)},
-           {by.owner, mode == AcquireMode::kNew ? "new" : "stored", Key("owner", "")});
+  const auto reply = Eval(
+      kAcquireScript, {Key("session", session_id), Key("owner", by.owner)},
+      {by.owner, mode == AcquireMode::kNew ? "new" : "stored", Key("owner", ""), tenant});
   if (!reply.ok()) return reply.status();
   if (!IsArray(reply->get(), 1)) return Odd();
   const std::string_view outcome = TextOf((*reply)->element[0]);
@@ -299,7 +300,8 @@ absl::Status RedisStore::Release(std::string_view session_id, const Claim& claim
 
 absl::Status RedisStore::Put(std::string_view session_id, const Claim& claim,
                              std::uint64_t generation, const SnapshotInfo& info,
-                             std::span<const std::string_view> bytes) {
+                             std::span<const std::string_view> bytes,
+                             std::int64_t max_tenant_bytes) {
   if (auto status = CheckSessionId(session_id); !status.ok()) return status;
   if (generation > kMaxGeneration) {
     return absl::InvalidArgumentError(absl::StrCat("the generation is ", generation,
@@ -311,20 +313,42 @@ absl::Status RedisStore::Put(std::string_view session_id, const Claim& claim,
   if (claim.lease != by.number) return lost;
   std::string blob;
   for (const std::string_view piece : bytes) blob.append(piece);
-  const auto reply =
-      Eval(kPutScript,
-           {Key("session", session_id), Key("blob", session_id), Key("owner", by.owner),
-            Key("ids", info.tenant)},
-           {by.owner, std::to_string(claim.epoch), std::to_string(generation),
-            info.tenant, std::to_string(info.num_tokens), blob, session_id});
+  const std::string limit =
+      max_tenant_bytes == kUnlimitedBytes ? "" : std::to_string(max_tenant_bytes);
+  const auto put = [&] {
+    return Eval(kPutScript,
+                {Key("session", session_id), Key("blob", session_id),
+                 Key("owner", by.owner), Key("ids", info.tenant), TotalsKey()},
+                {by.owner, std::to_string(claim.epoch), std::to_string(generation),
+                 info.tenant, std::to_string(info.num_tokens), blob, session_id, limit});
+  };
+  auto reply = put();
+  if (reply.ok() && IsArray(reply->get(), 1) &&
+      TextOf((*reply)->element[0]) == "uncounted") {
+    const auto counted = TenantBytes(info.tenant);
+    if (!counted.ok()) return counted.status();
+    reply = put();
+  }
   if (!reply.ok()) return reply.status();
   if (!IsArray(reply->get(), 1)) return Odd();
   const std::string_view outcome = TextOf((*reply)->element[0]);
   if (outcome == "ok") return absl::OkStatus();
   if (outcome == "lost") return lost;
+  if (outcome == "over" && IsArray(reply->get(), 2)) {
+    return OverTenantLimit(NumberOf<std::int64_t>((*reply)->element[1]),
+                           max_tenant_bytes);
+  }
+  if (outcome != "old") return Odd();
   return absl::FailedPreconditionError(
       absl::StrCat("the snapshot has generation ", generation,
                    "; the store already holds a newer one"));
+}
+
+absl::StatusOr<std::int64_t> RedisStore::TenantBytes(std::string_view tenant) {
+  const auto reply = Eval(kTenantBytesScript, {Key("ids", tenant), TotalsKey()},
+                          {tenant, Key("session", "")});
+  if (!reply.ok()) return reply.status();
+  return NumberOf<std::int64_t>(reply->get());
 }
 
 absl::StatusOr<std::string> RedisStore::Get(std::string_view session_id) {
@@ -335,13 +359,16 @@ absl::StatusOr<std::string> RedisStore::Get(std::string_view session_id) {
   return std::string(TextOf(reply->get()));
 }
 
-absl::StatusOr<StoredSession> RedisStore::Head(std::string_view session_id) {
+absl::StatusOr<StoredSession> RedisStore::Head(std::string_view session_id,
+                                               std::string_view tenant) {
   if (auto status = CheckSessionId(session_id); !status.ok()) return status;
   const auto reply = Eval(kHeadScript, {Key("session", session_id)}, {Key("owner", "")});
   if (!reply.ok()) return reply.status();
   if ((*reply)->type == REDIS_REPLY_NIL) return NoSuchSession();
   if (!IsArray(reply->get(), kHeadFields)) return Odd();
-  return StoredOf(session_id, (*reply)->element);
+  StoredSession stored = StoredOf(session_id, (*reply)->element);
+  if (stored.info.tenant != tenant) return NoSuchSession();
+  return stored;
 }
 
 absl::Status RedisStore::Delete(std::string_view session_id, const Claim& claim) {
@@ -349,7 +376,8 @@ absl::Status RedisStore::Delete(std::string_view session_id, const Claim& claim)
   const Lease by = lease();
   const auto reply =
       Eval(kDeleteScript,
-           {Key("session", session_id), Key("blob", session_id), Key("owner", by.owner)},
+           {Key("session", session_id), Key("blob", session_id), Key("owner", by.owner),
+            TotalsKey()},
            {by.owner, std::to_string(claim.epoch), session_id, Key("ids", "")});
   if (!reply.ok()) return reply.status();
   const std::string_view outcome = TextOf(reply->get());
@@ -381,11 +409,11 @@ absl::StatusOr<std::vector<StoredSession>> RedisStore::List(std::string_view ten
 }
 
 // A cursor walks over all sessions, a hundred or so at a time.
-absl::StatusOr<std::int64_t> RedisStore::RemoveExpired() {
+absl::StatusOr<StoreUsage> RedisStore::RemoveExpired() {
   const std::string pattern = Key("session", "*");
   const std::string age = std::to_string(options_.time_to_live.count());
   const std::size_t name_at = Key("session", "").size();
-  std::int64_t left = 0;
+  StoreUsage left;
   std::string cursor = "0";
   do {
     const auto page = Call({"SCAN", cursor, "MATCH", pattern, "COUNT", "100"});
@@ -397,12 +425,18 @@ absl::StatusOr<std::int64_t> RedisStore::RemoveExpired() {
       const std::string_view key = TextOf(keys->element[i]);
       const std::string_view id = key.substr(std::min(name_at, key.size()));
       if (!IsSessionId(id)) continue;
-      const auto reply = Eval(kExpireScript, {key, Key("blob", id)},
+      const auto reply = Eval(kExpireScript, {key, Key("blob", id), TotalsKey()},
                               {age, id, Key("owner", ""), Key("ids", "")});
       if (!reply.ok()) return reply.status();
-      left += (*reply)->type == REDIS_REPLY_INTEGER ? (*reply)->integer : 0;
+      left.snapshots += (*reply)->type == REDIS_REPLY_INTEGER ? (*reply)->integer : 0;
     }
   } while (cursor != "0");
+  const auto totals = Call({"HGETALL", TotalsKey()});
+  if (!totals.ok()) return totals.status();
+  for (std::size_t i = 0; i + 1 < (*totals)->elements; i += 2) {
+    const auto bytes = NumberOf<std::int64_t>((*totals)->element[i + 1]);
+    if (bytes > 0) left.tenant_bytes[std::string(TextOf((*totals)->element[i]))] = bytes;
+  }
   return left;
 }
 

@@ -2,7 +2,9 @@
 //
 // A session is a hash of what is known of it and of who holds it, and a string with its
 // snapshot; an owner's lease is a key that expires by the clock of the Redis. Whatever
-// looks before it changes something is one script, so it happens whole or not at all.
+// looks before it changes something is one script, so it happens whole or not at all. The
+// bytes of each tenant are added up in the scripts that write and delete: Put's limit
+// holds exactly, across replicas.
 //
 // "Durable" is what the Redis makes of it: with `appendonly yes` and `appendfsync always`
 // an acknowledged snapshot survives the machine, without, only the server that wrote it.
@@ -62,18 +64,22 @@ class RedisStore final : public SnapshotStore {
   absl::Status Renew() override;
   bool lease_is_good() const override;
   bool is_good(const Claim& claim) const override;
-  absl::StatusOr<Claim> Acquire(std::string_view session_id, AcquireMode mode) override;
+  absl::StatusOr<Claim> Acquire(std::string_view session_id, std::string_view tenant,
+                                AcquireMode mode) override;
   absl::Status Release(std::string_view session_id, const Claim& claim) override;
   absl::Status Put(std::string_view session_id, const Claim& claim,
                    std::uint64_t generation, const SnapshotInfo& info,
-                   std::span<const std::string_view> bytes) override;
+                   std::span<const std::string_view> bytes,
+                   std::int64_t max_tenant_bytes) override;
+  absl::StatusOr<std::int64_t> TenantBytes(std::string_view tenant) override;
   absl::StatusOr<std::string> Get(std::string_view session_id) override;
-  absl::StatusOr<StoredSession> Head(std::string_view session_id) override;
+  absl::StatusOr<StoredSession> Head(std::string_view session_id,
+                                     std::string_view tenant) override;
   absl::Status Delete(std::string_view session_id, const Claim& claim) override;
   absl::StatusOr<std::vector<StoredSession>> List(std::string_view tenant,
                                                   std::string_view after,
                                                   std::size_t limit) override;
-  absl::StatusOr<std::int64_t> RemoveExpired() override;
+  absl::StatusOr<StoreUsage> RemoveExpired() override;
 
  private:
   struct FreeContext {
@@ -100,6 +106,7 @@ class RedisStore final : public SnapshotStore {
                              std::initializer_list<std::string_view> keys,
                              std::initializer_list<std::string_view> arguments);
   std::string Key(std::string_view kind, std::string_view name) const;
+  std::string TotalsKey() const { return options_.prefix + "totals"; }
   Lease lease() const;
 
   const RedisStoreOptions options_;

@@ -112,38 +112,6 @@ void SessionManager::Impl::WithImage(std::shared_ptr<KeptPrefix> kept, ImageWork
       });
 }
 
-absl::Status SessionManager::Impl::CheckRoom(const std::string& tenant) {
-  if (draining_ || stopping_) {
-    return absl::UnavailableError("the server is shutting down");
-  }
-  if (table_.size() >= options_.max_sessions) {
-    return absl::ResourceExhaustedError(absl::StrCat("the server holds ", table_.size(),
-                                                     " sessions; the limit is ",
-                                                     options_.max_sessions));
-  }
-  // With a store that answers, the sweep makes room.
-  const bool parks = store_ != nullptr && clock_.Now() >= next_park_;
-  if (!parks && host_bytes_ >= options_.host_bytes) {
-    return absl::ResourceExhaustedError(absl::StrCat("sessions take ", host_bytes_.load(),
-                                                     " bytes of memory; the limit is ",
-                                                     options_.host_bytes));
-  }
-  if (!options_.quota_of) return absl::OkStatus();
-  const SessionQuota quota = options_.quota_of(tenant);
-  const SessionTable::Holding held = table_.HoldingOf(tenant);
-  if (held.sessions >= quota.max_sessions) {
-    return absl::ResourceExhaustedError(absl::StrCat("this tenant holds ", held.sessions,
-                                                     " sessions; the limit is ",
-                                                     quota.max_sessions));
-  }
-  if (held.host_bytes >= quota.max_resident_bytes) {
-    return absl::ResourceExhaustedError(
-        absl::StrCat("this tenant's sessions take ", held.host_bytes,
-                     " bytes of memory; the limit is ", quota.max_resident_bytes));
-  }
-  return absl::OkStatus();
-}
-
 SessionInfo SessionManager::Impl::InfoOf(const HeldSession& session) const {
   SessionInfo info;
   info.id = session.id;
@@ -174,26 +142,39 @@ void SessionManager::Impl::AddNew(std::string tenant, std::shared_ptr<KeptPrefix
   session->numerics_changed = numerics_changed;
   session->busy = true;
   session->last_used = clock_.Now();
+  if (store_ == nullptr) {
+    absl::Status room;
+    {
+      const MutexLock lock(mu_);
+      room = CheckRoom(session->tenant);
+      if (room.ok()) room = CheckResident(session->tenant);
+      if (room.ok()) table_.Add(session);
+    }
+    return room.ok() ? done(session) : done(room);
+  }
   absl::Status room;
   {
     const MutexLock lock(mu_);
     room = CheckRoom(session->tenant);
-    if (room.ok() && store_ == nullptr) table_.Add(session);
   }
-  if (!room.ok() || store_ == nullptr) {
-    room.ok() ? done(session) : done(room);
-    return;
-  }
-  Async([this, session, done = std::move(done)] {
-    const auto claim = store_->Acquire(session->id, AcquireMode::kNew);
+  if (!room.ok()) return done(room);
+  WithRoom(session->tenant, [this, session, done = std::move(done)](absl::Status status) {
+    if (!status.ok()) return done(status);
+    const auto claim = store_->Acquire(session->id, session->tenant, AcquireMode::kNew);
     if (!claim.ok()) return done(claim.status());
     {
       const MutexLock lock(mu_);
-      session->claim = *claim;
-      table_.Add(session);
-      host_bytes_ += session->host_bytes();
+      // Again: others came in meanwhile.
+      status = CheckRoom(session->tenant);
+      if (status.ok()) {
+        session->claim = *claim;
+        table_.Add(session);
+        host_bytes_ += session->host_bytes();
+      }
     }
-    done(session);
+    if (status.ok()) return done(session);
+    GiveUp(session->id, *claim);
+    done(status);
   });
 }
 
@@ -208,37 +189,40 @@ void SessionManager::Impl::Create(std::string tenant, UseCallback done) {
 }
 
 void SessionManager::Impl::Acquire(std::string tenant, std::string id, UseCallback done) {
-  const absl::StatusOr<SessionPtr> taken = Take(tenant, id);
+  const absl::StatusOr<SessionPtr> taken = Take(tenant, id, TakeTo::kUse);
   if (!taken.ok()) return done(taken.status());
-  bool at_once = false;
+  bool here = false, at_once = false;
   {
     const MutexLock lock(mu_);
-    at_once = (*taken)->kept != nullptr && HasGoodClaim(**taken);
+    here = (*taken)->kept != nullptr;
+    at_once = here && HasGoodClaim(**taken);
   }
   if (at_once) return done(UseOf(*taken));
-  Async([this, session = *taken, done = std::move(done)] {
+  const auto claim = [this, session = *taken, done = std::move(done)](absl::Status room) {
+    if (!room.ok()) {
+      Forget(session);
+      return done(room);
+    }
     const absl::Status claimed = ClaimForCall(session);
     if (claimed.ok()) return done(UseOf(session));
     done(claimed);
-  });
+  };
+  here ? Async([claim] { claim(absl::OkStatus()); }) : WithRoom(tenant, claim);
 }
 
 void SessionManager::Impl::Get(std::string tenant, std::string id, InfoCallback done) {
   if (absl::Status status = CheckSessionId(id); !status.ok()) return done(status);
-  absl::StatusOr<SessionInfo> answer = NoSuchSession();
-  bool stored = false;
+  std::optional<SessionInfo> held;
   {
     const MutexLock lock(mu_);
-    absl::StatusOr<SessionPtr> found = table_.FindFor(tenant, id);
-    stored = found.ok() && (*found == nullptr || (*found)->kept == nullptr);
-    if (found.ok() && !stored) answer = InfoOf(**found);
+    const SessionPtr found = table_.Find(tenant, id);
+    if (found != nullptr && found->kept != nullptr) held = InfoOf(*found);
   }
-  if (!stored) return done(std::move(answer));
+  if (held.has_value()) return done(*std::move(held));
   if (store_ == nullptr) return done(NoSuchSession());
   Async([this, tenant = std::move(tenant), id = std::move(id), done = std::move(done)] {
-    const auto head = store_->Head(id);
+    const auto head = store_->Head(id, tenant);
     if (!head.ok()) return done(head.status());
-    if (head->info.tenant != tenant) return done(NoSuchSession());
     done(goldfinch::InfoOf(*head));
   });
 }
@@ -296,28 +280,30 @@ void SessionManager::Impl::Fork(std::string tenant, std::string id, InfoCallback
 }
 
 absl::StatusOr<SessionPtr> SessionManager::Impl::Take(const std::string& tenant,
-                                                      const std::string& id) {
+                                                      const std::string& id,
+                                                      TakeTo purpose) {
   if (absl::Status status = CheckSessionId(id); !status.ok()) return status;
   const MutexLock lock(mu_);
-  absl::StatusOr<SessionPtr> session = table_.FindFor(tenant, id);
-  if (!session.ok()) return session;
-  if (*session != nullptr) {
-    if ((*session)->busy) return InUse();
+  SessionPtr session = table_.Find(tenant, id);
+  if (session != nullptr) {
+    if (session->busy) return InUse();
   } else {
     if (store_ == nullptr) return NoSuchSession();
-    if (absl::Status room = CheckRoom(tenant); !room.ok()) return room;
-    *session = std::make_shared<HeldSession>();
-    (*session)->id = id;
-    (*session)->tenant = tenant;
-    table_.Add(*session);
+    const absl::Status room =
+        purpose == TakeTo::kForget ? CheckOpen() : CheckRoom(tenant);
+    if (!room.ok()) return room;
+    session = std::make_shared<HeldSession>();
+    session->id = id;
+    session->tenant = tenant;
+    table_.Add(session);
   }
-  (*session)->busy = true;
+  session->busy = true;
   return session;
 }
 
 void SessionManager::Impl::Delete(std::string tenant, std::string id,
                                   StatusCallback done) {
-  const absl::StatusOr<SessionPtr> taken = Take(tenant, id);
+  const absl::StatusOr<SessionPtr> taken = Take(tenant, id, TakeTo::kForget);
   if (!taken.ok()) return done(taken.status());
   if (store_ == nullptr) {
     Forget(*taken);

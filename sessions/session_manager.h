@@ -15,7 +15,9 @@
 //
 // Invariants: one call at a time uses a session. A session is forgotten only when the
 // store has acknowledged it, at its owner's request, after its time to live, or when it
-// is stale. What the store refuses stays where it is.
+// is stale. What the store refuses stays where it is. No tenant's call changes anything
+// about another's session, or tells whether there is one; none is parked to make room for
+// another tenant's, but for the memory of the whole server.
 //
 // Threads: any. Callbacks run on the calling thread or on one of the manager's own, never
 // under a lock; they do not block. All that is borrowed outlives the manager, whose
@@ -115,7 +117,8 @@ class SessionManager {
   SessionManager& operator=(const SessionManager&) = delete;
 
   // A new session without history, already in use. RESOURCE_EXHAUSTED when there are too
-  // many, or too much memory is taken; UNAVAILABLE when the store does not answer.
+  // many, or too much memory is taken and nothing that would make room can be parked;
+  // UNAVAILABLE when the store does not answer.
   void Create(std::string tenant, UseCallback done);
 
   // For one call. NOT_FOUND; FAILED_PRECONDITION when another call uses it; UNAVAILABLE
@@ -134,7 +137,8 @@ class SessionManager {
   // Up to `limit` with ids above `after`, ascending: those held here and those stored.
   void List(std::string tenant, std::string after, std::size_t limit, ListCallback done);
   void Fork(std::string tenant, std::string id, InfoCallback done);
-  // FAILED_PRECONDITION when there is no store.
+  // FAILED_PRECONDITION when there is no store. RESOURCE_EXHAUSTED, and the session stays
+  // where it is, when it does not fit what the tenant may have there.
   void Park(std::string tenant, std::string id, InfoCallback done);
   void Delete(std::string tenant, std::string id, StatusCallback done);
   // The whole snapshot.

@@ -1,6 +1,7 @@
 // Inside of the session manager (session_manager.h), shared by its source files: calls in
-// session_manager.cc, what calls do to the session they hold in session_use.cc, moves to
-// and from the store in session_moves.cc, what happens by itself in session_upkeep.cc.
+// session_manager.cc, what calls do to the session they hold in session_use.cc, limits
+// and what moves for them in session_room.cc, moves to and from the store in
+// session_moves.cc, what happens by itself in session_upkeep.cc.
 //
 // Locking: mu_ guards the table and everything in its sessions; it is held for moments,
 // never while a store, the scheduler or a callback is called. A session that is busy
@@ -10,7 +11,9 @@
 
 #include <atomic>
 #include <cstdint>
+#include <deque>
 #include <functional>
+#include <map>
 #include <memory>
 #include <optional>
 #include <string>
@@ -84,7 +87,6 @@ class SessionManager::Impl : public std::enable_shared_from_this<SessionManager:
     if (store_ == nullptr || clock_.Now() < next_park_) return;
     sweep_soon_ = sweep_soon_ || host_bytes_ > options_.host_bytes;
   }
-  absl::Status CheckRoom(const std::string& tenant) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   SessionInfo InfoOf(const HeldSession& session) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   SessionInfo LockedInfoOf(const HeldSession& session) const {
     const MutexLock lock(mu_);
@@ -92,7 +94,9 @@ class SessionManager::Impl : public std::enable_shared_from_this<SessionManager:
   }
   // Makes it busy for one call. One that is not here comes as a name only, to be loaded
   // or forgotten by that call.
-  absl::StatusOr<SessionPtr> Take(const std::string& tenant, const std::string& id);
+  enum class TakeTo { kUse, kForget };
+  absl::StatusOr<SessionPtr> Take(const std::string& tenant, const std::string& id,
+                                  TakeTo purpose);
   // Adds a busy session under a new id, claimed if there is a store.
   void AddNew(std::string tenant, std::shared_ptr<KeptPrefix> kept,
               std::shared_ptr<const Turn> turn, bool numerics_changed,
@@ -115,19 +119,64 @@ class SessionManager::Impl : public std::enable_shared_from_this<SessionManager:
     return options_.key.has_value() ? &*options_.key : nullptr;
   }
   enum class ParkMode { kOfCall, kBesideCalls };
-  void StartPark(const SessionPtr& session, ParkMode mode, StatusCallback done);
+  // What is interrupted or drained is parked whatever its tenant may have in the store:
+  // it would be lost, and that was not the tenant's doing.
+  enum class ParkLimit { kQuota, kNone };
+  // After a lapse it may be stale, which only a call of its own finds out.
+  ParkMode ModeFor(const HeldSession& session) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_) {
+    return HasGoodClaim(session) ? ParkMode::kBesideCalls : ParkMode::kOfCall;
+  }
+  // Marks it as leaving, before StartPark.
+  void BeginPark(const SessionPtr& session, ParkMode mode)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  void EndPark(const SessionPtr& session, ParkMode mode)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  void StartPark(const SessionPtr& session, ParkMode mode, ParkLimit limit,
+                 Urgency urgency, StatusCallback done);
   // What is parked, as it was when that began.
   struct Parked {
     SessionPtr session;
     ParkMode mode;
+    ParkLimit limit;
     std::shared_ptr<KeptPrefix> kept;
     std::shared_ptr<const Turn> turn;
   };
+  // OUT_OF_RANGE when the store will not take it for its tenant's limit, as far as is
+  // known before it is copied.
+  absl::Status CheckParkLimit(const Parked& parked);
   absl::Status Put(const Parked& parked, std::shared_ptr<const PrefixImage> image);
-  void AfterPark(const Parked& parked, const absl::Status& status);
+  void AfterPark(const Parked& parked, const absl::Status& status, bool let_go);
   void GiveUp(const std::string& id, const Claim& claim);
   void NoteParkFailure(const absl::Status& status);
   void Forget(const SessionPtr& session);
+
+  // session_room.cc.
+  SessionQuota QuotaOf(const std::string& tenant) const {
+    return options_.quota_of ? options_.quota_of(tenant) : kNoQuota;
+  }
+  // What to leave of a limit that was reached: some room at once, or every new session
+  // would park one.
+  static std::int64_t SomeRoomIn(std::int64_t limit) { return limit / 10 * 9; }
+  absl::Status CheckOpen() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  // Whether its sessions can be parked: there is a store that answers and has room for
+  // the tenant, as of its last answers.
+  bool Parks(const std::string& tenant) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  // For one more session, but for its tenant's memory.
+  absl::Status CheckRoom(const std::string& tenant) const
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  absl::Status CheckResident(const std::string& tenant) const
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  // Runs `work` on a thread of the pool once the tenant is below its limit of memory,
+  // which its idle sessions are parked for, or with RESOURCE_EXHAUSTED when they cannot
+  // be. As many as there are threads may pass the limit at once, each by its session.
+  using RoomWork = std::function<void(absl::Status)>;
+  void WithRoom(const std::string& tenant, RoomWork work);
+  void MakeRoom(const std::string& tenant);
+  struct Leaving {
+    bool any = false;  // these or others, which are under way
+    std::vector<std::pair<SessionPtr, ParkMode>> next;
+  };
+  Leaving PickLeaving(const std::string& tenant) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
 
   // session_upkeep.cc.
   void Warn(const std::string& message) const {
@@ -163,6 +212,10 @@ class SessionManager::Impl : public std::enable_shared_from_this<SessionManager:
   bool more_to_park_ ABSL_GUARDED_BY(mu_) = false;  // when there are fewer
   // After the store failed, parking by itself waits until then.
   TimePoint next_park_ ABSL_GUARDED_BY(mu_);
+  // The same for tenants whose limit the store has reached.
+  std::map<std::string, TimePoint> store_full_ ABSL_GUARDED_BY(mu_);
+  // By tenant: what waits for room. None is empty.
+  std::map<std::string, std::deque<RoomWork>> waiting_ ABSL_GUARDED_BY(mu_);
   std::atomic<std::int64_t> host_bytes_ = 0;  // exact at each sweep, grown between them
 
   std::unique_ptr<IoPool> io_;

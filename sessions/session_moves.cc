@@ -37,8 +37,8 @@ absl::Status SessionManager::Impl::ClaimForCall(const SessionPtr& session) {
     here = session->kept != nullptr;
     if (here && HasGoodClaim(*session)) return absl::OkStatus();
   }
-  const auto claim =
-      store_->Acquire(session->id, here ? AcquireMode::kNew : AcquireMode::kStored);
+  const auto claim = store_->Acquire(session->id, session->tenant,
+                                     here ? AcquireMode::kNew : AcquireMode::kStored);
   if (!claim.ok()) {
     if (!here) {
       Forget(session);
@@ -73,6 +73,7 @@ absl::Status SessionManager::Impl::ClaimForCall(const SessionPtr& session) {
 absl::Status SessionManager::Impl::Load(const SessionPtr& session, const Claim& claim) {
   auto bytes = store_->Get(session->id);
   if (!bytes.ok()) return bytes.status();
+  const std::int64_t size = std::ssize(*bytes);
   auto snapshot = Decode(std::make_shared<const std::string>(*std::move(bytes)));
   if (!snapshot.ok()) return snapshot.status();
   if (snapshot->session_id != session->id || snapshot->generation != claim.generation) {
@@ -88,6 +89,7 @@ absl::Status SessionManager::Impl::Load(const SessionPtr& session, const Claim& 
   session->claim = claim;
   session->generation = claim.generation;
   session->attempted = claim.generation;
+  session->stored_bytes = size;
   host_bytes_ += session->host_bytes();
   SweepIfFull();
   ++stats_.loaded;
@@ -110,12 +112,10 @@ absl::Status SessionManager::Impl::DeleteStored(const SessionPtr& session) {
   }
   absl::Status deleted;
   if (!here) {
-    const auto head = store_->Head(session->id);
-    deleted = head.status();
-    if (head.ok() && head->info.tenant != session->tenant) deleted = NoSuchSession();
+    deleted = store_->Head(session->id, session->tenant).status();
   }
   if (deleted.ok()) {
-    const auto claim = store_->Acquire(session->id, AcquireMode::kNew);
+    const auto claim = store_->Acquire(session->id, session->tenant, AcquireMode::kNew);
     if (claim.ok()) {
       const MutexLock lock(mu_);
       session->claim = *claim;  // the one before is void
@@ -153,21 +153,21 @@ void SessionManager::Impl::Park(std::string tenant, std::string id, InfoCallback
   bool parked = false;
   {
     const MutexLock lock(mu_);
-    const absl::StatusOr<SessionPtr> found = table_.FindFor(tenant, id);
-    parked = found.ok() && *found == nullptr;
+    parked = table_.Find(tenant, id) == nullptr;
   }
   if (parked) return Get(std::move(tenant), std::move(id), std::move(done));
-  const absl::StatusOr<SessionPtr> taken = Take(tenant, id);
+  const absl::StatusOr<SessionPtr> taken = Take(tenant, id, TakeTo::kUse);
   if (!taken.ok()) return done(taken.status());
   {
     const MutexLock lock(mu_);
     parked = (*taken)->kept == nullptr;
+    if (!parked) BeginPark(*taken, ParkMode::kOfCall);
   }
   if (parked) {  // in between
     Forget(*taken);
     return Get(std::move(tenant), std::move(id), std::move(done));
   }
-  StartPark(*taken, ParkMode::kOfCall,
+  StartPark(*taken, ParkMode::kOfCall, ParkLimit::kQuota, Urgency::kCall,
             [self = shared_from_this(), tenant = std::move(tenant), id = std::move(id),
              done = std::move(done)](absl::Status status) {
               if (!status.ok()) return done(status);
@@ -175,15 +175,41 @@ void SessionManager::Impl::Park(std::string tenant, std::string id, InfoCallback
             });
 }
 
+void SessionManager::Impl::BeginPark(const SessionPtr& session, ParkMode mode) {
+  ++session->parking;
+  if (mode == ParkMode::kOfCall) {
+    session->busy = true;
+  } else {
+    ++parking_;
+  }
+}
+
+void SessionManager::Impl::EndPark(const SessionPtr& session, ParkMode mode) {
+  --session->parking;
+  if (mode == ParkMode::kBesideCalls) {
+    --parking_;
+    if (more_to_park_ && parking_ <= kParksAtOnce / 2) sweep_soon_ = true;
+  }
+  changed_.NotifyAll();
+}
+
 void SessionManager::Impl::StartPark(const SessionPtr& session, ParkMode mode,
+                                     ParkLimit limit, Urgency urgency,
                                      StatusCallback done) {
-  Parked parked{.session = session, .mode = mode, .kept = {}, .turn = {}};
+  Parked parked{.session = session, .mode = mode, .limit = limit, .kept = {}, .turn = {}};
   {
     const MutexLock lock(mu_);
     parked.kept = session->kept;
     parked.turn = session->turn;
   }
-  const auto put = [this, parked, done = std::move(done)](auto image) {
+  const auto end = [this, parked, done = std::move(done)](const absl::Status& status,
+                                                          bool let_go) {
+    AfterPark(parked, status, let_go);
+    // Told to the call that asked for it as any other quota is.
+    done(absl::IsOutOfRange(status) ? absl::ResourceExhaustedError(status.message())
+                                    : status);
+  };
+  const auto put = [this, parked, end](auto image) {
     absl::Status status = image.status();
     const bool of_call = parked.mode == ParkMode::kOfCall;
     // Not a failure of the store: the next sweep tries again.
@@ -194,19 +220,42 @@ void SessionManager::Impl::StartPark(const SessionPtr& session, ParkMode mode,
     for (int attempt = 0; attempt < (of_call ? 2 : 1) && image.ok(); ++attempt) {
       if (of_call) {
         status = ClaimForCall(parked.session);
-        if (!status.ok()) {  // it was let go of, or was stale
-          NoteParkFailure(status);
-          return done(status);
-        }
+        if (!status.ok()) return end(status, /*let_go=*/true);
       }
       status = Put(parked, *image);
       if (!absl::IsFailedPrecondition(status)) break;
     }
-    AfterPark(parked, status);
-    done(status);
+    end(status, /*let_go=*/false);
   };
-  WithImage(parked.kept, put,
-            mode == ParkMode::kOfCall ? Urgency::kCall : Urgency::kBackground);
+  if (limit == ParkLimit::kNone || !options_.quota_of) {
+    return WithImage(parked.kept, put, urgency);
+  }
+  Async(
+      [this, parked, urgency, put, end] {
+        const absl::Status room = CheckParkLimit(parked);
+        room.ok() ? WithImage(parked.kept, put, urgency) : end(room, /*let_go=*/false);
+      },
+      urgency);
+}
+
+absl::Status SessionManager::Impl::CheckParkLimit(const Parked& parked) {
+  const EngineInfo& info = engine_.info();
+  const std::int64_t length = parked.kept->length();
+  const std::int64_t least =
+      std::ssize(parked.kept->history()) * std::int64_t{sizeof(TokenId)} +
+      length * info.key_bytes + (length > 0 ? info.state_bytes : 0);
+  const std::string& tenant = parked.session->tenant;
+  std::int64_t limit = 0, grown = 0;
+  {
+    const MutexLock lock(mu_);
+    // How large the stored one is, is not known: the store will say.
+    if (parked.session->attempted != parked.session->generation) return absl::OkStatus();
+    grown = least - parked.session->stored_bytes;
+    limit = QuotaOf(tenant).max_parked_bytes;
+  }
+  const auto stored = store_->TenantBytes(tenant);
+  if (!stored.ok() || grown <= 0 || *stored <= limit - grown) return absl::OkStatus();
+  return OverTenantLimit(*stored + grown, limit);
 }
 
 absl::Status SessionManager::Impl::Put(const Parked& parked,
@@ -214,6 +263,7 @@ absl::Status SessionManager::Impl::Put(const Parked& parked,
   const SessionPtr& session = parked.session;
   std::optional<Claim> claim;
   std::uint64_t generation = 0;
+  std::int64_t limit = kUnlimitedBytes;
   {
     const MutexLock lock(mu_);
     // It went on meanwhile, here or, before it was claimed again, elsewhere.
@@ -224,15 +274,25 @@ absl::Status SessionManager::Impl::Put(const Parked& parked,
     claim = session->claim;
     session->attempted = std::max(session->attempted, session->generation) + 1;
     generation = session->attempted;
+    if (parked.limit == ParkLimit::kQuota) {
+      limit = QuotaOf(session->tenant).max_parked_bytes;
+    }
   }
   const SnapshotBytes bytes =
       Encode(*session, *parked.kept, parked.turn.get(), generation, std::move(image));
   const SnapshotInfo info{.tenant = session->tenant,
                           .num_tokens = std::ssize(parked.kept->history())};
   const absl::Status put =
-      store_->Put(session->id, *claim, generation, info, bytes.pieces());
+      store_->Put(session->id, *claim, generation, info, bytes.pieces(), limit);
   const MutexLock lock(mu_);
-  if (put.ok()) session->generation = std::max(session->generation, generation);
+  if (put.ok() && generation > session->generation) {
+    session->generation = generation;
+    session->stored_bytes = static_cast<std::int64_t>(bytes.size());
+  }
+  // Nothing was written, so nothing newer than before may be there.
+  if (absl::IsOutOfRange(put) && session->attempted == generation) {
+    session->attempted = generation - 1;
+  }
   // Void, though the lease is good: the next attempt claims anew.
   if (absl::IsFailedPrecondition(put) && session->claim.has_value() &&
       session->claim->epoch == claim->epoch) {
@@ -250,7 +310,8 @@ void SessionManager::Impl::GiveUp(const std::string& id, const Claim& claim) {
 }
 
 void SessionManager::Impl::NoteParkFailure(const absl::Status& status) {
-  if (absl::IsAborted(status)) return;
+  // Nor is the limit of a tenant a failure.
+  if (absl::IsAborted(status) || absl::IsOutOfRange(status)) return;
   {
     const MutexLock lock(mu_);
     ++stats_.park_failures;
@@ -264,32 +325,35 @@ void SessionManager::Impl::NoteParkFailure(const absl::Status& status) {
 
 // A call of its own forgets the session; beside calls it is forgotten only if nothing has
 // happened to it since. The claim is given up last: who calls meanwhile, on this server,
-// claims it anew, which makes giving up the old one harmless.
-void SessionManager::Impl::AfterPark(const Parked& parked, const absl::Status& status) {
+// claims it anew, which makes giving up the old one harmless. One that was let go of
+// already may be another call's by now.
+void SessionManager::Impl::AfterPark(const Parked& parked, const absl::Status& status,
+                                     bool let_go) {
   const SessionPtr& session = parked.session;
   std::optional<Claim> claim;
+  bool awaited = false;
   {
     const MutexLock lock(mu_);
-    const bool beside = parked.mode == ParkMode::kBesideCalls;
-    if (beside) {
-      session->parking = false;
-      --parking_;
-      if (more_to_park_ && parking_ <= kParksAtOnce / 2) sweep_soon_ = true;
-    } else {
-      session->busy = false;
-    }
+    EndPark(session, parked.mode);
+    if (parked.mode == ParkMode::kOfCall && !let_go) session->busy = false;
     if (!status.ok()) {
       session->retry_park = std::chrono::steady_clock::now() + kRetryPause;
+      if (absl::IsOutOfRange(status)) {
+        ++stats_.over_quota;
+        store_full_[session->tenant] = clock_.Now() + kParkPause;
+      }
     } else {
       ++stats_.parked;
+      store_full_.erase(session->tenant);
       if (!session->busy && session->kept == parked.kept && table_.Remove(session)) {
         claim = session->claim;
         releasing_ += claim.has_value() ? 1 : 0;
       }
     }
-    changed_.NotifyAll();
+    awaited = waiting_.contains(session->tenant);
   }
   if (!status.ok()) NoteParkFailure(status);
+  if (awaited) Async([this, tenant = session->tenant] { MakeRoom(tenant); });
   if (!claim.has_value()) return;
   GiveUp(session->id, *claim);
   const MutexLock lock(mu_);

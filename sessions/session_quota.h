@@ -4,16 +4,24 @@
 #pragma once
 
 #include <cstdint>
+#include <limits>
 
 namespace goldfinch {
 
 struct SessionQuota {
   // Held by this server at once, alive and resting; more are refused.
   std::int64_t max_sessions = 10000;
-  // Host memory of those; beyond it, new ones are refused.
+  // Host memory of those. Beyond it the tenant's own, used longest ago, are parked; a new
+  // one, or one to be loaded, waits for that and is refused when none can be.
   std::int64_t max_resident_bytes = std::int64_t{2} << 30;
-  // In the store. Read from the file, and not enforced yet.
+  // In the store, by all servers together. What would exceed it is not parked, but for
+  // sessions that a drain or a lost lease would else lose.
   std::int64_t max_parked_bytes = std::int64_t{64} << 30;
 };
+
+inline constexpr SessionQuota kNoQuota = {
+    .max_sessions = std::numeric_limits<std::int64_t>::max(),
+    .max_resident_bytes = std::numeric_limits<std::int64_t>::max(),
+    .max_parked_bytes = std::numeric_limits<std::int64_t>::max()};
 
 }  // namespace goldfinch

@@ -5,8 +5,30 @@
 
 #include <atomic>
 #include <cstdint>
+#include <map>
+#include <string>
+#include <utility>
+
+#include "engine/sync/mutex.h"
 
 namespace goldfinch {
+
+// Levels by tenant, replaced together.
+class TenantLevels {
+ public:
+  void Set(std::map<std::string, std::int64_t> levels) {
+    const MutexLock lock(mu_);
+    levels_ = std::move(levels);
+  }
+  std::map<std::string, std::int64_t> Get() const {
+    const MutexLock lock(mu_);
+    return levels_;
+  }
+
+ private:
+  mutable Mutex mu_;
+  std::map<std::string, std::int64_t> levels_ ABSL_GUARDED_BY(mu_);
+};
 
 struct SessionStats {
   // Levels, as of the last sweep.
@@ -15,6 +37,8 @@ struct SessionStats {
   std::atomic<std::int64_t> busy{0};
   std::atomic<std::int64_t> host_bytes{0};
   std::atomic<std::int64_t> stored{0};  // in the store, whoever put it there; each minute
+  TenantLevels tenant_host_bytes;       // what forks share counts for each of them
+  TenantLevels tenant_stored_bytes;     // as `stored`
   // Since the start.
   std::atomic<std::uint64_t> created{0};
   std::atomic<std::uint64_t> forked{0};
@@ -24,6 +48,7 @@ struct SessionStats {
   std::atomic<std::uint64_t> expired{0};
   std::atomic<std::uint64_t> stale{0};  // forgotten: another replica went on with them
   std::atomic<std::uint64_t> park_failures{0};
+  std::atomic<std::uint64_t> over_quota{0};  // not parked for their tenant's limit
   std::atomic<std::uint64_t> load_failures{0};
   std::atomic<std::uint64_t> lease_lapses{0};
 };

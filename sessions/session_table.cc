@@ -2,52 +2,45 @@
 
 #include <unordered_set>
 
-#include "absl/status/status.h"
-
 namespace goldfinch {
 
-SessionPtr SessionTable::Find(const std::string& id) const {
-  const auto it = sessions_.find(id);
+SessionPtr SessionTable::Find(const std::string& tenant, const std::string& id) const {
+  const auto it = sessions_.find({tenant, id});
   return it == sessions_.end() ? nullptr : it->second;
 }
 
-absl::StatusOr<SessionPtr> SessionTable::FindFor(const std::string& tenant,
-                                                 const std::string& id) const {
-  SessionPtr session = Find(id);
-  if (session != nullptr && session->tenant != tenant) {
-    return NoSuchSession();
-  }
-  return session;
-}
-
 void SessionTable::Add(SessionPtr session) {
-  if (const SessionPtr old = Find(session->id); old != nullptr) Remove(old);
-  by_tenant_[{session->tenant, session->id}] = session;
-  sessions_[session->id] = std::move(session);
+  SessionPtr& held = sessions_[{session->tenant, session->id}];
+  if (held == nullptr) ++num_of_[session->tenant];
+  held = std::move(session);
 }
 
 bool SessionTable::Remove(const SessionPtr& session) {
-  const auto it = sessions_.find(session->id);
+  const auto it = sessions_.find({session->tenant, session->id});
   if (it == sessions_.end() || it->second != session) return false;
-  by_tenant_.erase({session->tenant, session->id});
   sessions_.erase(it);
+  const auto num = num_of_.find(session->tenant);
+  if (--num->second == 0) num_of_.erase(num);
   return true;
 }
 
 std::vector<SessionPtr> SessionTable::All() const {
   std::vector<SessionPtr> all;
   all.reserve(sessions_.size());
-  for (const auto& [id, session] : sessions_) all.push_back(session);
+  for (const auto& [key, session] : sessions_) all.push_back(session);
   return all;
+}
+
+std::vector<SessionPtr> SessionTable::AllOf(const std::string& tenant) const {
+  return After(tenant, "", sessions_.size());
 }
 
 std::vector<SessionPtr> SessionTable::After(const std::string& tenant,
                                             const std::string& after,
                                             std::size_t limit) const {
   std::vector<SessionPtr> found;
-  for (auto it = by_tenant_.upper_bound({tenant, after});
-       it != by_tenant_.end() && it->first.first == tenant && found.size() < limit;
-       ++it) {
+  for (auto it = sessions_.upper_bound({tenant, after});
+       it != sessions_.end() && it->first.first == tenant && found.size() < limit; ++it) {
     found.push_back(it->second);
   }
   return found;
@@ -56,21 +49,25 @@ std::vector<SessionPtr> SessionTable::After(const std::string& tenant,
 std::int64_t SessionTable::HostBytes() const {
   std::unordered_set<const KeptPrefix*> seen;
   std::int64_t bytes = 0;
-  for (const auto& [id, session] : sessions_) {
+  for (const auto& [key, session] : sessions_) {
     const KeptPrefix* kept = session->kept.get();
     if (kept != nullptr && seen.insert(kept).second) bytes += session->host_bytes();
   }
   return bytes;
 }
 
-SessionTable::Holding SessionTable::HoldingOf(const std::string& tenant) const {
-  Holding holding;
-  for (auto it = by_tenant_.lower_bound({tenant, ""});
-       it != by_tenant_.end() && it->first.first == tenant; ++it) {
-    ++holding.sessions;
-    holding.host_bytes += it->second->host_bytes();
+std::int64_t SessionTable::NumOf(const std::string& tenant) const {
+  const auto it = num_of_.find(tenant);
+  return it == num_of_.end() ? 0 : it->second;
+}
+
+std::int64_t SessionTable::HostBytesOf(const std::string& tenant) const {
+  std::int64_t bytes = 0;
+  for (auto it = sessions_.lower_bound({tenant, ""});
+       it != sessions_.end() && it->first.first == tenant; ++it) {
+    bytes += it->second->host_bytes();
   }
-  return holding;
+  return bytes;
 }
 
 }  // namespace goldfinch

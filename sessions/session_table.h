@@ -1,5 +1,6 @@
 // The sessions a server holds in memory: plain bookkeeping, without stores, threads or
-// requests.
+// requests. By tenant and id: what one tenant looks for under an id is not in the way of
+// the tenant whose session it is.
 //
 // Threads: under the owner's lock.
 #pragma once
@@ -10,9 +11,9 @@
 #include <memory>
 #include <optional>
 #include <string>
+#include <utility>
 #include <vector>
 
-#include "absl/status/statusor.h"
 #include "scheduler/clock.h"
 #include "scheduler/kept_prefix.h"
 #include "scheduler/scheduler.h"
@@ -29,9 +30,10 @@ struct HeldSession {
   std::optional<Claim> claim;
   std::uint64_t generation = 0;  // of the snapshot that is stored; 0: none
   std::uint64_t attempted = 0;   // highest that was tried: it may be stored as well
+  std::int64_t stored_bytes = 0;  // of that snapshot
   bool numerics_changed = false;
   bool busy = false;                 // one call uses it
-  bool parking = false;              // a snapshot is under way beside calls
+  int parking = 0;                   // snapshots of it that are under way
   bool resting = false;              // was told to move to host memory since its last use
   std::optional<RequestId> request;  // that runs on it
   TimePoint last_used;
@@ -49,23 +51,18 @@ using SessionPtr = std::shared_ptr<HeldSession>;
 class SessionTable {
  public:
   // Null when it is not here.
-  SessionPtr Find(const std::string& id) const;
-  // NOT_FOUND for none and for another tenant's alike; null when it is not here.
-  absl::StatusOr<SessionPtr> FindFor(const std::string& tenant,
-                                     const std::string& id) const;
+  SessionPtr Find(const std::string& tenant, const std::string& id) const;
   void Add(SessionPtr session);
   // No more than this very one: another may have come under its id.
   bool Remove(const SessionPtr& session);
 
-  // One tenant's; in a time that grows with its own.
-  struct Holding {
-    std::int64_t sessions = 0;
-    std::int64_t host_bytes = 0;
-  };
-  Holding HoldingOf(const std::string& tenant) const;
+  std::int64_t NumOf(const std::string& tenant) const;
+  // In a time that grows with their number.
+  std::int64_t HostBytesOf(const std::string& tenant) const;
 
   std::int64_t size() const { return std::ssize(sessions_); }
   std::vector<SessionPtr> All() const;
+  std::vector<SessionPtr> AllOf(const std::string& tenant) const;
   // Up to `limit` of `tenant`, with ids above `after`, ascending.
   std::vector<SessionPtr> After(const std::string& tenant, const std::string& after,
                                 std::size_t limit) const;
@@ -74,9 +71,8 @@ class SessionTable {
   std::int64_t HostBytes() const;
 
  private:
-  std::map<std::string, SessionPtr> sessions_;
-  // The same by (tenant, id).
-  std::map<std::pair<std::string, std::string>, SessionPtr> by_tenant_;
+  std::map<std::pair<std::string, std::string>, SessionPtr> sessions_;  // by tenant, id
+  std::map<std::string, std::int64_t> num_of_;
 };
 
 }  // namespace goldfinch

@@ -1,6 +1,8 @@
 // What the session manager does by itself: moving down what is not used, keeping the
 // lease, and parking everything at the end.
 #include <algorithm>
+#include <map>
+#include <string>
 #include <utility>
 
 #include "sessions/session_manager_impl.h"
@@ -64,15 +66,18 @@ void SessionManager::Impl::RunSweeps() {
     expire_at = std::chrono::steady_clock::now() + kRemoveExpiredEvery;
     Async(
         [this] {
-          const auto left = store_->RemoveExpired();
-          if (left.ok()) stats_.stored = *left;
+          auto left = store_->RemoveExpired();
+          if (!left.ok()) return;
+          stats_.stored = left->snapshots;
+          stats_.tenant_stored_bytes.Set(std::move(left->tenant_bytes));
         },
         Urgency::kBackground);
   }
 }
 
 void SessionManager::Impl::Sweep() {
-  std::vector<SessionPtr> to_claim, to_park, to_expire;
+  std::vector<std::pair<SessionPtr, ParkMode>> to_park;
+  std::vector<SessionPtr> to_expire;
   std::vector<std::shared_ptr<KeptPrefix>> resting;
   std::vector<std::pair<std::string, Claim>> to_give_up;
   {
@@ -81,30 +86,42 @@ void SessionManager::Impl::Sweep() {
     to_give_up.swap(to_give_up_);
     std::vector<SessionPtr> idle;
     std::int64_t busy = 0, alive = 0, leaving = 0;
+    std::map<std::string, std::int64_t> held, staying;  // bytes by tenant
     for (const SessionPtr& session : table_.All()) {
       busy += session->busy ? 1 : 0;
-      if (session->parking) leaving += session->host_bytes();
+      held[session->tenant] += session->host_bytes();
+      if (session->parking > 0) {
+        leaving += session->host_bytes();
+      } else {
+        staying[session->tenant] += session->host_bytes();
+      }
       if (session->kept != nullptr &&
           session->kept->place() == KeptPrefix::Place::kDevice) {
         ++alive;
       }
-      if (!session->busy && !session->parking) idle.push_back(session);
+      if (!session->busy && session->parking == 0) idle.push_back(session);
     }
     std::int64_t bytes = table_.HostBytes();
-    if (bytes > options_.host_bytes) {
+    // What tenants have beyond their limits, their sessions having grown.
+    std::map<std::string, std::int64_t> excess;
+    for (const auto& [tenant, mine] : staying) {
+      const std::int64_t limit = QuotaOf(tenant).max_resident_bytes;
+      if (mine > limit) excess[tenant] = mine - SomeRoomIn(limit);
+    }
+    if (bytes > options_.host_bytes || !excess.empty()) {
       std::ranges::sort(idle, {}, [](const SessionPtr& s) { return s->last_used; });
     }
     host_bytes_ = bytes;
     stats_.host_bytes = bytes;
+    stats_.tenant_host_bytes.Set(std::move(held));
     stats_.busy = busy;
     stats_.alive = alive;
     stats_.resting = table_.size() - alive;
 
-    const bool parks = store_ != nullptr && now >= next_park_ && !stopping_;
-    // Some room at once, or every new session would park one.
+    std::ptrdiff_t claiming = 0;
     bytes -= leaving;
     const std::int64_t goal =
-        bytes > options_.host_bytes ? options_.host_bytes / 10 * 9 : bytes;
+        bytes > options_.host_bytes ? SomeRoomIn(options_.host_bytes) : bytes;
     more_to_park_ = false;
     for (const SessionPtr& session : idle) {
       const auto unused = now - session->last_used;
@@ -113,24 +130,25 @@ void SessionManager::Impl::Sweep() {
         to_expire.push_back(session);
         continue;
       }
-      const bool park = (bytes > goal || Reached(unused, options_.idle_to_park)) &&
+      const bool long_idle = store_ != nullptr && Reached(unused, options_.idle_to_park);
+      const auto beyond = excess.find(session->tenant);
+      const bool too_much = beyond != excess.end() && beyond->second > 0;
+      const bool park = (bytes > goal || too_much || long_idle) &&
                         session->retry_park <= std::chrono::steady_clock::now();
-      if (park && parks && !HasGoodClaim(*session)) {
-        // After a lapse it may be stale, which only a call of its own finds out.
-        if (std::ssize(to_claim) == kParksAtOnce) continue;
-        bytes -= session->host_bytes();
-        session->busy = true;
-        to_claim.push_back(session);
-      } else if (park && parks) {
-        if (parking_ >= kParksAtOnce) {
+      if (park && Parks(session->tenant)) {
+        const ParkMode mode = ModeFor(*session);
+        if (mode == ParkMode::kOfCall && claiming++ >= kParksAtOnce) continue;
+        if (mode == ParkMode::kBesideCalls && parking_ >= kParksAtOnce) {
           more_to_park_ = true;
           break;
         }
-        ++parking_;
         bytes -= session->host_bytes();
-        session->parking = true;
-        to_park.push_back(session);
-      } else if (Reached(unused, options_.idle_to_rest) && !session->resting) {
+        if (too_much) beyond->second -= session->host_bytes();
+        BeginPark(session, mode);
+        to_park.emplace_back(session, mode);
+      } else if ((long_idle || Reached(unused, options_.idle_to_rest)) &&
+                 !session->resting) {
+        // One that should be parked by its time, and cannot be, rests.
         session->resting = true;
         resting.push_back(session->kept);
       }
@@ -141,11 +159,10 @@ void SessionManager::Impl::Sweep() {
           Urgency::kBackground);
   }
   for (const SessionPtr& session : to_expire) Expire(session);
-  for (const SessionPtr& session : to_claim) {
-    StartPark(session, ParkMode::kOfCall, [](const absl::Status&) {});
-  }
-  for (const SessionPtr& session : to_park) {
-    StartPark(session, ParkMode::kBesideCalls, [](const absl::Status&) {});
+  for (const auto& [session, mode] : to_park) {
+    StartPark(session, mode, ParkLimit::kQuota,
+              mode == ParkMode::kOfCall ? Urgency::kCall : Urgency::kBackground,
+              [](const absl::Status&) {});
   }
   for (std::shared_ptr<KeptPrefix>& kept : resting) {
     scheduler_.MoveToHost(std::move(kept));
@@ -233,7 +250,7 @@ std::int64_t SessionManager::Impl::ParkAll(
     auto wake = deadline;
     if (queue.empty()) {
       for (const SessionPtr& session : table_.All()) {
-        if (session->busy || session->parking) continue;
+        if (session->busy || session->parking > 0) continue;
         if (session->retry_park > now) {
           wake = std::min(wake, session->retry_park);
         } else {
@@ -246,10 +263,11 @@ std::int64_t SessionManager::Impl::ParkAll(
       const SessionPtr session = std::move(queue.back());
       queue.pop_back();
       // It may have been used, or gone, since it was queued.
-      if (session->busy || session->parking || table_.Find(session->id) != session) {
+      if (session->busy || session->parking > 0 ||
+          table_.Find(session->tenant, session->id) != session) {
         continue;
       }
-      session->busy = true;
+      BeginPark(session, ParkMode::kOfCall);
       ++parking_all_;
       next.push_back(session);
     }
@@ -259,11 +277,12 @@ std::int64_t SessionManager::Impl::ParkAll(
     }
     mu_.Unlock();
     for (const SessionPtr& session : next) {
-      StartPark(session, ParkMode::kOfCall, [this](const absl::Status&) {
-        const MutexLock ended(mu_);
-        --parking_all_;
-        changed_.NotifyAll();
-      });
+      StartPark(session, ParkMode::kOfCall, ParkLimit::kNone, Urgency::kCall,
+                [this](const absl::Status&) {
+                  const MutexLock ended(mu_);
+                  --parking_all_;
+                  changed_.NotifyAll();
+                });
     }
     mu_.Lock();
   }

@@ -75,7 +75,12 @@ void SessionManager::Impl::ParkInterrupted(const std::shared_ptr<SessionUse>& us
   if (session == nullptr) {
     return done(absl::UnavailableError("there is no store to park the session in"));
   }
-  StartPark(session, ParkMode::kOfCall, std::move(done));
+  {
+    const MutexLock lock(mu_);
+    BeginPark(session, ParkMode::kOfCall);
+  }
+  StartPark(session, ParkMode::kOfCall, ParkLimit::kNone, Urgency::kCall,
+            std::move(done));
 }
 
 }  // namespace goldfinch

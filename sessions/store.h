@@ -9,7 +9,9 @@
 //
 // Invariants: of all owners at most one has a good claim on a session. A Put or Delete
 // without one changes nothing. An older generation never replaces a newer one. An
-// acknowledged Put survives the end of the process, kill -9 included.
+// acknowledged Put survives the end of the process, kill -9 included. To all tenants but
+// its own a session does not exist, whether it is stored or only claimed: their calls
+// change nothing of it and get what an unknown id gets.
 //
 // Threads: any; calls block for as long as the medium takes, which is bounded.
 #pragma once
@@ -17,6 +19,8 @@
 #include <chrono>
 #include <cstddef>
 #include <cstdint>
+#include <limits>
+#include <map>
 #include <span>
 #include <string>
 #include <string_view>
@@ -26,6 +30,8 @@
 #include "absl/status/statusor.h"
 
 namespace goldfinch {
+
+inline constexpr std::int64_t kUnlimitedBytes = std::numeric_limits<std::int64_t>::max();
 
 // The right to continue and to write one session.
 struct Claim {
@@ -49,6 +55,12 @@ struct StoredSession {
   bool claimed = false;                             // by an owner whose lease is good
 };
 
+// What is stored, whoever put it.
+struct StoreUsage {
+  std::int64_t snapshots = 0;
+  std::map<std::string, std::int64_t> tenant_bytes;  // as TenantBytes; none is 0
+};
+
 enum class AcquireMode {
   kStored,  // NOT_FOUND when nothing is stored under the id
   kNew,     // the id may be new; what is stored is claimed just the same
@@ -70,23 +82,31 @@ class SnapshotStore {
   // given up or voided by a later one is not asked.)
   virtual bool is_good(const Claim& claim) const = 0;
 
-  // UNAVAILABLE while another owner has a good claim. Claiming what one holds already
-  // raises the epoch: the older claim is void.
+  // For a session of `tenant`; of another one's it is NOT_FOUND in either mode, whoever
+  // holds it. UNAVAILABLE while another owner has a good claim. Claiming what one holds
+  // already raises the epoch: the older claim is void.
   virtual absl::StatusOr<Claim> Acquire(std::string_view session_id,
-                                        AcquireMode mode) = 0;
+                                        std::string_view tenant, AcquireMode mode) = 0;
   // Others may claim it. No error when the claim was lost before.
   virtual absl::Status Release(std::string_view session_id, const Claim& claim) = 0;
 
   // OK only when durable. FAILED_PRECONDITION, and nothing is changed, when the claim is
-  // not good any more or `generation` is not above the stored one. After UNAVAILABLE the
-  // new one may be there all the same, so a retry takes a higher generation. The snapshot
-  // comes in pieces that belong one behind the other.
+  // not good any more, is of another tenant than `info`, or `generation` is not above the
+  // stored one. After UNAVAILABLE the new one may be there all the same, so a retry takes
+  // a higher generation. The snapshot comes in pieces that belong one behind the other.
+  // OUT_OF_RANGE, and nothing is changed, when TenantBytes would become more than
+  // `max_tenant_bytes` and more than it is. That is looked at together with the change,
+  // so owners that write at once do not exceed it together, not even by one snapshot.
   virtual absl::Status Put(std::string_view session_id, const Claim& claim,
                            std::uint64_t generation, const SnapshotInfo& info,
-                           std::span<const std::string_view> bytes) = 0;
+                           std::span<const std::string_view> bytes,
+                           std::int64_t max_tenant_bytes) = 0;
+  // What the snapshots of `tenant` take together, whoever put them; a moment ago.
+  virtual absl::StatusOr<std::int64_t> TenantBytes(std::string_view tenant) = 0;
   // Needs no claim. NOT_FOUND when there is none, DATA_LOSS when it is damaged.
   virtual absl::StatusOr<std::string> Get(std::string_view session_id) = 0;
-  virtual absl::StatusOr<StoredSession> Head(std::string_view session_id) = 0;
+  virtual absl::StatusOr<StoredSession> Head(std::string_view session_id,
+                                             std::string_view tenant) = 0;
   // With the claim, which ends. NOT_FOUND when nothing is stored (the claim ends too);
   // FAILED_PRECONDITION when the claim is not good.
   virtual absl::Status Delete(std::string_view session_id, const Claim& claim) = 0;
@@ -98,8 +118,11 @@ class SnapshotStore {
                                                           std::size_t limit) = 0;
 
   // Forgets what was stored longer ago than the store's time to live and is not claimed;
-  // gives the number of snapshots that are left. Called now and then.
-  virtual absl::StatusOr<std::int64_t> RemoveExpired() = 0;
+  // gives what is left. Called now and then.
+  virtual absl::StatusOr<StoreUsage> RemoveExpired() = 0;
 };
+
+// OUT_OF_RANGE, for what Put says of a tenant whose snapshots would take `bytes`.
+absl::Status OverTenantLimit(std::int64_t bytes, std::int64_t limit);
 
 }  // namespace goldfinch

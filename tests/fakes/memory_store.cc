@@ -1,6 +1,5 @@
 #include "tests/fakes/memory_store.h"
 
-#include <algorithm>
 #include <utility>
 
 #include "absl/status/status.h"
@@ -17,6 +16,22 @@ void MemoryMedium::Fail(bool fails) {
 void MemoryMedium::FailReleases(bool fails) {
   const MutexLock lock(mu_);
   fails_releases_ = fails;
+}
+
+void MemoryMedium::HoldClaims() {
+  const MutexLock lock(mu_);
+  holds_claims_ = true;
+}
+
+void MemoryMedium::WaitForHeldClaims(int count) {
+  const MutexLock lock(mu_);
+  while (held_claims_ < count) changed_.Wait(mu_);
+}
+
+void MemoryMedium::LetClaimsGo() {
+  const MutexLock lock(mu_);
+  holds_claims_ = false;
+  changed_.NotifyAll();
 }
 
 void MemoryMedium::Spoil(const std::string& id,
@@ -41,6 +56,12 @@ std::uint64_t MemoryMedium::GenerationOf(const std::string& id) const {
   const MutexLock lock(mu_);
   const auto it = entries_.find(id);
   return it == entries_.end() ? 0 : it->second.generation;
+}
+
+std::uint64_t MemoryMedium::EpochOf(const std::string& id) const {
+  const MutexLock lock(mu_);
+  const auto it = entries_.find(id);
+  return it == entries_.end() ? 0 : it->second.epoch;
 }
 
 std::size_t MemoryMedium::size() const {
@@ -86,11 +107,16 @@ StoredSession MemoryStore::Describe(const std::string& id,
   return stored;
 }
 
-absl::StatusOr<std::int64_t> MemoryStore::RemoveExpired() {
+absl::StatusOr<StoreUsage> MemoryStore::RemoveExpired() {
   const MutexLock lock(medium_.mu_);
   if (absl::Status status = Check(); !status.ok()) return status;
-  return std::ranges::count_if(
-      medium_.entries_, [](const auto& entry) { return entry.second.generation > 0; });
+  StoreUsage left;
+  for (const auto& [id, entry] : medium_.entries_) {
+    if (entry.generation == 0) continue;
+    ++left.snapshots;
+    left.tenant_bytes[entry.info.tenant] += std::ssize(entry.bytes);
+  }
+  return left;
 }
 
 absl::Status MemoryStore::Renew() {
@@ -111,12 +137,20 @@ bool MemoryStore::is_good(const Claim& claim) const {
   return claim.lease == lease_number_ && IsLive(owner());
 }
 
-absl::StatusOr<Claim> MemoryStore::Acquire(std::string_view id, AcquireMode mode) {
+absl::StatusOr<Claim> MemoryStore::Acquire(std::string_view id, std::string_view tenant,
+                                           AcquireMode mode) {
   const MutexLock lock(medium_.mu_);
+  ++medium_.held_claims_;
+  medium_.changed_.NotifyAll();
+  while (medium_.holds_claims_) medium_.changed_.Wait(medium_.mu_);
+  --medium_.held_claims_;
   if (absl::Status status = Check(); !status.ok()) return status;
   if (!IsLive(owner())) return absl::UnavailableError("the lease has lapsed");
   const auto it = medium_.entries_.find(std::string(id));
   const bool stored = it != medium_.entries_.end() && it->second.generation > 0;
+  if (it != medium_.entries_.end() && it->second.IsForeign(tenant)) {
+    return NoSuchSession();
+  }
   if (it != medium_.entries_.end() && it->second.owner != owner() &&
       IsLive(it->second.owner)) {
     return absl::UnavailableError("another server holds the session");
@@ -126,6 +160,7 @@ absl::StatusOr<Claim> MemoryStore::Acquire(std::string_view id, AcquireMode mode
   }
   MemoryMedium::Entry& entry = medium_.entries_[std::string(id)];
   entry.owner = owner();
+  entry.info.tenant = tenant;
   ++entry.epoch;
   return Claim{
       .epoch = entry.epoch, .generation = entry.generation, .lease = lease_number_};
@@ -142,13 +177,21 @@ absl::Status MemoryStore::Release(std::string_view id, const Claim& claim) {
 
 absl::Status MemoryStore::Put(std::string_view id, const Claim& claim,
                               std::uint64_t generation, const SnapshotInfo& info,
-                              std::span<const std::string_view> bytes) {
+                              std::span<const std::string_view> bytes,
+                              std::int64_t max_tenant_bytes) {
   const MutexLock lock(medium_.mu_);
   if (absl::Status status = Check(); !status.ok()) return status;
   const auto it = medium_.entries_.find(std::string(id));
   if (it == medium_.entries_.end() || !Holds(it->second, claim) ||
-      generation <= it->second.generation) {
+      generation <= it->second.generation || info.tenant != it->second.info.tenant) {
     return absl::FailedPreconditionError("the claim is lost, or the snapshot is old");
+  }
+  std::int64_t size = 0;
+  for (const std::string_view piece : bytes) size += std::ssize(piece);
+  const std::int64_t grown = size - std::ssize(it->second.bytes);
+  const std::int64_t total = BytesOf(info.tenant) + grown;
+  if (total > max_tenant_bytes && (grown > 0 || it->second.generation == 0)) {
+    return OverTenantLimit(total, max_tenant_bytes);
   }
   it->second.generation = generation;
   it->second.info = info;
@@ -167,11 +210,27 @@ absl::StatusOr<std::string> MemoryStore::Get(std::string_view id) {
   return it->second.bytes;
 }
 
-absl::StatusOr<StoredSession> MemoryStore::Head(std::string_view id) {
+std::int64_t MemoryStore::BytesOf(std::string_view tenant) const {
+  std::int64_t bytes = 0;
+  for (const auto& [id, entry] : medium_.entries_) {
+    if (entry.info.tenant == tenant) bytes += std::ssize(entry.bytes);
+  }
+  return bytes;
+}
+
+absl::StatusOr<std::int64_t> MemoryStore::TenantBytes(std::string_view tenant) {
+  const MutexLock lock(medium_.mu_);
+  if (absl::Status status = Check(); !status.ok()) return status;
+  return BytesOf(tenant);
+}
+
+absl::StatusOr<StoredSession> MemoryStore::Head(std::string_view id,
+                                                std::string_view tenant) {
   const MutexLock lock(medium_.mu_);
   if (absl::Status status = Check(); !status.ok()) return status;
   const auto it = medium_.entries_.find(std::string(id));
-  if (it == medium_.entries_.end() || it->second.generation == 0) {
+  if (it == medium_.entries_.end() || it->second.generation == 0 ||
+      it->second.info.tenant != tenant) {
     return NoSuchSession();
   }
   return Describe(it->first, it->second);

@@ -25,11 +25,16 @@ class MemoryMedium {
   // From now on every call gets UNAVAILABLE, or no longer.
   void Fail(bool fails);
   void FailReleases(bool fails);  // and nothing else
+  // From now on claims are not answered, until they are let go.
+  void HoldClaims();
+  void WaitForHeldClaims(int count);
+  void LetClaimsGo();
   // Changes what is stored, as damage would.
   void Spoil(const std::string& id, const std::function<void(std::string&)>& spoil);
   void Forget();  // everything, leases too
   std::string BytesOf(const std::string& id) const;
   std::uint64_t GenerationOf(const std::string& id) const;
+  std::uint64_t EpochOf(const std::string& id) const;  // of its last claim
   std::size_t size() const;
 
  private:
@@ -38,14 +43,20 @@ class MemoryMedium {
     std::string owner;  // empty: nobody
     std::uint64_t epoch = 0;
     std::uint64_t generation = 0;
-    SnapshotInfo info;
+    SnapshotInfo info;  // its tenant from the first claim on
     std::string bytes;
+    bool IsForeign(std::string_view tenant) const {
+      return (generation > 0 || !owner.empty()) && info.tenant != tenant;
+    }
   };
 
   const Clock& clock_;
   mutable Mutex mu_;
   bool fails_ ABSL_GUARDED_BY(mu_) = false;
   bool fails_releases_ ABSL_GUARDED_BY(mu_) = false;
+  bool holds_claims_ ABSL_GUARDED_BY(mu_) = false;
+  int held_claims_ ABSL_GUARDED_BY(mu_) = 0;
+  CondVar changed_;
   std::map<std::string, Entry> entries_ ABSL_GUARDED_BY(mu_);
   std::map<std::string, TimePoint> leases_ ABSL_GUARDED_BY(mu_);
 };
@@ -57,24 +68,29 @@ class MemoryStore final : public SnapshotStore {
   absl::Status Renew() override;
   bool lease_is_good() const override;
   bool is_good(const Claim& claim) const override;
-  absl::StatusOr<Claim> Acquire(std::string_view id, AcquireMode mode) override;
+  absl::StatusOr<Claim> Acquire(std::string_view id, std::string_view tenant,
+                                AcquireMode mode) override;
   absl::Status Release(std::string_view id, const Claim& claim) override;
   absl::Status Put(std::string_view id, const Claim& claim, std::uint64_t generation,
-                   const SnapshotInfo& info,
-                   std::span<const std::string_view> bytes) override;
+                   const SnapshotInfo& info, std::span<const std::string_view> bytes,
+                   std::int64_t max_tenant_bytes) override;
+  absl::StatusOr<std::int64_t> TenantBytes(std::string_view tenant) override;
   absl::StatusOr<std::string> Get(std::string_view id) override;
-  absl::StatusOr<StoredSession> Head(std::string_view id) override;
+  absl::StatusOr<StoredSession> Head(std::string_view id,
+                                     std::string_view tenant) override;
   absl::Status Delete(std::string_view id, const Claim& claim) override;
   absl::StatusOr<std::vector<StoredSession>> List(std::string_view tenant,
                                                   std::string_view after,
                                                   std::size_t limit) override;
-  absl::StatusOr<std::int64_t> RemoveExpired() override;
+  absl::StatusOr<StoreUsage> RemoveExpired() override;
 
  private:
   std::string owner() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(medium_.mu_);
   absl::Status Check() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(medium_.mu_);
   bool IsLive(const std::string& owner) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(medium_.mu_);
   bool Holds(const MemoryMedium::Entry& entry, const Claim& claim) const
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(medium_.mu_);
+  std::int64_t BytesOf(std::string_view tenant) const
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(medium_.mu_);
   StoredSession Describe(const std::string& id, const MemoryMedium::Entry& entry) const
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(medium_.mu_);

@@ -43,38 +43,42 @@ int Park(const std::string& path, std::chrono::seconds ahead) {
   options.clock = std::make_shared<AheadClock>(ahead);
   auto store = DirectoryStore::Open(std::move(options));
   if (!store.ok()) return 3;
-  const auto claim = (*store)->Acquire(kSampleId, AcquireMode::kNew);
-  if (!claim.ok()) return 4;
   Snapshot snapshot = SampleSnapshot();
+  const auto claim = (*store)->Acquire(kSampleId, snapshot.tenant, AcquireMode::kNew);
+  if (!claim.ok()) return 4;
   // Several pages, so that a kill can fall inside; of the generation, so that it is seen
   // when two are mixed.
   std::vector<std::byte> state(100'000);
   auto image = std::make_shared<PrefixImage>(*snapshot.image);
-  image->state = state;
   snapshot.image = image;
   const SnapshotInfo info{.tenant = snapshot.tenant, .num_tokens = 3};
   for (std::uint64_t generation = claim->generation + 1;; ++generation) {
     snapshot.generation = generation;
     std::ranges::fill(state, static_cast<std::byte>(generation));
+    // Of sizes of their own, so that a wrong sum of them is seen.
+    image->state = std::span(state).first(state.size() - generation % 1000);
     const SnapshotBytes bytes = EncodeSnapshot(snapshot, nullptr);
-    if (!(*store)->Put(kSampleId, *claim, generation, info, bytes.pieces()).ok()) {
-      return 5;
-    }
+    const absl::Status put = (*store)->Put(kSampleId, *claim, generation, info,
+                                           bytes.pieces(), kUnlimitedBytes);
+    if (!put.ok()) return 5;
     if (!Tell(generation)) return 6;
   }
 }
 
 int Race(SnapshotStore& store, int rounds, unsigned seed) {
   std::mt19937 random(seed);
+  const SnapshotInfo info{.tenant = "t", .num_tokens = 3};
   std::array<std::uint64_t, kSessions> puts{};
   for (int i = 0; i < rounds; ++i) {
     const std::size_t s = random() % kSessions;
     const std::string id(32, static_cast<char>('a' + s));
-    const auto claim = store.Acquire(id, AcquireMode::kNew);
+    const auto claim = store.Acquire(id, info.tenant, AcquireMode::kNew);
     if (!claim.ok()) continue;  // another has it
     const std::string bytes = std::to_string(claim->generation + 1);
     const std::string_view piece = bytes;
-    if (store.Put(id, *claim, claim->generation + 1, {}, {&piece, 1}).ok()) ++puts[s];
+    const absl::Status put =
+        store.Put(id, *claim, claim->generation + 1, info, {&piece, 1}, kUnlimitedBytes);
+    if (put.ok()) ++puts[s];
     if (!store.Release(id, *claim).ok()) return 4;
   }
   for (const std::uint64_t count : puts) {

@@ -25,6 +25,7 @@ namespace fs = std::filesystem;
 
 constexpr auto kLease = std::chrono::seconds(30);
 const std::string kA(32, 'a'), kB(32, 'b'), kC(32, 'c');
+const SnapshotInfo kInfo{.tenant = "t", .num_tokens = 7};
 
 // Stands still but for what a test moves it.
 class MovedClock final : public LeaseClock {
@@ -126,19 +127,22 @@ class StoreTest : public testing::TestWithParam<const char*> {
   std::unique_ptr<SnapshotStore> Open(std::chrono::seconds time_to_live = {}) {
     return medium_->Open(time_to_live);
   }
-  static Claim Take(SnapshotStore& store, const std::string& id) {
-    const auto claim = store.Acquire(id, AcquireMode::kNew);
+  static Claim Take(SnapshotStore& store, const std::string& id,
+                    const std::string& tenant = "t") {
+    const auto claim = store.Acquire(id, tenant, AcquireMode::kNew);
     EXPECT_TRUE(claim.ok()) << claim.status();
     return claim.ok() ? *claim : Claim();
   }
   static absl::Status Put(SnapshotStore& store, const std::string& id, const Claim& claim,
                           std::uint64_t generation, const std::string& bytes,
-                          const std::string& tenant = "t") {
+                          const std::string& tenant = "t",
+                          std::int64_t max_tenant_bytes = kUnlimitedBytes) {
     // In two pieces.
     const std::array<std::string_view, 2> pieces = {
         std::string_view(bytes).substr(0, bytes.size() / 2),
         std::string_view(bytes).substr(bytes.size() / 2)};
-    return store.Put(id, claim, generation, {.tenant = tenant, .num_tokens = 7}, pieces);
+    return store.Put(id, claim, generation, {.tenant = tenant, .num_tokens = 7}, pieces,
+                     max_tenant_bytes);
   }
   static std::vector<std::string> Ids(const std::vector<StoredSession>& sessions) {
     std::vector<std::string> ids;
@@ -152,7 +156,7 @@ class StoreTest : public testing::TestWithParam<const char*> {
 TEST_P(StoreTest, WhatIsPutIsThereUntilItIsDeleted) {
   const auto store = Open();
   EXPECT_TRUE(absl::IsNotFound(store->Get(kA).status()));
-  EXPECT_TRUE(absl::IsNotFound(store->Head(kA).status()));
+  EXPECT_TRUE(absl::IsNotFound(store->Head(kA, "t").status()));
   Claim claim = Take(*store, kA);
   EXPECT_EQ(claim.generation, 0u);
   const std::string bytes("binary\0\r\n\xff", 11);
@@ -161,7 +165,7 @@ TEST_P(StoreTest, WhatIsPutIsThereUntilItIsDeleted) {
   ASSERT_TRUE(Put(*store, kA, claim, 4, "").ok());
   EXPECT_EQ(*store->Get(kA), "");
   ASSERT_TRUE(Put(*store, kA, claim, 5, "five").ok());
-  const auto head = store->Head(kA);
+  const auto head = store->Head(kA, "t");
   ASSERT_TRUE(head.ok());
   EXPECT_EQ(head->id, kA);
   EXPECT_EQ(head->generation, 5u);
@@ -170,12 +174,12 @@ TEST_P(StoreTest, WhatIsPutIsThereUntilItIsDeleted) {
   EXPECT_EQ(head->info.num_tokens, 7);
   EXPECT_TRUE(head->claimed);
   EXPECT_TRUE(store->Release(kA, claim).ok());
-  EXPECT_FALSE(store->Head(kA)->claimed);
+  EXPECT_FALSE(store->Head(kA, "t")->claimed);
   claim = Take(*store, kA);
   EXPECT_EQ(claim.generation, 5u);
   EXPECT_TRUE(store->Delete(kA, claim).ok());
   EXPECT_TRUE(absl::IsNotFound(store->Get(kA).status()));
-  EXPECT_TRUE(absl::IsNotFound(store->Acquire(kA, AcquireMode::kStored).status()));
+  EXPECT_TRUE(absl::IsNotFound(store->Acquire(kA, "t", AcquireMode::kStored).status()));
   EXPECT_TRUE(absl::IsNotFound(store->Delete(kA, Take(*store, kA))));
 }
 
@@ -202,13 +206,13 @@ TEST_P(StoreTest, AnOlderGenerationNeverReplacesANewerOne) {
 TEST_P(StoreTest, OneOwnerHoldsASession) {
   const auto one = Open(), two = Open();
   const Claim claim = Take(*one, kA);
-  EXPECT_TRUE(absl::IsUnavailable(two->Acquire(kA, AcquireMode::kNew).status()));
+  EXPECT_TRUE(absl::IsUnavailable(two->Acquire(kA, "t", AcquireMode::kNew).status()));
   ASSERT_TRUE(Put(*one, kA, claim, 1, "one").ok());
-  EXPECT_TRUE(absl::IsUnavailable(two->Acquire(kA, AcquireMode::kStored).status()));
+  EXPECT_TRUE(absl::IsUnavailable(two->Acquire(kA, "t", AcquireMode::kStored).status()));
   EXPECT_TRUE(one->Release(kA, claim).ok());
   const Claim second = Take(*two, kA);
   EXPECT_GT(second.epoch, claim.epoch);
-  EXPECT_TRUE(absl::IsUnavailable(one->Acquire(kA, AcquireMode::kStored).status()));
+  EXPECT_TRUE(absl::IsUnavailable(one->Acquire(kA, "t", AcquireMode::kStored).status()));
 }
 
 TEST_P(StoreTest, WithoutAClaimNothingIsWritten) {
@@ -219,7 +223,7 @@ TEST_P(StoreTest, WithoutAClaimNothingIsWritten) {
   EXPECT_GT(again.epoch, first.epoch);
   EXPECT_TRUE(absl::IsFailedPrecondition(Put(*one, kA, first, 2, "late")));
   EXPECT_TRUE(one->Release(kA, first).ok()) << "of a lost claim: no error";
-  EXPECT_TRUE(absl::IsUnavailable(two->Acquire(kA, AcquireMode::kStored).status()))
+  EXPECT_TRUE(absl::IsUnavailable(two->Acquire(kA, "t", AcquireMode::kStored).status()))
       << "and no effect";
   ASSERT_TRUE(one->Release(kA, again).ok());
   EXPECT_TRUE(absl::IsFailedPrecondition(Put(*one, kA, again, 2, "late")));
@@ -241,7 +245,7 @@ TEST_P(StoreTest, ALapsedLeaseLosesItsClaims) {
   EXPECT_FALSE(one->is_good(claim));
   EXPECT_TRUE(absl::IsFailedPrecondition(Put(*one, kA, claim, 2, "late")));
   EXPECT_TRUE(absl::IsFailedPrecondition(one->Delete(kA, claim)));
-  EXPECT_TRUE(absl::IsUnavailable(one->Acquire(kA, AcquireMode::kStored).status()));
+  EXPECT_TRUE(absl::IsUnavailable(one->Acquire(kA, "t", AcquireMode::kStored).status()));
 
   ASSERT_TRUE(two->Renew().ok());
   const Claim taken = Take(*two, kA);
@@ -252,7 +256,7 @@ TEST_P(StoreTest, ALapsedLeaseLosesItsClaims) {
   EXPECT_TRUE(one->lease_is_good());
   EXPECT_FALSE(one->is_good(claim));
   EXPECT_TRUE(absl::IsFailedPrecondition(Put(*one, kA, claim, 2, "late")));
-  EXPECT_TRUE(absl::IsUnavailable(one->Acquire(kA, AcquireMode::kStored).status()));
+  EXPECT_TRUE(absl::IsUnavailable(one->Acquire(kA, "t", AcquireMode::kStored).status()));
   ASSERT_TRUE(Put(*two, kA, taken, 2, "two").ok());
   ASSERT_TRUE(two->Release(kA, taken).ok());
   EXPECT_EQ(Take(*one, kA).generation, 2u);
@@ -264,7 +268,7 @@ TEST_P(StoreTest, ARenewedLeaseKeepsItsClaims) {
   ASSERT_TRUE(one->Renew().ok());
   EXPECT_TRUE(one->is_good(claim));
   EXPECT_TRUE(Put(*one, kA, claim, 1, "one").ok());
-  EXPECT_TRUE(absl::IsUnavailable(two->Acquire(kA, AcquireMode::kStored).status()));
+  EXPECT_TRUE(absl::IsUnavailable(two->Acquire(kA, "t", AcquireMode::kStored).status()));
 }
 
 TEST_P(StoreTest, ListIsOfOneTenantAscendingAndInPages) {
@@ -273,7 +277,7 @@ TEST_P(StoreTest, ListIsOfOneTenantAscendingAndInPages) {
     ASSERT_TRUE(Put(*store, id, Take(*store, id), 1, "x").ok());
   }
   const std::string foreign(32, 'd');
-  ASSERT_TRUE(Put(*store, foreign, Take(*store, foreign), 1, "x", "u").ok());
+  ASSERT_TRUE(Put(*store, foreign, Take(*store, foreign, "u"), 1, "x", "u").ok());
   EXPECT_THAT(Ids(*store->List("t", "", 2)), ElementsAre(kA, kB));
   EXPECT_THAT(Ids(*store->List("t", kB, 2)), ElementsAre(kC));
   EXPECT_THAT(Ids(*store->List("t", kC, 2)), IsEmpty());
@@ -289,10 +293,11 @@ TEST_P(StoreTest, IdsThatAreNoneAreRefused) {
   for (const std::string& id :
        {std::string(), std::string("../x"), std::string(32, 'A'), std::string(31, 'a'),
         std::string(33, 'a'), "../" + std::string(29, 'a')}) {
-    EXPECT_TRUE(absl::IsInvalidArgument(store->Acquire(id, AcquireMode::kNew).status()));
+    EXPECT_TRUE(
+        absl::IsInvalidArgument(store->Acquire(id, "t", AcquireMode::kNew).status()));
     EXPECT_TRUE(absl::IsInvalidArgument(Put(*store, id, Claim(), 1, "x")));
     EXPECT_TRUE(absl::IsInvalidArgument(store->Get(id).status()));
-    EXPECT_TRUE(absl::IsInvalidArgument(store->Head(id).status()));
+    EXPECT_TRUE(absl::IsInvalidArgument(store->Head(id, "t").status()));
     EXPECT_TRUE(absl::IsInvalidArgument(store->Delete(id, Claim())));
     EXPECT_TRUE(absl::IsInvalidArgument(store->Release(id, Claim())));
   }
@@ -305,13 +310,13 @@ TEST_P(StoreTest, WhatIsPastItsTimeToLiveAndUnclaimedGoes) {
   const Claim left = Take(*store, kB);
   ASSERT_TRUE(Put(*store, kB, left, 1, "left").ok());
   ASSERT_TRUE(store->Release(kB, left).ok());
-  EXPECT_EQ(store->RemoveExpired().value_or(-1), 2);
+  EXPECT_EQ(store->RemoveExpired().value().snapshots, 2);
   EXPECT_TRUE(store->Get(kB).ok());
   medium_->Age(std::chrono::seconds(101));
   const Claim fresh = Take(*store, kC);
   ASSERT_TRUE(Put(*store, kC, fresh, 1, "fresh").ok());
   ASSERT_TRUE(store->Release(kC, fresh).ok());
-  EXPECT_EQ(store->RemoveExpired().value_or(-1), 2);
+  EXPECT_EQ(store->RemoveExpired().value().snapshots, 2);
   EXPECT_TRUE(store->Get(kA).ok()) << "claimed";
   EXPECT_TRUE(absl::IsNotFound(store->Get(kB).status()));
   EXPECT_TRUE(store->Get(kC).ok()) << "young";
@@ -327,7 +332,7 @@ TEST_P(StoreTest, WithoutATimeToLiveEverythingStaysAndIsCounted) {
   }
   Take(*store, kC);  // nothing is stored of it
   medium_->Age(std::chrono::hours(1000));
-  EXPECT_EQ(store->RemoveExpired().value_or(-1), 2);
+  EXPECT_EQ(store->RemoveExpired().value().snapshots, 2);
   EXPECT_TRUE(store->Get(kA).ok());
 }
 
@@ -340,7 +345,7 @@ TEST_P(StoreTest, OfManyThatRaceOneWins) {
     std::vector<absl::StatusOr<Claim>> claims(stores.size(), absl::UnknownError(""));
     for (std::size_t i = 0; i < stores.size(); ++i) {
       threads.emplace_back([&, i] {
-        claims[i] = stores[i]->Acquire(kA, AcquireMode::kNew);
+        claims[i] = stores[i]->Acquire(kA, "t", AcquireMode::kNew);
         if (claims[i].ok()) ++winners;
       });
     }
@@ -391,12 +396,141 @@ TEST_P(StoreTest, ProcessesThatRaceNeverLoseAWrite) {
     close(end);
   }
   const auto store = Open();
+  std::int64_t bytes = 0;
   for (int s = 0; s < kSessions; ++s) {
     const std::string id(32, static_cast<char>('a' + s));
+    bytes += std::ssize(*store->Get(id));
     EXPECT_GT(puts[static_cast<std::size_t>(s)], 0u);
-    EXPECT_EQ(store->Head(id)->generation, puts[static_cast<std::size_t>(s)]);
+    EXPECT_EQ(store->Head(id, "t")->generation, puts[static_cast<std::size_t>(s)]);
     EXPECT_EQ(*store->Get(id), std::to_string(puts[static_cast<std::size_t>(s)]));
   }
+  EXPECT_EQ(store->TenantBytes("t").value_or(-1), bytes);
+}
+
+TEST_P(StoreTest, ToAnotherTenantASessionDoesNotExist) {
+  const auto one = Open(), two = Open();
+  const auto expect_unknown = [&](const char* when) {
+    for (SnapshotStore* store : {one.get(), two.get()}) {
+      for (const AcquireMode mode : {AcquireMode::kStored, AcquireMode::kNew}) {
+        const absl::Status foreign = store->Acquire(kA, "u", mode).status();
+        EXPECT_EQ(foreign, store->Acquire(kB, "u", AcquireMode::kStored).status())
+            << when;
+        EXPECT_TRUE(absl::IsNotFound(foreign)) << when;
+      }
+      EXPECT_EQ(store->Head(kA, "u").status(), store->Head(kB, "u").status()) << when;
+    }
+  };
+  const Claim claim = Take(*one, kA);
+  expect_unknown("claimed, and never stored");
+  ASSERT_TRUE(Put(*one, kA, claim, 1, "one").ok()) << "the claim is good still";
+  expect_unknown("stored and claimed");
+  EXPECT_TRUE(absl::IsUnavailable(two->Acquire(kA, "t", AcquireMode::kStored).status()));
+  const auto before = one->Head(kA, "t");
+  ASSERT_TRUE(one->Release(kA, claim).ok());
+  expect_unknown("stored");
+  EXPECT_FALSE(one->Head(kA, "t")->claimed) << "nobody has taken it";
+  EXPECT_EQ(one->Head(kA, "t")->stored_at, before->stored_at);
+  const Claim next = Take(*two, kA);
+  EXPECT_EQ(next.epoch, claim.epoch + 1) << "nor had it";
+  medium_->Lapse();
+  ASSERT_TRUE(one->Renew().ok());
+  ASSERT_TRUE(two->Renew().ok());
+  expect_unknown("stored, and claimed by one that is gone");
+  EXPECT_EQ(Take(*one, kA).epoch, next.epoch + 1);
+}
+
+TEST_P(StoreTest, AClaimIsOfOneTenant) {
+  const auto store = Open();
+  const Claim claim = Take(*store, kA);
+  EXPECT_TRUE(absl::IsFailedPrecondition(Put(*store, kA, claim, 1, "one", "u")));
+  EXPECT_TRUE(absl::IsNotFound(store->Get(kA).status()));
+}
+
+TEST_P(StoreTest, WhatATenantHasIsAddedUp) {
+  const auto one = Open(std::chrono::seconds(100)), two = Open(std::chrono::seconds(100));
+  const auto expect = [&](std::int64_t t, std::int64_t u) {
+    for (SnapshotStore* store : {one.get(), two.get()}) {
+      EXPECT_EQ(store->TenantBytes("t").value_or(-1), t);
+      EXPECT_EQ(store->TenantBytes("u").value_or(-1), u);
+      std::map<std::string, std::int64_t> all;
+      if (t > 0) all["t"] = t;
+      if (u > 0) all["u"] = u;
+      EXPECT_EQ(store->RemoveExpired().value().tenant_bytes, all);
+    }
+  };
+  expect(0, 0);
+  const Claim a = Take(*one, kA);
+  expect(0, 0);
+  ASSERT_TRUE(Put(*one, kA, a, 1, std::string(10, 'x')).ok());
+  expect(10, 0);
+  const Claim b = Take(*two, kB);
+  ASSERT_TRUE(Put(*two, kB, b, 1, std::string(7, 'x')).ok());
+  ASSERT_TRUE(Put(*two, kC, Take(*two, kC, "u"), 1, std::string(5, 'x'), "u").ok());
+  expect(17, 5);
+  ASSERT_TRUE(Put(*one, kA, a, 2, std::string(100, 'x')).ok());  // replaces
+  expect(107, 5);
+  ASSERT_TRUE(Put(*one, kA, a, 3, "").ok());
+  expect(7, 5);
+  EXPECT_FALSE(Put(*one, kA, a, 2, std::string(50, 'x')).ok()) << "it is old";
+  expect(7, 5);
+  ASSERT_TRUE(Put(*one, kA, a, 4, std::string(3, 'x')).ok());
+  ASSERT_TRUE(one->Delete(kA, a).ok());
+  expect(7, 5);
+  ASSERT_TRUE(two->Release(kB, b).ok());
+  medium_->Age(std::chrono::seconds(101));
+  ASSERT_EQ(one->RemoveExpired().value().snapshots, 1) << "the other one is claimed";
+  expect(0, 5);
+  expect(0, Open()->TenantBytes("u").value_or(-1));
+}
+
+TEST_P(StoreTest, WhatIsBeyondTheTenantsLimitIsRefused) {
+  const auto store = Open();
+  const Claim a = Take(*store, kA), b = Take(*store, kB);
+  const auto put = [&](const std::string& id, const Claim& claim,
+                       std::uint64_t generation, std::size_t size, std::int64_t limit) {
+    return Put(*store, id, claim, generation, std::string(size, 'x'), "t", limit);
+  };
+  EXPECT_EQ(put(kA, a, 1, 11, 10), OverTenantLimit(11, 10));
+  EXPECT_TRUE(absl::IsNotFound(store->Get(kA).status()));
+  ASSERT_TRUE(put(kA, a, 1, 10, 10).ok()) << "the limit itself is allowed";
+  EXPECT_EQ(put(kB, b, 1, 1, 10), OverTenantLimit(11, 10));
+  ASSERT_TRUE(put(kB, b, 1, 5, 15).ok());
+  EXPECT_EQ(put(kA, a, 2, 11, 15), OverTenantLimit(16, 15)) << "the difference counts";
+  EXPECT_EQ(*store->Get(kA), std::string(10, 'x'));
+  EXPECT_TRUE(put(kA, a, 2, 10, 3).ok()) << "not more than before";
+  EXPECT_TRUE(put(kA, a, 3, 9, 3).ok());
+  EXPECT_EQ(put(kA, a, 4, 10, 3), OverTenantLimit(15, 3));
+  const std::string foreign(32, 'd');
+  EXPECT_TRUE(Put(*store, foreign, Take(*store, foreign, "u"), 1, "x", "u", 1).ok())
+      << "others have limits of their own";
+  EXPECT_EQ(store->TenantBytes("t").value_or(-1), 14);
+}
+
+// Owners that write at once stay below it together.
+TEST_P(StoreTest, TheLimitHoldsForAllOwnersTogether) {
+  constexpr int kOwners = 4, kEach = 10;
+  std::vector<std::unique_ptr<SnapshotStore>> stores;
+  for (int i = 0; i < kOwners; ++i) stores.push_back(Open());
+  std::atomic<int> stored = 0, refused = 0;
+  std::vector<std::thread> threads;
+  for (int i = 0; i < kOwners; ++i) {
+    threads.emplace_back([&, i] {
+      SnapshotStore& store = *stores[static_cast<std::size_t>(i)];
+      for (int j = 0; j < kEach; ++j) {
+        std::string id(32, '0');
+        id[0] = static_cast<char>('a' + i);
+        id[1] = static_cast<char>('0' + j);
+        const absl::Status put =
+            Put(store, id, Take(store, id), 1, std::string(10, 'x'), "t", 155);
+        put.ok() ? ++stored : ++refused;
+        EXPECT_TRUE(put.ok() || absl::IsOutOfRange(put)) << put;
+      }
+    });
+  }
+  for (std::thread& thread : threads) thread.join();
+  EXPECT_EQ(stored, 15);
+  EXPECT_EQ(refused, kOwners * kEach - 15);
+  EXPECT_EQ(stores[0]->TenantBytes("t").value_or(-1), 150);
 }
 
 INSTANTIATE_TEST_SUITE_P(Stores, StoreTest, testing::Values("directory", "redis"),
@@ -421,48 +555,82 @@ class RedisStoreTest : public testing::Test {
 
 TEST_F(RedisStoreTest, WhenItDoesNotAnswerCallsEndWithinTheTimeOut) {
   const auto store = Open();
-  const auto claim = store->Acquire(kA, AcquireMode::kNew);
+  const auto claim = store->Acquire(kA, "t", AcquireMode::kNew);
   ASSERT_TRUE(claim.ok());
   server_->Stop();
   const std::string_view bytes = "one";
-  EXPECT_TRUE(absl::IsUnavailable(store->Put(kA, *claim, 1, {}, {&bytes, 1})));
+  EXPECT_TRUE(absl::IsUnavailable(
+      store->Put(kA, *claim, 1, kInfo, {&bytes, 1}, kUnlimitedBytes)));
   EXPECT_TRUE(absl::IsUnavailable(store->Get(kA).status()));
   EXPECT_TRUE(absl::IsUnavailable(store->Renew()));
   server_->Continue();
   // The write whose answer was not waited for may have been done: the next is higher.
-  EXPECT_TRUE(store->Put(kA, *claim, 2, {}, {&bytes, 1}).ok());
+  EXPECT_TRUE(store->Put(kA, *claim, 2, kInfo, {&bytes, 1}, kUnlimitedBytes).ok());
   EXPECT_EQ(*store->Get(kA), "one");
 }
 
 TEST_F(RedisStoreTest, WhenItIsGoneCallsAreRefusedAndWorkAgainWhenItIsBack) {
   const auto store = Open();
-  ASSERT_TRUE(store->Acquire(kA, AcquireMode::kNew).ok());
+  ASSERT_TRUE(store->Acquire(kA, "t", AcquireMode::kNew).ok());
   server_->Kill();
   EXPECT_TRUE(absl::IsUnavailable(store->Get(kA).status()));
-  EXPECT_TRUE(absl::IsUnavailable(store->Acquire(kA, AcquireMode::kNew).status()));
+  EXPECT_TRUE(absl::IsUnavailable(store->Acquire(kA, "t", AcquireMode::kNew).status()));
   server_->Start();  // and has forgotten everything
   EXPECT_TRUE(absl::IsNotFound(store->Get(kA).status()));
-  EXPECT_TRUE(absl::IsUnavailable(store->Acquire(kA, AcquireMode::kNew).status()))
+  EXPECT_TRUE(absl::IsUnavailable(store->Acquire(kA, "t", AcquireMode::kNew).status()))
       << "the lease is gone too";
   ASSERT_TRUE(store->Renew().ok());
-  EXPECT_TRUE(store->Acquire(kA, AcquireMode::kNew).ok());
+  EXPECT_TRUE(store->Acquire(kA, "t", AcquireMode::kNew).ok());
 }
 
 TEST_F(RedisStoreTest, AnErrorQuotesNothing) {
   const auto store = Open();
   server_->Run({"SET", "goldfinch:session:" + kA, "no hash"});
-  const auto status = store->Acquire(kA, AcquireMode::kNew).status();
+  const auto status = store->Acquire(kA, "t", AcquireMode::kNew).status();
   EXPECT_TRUE(absl::IsUnavailable(status)) << status;
   EXPECT_EQ(status.message().find(kA), absl::string_view::npos);
 }
 
+// As after an update from a version that did not add up.
+TEST_F(RedisStoreTest, WhatWasNotAddedUpIsCounted) {
+  const auto store = Open();
+  const std::string_view bytes = "12345";
+  for (const std::string& id : {kA, kB}) {
+    const auto claim = store->Acquire(id, "t", AcquireMode::kNew);
+    ASSERT_TRUE(claim.ok());
+    ASSERT_TRUE(store->Put(id, *claim, 1, kInfo, {&bytes, 1}, 10).ok());
+  }
+  const auto claim = store->Acquire(kC, "t", AcquireMode::kNew);
+  ASSERT_TRUE(claim.ok());
+  server_->Run({"DEL", "goldfinch:totals"});
+  EXPECT_EQ(store->Put(kC, *claim, 1, kInfo, {&bytes, 1}, 10), OverTenantLimit(15, 10));
+  server_->Run({"DEL", "goldfinch:totals"});
+  EXPECT_EQ(store->TenantBytes("t").value_or(-1), 10);
+}
+
 TEST_F(RedisStoreTest, AFullOneIsResourceExhausted) {
   const auto store = Open();
-  const auto claim = store->Acquire(kA, AcquireMode::kNew);
+  const auto claim = store->Acquire(kA, "t", AcquireMode::kNew);
   ASSERT_TRUE(claim.ok());
   server_->Run({"CONFIG", "SET", "maxmemory", "1"});
   const std::string_view bytes = "one";
-  EXPECT_TRUE(absl::IsResourceExhausted(store->Put(kA, *claim, 1, {}, {&bytes, 1})));
+  EXPECT_TRUE(absl::IsResourceExhausted(
+      store->Put(kA, *claim, 1, kInfo, {&bytes, 1}, kUnlimitedBytes)));
+}
+
+// Deleting is what makes room, for the Redis and for the tenant.
+TEST_F(RedisStoreTest, FromAFullOneIsDeleted) {
+  const auto store = Open();
+  const auto claim = store->Acquire(kA, "t", AcquireMode::kNew);
+  const auto other = store->Acquire(kB, "t", AcquireMode::kNew);
+  ASSERT_TRUE(claim.ok());
+  ASSERT_TRUE(other.ok());
+  const std::string_view bytes = "one";
+  ASSERT_TRUE(store->Put(kA, *claim, 1, kInfo, {&bytes, 1}, kUnlimitedBytes).ok());
+  ASSERT_TRUE(store->Put(kB, *other, 1, kInfo, {&bytes, 1}, kUnlimitedBytes).ok());
+  server_->Run({"CONFIG", "SET", "maxmemory", "1"});
+  EXPECT_EQ(store->Delete(kA, *claim), absl::OkStatus());
+  EXPECT_EQ(store->TenantBytes("t").value_or(-1), 3);
 }
 
 TEST(OpenStoreTest, OtherUrlsAreNoDirectories) {
@@ -474,11 +642,11 @@ TEST(OpenStoreTest, OtherUrlsAreNoDirectories) {
 TEST_F(RedisStoreTest, ItIsReachedByAPortToo) {
   auto store = OpenStore("redis://127.0.0.1:" + std::to_string(server_->Listen()), {});
   ASSERT_TRUE(store.ok()) << store.status();
-  const auto claim = (*store)->Acquire(kA, AcquireMode::kNew);
+  const auto claim = (*store)->Acquire(kA, "t", AcquireMode::kNew);
   ASSERT_TRUE(claim.ok());
   const std::string large(3 << 20, 'x');
   const std::string_view piece = large;
-  ASSERT_TRUE((*store)->Put(kA, *claim, 1, {.tenant = "t"}, {&piece, 1}).ok());
+  ASSERT_TRUE((*store)->Put(kA, *claim, 1, kInfo, {&piece, 1}, kUnlimitedBytes).ok());
   EXPECT_EQ((*store)->Get(kA).value(), large);
 }
 

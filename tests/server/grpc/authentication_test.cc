@@ -2,6 +2,7 @@
 // no key.
 #include <gmock/gmock.h>
 #include <grpcpp/channel.h>
+#include <grpcpp/support/error_details.h>
 #include <gtest/gtest.h>
 
 #include <chrono>
@@ -11,6 +12,8 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_replace.h"
+#include "google/rpc/error_details.pb.h"
+#include "google/rpc/status.pb.h"
 #include "tests/fakes/memory_store.h"
 #include "tests/server/grpc/any_call.h"
 #include "tests/server/grpc/harness.h"
@@ -22,6 +25,7 @@ namespace {
 using grpc::StatusCode;
 using testing::Contains;
 using testing::HasSubstr;
+using testing::Not;
 using testing::SizeIs;
 
 constexpr char kNoKey[] = "a valid key is needed (authorization: Bearer KEY)";
@@ -155,16 +159,21 @@ TEST_F(AuthenticationTest, AnImportWithoutAKeyIsRefusedBeforeItIsRead) {
   EXPECT_EQ(writer->Finish().error_code(), StatusCode::UNAUTHENTICATED);
 }
 
+// At the server that holds it, at another one on the same store, and wherever it is.
 TEST_F(AuthenticationTest, AForeignSessionIsNotFoundLikeAnUnknownOne) {
+  MemoryStore other_store(medium_, "two", std::chrono::seconds(3600));
+  TestServerOptions options = WithTenants();
+  options.store = &other_store;
+  TestServer other(options);
   const std::string id = NewSession("a", "mine");
   const std::string unknown(id.size(), '0');
-  const auto channel = server_.NewChannel();
-  std::vector<std::string> messages;
   // A request about a session has its id in the first field; Generate in a field of its
   // own.
   v1::GetSessionRequest request;
   v1::GenerateRequest turn = TextRequest("x", 1);
-  for (const std::string& session : {id, unknown}) {
+  const auto answers = [&](TestServer& server, const std::string& session) {
+    const auto channel = server.NewChannel();
+    std::vector<std::string> messages;
     request.set_session_id(session);
     turn.set_session(session);
     for (const char* method :
@@ -176,18 +185,67 @@ TEST_F(AuthenticationTest, AForeignSessionIsNotFoundLikeAnUnknownOne) {
       messages.push_back(absl::StrReplaceAll(status.error_message(), {{session, "ID"}}));
     }
     As b("b");
-    const grpc::Status status = Generate(server_.stub(), turn, &b).status;
+    const grpc::Status status = Generate(server.stub(), turn, &b).status;
     EXPECT_EQ(status.error_code(), StatusCode::NOT_FOUND);
     messages.push_back(absl::StrReplaceAll(status.error_message(), {{session, "ID"}}));
     EXPECT_EQ(status.error_details(), "");
+    return messages;
+  };
+  for (const char* place : {"held", "parked", "loaded again"}) {
+    SCOPED_TRACE(place);
+    for (TestServer* server : {&server_, &other}) {
+      EXPECT_EQ(answers(*server, id), answers(*server, unknown));
+    }
+    // And it is still its owner's.
+    As a("a");
+    request.set_session_id(id);
+    turn.set_session(id);
+    if (std::string(place) == "held") {
+      EXPECT_TRUE(CallAny(server_.NewChannel(),
+                          "/goldfinch.v1.SessionService/ParkSession", WithKey("key-a"),
+                          request.SerializeAsString())
+                      .ok());
+    } else {
+      EXPECT_TRUE(Generate(server_.stub(), turn, &a).status.ok());
+    }
   }
-  ASSERT_EQ(messages.size(), 12u);
-  for (std::size_t i = 0; i < 6; ++i) EXPECT_EQ(messages[i], messages[i + 6]);
+}
 
-  // And it is still its owner's.
-  As a("a");
-  turn.set_session(id);
-  EXPECT_TRUE(Generate(server_.stub(), turn, &a).status.ok());
+TEST_F(AuthenticationTest, AParkBeyondTheTenantsShareOfTheStoreIsResourceExhausted) {
+  const std::string id = NewSession("a", "mine");
+  const auto park = [&] {
+    v1::GetSessionRequest request;
+    request.set_session_id(id);
+    return CallAny(server_.NewChannel(), "/goldfinch.v1.SessionService/ParkSession",
+                   WithKey("key-a"), request.SerializeAsString());
+  };
+  file_.Write(TenantEntry("a", "key-a", ", \"limits\": {\"max_parked_bytes\": 10}"));
+  ASSERT_TRUE(server_.server().ReloadTenants().ok());
+  const grpc::Status refused = park();
+  EXPECT_EQ(refused.error_code(), StatusCode::RESOURCE_EXHAUSTED);
+  EXPECT_THAT(refused.error_message(), HasSubstr("the limit is 10"));
+  EXPECT_THAT(refused.error_message(), Not(HasSubstr(id)));
+  google::rpc::Status details;
+  google::rpc::RetryInfo retry;
+  ASSERT_TRUE(grpc::ExtractErrorDetails(refused, &details).ok());
+  ASSERT_EQ(details.details_size(), 1);
+  EXPECT_TRUE(details.details(0).UnpackTo(&retry));
+  EXPECT_EQ(server_.Metric("goldfinch_session_events_total{event=\"over_quota\"}"), 1);
+  file_.Write(TenantEntry("a", "key-a"));
+  ASSERT_TRUE(server_.server().ReloadTenants().ok());
+  EXPECT_TRUE(park().ok());
+}
+
+TEST_F(AuthenticationTest, WhatATenantsSessionsTakeIsTold) {
+  NewSession("a", "mine");
+  const auto host_bytes = [&](const std::string& tenant) {
+    return server_.Metric("goldfinch_tenant_session_host_bytes{tenant=\"" + tenant +
+                          "\"}");
+  };
+  EXPECT_TRUE(Eventually([&] { return host_bytes("a") > 0; }));
+  EXPECT_EQ(host_bytes("b"), 0);
+  EXPECT_EQ(host_bytes("other"), 0);
+  EXPECT_EQ(server_.Metric("goldfinch_tenant_stored_bytes{tenant=\"a\"}"), 0);
 }
 
 TEST_F(AuthenticationTest, SessionsAreListedForTheirOwnerOnly) {

@@ -1,0 +1,31 @@
+// Which files there are in a directory of parked sessions, and the header of a snapshot
+// among them (docs/snapshot-format.md).
+//
+// Threads: any.
+#pragma once
+
+#include <string>
+#include <string_view>
+
+#include "absl/status/statusor.h"
+#include "sessions/directory_format.h"
+
+namespace goldfinch {
+
+inline constexpr std::string_view kSnapshotSuffix = ".snapshot";
+inline constexpr std::string_view kClaimSuffix = ".claim";
+inline constexpr std::string_view kOwnerSuffix = ".owner";
+inline constexpr std::string_view kTemporarySuffix = ".tmp";
+inline constexpr const char* kLockName = "lock";
+inline constexpr const char* kTotalsName = "totals";
+
+std::string FileName(std::string_view stem, std::string_view suffix);
+// The id before `suffix`, or empty.
+std::string StemOf(std::string_view name, std::string_view suffix);
+
+// NOT_FOUND when there is none, DATA_LOSS when it is damaged. The file stays open when
+// `fd` is given.
+absl::StatusOr<SnapshotHeader> ReadSnapshotHeader(int directory, const std::string& id,
+                                                  int* fd = nullptr);
+
+}  // namespace goldfinch
