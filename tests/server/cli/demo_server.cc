@@ -16,20 +16,24 @@
 namespace goldfinch {
 namespace {
 
+// The defaults of these tests, but for those that `more` has.
 std::vector<std::string> FlagsWith(const std::vector<std::string>& more) {
-  std::vector<std::string> flags = {
-      absl::StrCat("--model=", GOLDFINCH_SOURCE_DIR, "/models/demo"),
-      "--listen=127.0.0.1:0",
-      "--threads=2",
-      "--cache_bytes=16MiB",
-      "--expanded_bytes=64MiB",
-      "--session_bytes=64MiB",
-  };
-  flags.insert(flags.end(), more.begin(), more.end());
-  const bool metrics = std::any_of(more.begin(), more.end(), [](const std::string& flag) {
-    return flag.starts_with("--metrics=");
-  });
-  if (!metrics) flags.push_back("--metrics=");
+  std::vector<std::string> flags = more;
+  for (const std::string& flag : {
+           absl::StrCat("--model=", GOLDFINCH_SOURCE_DIR, "/models/demo"),
+           std::string("--listen=127.0.0.1:0"),
+           std::string("--threads=2"),
+           std::string("--cache_bytes=16MiB"),
+           std::string("--expanded_bytes=64MiB"),
+           std::string("--session_bytes=64MiB"),
+           std::string("--metrics="),
+       }) {
+    const std::string name = flag.substr(0, flag.find('=') + 1);
+    const bool given = std::any_of(more.begin(), more.end(), [&](const std::string& one) {
+      return one.starts_with(name);
+    });
+    if (!given) flags.push_back(flag);
+  }
   return flags;
 }
 
