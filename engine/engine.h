@@ -86,6 +86,12 @@ struct ExpandedUsage {
   std::int64_t evictions = 0;
 };
 
+// What Engine::Prepare has done.
+struct Preparation {
+  std::int64_t expanded = 0;  // tokens
+  bool ready = true;  // the span needs no more of it, or there is no room for more
+};
+
 struct EngineUsage {
   std::int64_t pages_used = 0;  // by sequences or prefixes
   std::int64_t pages_open = 0;  // of them, by sequences: no Drop can free these
@@ -205,6 +211,13 @@ class Engine {
   // The prefix that `image`, which passes CheckImage, is of. RESOURCE_EXHAUSTED, with
   // nothing taken, when its pages are not free.
   virtual absl::StatusOr<PrefixId> Load(const PrefixImage& image) = 0;
+
+  // A span that attends to a long past whose keys and values are not expanded makes its
+  // step as long as expanding them takes. This does part of that before: up to
+  // `max_tokens` tokens of what the sequence's next span, of `tokens` tokens, will attend
+  // to. Without it, or before it is ready, the span may run as well, with the same bits.
+  virtual Preparation Prepare(SequenceId sequence, std::int64_t tokens,
+                              std::int64_t max_tokens) = 0;
 
   // Runs every span; results[i] belongs to batch[i]. `results` has batch.size()
   // entries. The total of tokens is at most info().max_step_tokens and no sequence

@@ -60,6 +60,8 @@ class ModelEngineImpl final : public ModelEngine {
   void Save(PrefixId prefix, PrefixImage& image) override;
   absl::Status CheckImage(const PrefixImage& image) const override;
   absl::StatusOr<PrefixId> Load(const PrefixImage& image) override;
+  Preparation Prepare(SequenceId sequence, std::int64_t tokens,
+                      std::int64_t max_tokens) override;
   absl::Status Forward(std::span<const Span> batch,
                        std::span<SpanResult> results) override;
   void WriteCache(SequenceId id, std::span<const TokenId> tokens,
@@ -260,6 +262,19 @@ SpanInput ModelEngineImpl::InputOf(const Span& span) {
           .tokens = span.tokens,
           .pages = sequence.pages,
           .gold_begin = begin};
+}
+
+Preparation ModelEngineImpl::Prepare(SequenceId id, std::int64_t tokens,
+                                     std::int64_t max_tokens) {
+  const Sequence& sequence = table_.Get(id);
+  const std::int64_t begin = GoldRows::Begin(
+      gold_rows(), sequence.length, sequence.spec.keep_at, sequence.spec.first_logits);
+  if (config().num_gold() == 0 || begin >= sequence.length + tokens) return {};
+  backend_->BeginStep();
+  const Preparation done = model_.Prepare(sequence.pages, sequence.length, max_tokens);
+  backend_->Synchronize();
+  backend_->EndStep();
+  return done;
 }
 
 absl::Status ModelEngineImpl::Forward(std::span<const Span> batch,

@@ -38,7 +38,7 @@ struct SchedulerLevels {
   EngineUsage engine;
 };
 
-// One Forward.
+// One step: a Forward, and what was prepared before it. Without sequences, only that.
 struct StepReport {
   std::chrono::nanoseconds duration{0};
   std::int64_t prompt_tokens = 0;

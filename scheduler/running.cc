@@ -161,6 +161,23 @@ Span RunningRequest::MakeSpan(std::int32_t candidate, std::int64_t tokens) const
   return span;
 }
 
+bool RunningRequest::Prepare(std::int32_t index, std::int64_t tokens, std::uint64_t step,
+                             std::int64_t& left) {
+  Candidate& candidate = candidates_[static_cast<std::size_t>(index)];
+  // What was attended to in the last step is there.
+  if (Prefilling() || candidate.ran_in + 1 != step) {
+    const Preparation done = engine_.Prepare(candidate.sequence, tokens, left);
+    left -= done.expanded;
+    candidate.prepared += done.expanded;
+    // What others took the place of again and again is done without.
+    const std::int64_t enough = 2 * accepted_->needs.sequence_tokens;
+    if (!done.ready && candidate.prepared < enough) return false;
+  }
+  candidate.ran_in = step;
+  candidate.prepared = 0;
+  return true;
+}
+
 Span RunningRequest::PrefillSpan(std::int64_t tokens) const {
   const std::int64_t end = fed_ + tokens;
   Span span;

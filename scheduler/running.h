@@ -122,6 +122,12 @@ class RunningRequest {
     TimePoint now;
   };
 
+  // Whether the candidate's next `tokens` tokens may run in this `step`: if they attend
+  // to a past that is not expanded, a part of that is done first, and taken from `left`,
+  // the tokens that this step may still expand.
+  bool Prepare(std::int32_t candidate, std::int64_t tokens, std::uint64_t step,
+               std::int64_t& left);
+
   // Publishes what the span made by MakeSpan(candidate, tokens) has produced.
   void TakeResult(std::int32_t candidate, std::int64_t tokens, SpanResult& result,
                   const Turn& turn);
@@ -152,6 +158,8 @@ class RunningRequest {
     TokenId next = 0;  // to be fed by its next step, while it decodes
     std::int64_t generated = 0;
     std::uint64_t last_turn = 0;
+    std::uint64_t ran_in = 0;   // step
+    std::int64_t prepared = 0;  // tokens expanded since
     TimePoint last_token;
     std::unique_ptr<StopCondition> stop;
     bool finished = false;

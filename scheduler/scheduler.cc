@@ -22,6 +22,11 @@ constexpr std::int64_t kCopyBytesPerStep = 64 << 20;
 // While nothing runs that would wait; what comes meanwhile does, for so much.
 constexpr std::int64_t kIdleCopyBytesPerStep = 256 << 20;
 
+// Tokens of pasts that a step may expand, for each that it may feed. To feed one costs
+// ten times as much and more (docs/performance.md), so a step stays about as long as it
+// would be.
+constexpr std::int64_t kExpandedPerToken = 8;
+
 absl::Status ShutdownStatus() {
   return absl::UnavailableError("the server is shutting down");
 }
@@ -271,18 +276,29 @@ bool Scheduler::Impl::BuildBatch() {
   batch_.clear();
   for (const Running& running : running_) running->AppendTo(sequences_, members_);
   plan_ = PlanStep(sequences_, step_tokens_);
+  return !plan_.empty();
+}
+
+// Leaves out of the plan what this step has no time to prepare; its turn comes.
+void Scheduler::Impl::PrepareBatch() {
+  std::int64_t left = kExpandedPerToken * step_tokens_;
+  std::size_t prepared = 0;
   for (const PlannedSpan& span : plan_) {
     const RunningRequest::Member& member = members_[span.sequence];
+    if (!member.request->Prepare(member.candidate, span.tokens, step_, left)) continue;
     batch_.push_back(member.request->MakeSpan(member.candidate, span.tokens));
+    plan_[prepared++] = span;
   }
+  plan_.resize(prepared);
   if (results_.size() < batch_.size()) results_.resize(batch_.size());
-  return !batch_.empty();
 }
 
 void Scheduler::Impl::RunBatch() {
   const TimePoint started = clock_.Now();
+  PrepareBatch();
   const absl::Status status =
-      engine_.Forward(batch_, std::span(results_).first(batch_.size()));
+      batch_.empty() ? absl::OkStatus()
+                     : engine_.Forward(batch_, std::span(results_).first(batch_.size()));
   const TimePoint now = clock_.Now();
   if (!status.ok()) {
     observer_.OnEngineError(status);

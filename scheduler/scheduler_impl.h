@@ -57,6 +57,7 @@ class Scheduler::Impl {
   void DropLate(TimePoint now);
   void AdmitWaiting(TimePoint now);
   bool BuildBatch();
+  void PrepareBatch();
   void RunBatch();
   void Publish(TimePoint now);
   void Charge(TimePoint now);

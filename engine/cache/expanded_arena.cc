@@ -28,10 +28,14 @@ std::int32_t ExpandedArena::Acquire(std::int32_t page) {
     taken.filled = 0;
     slot_of_page_[static_cast<std::size_t>(page)] = slot;
   }
+  Keep(slot);
+  return slot;
+}
+
+void ExpandedArena::Keep(std::int32_t slot) {
   At(slot).last_step = step_;
   Unlink(slot);
   LinkNewest(slot);
-  return slot;
 }
 
 void ExpandedArena::Drop(std::int32_t page) {

@@ -36,6 +36,13 @@ class ExpandedArena {
   // in use by this step.
   std::int32_t Acquire(std::int32_t page);
 
+  // The slot of `page`; -1 when it has none. Counts nothing.
+  std::int32_t Find(std::int32_t page) const {
+    return slot_of_page_[static_cast<std::size_t>(page)];
+  }
+  // Keeps it as Acquire does, and counts nothing.
+  void Keep(std::int32_t slot);
+
   std::int64_t filled(std::int32_t slot) const { return At(slot).filled; }
   void set_filled(std::int32_t slot, std::int64_t rows) { At(slot).filled = rows; }
 

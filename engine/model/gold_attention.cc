@@ -85,6 +85,38 @@ void GoldAttention::PlanSequence(std::int32_t index, const AttendedSequence& seq
   }
 }
 
+Preparation GoldAttention::Prepare(const AttendedSequence& sequence,
+                                   std::int64_t max_tokens) {
+  const std::int64_t page_tokens = cache_.shape().page_tokens;
+  const std::int64_t pages = (sequence.length + page_tokens - 1) / page_tokens;
+  Preparation done;
+  for (std::int64_t i = 0; i < pages; ++i) {
+    const std::int32_t page = sequence.pages[static_cast<std::size_t>(i)];
+    const std::int64_t wanted = std::min(page_tokens, sequence.length - i * page_tokens);
+    std::int32_t slot = arena_.Find(page);
+    const std::int64_t filled = slot < 0 ? 0 : arena_.filled(slot);
+    if (slot >= 0) arena_.Keep(slot);
+    if (filled >= wanted) continue;
+    const std::int64_t added = std::min(wanted - filled, max_tokens - done.expanded);
+    done.ready = added == wanted - filled;
+    if (added == 0) break;
+    // The rest has to do without anyway, as in PlanSequence.
+    if (slot < 0) slot = arena_.Acquire(page);
+    if (slot < 0) {
+      done.ready = true;
+      break;
+    }
+    if (static_cast<std::int64_t>(targets_.size()) + added > GoldCache::kMaxTargets)
+      FlushTargets(0, num_gold_);
+    AddTargets(sequence, i, filled, filled + added, slot);
+    arena_.set_filled(slot, filled + added);
+    done.expanded += added;
+    if (!done.ready) break;
+  }
+  FlushTargets(0, num_gold_);
+  return done;
+}
+
 void GoldAttention::AddTargets(const AttendedSequence& sequence, std::int64_t page_index,
                                std::int64_t begin, std::int64_t end, std::int64_t tile) {
   const std::int64_t page_tokens = cache_.shape().page_tokens;

@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "engine/cache/expanded_arena.h"
+#include "engine/engine.h"
 #include "engine/model/gold_cache.h"
 
 namespace goldfinch {
@@ -39,6 +40,10 @@ class GoldAttention {
   void Begin(std::span<const AttendedSequence> sequences,
              std::span<const std::int32_t> row_sequence,
              std::span<const std::int64_t> row_position);
+
+  // Expands up to `max_tokens` tokens of what the sequence lacks in the arena, as far as
+  // there is room without what the last step used.
+  Preparation Prepare(const AttendedSequence& sequence, std::int64_t max_tokens);
 
   // out = attention of q (float32) of one GOLD layer. q and out are [rows, A].
   void Attend(std::int64_t gold_layer, const Matrix& q, const Matrix& out);

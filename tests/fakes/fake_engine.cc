@@ -83,7 +83,8 @@ EngineInfo InfoOf(const FakeEngineOptions& options) {
 }  // namespace
 
 FakeEngine::FakeEngine(const FakeEngineOptions& options)
-    : info_(InfoOf(options)),
+    : options_(options),
+      info_(InfoOf(options)),
       page_references_(static_cast<std::size_t>(options.num_pages), 0),
       open_references_(page_references_.size(), 0) {
   for (std::int32_t i = 0; i < options.num_slots; ++i) free_slots_.insert(SequenceId{i});
@@ -165,6 +166,7 @@ void FakeEngine::Branch(SequenceId child_id) {
   child.tokens = parent.tokens;
   child.hash = parent.hash;
   child.gold = parent.gold;
+  child.num_expanded = parent.num_expanded;  // pages are shared, what is expanded too
   child.parent = SequenceId::kNone;
 }
 
@@ -306,7 +308,35 @@ absl::Status FakeEngine::Forward(std::span<const Span> batch,
     return status;
   }
   for (std::size_t i = 0; i < batch.size(); ++i) RunSpan(batch[i], results[i]);
+  most_expanded_ = std::max(most_expanded_, std::exchange(expanded_, 0));
   return absl::OkStatus();
+}
+
+Preparation FakeEngine::Prepare(SequenceId id, std::int64_t tokens,
+                                std::int64_t max_tokens) {
+  Sequence& sequence = Find(id);
+  GOLDFINCH_CHECK(tokens > 0 && max_tokens >= 0);
+  if (!options_.expands || !RunsGold(sequence, tokens)) return {};
+  if (options_.expands_in_vain) return {.expanded = max_tokens, .ready = false};
+  const std::int64_t missing = sequence.num_tokens - sequence.num_expanded;
+  const std::int64_t expanded = std::min(missing, max_tokens);
+  sequence.num_expanded += expanded;
+  most_expanded_ = std::max(most_expanded_, expanded);
+  return {.expanded = expanded, .ready = expanded == missing};
+}
+
+// As if the model had GOLD layers.
+bool FakeEngine::RunsGold(const Sequence& sequence, std::int64_t tokens) const {
+  const std::int64_t begin = GoldRows::Begin(
+      kGoldRows, sequence.num_tokens, sequence.spec.keep_at, sequence.spec.first_logits);
+  return begin < sequence.num_tokens + tokens;
+}
+
+// What the span attends to is expanded by then, if it was not before.
+void FakeEngine::Expand(Sequence& sequence, std::int64_t tokens) {
+  if (!options_.expands || !RunsGold(sequence, tokens)) return;
+  expanded_ += sequence.num_tokens - sequence.num_expanded;
+  sequence.num_expanded = sequence.num_tokens + tokens;
 }
 
 absl::Status FakeEngine::NoteForward(std::span<const Span> batch) {
@@ -342,6 +372,7 @@ void FakeEngine::RunSpan(const Span& span, SpanResult& result) {
   GOLDFINCH_CHECK(sequence.num_tokens + std::ssize(span.tokens) <=
                   sequence.spec.max_tokens);
   GOLDFINCH_CHECK(span.output != SpanOutput::kLogits);
+  Expand(sequence, std::ssize(span.tokens));
   Advance(sequence, span);
   result = SpanResult();
   if (span.output == SpanOutput::kScore) {

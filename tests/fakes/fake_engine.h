@@ -34,6 +34,8 @@ struct FakeEngineOptions {
   std::int32_t num_slots = 64;
   std::int32_t max_step_tokens = 512;
   const char* numerics_id = "fake";
+  bool expands = false;          // Prepare has something to do: every sequence's own past
+  bool expands_in_vain = false;  // and it is always gone again
 };
 
 class FakeEngine final : public Engine {
@@ -54,6 +56,8 @@ class FakeEngine final : public Engine {
   void Save(PrefixId prefix, PrefixImage& image) override;
   absl::Status CheckImage(const PrefixImage& image) const override;
   absl::StatusOr<PrefixId> Load(const PrefixImage& image) override;
+  Preparation Prepare(SequenceId sequence, std::int64_t tokens,
+                      std::int64_t max_tokens) override;
   absl::Status Forward(std::span<const Span> batch,
                        std::span<SpanResult> results) override;
   EngineUsage usage() const override;
@@ -79,6 +83,8 @@ class FakeEngine final : public Engine {
   void Release();
 
   std::int64_t num_forwards() const;
+  // Most tokens of pasts that one call of Forward or Prepare expanded. Step thread.
+  std::int64_t most_expanded() const { return most_expanded_; }
 
  private:
   struct Sequence {
@@ -89,6 +95,7 @@ class FakeEngine final : public Engine {
     std::uint64_t hash = 0;  // of its tokens
     GoldRows gold;
     std::int64_t num_sampled = 0;
+    std::int64_t num_expanded = 0;
     SequenceId parent = SequenceId::kNone;  // until Branch
     std::int64_t branch_at = 0;
     bool lost = false;  // open during a fault: good for Close only
@@ -116,16 +123,21 @@ class FakeEngine final : public Engine {
   }
   static absl::Status CountDown(std::optional<Failure>& failure);
   absl::Status NoteForward(std::span<const Span> batch);
+  bool RunsGold(const Sequence& sequence, std::int64_t tokens) const;
+  void Expand(Sequence& sequence, std::int64_t tokens);
   void Advance(Sequence& sequence, const Span& span);
   void RunSpan(const Span& span, SpanResult& result);
   void Score(Sequence& sequence, const Span& span, SpanResult& result);
 
+  const FakeEngineOptions options_;
   const EngineInfo info_;
 
   // Owned by the step thread.
   std::map<SequenceId, Sequence> sequences_;
   std::map<PrefixId, Kept> prefixes_;
   std::int32_t last_prefix_ = -1;
+  std::int64_t expanded_ = 0;  // by the Forward that runs
+  std::int64_t most_expanded_ = 0;
   std::set<SequenceId> free_slots_;
   std::vector<int> page_references_;  // by page
   std::vector<int> open_references_;  // by page: from sequences

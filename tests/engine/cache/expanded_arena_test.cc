@@ -36,6 +36,22 @@ TEST(ExpandedArenaTest, LeastRecentlyUsedPageIsEvicted) {
   EXPECT_EQ(arena.used(), 3);
 }
 
+TEST(ExpandedArenaTest, KeepingIsUseThatNobodyCounts) {
+  ExpandedArena arena(2, 10);
+  const std::int32_t first = arena.Acquire(0);
+  arena.Acquire(1);
+  EXPECT_EQ(arena.Find(0), first);
+  EXPECT_EQ(arena.Find(5), -1);
+  arena.BeginStep();
+  arena.Keep(first);
+  arena.Acquire(2);  // in the place of page 1
+  EXPECT_EQ(arena.Find(0), first);
+  EXPECT_EQ(arena.Find(1), -1);
+  EXPECT_EQ(arena.Acquire(3), -1);
+  EXPECT_EQ(arena.hits(), 0);
+  EXPECT_EQ(arena.misses(), 4);
+}
+
 TEST(ExpandedArenaTest, SlotUsedInThisStepIsNeverEvicted) {
   ExpandedArena arena(2, 10);
   const std::int32_t slot = arena.Acquire(0);

@@ -135,6 +135,46 @@ TEST_P(InvarianceTest, AFullArenaGivesTheSameBitsAsAnEmptyOne) {
   }
 }
 
+// Feeds all but the last token, prepares that one's step `part` tokens at a time, and
+// gives its logits.
+std::vector<float> LastLogitsPrepared(ModelEngine& engine,
+                                      std::span<const TokenId> tokens,
+                                      std::int64_t part) {
+  const auto count = static_cast<std::int64_t>(tokens.size());
+  const SequenceId id = OpenSequence(engine, count, count - 1);
+  // Before the rows that GOLD layers run on, so that nothing is expanded yet.
+  const auto fed = static_cast<std::size_t>(count - 60);
+  Span span;
+  span.sequence = id;
+  span.tokens = tokens.first(fed);
+  Forward(engine, std::span(&span, 1));
+  std::int64_t calls = 0;
+  while (!engine.Prepare(id, 60, part).ready) ++calls;
+  EXPECT_LE(calls, count / part);
+  std::vector<float> logits;
+  span = LogitsSpan(id, tokens.subspan(fed), 59, logits, engine.info().vocab_size);
+  Forward(engine, std::span(&span, 1));
+  engine.Close(id);
+  return logits;
+}
+
+TEST_P(InvarianceTest, APreparedPastGivesTheSameBits) {
+  const std::vector<TokenId> tokens = Tokens(300);
+  for (const std::int64_t bytes : {std::int64_t{1} << 24, std::int64_t{1} << 17}) {
+    for (const std::int32_t page : {1, 7, 64}) {
+      auto engine = Make([&](ModelEngineOptions& options) {
+        options.expanded_bytes = bytes;
+        options.page_tokens = page;
+      });
+      const std::vector<float> whole = FeedInChunks(*engine, tokens, kWhole, 299);
+      for (const std::int64_t part : {1, 5, 64, 1000}) {
+        EXPECT_TRUE(SameBits(LastLogitsPrepared(*engine, tokens, part), whole))
+            << bytes << " bytes, pages of " << page << ", parts of " << part;
+      }
+    }
+  }
+}
+
 TEST_P(InvarianceTest, AVocabularyTableDoesNotChangeBits) {
   const std::vector<TokenId> tokens = Tokens(150);
   const std::int64_t chunks[] = {90, 1, 1, 40};

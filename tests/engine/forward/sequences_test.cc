@@ -149,6 +149,56 @@ TEST_F(SequencesTest, APageWithoutRoomInTheArenaIsAMissInEveryStep) {
   engine_->Close(second);
 }
 
+TEST_F(SequencesTest, APastIsPreparedAsFarAsIsAskedFor) {
+  const SequenceId id = OpenSequence(*engine_, 150, 139);
+  Feed(id, Tokens(100, 1));
+  // GOLD layers run on the last rows before the first logits, and not before.
+  EXPECT_TRUE(engine_->Prepare(id, 1, 1000).ready);
+  EXPECT_EQ(engine_->usage().expanded.used, 0);
+
+  Preparation done = engine_->Prepare(id, 40, 0);
+  EXPECT_EQ(done.expanded, 0);
+  EXPECT_FALSE(done.ready);
+  done = engine_->Prepare(id, 40, 40);
+  EXPECT_EQ(done.expanded, 40);
+  EXPECT_FALSE(done.ready);
+  EXPECT_EQ(engine_->usage().expanded.used, 3);
+  done = engine_->Prepare(id, 40, 1000);
+  EXPECT_EQ(done.expanded, 60);
+  EXPECT_TRUE(done.ready);
+  EXPECT_EQ(engine_->usage().expanded.used, 7);
+  EXPECT_EQ(engine_->Prepare(id, 40, 1000).expanded, 0);
+
+  Feed(id, Tokens(40, 2));
+  EXPECT_EQ(engine_->usage().expanded.hits, 7);
+  EXPECT_EQ(engine_->usage().expanded.misses, 9);
+  // All that the next step attends to is there.
+  EXPECT_EQ(engine_->Prepare(id, 1, 1000).expanded, 0);
+  engine_->Close(id);
+}
+
+// It is behind those who run in getting room, and says so at once when there is none.
+TEST_F(SequencesTest, PreparingTakesNothingFromWhatTheLastStepUsed) {
+  const auto& config = engine_->config();
+  engine_ = MakeEngine(folder_.path(), ComputeType::kBf16, [&](auto& options) {
+    options.page_tokens = 16;
+    options.expanded_bytes = 5 * (2 * 16 * config.n_embd * 2 * config.num_gold());
+  });
+  ASSERT_EQ(engine_->info().expanded_pages, 5);
+  const SequenceId runs = OpenSequence(*engine_, 80);
+  Feed(runs, Tokens(40, 1));  // three pages
+  const SequenceId waits = OpenSequence(*engine_, 100, 99);
+  Feed(waits, Tokens(60, 2));
+  const Preparation done = engine_->Prepare(waits, 40, 1000);
+  EXPECT_EQ(done.expanded, 32);  // two of four
+  EXPECT_TRUE(done.ready);
+  EXPECT_EQ(engine_->usage().expanded.evictions, 0);
+  Feed(runs, Tokens(1, 3));
+  EXPECT_EQ(engine_->usage().expanded.hits, 3);
+  engine_->Close(runs);
+  engine_->Close(waits);
+}
+
 TEST_F(SequencesTest, DeviceMemoryIsToldByWhatItIsFor) {
   const DeviceBytes bytes = engine_->info().device_bytes;
   EXPECT_GE(bytes.weights, engine_->num_parameters() * 2);
