@@ -57,8 +57,8 @@ TEST(Fp8Test, RandomFloatsGoToTheNearestValue) {
   std::mt19937 random(1);
   for (int i = 0; i < 200'000; ++i) {
     // Any exponent from far below the smallest value to above the largest.
-    const std::uint32_t bits =
-        (random() & 0x807fffffu) | (100u + random() % 40u) << 23;
+    const auto bits = static_cast<std::uint32_t>((random() & 0x807fffffu) |
+                                                 (100u + random() % 40u) << 23);
     const auto value = std::bit_cast<float>(bits);
     ASSERT_EQ(RoundToFp8(value), NearestFp8(double{value})) << value;
   }
