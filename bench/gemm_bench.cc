@@ -2,7 +2,7 @@
 //
 // Arguments: rows, in, out. Inputs and weights of one type, float32 output, all hardware
 // threads for both; weights are packed beforehand in each library's own layout. FLOP/s is
-// the counter. oneDNN has no product of bf16 inputs and int8 weights.
+// the counter. oneDNN has no product of bf16 inputs and int8 or fp8 weights.
 #include <benchmark/benchmark.h>
 
 #include <cstdint>
@@ -106,6 +106,7 @@ BENCHMARK_CAPTURE(OneDnn, bf16, DType::kBf16)->Apply(Shapes);
 BENCHMARK_CAPTURE(Ours, f32, DType::kF32, DType::kF32)->Apply(Shapes);
 BENCHMARK_CAPTURE(OneDnn, f32, DType::kF32)->Apply(Shapes);
 BENCHMARK_CAPTURE(Ours, int8, DType::kBf16, DType::kI8)->Apply(Shapes);
+BENCHMARK_CAPTURE(Ours, fp8, DType::kBf16, DType::kFp8)->Apply(Shapes);
 
 }  // namespace
 }  // namespace goldfinch

@@ -100,7 +100,7 @@ class Bench {
   static ElementBytes Bytes(const Flags& flags) {
     const std::int64_t compute = flags.compute_dtype == "bf16" ? 2 : 4;
     return {.compute = compute,
-            .weights = flags.weight_dtype == "int8" ? 1 : compute,
+            .weights = flags.weight_dtype == "auto" ? compute : 1,
             .cache = flags.cache_dtype == "int8" ? 1 : compute};
   }
 
@@ -112,6 +112,7 @@ class Bench {
     ModelEngineOptions options;
     options.compute_type = bf16_ ? ComputeType::kBf16 : ComputeType::kF32;
     if (flags_.weight_dtype == "int8") options.weight_storage = StorageType::kInt8;
+    if (flags_.weight_dtype == "fp8") options.weight_storage = StorageType::kFp8;
     if (flags_.cache_dtype == "int8") options.cache_storage = StorageType::kInt8;
     options.num_threads = threads_;
     options.backend = flags_.backend;
@@ -401,7 +402,7 @@ int Main(int argc, char** argv) {
       ->check(CLI::IsMember({"f32", "bf16"}))
       ->capture_default_str();
   app.add_option("--weight_dtype", flags.weight_dtype, "auto: the compute type")
-      ->check(CLI::IsMember({"auto", "int8"}))
+      ->check(CLI::IsMember({"auto", "int8", "fp8"}))
       ->capture_default_str();
   app.add_option("--cache_dtype", flags.cache_dtype, "auto: the compute type")
       ->check(CLI::IsMember({"auto", "int8"}))

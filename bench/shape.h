@@ -22,7 +22,7 @@ struct ShapeCosts {
   double cache_bytes = 0;     // of one token
 };
 
-// Bytes of an element: of the compute type, of the large matrices (1: int8) and of
+// Bytes of an element: of the compute type, of the large matrices (1: int8, fp8) and of
 // compressed keys (1: int8, with a scale of two bytes a row).
 struct ElementBytes {
   std::int64_t compute = 2;

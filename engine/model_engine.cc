@@ -420,7 +420,9 @@ absl::StatusOr<std::unique_ptr<ModelEngine>> ModelEngine::Create(
                   .compute_dtype = name,
                   .numerics_id = absl::StrCat(
                       backend->numerics(), "-", name,
-                      options.weight_storage == StorageType::kInt8 ? "-w8" : "",
+                      options.weight_storage == StorageType::kInt8  ? "-w8"
+                      : options.weight_storage == StorageType::kFp8 ? "-wf8"
+                                                                    : "",
                       options.cache_storage == StorageType::kInt8 ? "-c8" : "",
                       // Attention folds a page at a time.
                       "-p", options.page_tokens),

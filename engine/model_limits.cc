@@ -9,7 +9,15 @@ namespace goldfinch {
 namespace {
 
 DType StoredAs(StorageType storage, DType compute) {
-  return storage == StorageType::kInt8 ? DType::kI8 : compute;
+  switch (storage) {
+    case StorageType::kInt8:
+      return DType::kI8;
+    case StorageType::kFp8:
+      return DType::kFp8;
+    case StorageType::kCompute:
+      break;
+  }
+  return compute;
 }
 
 }  // namespace
@@ -30,6 +38,9 @@ absl::Status CheckOptions(const ModelEngineOptions& options) {
         bounded("expanded_bytes", options.expanded_bytes, 0, std::int64_t{1} << 50)}) {
     if (!status.ok()) return status;
   }
+  if (options.cache_storage == StorageType::kFp8)
+    return absl::InvalidArgumentError(
+        "cache_storage is fp8; it must be the compute type or int8");
   return absl::OkStatus();
 }
 

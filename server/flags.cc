@@ -115,8 +115,8 @@ void Describe(CLI::App& app, ServerFlags& flags) {
                  "f32 or bf16 (default: as the weights are stored)")
       ->check(CLI::IsMember({"f32", "bf16"}));
   app.add_option("--weight_dtype", flags.weight_dtype,
-                 "auto (the compute dtype) or int8 for the large matrices")
-      ->check(CLI::IsMember({"auto", "int8"}))
+                 "auto (the compute dtype), int8 or fp8 for the large matrices")
+      ->check(CLI::IsMember({"auto", "int8", "fp8"}))
       ->capture_default_str();
   app.add_option("--cache_dtype", flags.cache_dtype,
                  "auto (the compute dtype) or int8 for compressed keys")

@@ -47,6 +47,7 @@ ModelEngineOptions EngineOptions(const ServerFlags& flags) {
   if (flags.compute_dtype == "f32") options.compute_type = ComputeType::kF32;
   if (flags.compute_dtype == "bf16") options.compute_type = ComputeType::kBf16;
   if (flags.weight_dtype == "int8") options.weight_storage = StorageType::kInt8;
+  if (flags.weight_dtype == "fp8") options.weight_storage = StorageType::kFp8;
   if (flags.cache_dtype == "int8") options.cache_storage = StorageType::kInt8;
   options.num_threads = static_cast<std::int32_t>(flags.threads);
   options.backend = flags.backend;

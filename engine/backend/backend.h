@@ -92,8 +92,8 @@ class Backend {
   virtual void BeginStep() = 0;
   virtual void EndStep() = 0;
 
-  // Weights for inputs of type `type`. With `storage` kI8 they are kept in int8, one
-  // scale an output: the largest magnitude / 127.
+  // Weights for inputs of type `type`. With `storage` kI8 or kFp8 they are kept in int8
+  // or e4m3, one scale an output: the largest magnitude / 127, or / 448.
   virtual std::unique_ptr<PackedWeights> Pack(const HostMatrix& weights, DType type,
                                               DType storage) = 0;
 

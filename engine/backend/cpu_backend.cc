@@ -220,7 +220,7 @@ void CpuBackend::Gemm(std::span<const Product> products) {
     const GemmPanels& w = static_cast<const CpuPackedWeights&>(*weights).panels();
     GOLDFINCH_CHECK(x.type == w.type && x.cols == w.in && y.cols == w.out &&
                     x.rows == y.rows && w.in > 0);
-    // Scales go over finished sums, so int8 sums cannot be taken up again.
+    // Scales go over finished sums, so those of bytes cannot be taken up again.
     GOLDFINCH_CHECK(!epilogue.resume || (y.type == DType::kF32 && w.storage == w.type));
     const std::int64_t row_piece = narrow ? std::min(kRowPiece, x.rows) : x.rows;
     cuts[i] = {{x, w, y, epilogue}, PanelsOf(products[i]), row_piece, tasks};

@@ -41,7 +41,7 @@ std::int64_t PanelIndex(const GemmPanels& panels, std::int64_t n, std::int64_t k
   return panels.pairs ? (k / 2 * kPanelColumns + n) * 2 + k % 2 : k * kPanelColumns + n;
 }
 
-// `scales` is of the whole matrix; kI8 only.
+// `scales` is of the whole matrix; used where `storage` has them.
 void PackPanel(const HostMatrix& weights, const GemmPanels& panels, std::int64_t panel,
                std::byte* out, float* scales) {
   const std::int64_t first = panel * kPanelColumns;
@@ -50,7 +50,7 @@ void PackPanel(const HostMatrix& weights, const GemmPanels& panels, std::int64_t
     const float scale =
         StoreRow(weights, first + n, panels.storage, out,
                  [&](std::int64_t k) { return PanelIndex(panels, n, k); });
-    if (panels.storage == DType::kI8) scales[first + n] = scale;
+    if (IsScaled(panels.storage)) scales[first + n] = scale;
   }
 }
 
@@ -63,7 +63,7 @@ std::unique_ptr<DeviceMemory> AllocateHostMemory(std::int64_t bytes) {
 
 std::unique_ptr<PackedWeights> PackForCpu(const HostMatrix& weights, DType type,
                                           DType storage, bool pairs, ThreadPool& pool) {
-  GOLDFINCH_CHECK(storage == type || storage == DType::kI8);
+  GOLDFINCH_CHECK(storage == type || IsScaled(storage));
   GemmPanels panels;
   panels.type = type;
   panels.storage = storage;
@@ -75,14 +75,13 @@ std::unique_ptr<PackedWeights> PackForCpu(const HostMatrix& weights, DType type,
   const std::int64_t count = (weights.rows + kPanelColumns - 1) / kPanelColumns;
   const std::int64_t panel_bytes = count * panels.panel_bytes;
   const std::int64_t scale_bytes =
-      storage == DType::kI8
-          ? count * kPanelColumns * static_cast<std::int64_t>(sizeof(float))
-          : 0;
+      IsScaled(storage) ? count * kPanelColumns * static_cast<std::int64_t>(sizeof(float))
+                        : 0;
   std::unique_ptr<DeviceMemory> memory = AllocateHostMemory(panel_bytes + scale_bytes);
   auto* bytes = static_cast<std::byte*>(memory->data());
   auto* scales = reinterpret_cast<float*>(bytes + panel_bytes);
   panels.data = bytes;
-  if (storage == DType::kI8) panels.scales = scales;
+  if (IsScaled(storage)) panels.scales = scales;
   pool.ParallelFor(count, 1, [&](std::int64_t begin, std::int64_t end) {
     for (std::int64_t panel = begin; panel < end; ++panel)
       PackPanel(weights, panels, panel, bytes + panel * panels.panel_bytes, scales);

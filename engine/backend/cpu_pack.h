@@ -28,8 +28,8 @@ class CpuPackedWeights final : public PackedWeights {
   const std::unique_ptr<DeviceMemory> memory_;
 };
 
-// Panels as kernels.h describes them; weights are rounded to `storage` (`type` or kI8)
-// when the file has them wider.
+// Panels as kernels.h describes them; weights are rounded to `storage` (`type`, kI8 or
+// kFp8) when the file has them wider.
 std::unique_ptr<PackedWeights> PackForCpu(const HostMatrix& weights, DType type,
                                           DType storage, bool pairs, ThreadPool& pool);
 

@@ -7,9 +7,9 @@
 namespace goldfinch {
 CudaPacked PackForCuda(const HostMatrix& weights, DType type, DType storage,
                        ThreadPool& pool) {
-  GOLDFINCH_CHECK(storage == type || storage == DType::kI8);
+  GOLDFINCH_CHECK(storage == type || IsScaled(storage));
   const std::int64_t out = weights.rows, in = weights.cols;
-  const bool eight = storage == DType::kI8;
+  const bool eight = IsScaled(storage);
   const auto size = static_cast<std::size_t>(SizeOf(storage));
   CudaPacked packed;
   // Value-initialised: padding is zero.

@@ -13,7 +13,7 @@ namespace goldfinch {
 
 struct CudaPacked {
   std::vector<std::byte> weights;  // padding included
-  std::vector<float> scales;       // one an output; kI8 only
+  std::vector<float> scales;       // one an output; kI8 and kFp8 only
 };
 
 // As Backend::Pack says.

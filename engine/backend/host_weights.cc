@@ -5,6 +5,7 @@
 #include <cstring>
 #include <span>
 
+#include "engine/backend/fp8.h"
 #include "engine/bf16.h"
 
 namespace goldfinch {
@@ -34,10 +35,11 @@ float HostElement(const HostMatrix& m, std::int64_t row, std::int64_t col) {
   return value;
 }
 
-float Int8Scale(const HostMatrix& weights, std::int64_t row) {
+float RowScale(const HostMatrix& weights, std::int64_t row, DType storage) {
+  const float largest = storage == DType::kI8 ? 127.0f : kLargestFp8;
   float scale = 0;
   for (std::int64_t k = 0; k < weights.cols; ++k)
-    scale = std::max(scale, std::abs(HostElement(weights, row, k)) / 127.0f);
+    scale = std::max(scale, std::abs(HostElement(weights, row, k)) / largest);
   return scale;
 }
 
@@ -48,9 +50,11 @@ void StoreWeight(float value, float scale, DType storage, std::byte* out) {
     const std::uint16_t rounded = RoundToBf16(value);
     std::memcpy(out, &rounded, sizeof rounded);
   } else {
-    const float units = scale > 0 ? std::nearbyint(value / scale) : 0.0f;
-    *out = static_cast<std::byte>(
-        static_cast<std::int8_t>(std::clamp(units, -127.0f, 127.0f)));
+    const float units = scale > 0 ? value / scale : 0.0f;
+    *out = storage == DType::kI8
+               ? static_cast<std::byte>(static_cast<std::int8_t>(
+                     std::clamp(std::nearbyint(units), -127.0f, 127.0f)))
+               : static_cast<std::byte>(RoundToFp8(units));
   }
 }
 

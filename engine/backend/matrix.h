@@ -6,11 +6,20 @@
 
 namespace goldfinch {
 
-enum class DType : std::uint8_t { kF32, kBf16, kI8 };
+// kFp8 is e4m3; weights alone are kept in it.
+enum class DType : std::uint8_t { kF32, kBf16, kI8, kFp8 };
+
+// An element of kFp8: sign, four bits of exponent with bias 7, three of mantissa. The two
+// codes of NaN do not occur.
+struct Fp8 {
+  std::uint8_t bits;
+};
 
 constexpr std::int64_t SizeOf(DType type) {
   return type == DType::kF32 ? 4 : type == DType::kBf16 ? 2 : 1;
 }
+// Weights kept in one byte each have a scale an output.
+constexpr bool IsScaled(DType type) { return SizeOf(type) == 1; }
 
 // Row-major [rows, cols]; element (i, j) is at data[i * stride + j].
 struct Matrix {

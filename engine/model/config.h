@@ -15,8 +15,9 @@ namespace goldfinch {
 enum class ComputeType { kF32, kBf16 };
 
 // What the large matrices, or the compressed keys, are kept in: the compute type, or
-// int8 with a scale an output, or a row. docs/quantization.md has what it costs.
-enum class StorageType { kCompute, kInt8 };
+// int8 with a scale an output, or a row; matrices also in fp8 (e4m3) with a scale an
+// output. docs/quantization.md has what it costs.
+enum class StorageType { kCompute, kInt8, kFp8 };
 
 // How the recurrent layers mix time.
 enum class TimeMix { kFinch, kFinchC2 };  // "x060", "x060c2"

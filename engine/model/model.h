@@ -38,8 +38,8 @@ struct ModelLimits {
   std::int64_t num_pages = 0;
   std::int64_t arena_slots = 0;         // pages expanded at once
   std::int64_t max_logit_rows = 0;      // rows of one Logits
-  DType weight_storage = DType::kBf16;  // the compute type or kI8
-  DType cache_storage = DType::kBf16;   // the same
+  DType weight_storage = DType::kBf16;  // the compute type, kI8 or kFp8
+  DType cache_storage = DType::kBf16;   // the compute type or kI8
   bool vocab_table = false;             // see GoldCacheShape
 };
 

@@ -77,8 +77,8 @@ struct ModelWeights {
   std::vector<std::unique_ptr<DeviceMemory>> memory;  // of the vectors and the embedding
   std::int64_t bytes = 0;                             // of device memory, all together
 
-  // `storage` is `type` or kI8 and goes for the large matrices; low-rank pairs, the
-  // cache's compression and the embedding stay in `type`.
+  // `storage` is `type`, kI8 or kFp8 and goes for the large matrices; low-rank pairs,
+  // the cache's compression and the embedding stay in `type`.
   static ModelWeights Load(const Checkpoint& checkpoint, DType type, DType storage,
                            Backend& backend);
 };

@@ -291,8 +291,8 @@ CLI::App* AddPerplexity(CLI::App& app, PerplexityOptions& options) {
       ->check(CLI::IsMember({"f32", "bf16"}));
   command
       ->add_option("--weight_dtype", options.weight_dtype,
-                   "auto (the compute dtype) or int8 for the large matrices")
-      ->check(CLI::IsMember({"auto", "int8"}));
+                   "auto (the compute dtype), int8 or fp8 for the large matrices")
+      ->check(CLI::IsMember({"auto", "int8", "fp8"}));
   command
       ->add_option("--cache_dtype", options.cache_dtype,
                    "auto (the compute dtype) or int8 for compressed keys")

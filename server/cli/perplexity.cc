@@ -46,6 +46,7 @@ absl::StatusOr<ModelEngineOptions> EngineOptions(const PerplexityOptions& option
   if (options.compute_dtype == "f32") engine.compute_type = ComputeType::kF32;
   if (options.compute_dtype == "bf16") engine.compute_type = ComputeType::kBf16;
   if (options.weight_dtype == "int8") engine.weight_storage = StorageType::kInt8;
+  if (options.weight_dtype == "fp8") engine.weight_storage = StorageType::kFp8;
   if (options.cache_dtype == "int8") engine.cache_storage = StorageType::kInt8;
   return engine;
 }

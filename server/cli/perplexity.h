@@ -10,7 +10,7 @@ struct PerplexityOptions {
   std::string model_dir;
   std::string text_path;
   std::string compute_dtype;          // "", "f32" or "bf16"
-  std::string weight_dtype = "auto";  // "auto" or "int8"
+  std::string weight_dtype = "auto";  // "auto", "int8" or "fp8"
   std::string cache_dtype = "auto";   // "auto" or "int8"
   std::string backend = "cpu";  // "cpu", "cuda" or "auto"
   std::int32_t device = 0;      // number of the CUDA device

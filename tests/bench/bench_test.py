@@ -44,6 +44,9 @@ class BenchTest(unittest.TestCase):
         self.assertEqual(set(self.rows("--cases=^decode/batch:1$", "--weight_dtype=int8", "--cache_dtype=int8",
                                        "--vocab_table", "--float_threads")), {"decode/batch:1"})
 
+    def test_fp8_weights_run(self):
+        self.assertEqual(set(self.rows("--cases=^decode/batch:1$", "--weight_dtype=fp8")), {"decode/batch:1"})
+
     def test_what_does_not_fit_is_skipped_and_said(self):
         result = run("--cases=^decode/batch:64$", "--memory_bytes=1000000")
         self.assertEqual(result.returncode, 0)

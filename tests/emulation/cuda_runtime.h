@@ -108,6 +108,15 @@ inline unsigned atomicAdd(unsigned* p, unsigned value) {
   return std::exchange(*p, *p + value);
 }
 inline int __ffs(int bits) { return __builtin_ffs(bits); }
+// Byte i is number `selector >> 4 i & 7` of the eight of y and x, x's being the low ones;
+// without the mode that spreads a sign.
+inline unsigned __byte_perm(unsigned x, unsigned y, unsigned selector) {
+  const unsigned long long bytes = static_cast<unsigned long long>(y) << 32 | x;
+  unsigned out = 0;
+  for (unsigned i = 0; i < 4; ++i)
+    out |= static_cast<unsigned>(bytes >> (selector >> 4 * i & 7) * 8 & 0xffu) << 8 * i;
+  return out;
+}
 inline unsigned long long __umul64hi(unsigned long long a, unsigned long long b) {
   __extension__ using Wide = unsigned __int128;
   return static_cast<unsigned long long>(static_cast<Wide>(a) * b >> 64);

@@ -1,5 +1,6 @@
 // y[m, n] = epilogue(sum over k of x[m, k] W[n, k]),  float32 accumulation.
-//   x : [rows, in]   f32 or bf16        W : panels of 32 outputs, the type of x or int8
+//   x : [rows, in]   f32 or bf16        W : panels of 32 outputs, the type of x, int8
+//                                           or fp8
 //   y : [rows, out]  f32 or bf16        nothing aliases but what an epilogue updates
 // Every sum has one accumulator that takes k = 0, 1, 2, ... in order (with bf16 pairs:
 // (0,1), (2,3), ...), whatever the number of rows: the rows and panels processed together
@@ -11,8 +12,8 @@
 // prefetching starts anew. With more, blocks ask for the rows of the next one, and the
 // last two for the next panel.
 //
-// int8 weights are exact in bf16 and float32, so they are widened and multiplied as
-// such, and the sum is scaled once at the end. Few rows widen in registers; many rows
+// int8 and fp8 weights are exact in bf16 and float32, so they are widened and multiplied
+// as such, and the sum is scaled once at the end. Few rows widen in registers; many rows
 // share a widened piece of the panel: the same operations in the same order.
 #include "engine/kernels/cpu/epilogue.h"
 #include "engine/kernels/cpu/kernels_isa.h"
@@ -102,6 +103,23 @@ GOLDFINCH_INLINE __m512i LoadPairs(const std::int8_t* w) {
   return reinterpret_cast<__m512i>(_mm512_cvtne2ps_pbh(
       reinterpret_cast<__m512>(Load(w + kLanes)), reinterpret_cast<__m512>(Load(w))));
 }
+// Exponent and mantissa where bf16 has them, and the exponent's bias made 127. Below the
+// normal numbers the bias would be wrong: there the eight values are looked up, less what
+// their mantissas have added by themselves. The product would flush them if they were
+// left as subnormal as they come.
+GOLDFINCH_INLINE __m512i LoadPairs(const Fp8* w) {
+  alignas(64) static constexpr std::uint16_t kSubnormal[2 * kLanes] = {
+      0x0000,        0x3b00 - 0x10, 0x3b80 - 0x20, 0x3bc0 - 0x30,   // 0 to 3 times 2^-9
+      0x3c00 - 0x40, 0x3c20 - 0x50, 0x3c40 - 0x60, 0x3c60 - 0x70};  // 4 to 7
+  const __m512i codes =
+      _mm512_cvtepi8_epi16(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(w)));
+  const __m512i bits = _mm512_and_si512(
+      _mm512_slli_epi16(codes, 4), _mm512_set1_epi16(static_cast<std::int16_t>(0x87f0)));
+  const __mmask32 subnormal = _mm512_testn_epi16_mask(codes, _mm512_set1_epi16(0x78));
+  const __m512i bias = _mm512_mask_permutexvar_epi16(
+      _mm512_set1_epi16((127 - 7) << 7), subnormal, codes, _mm512_load_si512(kSubnormal));
+  return _mm512_add_epi16(bits, bias);
+}
 
 GOLDFINCH_INLINE F32x16 DotPairs(F32x16 acc, std::uint32_t pair, __m512i w) {
   const __m512i x = _mm512_set1_epi32(static_cast<int>(pair));
@@ -158,17 +176,28 @@ GOLDFINCH_INLINE void AccumulateBf16(const std::uint16_t* x, std::int64_t stride
 #endif
 }
 
+template <int kCount, int kPanels, typename W, typename Asker>
+GOLDFINCH_INLINE void AccumulateBytes(const Matrix& x, std::int64_t row,
+                                      const GemmPanels& w, const W* data, Asker ask,
+                                      Accumulators<kCount, kPanels>& acc) {
+  if (w.type == DType::kF32)
+    AccumulatePlain<kCount, kPanels>(x.f32(row), x.stride, data, w.panel_bytes, w.in, ask,
+                                     acc);
+  else
+    AccumulateBf16<kCount, kPanels>(x.bf16(row), x.stride, data, w.panel_bytes, w.in, ask,
+                                    acc);
+}
+
 template <int kCount, int kPanels, typename Asker>
 GOLDFINCH_INLINE void Accumulate(const Matrix& x, std::int64_t row, const GemmPanels& w,
                                  const void* data, Asker ask,
                                  Accumulators<kCount, kPanels>& acc) {
   const std::int64_t panel = w.panel_bytes / SizeOf(w.storage);
   if (w.storage == DType::kI8) {
-    const auto* i8 = static_cast<const std::int8_t*>(data);
-    if (w.type == DType::kF32)
-      AccumulatePlain<kCount, kPanels>(x.f32(row), x.stride, i8, panel, w.in, ask, acc);
-    else
-      AccumulateBf16<kCount, kPanels>(x.bf16(row), x.stride, i8, panel, w.in, ask, acc);
+    AccumulateBytes<kCount, kPanels>(x, row, w, static_cast<const std::int8_t*>(data),
+                                     ask, acc);
+  } else if (w.storage == DType::kFp8) {
+    AccumulateBytes<kCount, kPanels>(x, row, w, static_cast<const Fp8*>(data), ask, acc);
   } else if (w.type == DType::kF32) {
     AccumulatePlain<kCount, kPanels>(
         x.f32(row), x.stride, static_cast<const float*>(data), panel, w.in, ask, acc);
@@ -198,7 +227,7 @@ template <int kCount>
 GOLDFINCH_INLINE void FinishPanel(const GemmArgs& args, std::int64_t row,
                                   std::int64_t panel, F32x16 (&sum)[kCount][2]) {
   const std::int64_t column = panel * kPanelColumns;
-  if (args.w.storage == DType::kI8) {
+  if (IsScaled(args.w.storage)) {
     const float* scales = args.w.scales + column;
     for (int m = 0; m < kCount; ++m)
       for (int half = 0; half < 2; ++half) sum[m][half] *= Load(scales + half * kLanes);
@@ -303,17 +332,17 @@ GOLDFINCH_INLINE void PanelInPieces(const GemmArgs& args, std::int64_t row_begin
 }
 
 #if defined(__AVX512BF16__)
-// int8 panels for many rows: a piece is widened once for all of them.
+// Panels of bytes for many rows: a piece is widened once for all of them.
+template <typename W>
 void WidenedPanel(const GemmArgs& args, std::int64_t row_begin, std::int64_t row_end,
                   std::int64_t panel) {
   alignas(64) std::uint16_t wide[kPiece * kPanelColumns];
-  const auto* i8 =
-      static_cast<const std::int8_t*>(args.w.data) + panel * args.w.panel_bytes;
+  const W* bytes = static_cast<const W*>(args.w.data) + panel * args.w.panel_bytes;
   PanelInPieces<std::uint16_t>(
       args, row_begin, row_end, panel, [&](std::int64_t k, std::int64_t count) {
         const std::int64_t padded = (count + 1) / 2 * 2 * kPanelColumns;
         for (std::int64_t i = 0; i < padded; i += kPanelColumns)
-          _mm512_store_si512(wide + i, LoadPairs(i8 + k * kPanelColumns + i));
+          _mm512_store_si512(wide + i, LoadPairs(bytes + k * kPanelColumns + i));
         return static_cast<const std::uint16_t*>(wide);
       });
 }
@@ -346,8 +375,11 @@ void Gemm(const GemmArgs& args, std::int64_t row_begin, std::int64_t row_end,
   constexpr std::int64_t kLargePanelBytes = 512 * 1024;
   for (std::int64_t panel = panel_begin; panel < panel_end; ++panel) {
 #if defined(__AVX512BF16__)
-    if (w.storage == DType::kI8 && w.type == DType::kBf16) {
-      WidenedPanel(args, row_begin, row_end, panel);
+    if (IsScaled(w.storage) && w.type == DType::kBf16) {
+      if (w.storage == DType::kI8)
+        WidenedPanel<std::int8_t>(args, row_begin, row_end, panel);
+      else
+        WidenedPanel<Fp8>(args, row_begin, row_end, panel);
       continue;
     }
 #endif

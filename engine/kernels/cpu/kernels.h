@@ -15,12 +15,12 @@ inline constexpr std::int64_t kPanelColumns = 32;
 
 // Weights of y = x W^T as panels of 32 outputs: panel p holds [in][32] values, or with
 // `pairs` [in / 2][32][2] (inputs k and k+1 side by side), inputs padded to even and
-// outputs to 32 with zeros. In int8, y = (x Q^T) * scales with integers Q.
+// outputs to 32 with zeros. In int8 and fp8, y = (x Q^T) * scales with Q as stored.
 struct GemmPanels {
   const void* data = nullptr;
   DType type = DType::kF32;       // of x
-  DType storage = DType::kF32;    // of the panels: `type` or kI8
-  const float* scales = nullptr;  // [out padded to 32]; kI8 only
+  DType storage = DType::kF32;    // of the panels: `type`, kI8 or kFp8
+  const float* scales = nullptr;  // [out padded to 32]; kI8 and kFp8
   bool pairs = false;
   std::int64_t in = 0;
   std::int64_t out = 0;

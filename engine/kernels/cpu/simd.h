@@ -85,26 +85,47 @@ GOLDFINCH_INLINE void Store(F32x16 v, std::uint16_t* p) {
 #endif
 }
 
-// The compiler takes a lane at a time for this conversion, so it is spelled out where
-// there is an instruction.
-GOLDFINCH_INLINE F32x16 Load(const std::int8_t* p) {
+// Sixteen signed bytes. The compiler takes a lane at a time for these conversions, so
+// they are spelled out where there is an instruction.
+GOLDFINCH_INLINE I32x16 LoadBytes(const void* p) {
 #if defined(__AVX512F__)
-  const __m128i bytes = _mm_loadu_si128(reinterpret_cast<const __m128i*>(p));
-  return reinterpret_cast<F32x16>(_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(bytes)));
+  const __m128i bytes = _mm_loadu_si128(static_cast<const __m128i*>(p));
+  return reinterpret_cast<I32x16>(_mm512_cvtepi8_epi32(bytes));
 #elif defined(__AVX2__)
   const auto half = [p](int at) {
-    const __m128i bytes = _mm_loadl_epi64(reinterpret_cast<const __m128i*>(p + at));
-    return _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(bytes));
+    return _mm256_cvtepi8_epi32(_mm_loadl_epi64(
+        reinterpret_cast<const __m128i*>(static_cast<const char*>(p) + at)));
   };
-  const __m256 parts[2] = {half(0), half(8)};
-  F32x16 v;
+  const __m256i parts[2] = {half(0), half(8)};
+  I32x16 v;
   __builtin_memcpy(&v, parts, sizeof v);
   return v;
 #else
   I8x16 quarter;
   __builtin_memcpy(&quarter, p, sizeof quarter);
-  return __builtin_convertvector(__builtin_convertvector(quarter, I32x16), F32x16);
+  return __builtin_convertvector(quarter, I32x16);
 #endif
+}
+GOLDFINCH_INLINE F32x16 Load(const std::int8_t* p) {
+  const I32x16 bytes = LoadBytes(p);
+#if defined(__AVX512F__)
+  return reinterpret_cast<F32x16>(_mm512_cvtepi32_ps(reinterpret_cast<__m512i>(bytes)));
+#elif defined(__AVX2__)
+  __m256i parts[2];
+  __builtin_memcpy(parts, &bytes, sizeof bytes);
+  const __m256 floats[2] = {_mm256_cvtepi32_ps(parts[0]), _mm256_cvtepi32_ps(parts[1])};
+  F32x16 v;
+  __builtin_memcpy(&v, floats, sizeof v);
+  return v;
+#else
+  return __builtin_convertvector(bytes, F32x16);
+#endif
+}
+// The seven bits of exponent and mantissa, put where float32 has them, are the value
+// times 2^(7 - 127), subnormal ones too.
+GOLDFINCH_INLINE F32x16 Load(const Fp8* p) {
+  const I32x16 bits = (LoadBytes(p) << 20) & static_cast<std::int32_t>(0x87f00000u);
+  return reinterpret_cast<F32x16>(bits) * 0x1p120f;
 }
 
 // a * b + c with one rounding where the machine has an instruction for it. Spelled out

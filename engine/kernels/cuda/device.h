@@ -49,6 +49,20 @@ __device__ __forceinline__ unsigned PairBf16(float low, float high) {
 #endif
 }
 
+// Both of a pair times 2^120, exact from 2^-133 on: subnormal factors keep their value.
+__device__ __forceinline__ unsigned RaisePair(unsigned pair) {
+#if defined(__CUDA_ARCH__)
+  // The sum with -0 is the product: sm_80 has no product by itself.
+  unsigned raised;
+  asm("fma.rn.bf16x2 %0, %1, %2, %3;"
+      : "=r"(raised)
+      : "r"(pair), "r"(0x7b807b80u), "r"(0x80008000u));
+  return raised;
+#else
+  return PairBf16(LowBf16(pair) * 0x1p120f, HighBf16(pair) * 0x1p120f);
+#endif
+}
+
 __device__ __forceinline__ float Read(const float* p) { return *p; }
 __device__ __forceinline__ float Read(const std::uint16_t* p) { return FromBf16(*p); }
 __device__ __forceinline__ void Write(float value, float* p) { *p = value; }

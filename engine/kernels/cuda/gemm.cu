@@ -92,15 +92,22 @@ __device__ __forceinline__ void FinishSum(const Product& p, std::int64_t row,
 struct Strip {
   uint4 fragment[2];
 };
-__device__ __forceinline__ unsigned PairOfInt8(unsigned bytes, int first) {
+// Bytes `first` and `first` + 1 of four stored weights, as a pair.
+template <typename Stored>
+__device__ __forceinline__ unsigned PairOf(unsigned bytes, int first);
+template <>
+__device__ __forceinline__ unsigned PairOf<std::int8_t>(unsigned bytes, int first) {
   const auto value = [bytes](int i) {
     return static_cast<float>(static_cast<std::int8_t>(bytes >> (8 * i) & 0xffu));
   };
   return PairBf16(value(first), value(first + 1));
 }
-__device__ __forceinline__ uint4 Widen(unsigned low, unsigned high) {
-  return {PairOfInt8(low, 0), PairOfInt8(low, 2), PairOfInt8(high, 0),
-          PairOfInt8(high, 2)};
+// Exponent and mantissa put where bf16 has them are the value times 2^(7 - 127),
+// subnormal ones too.
+template <>
+__device__ __forceinline__ unsigned PairOf<Fp8>(unsigned bytes, int first) {
+  const unsigned tops = __byte_perm(bytes, 0, first == 0 ? 0x1404 : 0x3424);
+  return RaisePair((tops & 0x80008000u) | (tops >> 4 & 0x07f007f0u));
 }
 
 // How weights of a storage type lie, and how they become fragments.
@@ -124,7 +131,8 @@ struct Bf16Weights {
     return {{p[0], p[32]}};
   }
 };
-struct Int8Weights {
+template <typename Stored>
+struct ByteWeights {
   static constexpr int kStripBytes = kStripElements;
   struct Raw {
     uint4 part;
@@ -132,6 +140,10 @@ struct Int8Weights {
   __device__ __forceinline__ static Raw Load(const void* w, std::int64_t strip,
                                              unsigned lane) {
     return {__ldcs(static_cast<const uint4*>(w) + strip * 32 + lane)};
+  }
+  __device__ __forceinline__ static uint4 Widen(unsigned low, unsigned high) {
+    return {PairOf<Stored>(low, 0), PairOf<Stored>(low, 2), PairOf<Stored>(high, 0),
+            PairOf<Stored>(high, 2)};
   }
   __device__ __forceinline__ static Strip Fragments(const Raw& raw) {
     return {{Widen(raw.part.x, raw.part.y), Widen(raw.part.z, raw.part.w)}};
@@ -358,6 +370,15 @@ __global__ void __launch_bounds__(kThreads) ManyRows(Products products) {
   }
 }
 
+__device__ __forceinline__ float WeightOf(float stored) { return stored; }
+__device__ __forceinline__ float WeightOf(std::int8_t stored) {
+  return static_cast<float>(stored);
+}
+__device__ __forceinline__ float WeightOf(Fp8 stored) {
+  const unsigned bits = stored.bits;
+  return __uint_as_float((bits & 0x80u) << 24 | (bits & 0x7fu) << 20) * 0x1p120f;
+}
+
 constexpr int kF32Tile = 64, kF32Depth = 32;
 
 // Float32 inputs: 64 rows by 64 outputs, sums over ascending inputs.
@@ -381,8 +402,7 @@ __global__ void __launch_bounds__(kThreads) F32Tile(Products products) {
       const int d = i % kF32Depth, r = i / kF32Depth;
       const std::int64_t k = first + d, row = first_row + r, col = first_col + r;
       inputs[d][r] = k < p.in && row < p.rows ? x[row * p.x_stride + k] : 0.0f;
-      weights[d][r] =
-          k < p.in && col < p.out ? static_cast<float>(w[col * p.in + k]) : 0.0f;
+      weights[d][r] = k < p.in && col < p.out ? WeightOf(w[col * p.in + k]) : 0.0f;
     }
     __syncthreads();
     const int depth = p.in - first < kF32Depth ? static_cast<int>(p.in - first)
@@ -472,8 +492,9 @@ void LaunchBf16(Stream& stream, std::span<const GemmArgs> products, DType storag
     rows = args.x.rows > rows ? args.x.rows : rows;
     aligned = aligned && IsAligned(args);
   }
-  const Shape shape =
-      storage == DType::kI8 ? ShapeFor<Int8Weights>(rows) : ShapeFor<Bf16Weights>(rows);
+  const Shape shape = storage == DType::kI8    ? ShapeFor<ByteWeights<std::int8_t>>(rows)
+                      : storage == DType::kFp8 ? ShapeFor<ByteWeights<Fp8>>(rows)
+                                               : ShapeFor<Bf16Weights>(rows);
   Batch batch;
   for (const GemmArgs& args : products)
     if (args.w.storage == storage) batch.Add(args, shape.outputs, shape.rows);
@@ -488,21 +509,25 @@ void LaunchF32(Stream& stream, std::span<const GemmArgs> products, DType storage
   for (const GemmArgs& args : products)
     if (args.w.storage == storage) batch.Add(args, kF32Tile, kF32Tile);
   if (batch.tiles == 0) return;
-  Launch(stream, "gemm", storage == DType::kI8 ? F32Tile<std::int8_t> : F32Tile<float>,
-         dim3(static_cast<unsigned>(batch.tiles)), kThreads, 0, batch.products);
+  const Kernel kernel = storage == DType::kI8    ? F32Tile<std::int8_t>
+                        : storage == DType::kFp8 ? F32Tile<Fp8>
+                                                 : F32Tile<float>;
+  Launch(stream, "gemm", kernel, dim3(static_cast<unsigned>(batch.tiles)), kThreads, 0,
+         batch.products);
 }
 
 }  // namespace
 
 void PrepareGemm(Stream& stream) {
   AllowShared<Bf16Weights>(stream);
-  AllowShared<Int8Weights>(stream);
+  AllowShared<ByteWeights<std::int8_t>>(stream);
+  AllowShared<ByteWeights<Fp8>>(stream);
 }
 
 void Gemm(Stream& stream, std::span<const GemmArgs> products) {
   if (products.empty()) return;
   const DType type = products[0].w.type;
-  for (const DType storage : {type, DType::kI8}) {
+  for (const DType storage : {type, DType::kI8, DType::kFp8}) {
     if (type == DType::kF32)
       LaunchF32(stream, products, storage);
     else

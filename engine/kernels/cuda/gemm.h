@@ -14,8 +14,8 @@ namespace goldfinch::GOLDFINCH_CUDA {
 struct GemmWeights {
   const void* data = nullptr;
   DType type = DType::kF32;       // of x
-  DType storage = DType::kF32;    // `type` or kI8
-  const float* scales = nullptr;  // [out]; kI8 only
+  DType storage = DType::kF32;    // `type`, kI8 or kFp8
+  const float* scales = nullptr;  // [out]; kI8 and kFp8 only
   std::int64_t in = 0;
   std::int64_t out = 0;
 };

@@ -8,8 +8,8 @@
 // quad q = lane % 4 has inputs 8q .. 8q+7 of the strip, the first four in the first
 // fragment. So a lane reads its inputs of x as one run too.
 //   bf16: [block][strip][2 fragments][32 lanes][8]
-//   int8: [block][strip][32 lanes][2 fragments][8], and y = (x Q^T) * scales
-// For float32 inputs: row-major [out, in], float32 or int8.
+//   int8, fp8: [block][strip][32 lanes][2 fragments][8], and y = (x Q^T) * scales
+// For float32 inputs: row-major [out, in], float32, int8 or fp8.
 #pragma once
 
 #include <cstdint>
@@ -36,7 +36,7 @@ constexpr std::int64_t BlocksOf(std::int64_t out) {
 constexpr std::int64_t PackedElements(std::int64_t out, std::int64_t in, DType type) {
   return type == DType::kF32 ? out * in : BlocksOf(out) * StripsOf(in) * kStripElements;
 }
-// Where element (out, in) is among them; `eight` says whether they are int8.
+// Where element (out, in) is among them; `eight` says whether they are bytes.
 constexpr std::int64_t PackedIndex(std::int64_t row, std::int64_t col, std::int64_t in,
                                    DType type, bool eight) {
   if (type == DType::kF32) return row * in + col;

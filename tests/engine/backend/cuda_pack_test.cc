@@ -1,6 +1,7 @@
 // Where weights lie for the tensor cores. No device is needed.
 #include "engine/backend/cuda_pack.h"
 
+#include <algorithm>
 #include <cstdint>
 #include <cstring>
 #include <set>
@@ -63,7 +64,7 @@ TEST(CudaPackTest, SlicesCoverAllStripsInOrderAndTheLastIsNeverEmpty) {
   }
 }
 
-TEST(CudaPackTest, PaddingIsZeroAndInt8HasAScaleAnOutput) {
+TEST(CudaPackTest, PaddingIsZeroAndBytesHaveAScaleAnOutput) {
   ThreadPool pool(1);
   std::vector<float> values(17 * 33);
   for (std::size_t i = 0; i < values.size(); ++i)
@@ -84,10 +85,14 @@ TEST(CudaPackTest, PaddingIsZeroAndInt8HasAScaleAnOutput) {
             values.back());
   EXPECT_TRUE(bf16.scales.empty());
 
-  const CudaPacked eight = PackForCuda(host, DType::kBf16, DType::kI8, pool);
-  EXPECT_EQ(eight.weights.size(), halves.size());
-  ASSERT_EQ(eight.scales.size(), 17u);
-  EXPECT_EQ(eight.scales[0], 6.5f / 127.0f);
+  for (const DType storage : {DType::kI8, DType::kFp8}) {
+    const CudaPacked eight = PackForCuda(host, DType::kBf16, storage, pool);
+    EXPECT_EQ(eight.weights.size(), halves.size());
+    EXPECT_EQ(std::count(eight.weights.begin(), eight.weights.end(), std::byte{}),
+              static_cast<std::int64_t>(halves.size()) - 17 * 33);
+    ASSERT_EQ(eight.scales.size(), 17u);
+    EXPECT_EQ(eight.scales[0], 6.5f / (storage == DType::kI8 ? 127.0f : 448.0f));
+  }
 }
 
 }  // namespace

@@ -213,6 +213,35 @@ TEST_P(InvarianceTest, HoldsWithInt8WeightsAndAnInt8CacheToo) {
   CheckManyAtOnce(*engine, 24, 3);
 }
 
+TEST_P(InvarianceTest, HoldsWithFp8WeightsToo) {
+  auto engine = Make([](ModelEngineOptions& options) {
+    options.weight_storage = StorageType::kFp8;
+    options.max_sequences = 24;
+  });
+  EXPECT_NE(engine->info().numerics_id.find("-wf8-"), std::string::npos);
+  const std::vector<TokenId> tokens = Tokens(200);
+  const std::vector<float> whole = FeedInChunks(*engine, tokens, kWhole);
+  for (const std::int64_t chunk : {1, 12, 13, 64, 65}) {
+    const std::int64_t chunks[] = {chunk};
+    EXPECT_TRUE(SameBits(FeedInChunks(*engine, tokens, chunks), whole))
+        << "chunks of " << chunk;
+  }
+  CheckManyAtOnce(*engine, 24, 3);
+}
+
+TEST_P(InvarianceTest, HoldsWithFp8WeightsOnTheEmulatedDevice) {
+  auto engine = Make([](ModelEngineOptions& options) {
+    options.backend = "cuda_emulated";
+    options.weight_storage = StorageType::kFp8;
+  });
+  const std::vector<TokenId> tokens = Tokens(100);
+  const std::vector<float> whole = FeedInChunks(*engine, tokens, kWhole);
+  for (const std::int64_t chunk : {1, 13, 64}) {
+    const std::int64_t chunks[] = {chunk};
+    EXPECT_TRUE(SameBits(FeedInChunks(*engine, tokens, chunks), whole)) << chunk;
+  }
+}
+
 TEST_P(InvarianceTest, TheNumberOfThreadsDoesNotMatter) {
   const std::vector<TokenId> tokens = Tokens(140);
   const std::int64_t chunks[] = {65, 1, 2, 40};

@@ -314,6 +314,10 @@ TEST(ModelEngineTest, OptionsOutOfBoundsAreNamedWithTheirLimits) {
   EXPECT_EQ(ModelEngine::Create(options).status().message(),
             "cache_bytes is 100; one page takes 640");
   options.cache_bytes = 1 << 20;
+  options.cache_storage = StorageType::kFp8;
+  EXPECT_EQ(ModelEngine::Create(options).status().message(),
+            "cache_storage is fp8; it must be the compute type or int8");
+  options.cache_storage = StorageType::kCompute;
   options.cpu_isa = "z80";
   EXPECT_EQ(ModelEngine::Create(options).status().code(),
             absl::StatusCode::kInvalidArgument);

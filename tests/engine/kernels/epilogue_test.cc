@@ -31,8 +31,9 @@ class EpilogueTest : public OpTest {
           std::make_unique<Tensor>(backend(), RandomGrid(kMaxRows, kIn, 1, type), type));
       w_.push_back(PackWeights(backend(), RandomGrid(kOut, kIn, 2, type, 0.3), type));
     }
-    int8_ = PackWeights(backend(), RandomGrid(kOut, kIn, 2, DType::kF32, 0.3),
-                        DType::kBf16, DType::kI8);
+    for (const DType storage : {DType::kI8, DType::kFp8})
+      bytes_.push_back(PackWeights(backend(), RandomGrid(kOut, kIn, 2, DType::kF32, 0.3),
+                                   DType::kBf16, storage));
     with_ = {.bias = RandomGrid(1, kOut, 3),
              .a = RandomGrid(kMaxRows, kOut, 4),
              .b = RandomGrid(kMaxRows, kOut, 5),
@@ -117,7 +118,7 @@ class EpilogueTest : public OpTest {
 
   std::vector<std::unique_ptr<Tensor>> x_;
   std::vector<std::unique_ptr<PackedWeights>> w_;
-  std::unique_ptr<PackedWeights> int8_;
+  std::vector<std::unique_ptr<PackedWeights>> bytes_;  // int8 and fp8
   reference::FinishOperands with_;
   std::unique_ptr<DeviceArray<float>> bias_;
 };
@@ -129,7 +130,8 @@ TEST_P(EpilogueTest, FinishIsItsFormulaOverTheStoredSums) {
     for (std::size_t type = 0; type < 2; ++type)
       for (const std::int64_t rows : {1, 2, 4, 12, 13, 130})
         ExpectFinish(finish, *x_[type], *w_[type], rows);
-    for (const std::int64_t rows : {1, 13}) ExpectFinish(finish, *x_[1], *int8_, rows);
+    for (const auto& w : bytes_)
+      for (const std::int64_t rows : {1, 13}) ExpectFinish(finish, *x_[1], *w, rows);
   }
 }
 
@@ -197,9 +199,10 @@ TEST_P(EpilogueTest, RowsStandAlone) {
         return bits;
       });
     }
-    ExpectRowsStandAlone(kMaxRows, [&](std::int64_t begin, std::int64_t count) {
-      return Run(finish, *x_[1], *int8_, begin, count).y.Bits();
-    });
+    for (const auto& w : bytes_)
+      ExpectRowsStandAlone(kMaxRows, [&](std::int64_t begin, std::int64_t count) {
+        return Run(finish, *x_[1], *w, begin, count).y.Bits();
+      });
   }
 }
 

@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "tests/engine/kernels/op_test.h"
+#include "tests/reference/fp8_reference.h"
 
 namespace goldfinch {
 namespace {
@@ -18,19 +19,25 @@ struct Shape {
   std::int64_t in, out;
 };
 
-// What int8 storage keeps of W: a scale a row, the largest magnitude / 127.
-Grid Quantized(const Grid& w) {
+constexpr DType kBytes[] = {DType::kI8, DType::kFp8};
+const char* NameOf(DType bytes) { return bytes == DType::kI8 ? "int8" : "fp8"; }
+
+// What storage in bytes keeps of W: a scale a row, the largest magnitude / 127 or / 448.
+Grid Quantized(const Grid& w, DType bytes) {
+  const auto rounded = [bytes](float units) {
+    return bytes == DType::kI8
+               ? double{std::clamp(std::nearbyint(units), -127.0f, 127.0f)}
+               : reference::Fp8Value(reference::NearestFp8(double{units}));
+  };
   Grid out(w.rows(), w.cols());
   for (std::int64_t i = 0; i < w.rows(); ++i) {
     float largest = 0;
     for (std::int64_t j = 0; j < w.cols(); ++j)
       largest = std::max(largest, std::abs(static_cast<float>(w(i, j))));
-    const float scale = largest / 127.0f;
+    const float scale = largest / (bytes == DType::kI8 ? 127.0f : 448.0f);
     for (std::int64_t j = 0; j < w.cols(); ++j)
-      out(i, j) = scale > 0
-                      ? double{std::nearbyint(static_cast<float>(w(i, j)) / scale)} *
-                            double{scale}
-                      : 0.0;
+      out(i, j) =
+          scale > 0 ? rounded(static_cast<float>(w(i, j)) / scale) * double{scale} : 0.0;
   }
   return out;
 }
@@ -108,31 +115,82 @@ TEST_P(GemmTest, Bf16ProductIsWithinRoundingOfTheExactOne) {
   for (const Shape shape : kShapes) ExpectProduct(shape, DType::kBf16);
 }
 
-TEST_P(GemmTest, Int8WeightsAreMultipliedAsTheirRoundedValues) {
-  for (const DType type : {DType::kF32, DType::kBf16}) {
-    // Beyond 1024 inputs many rows share pieces of a widened panel.
-    for (const Shape shape : {Shape{3, 64}, Shape{131, 96}, Shape{2049, 40}}) {
-      const Grid x = RandomGrid(97, shape.in, 1, type);
-      const Grid w = RandomGrid(shape.out, shape.in, 2, type), q = Quantized(w);
-      const Grid want = reference::Gemm(x, q);
-      // One more rounding for the scale.
-      const Grid tolerance = Each([](double t) { return 1.1 * t; }, Tolerance(x, q));
-      const auto packed = PackWeights(backend(), w, type, DType::kI8);
-      const Tensor input(backend(), x, type);
-      for (const std::int64_t rows : {1, 5, 12, 13, 97}) {
-        const Tensor y(backend(), rows, shape.out, DType::kF32);
-        backend().Gemm({input->Rows(rows), packed.get(), *y});
-        ExpectClose(y.Read(), want.Rows(0, rows), tolerance.Rows(0, rows));
-        ASSERT_TRUE(y.SurroundingsAreIntact());
+TEST_P(GemmTest, WeightsInBytesAreMultipliedAsTheirRoundedValues) {
+  for (const DType bytes : kBytes) {
+    for (const DType type : {DType::kF32, DType::kBf16}) {
+      // Beyond 1024 inputs many rows share pieces of a widened panel.
+      for (const Shape shape : {Shape{3, 64}, Shape{131, 96}, Shape{2049, 40}}) {
+        SCOPED_TRACE(NameOf(bytes));
+        const Grid x = RandomGrid(97, shape.in, 1, type);
+        const Grid w = RandomGrid(shape.out, shape.in, 2, type);
+        const Grid q = Quantized(w, bytes), want = reference::Gemm(x, q);
+        // One more rounding for the scale.
+        const Grid tolerance = Each([](double t) { return 1.1 * t; }, Tolerance(x, q));
+        const auto packed = PackWeights(backend(), w, type, bytes);
+        const Tensor input(backend(), x, type);
+        for (const std::int64_t rows : {1, 5, 12, 13, 97}) {
+          const Tensor y(backend(), rows, shape.out, DType::kF32);
+          backend().Gemm({input->Rows(rows), packed.get(), *y});
+          ExpectClose(y.Read(), want.Rows(0, rows), tolerance.Rows(0, rows));
+          ASSERT_TRUE(y.SurroundingsAreIntact());
+        }
       }
     }
   }
 }
 
-TEST_P(GemmTest, Int8RowHasTheSameBitsAmongAnyNumberOfRows) {
-  for (const Shape shape : {Shape{64, 64}, Shape{131, 33}, Shape{1027, 40}})
-    ExpectRowsKeepTheirBits(shape, DType::kBf16, DType::kI8);
-  ExpectRowsKeepTheirBits({131, 33}, DType::kF32, DType::kI8);
+TEST_P(GemmTest, RowOverBytesHasTheSameBitsAmongAnyNumberOfRows) {
+  for (const DType bytes : kBytes) {
+    SCOPED_TRACE(NameOf(bytes));
+    for (const Shape shape : {Shape{64, 64}, Shape{131, 33}, Shape{1027, 40}})
+      ExpectRowsKeepTheirBits(shape, DType::kBf16, bytes);
+    ExpectRowsKeepTheirBits({131, 33}, DType::kF32, bytes);
+  }
+}
+
+// Every row of weights has every value, 448 included, so its scale is 1; each value is at
+// another place in each row. A row of the identity reads one of them back, bit for bit.
+TEST_P(GemmTest, EveryFp8CodeIsItsValue) {
+  constexpr std::int64_t kCodes = 256, kOutputs = 70;
+  Grid w(kOutputs, kCodes), identity(kCodes, kCodes), want(kCodes, kOutputs);
+  for (std::int64_t i = 0; i < kOutputs; ++i) {
+    for (std::int64_t j = 0; j < kCodes; ++j) {
+      const double value = reference::Fp8Value(static_cast<int>((37 * i + j) % kCodes));
+      // No weight rounds to NaN.
+      w(i, j) = want(j, i) = std::isnan(value) ? 0.0 : value;
+    }
+  }
+  for (std::int64_t j = 0; j < kCodes; ++j) identity(j, j) = 1.0;
+  for (const DType type : {DType::kF32, DType::kBf16}) {
+    const auto packed = PackWeights(backend(), w, type, DType::kFp8);
+    const Tensor x(backend(), identity, type);
+    for (const std::int64_t rows : {std::int64_t{1}, std::int64_t{7}, kCodes}) {
+      for (std::int64_t begin = 0; begin < kCodes; begin += rows) {
+        const std::int64_t count = std::min(rows, kCodes - begin);
+        const Tensor y(backend(), count, kOutputs, DType::kF32);
+        backend().Gemm({x->RowsFrom(begin, count), packed.get(), *y});
+        ExpectClose(y.Read(), want.Rows(begin, count), Grid(count, kOutputs));
+      }
+    }
+  }
+}
+
+// A scale of zero, and one that is a subnormal number of few bits: by so coarse a one the
+// largest weight may be more than 127 or 448.
+TEST_P(GemmTest, RowsOfZerosAndOfTheSmallestNumbersInBytes) {
+  Grid w(2, 5), x(1, 5);
+  for (const int j : {0, 1, 2, 3, 4}) {
+    w(1, j) = (j - 1) * 0x1p-140;
+    x(0, j) = j;
+  }
+  const Tensor input(backend(), x);
+  for (const DType bytes : kBytes) {
+    const auto packed = PackWeights(backend(), w, DType::kF32, bytes);
+    const Tensor y(backend(), 1, 2, DType::kF32);
+    backend().Gemm({*input, packed.get(), *y});
+    ExpectClose(y.Read(), reference::Gemm(x, Quantized(w, bytes)),
+                Grid(1, 2, 0x1p-149));
+  }
 }
 
 // 18 panels, which are not cut by rows on two threads; 3 inputs; one output.

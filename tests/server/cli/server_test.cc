@@ -45,6 +45,7 @@ TEST(ServerFlagsTest, MistakesAreOneLine) {
   ExpectRefused({"--model=x", "--compute_dtype=f8"}, "f8");
   ExpectRefused({"--model=x", "--weight_dtype=int4"}, "int4");
   ExpectRefused({"--model=x", "--cache_dtype=int4"}, "int4");
+  ExpectRefused({"--model=x", "--cache_dtype=fp8"}, "fp8");
   ExpectRefused({"--model=x", "--cpu_isa=sse"}, "sse");
   ExpectRefused({"--model=x", "--backend=tpu"}, "tpu");
   ExpectRefused({"--model=x", "--device=-1"}, "--device");
