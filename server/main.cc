@@ -27,6 +27,7 @@
 #include "engine/model_engine.h"
 #include "engine/sync/mutex.h"
 #include "scheduler/clock.h"
+#include "server/accept_guard.h"
 #include "server/flags.h"
 #include "server/log.h"
 #include "server/server.h"
@@ -283,6 +284,7 @@ void LogLibrary(gpr_log_func_args* args) { LogDebug(args->message); }
 int Main(int argc, char** argv) {
   ReuseLargeBuffers();
   RaiseFileLimit();
+  GuardAccept();
   gpr_set_log_function(LogLibrary);
   absl::StatusOr<CommandLine> line = ParseServerFlags(argc, argv);
   absl::Status status = line.status();
