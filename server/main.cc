@@ -278,8 +278,8 @@ absl::Status ServeWithSignals(const ServerFlags& flags) {
   return status;
 }
 
-// gRPC and Protocol Buffers log what they meet to stderr as they please; here they are two
-// voices of the log. gRPC's lines name addresses, which only who asks for all details
+// gRPC and Protocol Buffers log what they meet to stderr as they please; here they are
+// two voices of the log. gRPC's lines name addresses, which only who asks for all details
 // wants to see.
 void LogLibrary(gpr_log_func_args* args) { LogDebug(args->message); }
 void LogProtobuf(google::protobuf::LogLevel, const char*, int,

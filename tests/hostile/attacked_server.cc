@@ -82,8 +82,8 @@ void AttackedServerTest::ExpectEnds(const std::map<std::string, int>& ends) {
     }
     return found == ends;
   };
-  EXPECT_TRUE(Eventually(read)) << testing::PrintToString(found) << " instead of "
-                                << testing::PrintToString(ends);
+  EXPECT_TRUE(Eventually(read))
+      << testing::PrintToString(found) << " instead of " << testing::PrintToString(ends);
 }
 
 }  // namespace goldfinch

@@ -1,9 +1,8 @@
 // Every bad field of Generate, over the wire: its exact status, and a message that names
 // the value and the limit, before anything is allocated.
 #include <gmock/gmock.h>
-#include <gtest/gtest.h>
-
 #include <google/protobuf/descriptor.h>
+#include <gtest/gtest.h>
 
 #include <functional>
 #include <limits>
@@ -80,8 +79,8 @@ const BadGenerate kBadGenerates[] = {
      kNoSessionId},
     {"SessionTooLong", [](auto& r) { r.set_session(std::string(33, '0')); },
      kNoSessionId},
-    {"SessionOfAPath",
-     [](auto& r) { r.set_session("../../../../../../../etc/passwd"); }, kNoSessionId},
+    {"SessionOfAPath", [](auto& r) { r.set_session("../../../../../../../etc/passwd"); },
+     kNoSessionId},
     {"SessionWithANul",
      [](auto& r) { r.set_session(std::string(31, '0') + std::string(1, '\0')); },
      kNoSessionId},
@@ -95,8 +94,7 @@ const BadGenerate kBadGenerates[] = {
        r.mutable_sampling()->set_n(2);
      },
      "it must be 1 with a session"},
-    {"Resume", [](auto& r) { r.mutable_resume()->set_session_id("abc"); },
-     kNoSessionId},
+    {"Resume", [](auto& r) { r.mutable_resume()->set_session_id("abc"); }, kNoSessionId},
     {"ResumeOfNothing", [](auto& r) { r.mutable_resume(); }, kNoSessionId},
     {"ResumeUnknown",
      [](auto& r) { r.mutable_resume()->set_session_id(std::string(32, '0')); },

@@ -118,8 +118,7 @@ std::string Import(const std::string& chunk) {
 TEST(BadSessionCallTest, EveryBadFieldHasItsStatus) {
   constexpr auto kInvalid = StatusCode::INVALID_ARGUMENT;
   const BadCall calls[] = {
-      {"Token", "CreateSession",
-       Create([](auto& r) { r.mutable_tokens()->add_ids(-1); }),
+      {"Token", "CreateSession", Create([](auto& r) { r.mutable_tokens()->add_ids(-1); }),
        kInvalid, "tokens[0] is -1; it must be in [0, 999]"},
       {"TokenBeyondVocabulary", "CreateSession",
        Create([](auto& r) { r.mutable_tokens()->add_ids(1000); }), kInvalid,
@@ -174,8 +173,7 @@ class SnapshotTest : public AttackedServerTest {
   static std::string OfVersion(std::string snapshot, char version) {
     constexpr std::size_t kVersionAt = 8, kHeadBytes = 16;
     snapshot[kVersionAt] = version;
-    std::uint64_t sum =
-        Checksum(std::string_view(snapshot).substr(0, kHeadBytes), {}, 0);
+    std::uint64_t sum = Checksum(std::string_view(snapshot).substr(0, kHeadBytes), {}, 0);
     for (std::size_t i = 0; i < sizeof(sum); ++i, sum >>= 8) {
       snapshot[kHeadBytes + i] = static_cast<char>(sum & 0xff);
     }
@@ -262,8 +260,8 @@ TEST_F(BusySessionTest, ASecondCallIsAFailedPreconditionEverywhere) {
   const std::string id = CreateSession(server(), "text")->id();
   gate.HoldAtOnce();
   const auto turn = TurnRequest(id, "first", 10);
-  auto running = std::async(std::launch::async,
-                            [&] { return CheckedGenerate(server(), turn); });
+  auto running =
+      std::async(std::launch::async, [&] { return CheckedGenerate(server(), turn); });
   ASSERT_TRUE(gate.WaitUntilHeld());
   for (const auto& [method, request] : CallsOn(id)) {
     if (method.ends_with("GetSession")) continue;  // looks, and does not touch
@@ -301,8 +299,7 @@ TEST_F(BusySessionTest, AForeignSessionIsNotFoundLikeAnUnknownOne) {
   v1::CreateSessionRequest create;
   create.set_text("mine");
   v1::CreateSessionResponse created;
-  ASSERT_TRUE(
-      server().sessions().CreateSession(as_owner().get(), create, &created).ok());
+  ASSERT_TRUE(server().sessions().CreateSession(as_owner().get(), create, &created).ok());
   const std::string id = created.session().id();
   v1::ParkSessionRequest park;
   park.set_session_id(id);
@@ -318,8 +315,8 @@ TEST_F(BusySessionTest, AForeignSessionIsNotFoundLikeAnUnknownOne) {
                        WithKey("key-of-thief"));
     }
   }
-  EXPECT_TRUE(Generate(server().stub(), TurnRequest(id, "x", 3), as_owner().get())
-                  .status.ok());
+  EXPECT_TRUE(
+      Generate(server().stub(), TurnRequest(id, "x", 3), as_owner().get()).status.ok());
   v1::DeleteSessionRequest request;
   request.set_session_id(id);
   v1::DeleteSessionResponse response;

@@ -75,8 +75,8 @@ TEST(BadDetokenizeTest, AnIdBeyondTheVocabularyIsInvalid) {
     const grpc::Status status =
         Checked(SharedServer().stub().Detokenize(&context, request, &response));
     EXPECT_EQ(status.error_code(), StatusCode::INVALID_ARGUMENT);
-    EXPECT_THAT(status.error_message(),
-                HasSubstr("tokens[1] is " + std::to_string(id) + "; it must be in [0, 999]"));
+    EXPECT_THAT(status.error_message(), HasSubstr("tokens[1] is " + std::to_string(id) +
+                                                  "; it must be in [0, 999]"));
   }
   ExpectSharedServerUnharmed();
 }

@@ -12,12 +12,12 @@ namespace goldfinch {
 
 void ExpectTellsNothing(const std::string& text) {
   static const std::regex telling(
-      "0x[0-9a-f]{3}"                  // a pointer
-      "|(^|[^A-Za-z0-9])/[A-Za-z.]"    // a path
-      "|[0-9]+\\.[0-9]+\\.[0-9]+\\."   // an address
-      "|\\[::|localhost"               //
-      "|\\.(cc|h|so|cu)\\b"            // a source file
-      "|-tenant|key-of-|canary",       // see the header
+      "0x[0-9a-f]{3}"                 // a pointer
+      "|(^|[^A-Za-z0-9])/[A-Za-z.]"   // a path
+      "|[0-9]+\\.[0-9]+\\.[0-9]+\\."  // an address
+      "|\\[::|localhost"              //
+      "|\\.(cc|h|so|cu)\\b"           // a source file
+      "|-tenant|key-of-|canary",      // see the header
       std::regex::icase | std::regex::optimize);
   std::smatch found;
   EXPECT_FALSE(std::regex_search(text, found, telling))
@@ -30,7 +30,8 @@ grpc::Status Checked(grpc::Status status) {
   }
   ExpectTellsNothing(status.error_message());
   google::rpc::Status details;
-  if (!status.error_details().empty() && grpc::ExtractErrorDetails(status, &details).ok()) {
+  if (!status.error_details().empty() &&
+      grpc::ExtractErrorDetails(status, &details).ok()) {
     EXPECT_EQ(details.code(), status.error_code());
     EXPECT_EQ(details.message(), status.error_message());
   }

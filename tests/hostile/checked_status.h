@@ -11,12 +11,12 @@
 
 namespace goldfinch {
 
-// Fails the test if the text names an address, a path, a pointer, a source file, a tenant,
-// a key or a canary.
+// Fails the test if the text names an address, a path, a pointer, a source file, a
+// tenant, a key or a canary.
 void ExpectTellsNothing(const std::string& text);
 
-// The status itself, after its message and details were looked at. A connection that could
-// not be made is the client library's own error and may say where.
+// The status itself, after its message and details were looked at. A connection that
+// could not be made is the client library's own error and may say where.
 grpc::Status Checked(grpc::Status status);
 
 // It says when to try again, in the form of google.rpc.RetryInfo.

@@ -1,5 +1,5 @@
-// Clients that vanish, whatever their call was doing and however they go, and clients that
-// read slowly or never: their own call ends, once, and that is all that happens.
+// Clients that vanish, whatever their call was doing and however they go, and clients
+// that read slowly or never: their own call ends, once, and that is all that happens.
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 

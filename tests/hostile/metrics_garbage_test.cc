@@ -34,17 +34,25 @@ TEST_F(MetricsGarbageTest, HoldsNobodyUpAndReadsNothingElse) {
   for (char& byte : noise) byte = static_cast<char>(random());
   const std::string end = " HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n";
   const std::vector<std::string> sayings = {
-           std::string(), noise, std::string("\r\n\r\n"), std::string(100000, 'x'),
-           std::string("GET"), std::string("GET /metrics"),
-           "GET " + std::string(100000, '/') + end, "GET /../../../../etc/passwd" + end,
-           "GET /..%2f..%2f..%2fetc/passwd" + end, "GET //etc/passwd" + end,
-           "GET /metrics?name[]=canary%22%0a" + end, "POST /metrics" + end,
-           "DELETE /metrics" + end, "CANARY /metrics" + end,
-           "GET /metrics HTTP/9.9\r\n\r\n",
-           "POST /metrics HTTP/1.1\r\nContent-Length: 99999999999\r\n\r\n" + noise,
-           "GET /metrics HTTP/1.1\r\nX: " + std::string(100000, 'x') + "\r\n\r\n",
-           "GET /metrics HTTP/1.1\r\nContent-Length: -1\r\n\r\n",
-           "GET /metrics" + std::string(1, '\0') + end,
+      std::string(),
+      noise,
+      std::string("\r\n\r\n"),
+      std::string(100000, 'x'),
+      std::string("GET"),
+      std::string("GET /metrics"),
+      "GET " + std::string(100000, '/') + end,
+      "GET /../../../../etc/passwd" + end,
+      "GET /..%2f..%2f..%2fetc/passwd" + end,
+      "GET //etc/passwd" + end,
+      "GET /metrics?name[]=canary%22%0a" + end,
+      "POST /metrics" + end,
+      "DELETE /metrics" + end,
+      "CANARY /metrics" + end,
+      "GET /metrics HTTP/9.9\r\n\r\n",
+      "POST /metrics HTTP/1.1\r\nContent-Length: 99999999999\r\n\r\n" + noise,
+      "GET /metrics HTTP/1.1\r\nX: " + std::string(100000, 'x') + "\r\n\r\n",
+      "GET /metrics HTTP/1.1\r\nContent-Length: -1\r\n\r\n",
+      "GET /metrics" + std::string(1, '\0') + end,
   };
   for (const std::string& saying : sayings) {
     const RawConnection connection(port);
@@ -67,7 +75,8 @@ TEST(HostileNamesTest, AreRefusedWhenTheFileIsRead) {
   for (const char* name :
        {"", "a\\\"b", "a\\nb", "a b", "a{b}", "a=b", "a,b", "\\u00e9", "\xc3\xa9",
         "\\u0000", "a/b", "..\\/..", "\xf0\x9f\x90\xa6", "'", "default", "other",
-        "a\\u202eb", "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa"}) {
+        "a\\u202eb",
+        "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa"}) {
     const TenantFile file(TenantEntry(name, "key"));
     const auto tenants = TenantDirectory::Load(file.path());
     EXPECT_TRUE(absl::IsInvalidArgument(tenants.status())) << name;
@@ -80,8 +89,8 @@ TEST(HostileNamesTest, AreRefusedWhenTheFileIsRead) {
 
 // The oddest names there can be, and what a scrape makes of them.
 TEST_F(MetricsGarbageTest, OddNamesAreLabelsLikeAnyOther) {
-  const std::vector<std::string> names = {"-", ".", "..", "_", "NaN", "0x0", "a.b-c_d",
-                                          std::string(64, 'z')};
+  const std::vector<std::string> names = {"-",   ".",   "..",      "_",
+                                          "NaN", "0x0", "a.b-c_d", std::string(64, 'z')};
   std::vector<std::string> entries;
   for (const std::string& name : names) {
     entries.push_back(TenantEntry(name, "key-of-" + name));
@@ -94,8 +103,9 @@ TEST_F(MetricsGarbageTest, OddNamesAreLabelsLikeAnyOther) {
   Start(options);
   const std::string metrics = server().server().MetricsText();
   for (const std::string& name : names) {
-    EXPECT_THAT(metrics, HasSubstr(absl::StrCat(
-                             "goldfinch_tenant_requests_running{tenant=\"", name, "\"} 0\n")));
+    EXPECT_THAT(metrics,
+                HasSubstr(absl::StrCat("goldfinch_tenant_requests_running{tenant=\"",
+                                       name, "\"} 0\n")));
   }
   TearDown();  // before the tenants go
 }

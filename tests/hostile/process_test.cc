@@ -112,8 +112,8 @@ class Load {
         v1::ScoreResponse response;
         status = stub->Score(&context, request, &response);
       } else {
-        const auto reader = stub->Generate(
-            &context, GreedyRequest("The", index % 4 == 0 ? kEndless : 5));
+        const auto reader =
+            stub->Generate(&context, GreedyRequest("The", index % 4 == 0 ? kEndless : 5));
         v1::GenerateResponse message;
         while (reader->Read(&message)) ++answers_;
         status = reader->Finish();
@@ -191,8 +191,8 @@ TEST(KilledClientTest, LeavesNothingBehind) {
   const auto request = GreedyRequest("It was a dark night", 30);
   const std::vector<TokenId> alone = TokensOf(server, request);
   const std::vector<std::string> endless = {
-      "generate",     "--prompt=The", absl::StrCat("--max_tokens=", kEndless),
-      "--ignore_eos", "--server=" + server.address()};
+      "generate", "--prompt=The", absl::StrCat("--max_tokens=", kEndless), "--ignore_eos",
+      "--server=" + server.address()};
   for (int round = 0; round < 3; ++round) {
     Program reads("goldfinch", endless), reads_too("goldfinch", endless);
     ASSERT_TRUE(Eventually(

@@ -19,7 +19,8 @@ std::string BigEndian(std::uint64_t value, int bytes) {
 
 std::size_t PayloadSize(std::string_view head) {
   std::size_t size = 0;
-  for (std::size_t i = 0; i < 3; ++i) size = size << 8 | static_cast<std::uint8_t>(head[i]);
+  for (std::size_t i = 0; i < 3; ++i)
+    size = size << 8 | static_cast<std::uint8_t>(head[i]);
   return size;
 }
 

@@ -27,11 +27,11 @@ int PortOf(const std::string& address) {
 RealServer::RealServer(const std::vector<std::string>& flags)
     : server_(WithMetrics(flags)) {}
 
-std::shared_ptr<grpc::Channel> RealServer::NewChannel() const {
+std::shared_ptr<grpc::Channel> RealServer::NewChannel(
+    const std::shared_ptr<grpc::ChannelCredentials>& credentials) const {
   grpc::ChannelArguments arguments;
   arguments.SetInt(GRPC_ARG_USE_LOCAL_SUBCHANNEL_POOL, 1);
-  return grpc::CreateCustomChannel(address(), grpc::InsecureChannelCredentials(),
-                                   arguments);
+  return grpc::CreateCustomChannel(address(), credentials, arguments);
 }
 
 int RealServer::port() const { return PortOf(address()); }
@@ -51,11 +51,11 @@ double RealServer::Metric(const std::string& name) const {
 bool RealServer::BecomesIdle() const {
   return Eventually([this] {
     const std::string metrics = Scrape();
-    for (const char* line : {"\ngoldfinch_requests_running 0\n",
-                             "\ngoldfinch_requests_waiting{reason=\"admission\"} 0\n",
-                             "\ngoldfinch_requests_waiting{reason=\"slow_reader\"} 0\n",
-                             "\ngoldfinch_cache_pages_running 0\n",
-                             "\ngoldfinch_state_slots_used 0\n"}) {
+    for (const char* line :
+         {"\ngoldfinch_requests_running 0\n",
+          "\ngoldfinch_requests_waiting{reason=\"admission\"} 0\n",
+          "\ngoldfinch_requests_waiting{reason=\"slow_reader\"} 0\n",
+          "\ngoldfinch_cache_pages_running 0\n", "\ngoldfinch_state_slots_used 0\n"}) {
       if (metrics.find(line) == std::string::npos) return false;
     }
     return true;

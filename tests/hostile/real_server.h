@@ -3,6 +3,7 @@
 #pragma once
 
 #include <grpcpp/channel.h>
+#include <grpcpp/security/credentials.h>
 
 #include <map>
 #include <memory>
@@ -21,7 +22,10 @@ class RealServer {
   // With metrics; `flags` are further ones.
   explicit RealServer(const std::vector<std::string>& flags = {});
 
-  std::shared_ptr<grpc::Channel> NewChannel() const;
+  // Each is a connection of its own.
+  std::shared_ptr<grpc::Channel> NewChannel(
+      const std::shared_ptr<grpc::ChannelCredentials>& credentials =
+          grpc::InsecureChannelCredentials()) const;
   Program& program() { return server_.program(); }
   const std::string& address() const { return server_.address(); }
   int port() const;

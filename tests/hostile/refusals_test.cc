@@ -49,8 +49,9 @@ class FullServerTest : public AttackedServerTest {
 
   std::future<GenerateOutput> Waits(const v1::GenerateRequest& request) {
     const double before = server().Metric(kWaiting);
-    auto call = std::async(std::launch::async,
-                           [this, request] { return CheckedGenerate(server(), request); });
+    auto call = std::async(std::launch::async, [this, request] {
+      return CheckedGenerate(server(), request);
+    });
     EXPECT_TRUE(Eventually([&] { return server().Metric(kWaiting) == before + 1; }));
     return call;
   }
@@ -72,14 +73,14 @@ TEST_F(FullServerTest, RefusesRequestsBeyondItsQueueAtOnce) {
   v1::ScoreResponse scores;
   ExpectTryAgain(server().stub().Score(&context, score, &scores),
                  StatusCode::RESOURCE_EXHAUSTED, "the limit is 1");
-  ExpectTryAgain(CallAny(server().NewChannel(),
-                         "/goldfinch.v1.SessionService/CreateSession", {},
-                         [] {
-                           v1::CreateSessionRequest create;
-                           create.set_text("x");
-                           return create.SerializeAsString();
-                         }()),
-                 StatusCode::RESOURCE_EXHAUSTED, "the limit is 1");
+  ExpectTryAgain(
+      CallAny(server().NewChannel(), "/goldfinch.v1.SessionService/CreateSession", {},
+              [] {
+                v1::CreateSessionRequest create;
+                create.set_text("x");
+                return create.SerializeAsString();
+              }()),
+      StatusCode::RESOURCE_EXHAUSTED, "the limit is 1");
   LetWaitingOnesRun();
   EXPECT_EQ(waiting.get().candidates[0].tokens, ExpectedTokens(request));
 }
@@ -95,9 +96,8 @@ TEST_F(FullServerTest, RefusesTokensBeyondItsQueueAtOnce) {
 }
 
 TEST_F(FullServerTest, RefusesWhatWaitedForTooLong) {
-  Begin([](auto& options) {
-    options.scheduler.max_queue_time = std::chrono::seconds(60);
-  });
+  Begin(
+      [](auto& options) { options.scheduler.max_queue_time = std::chrono::seconds(60); });
   auto waiting = Waits(TextRequest("waits", 5));
   clock_.Advance(std::chrono::seconds(61));
   ExpectTryAgain(waiting.get().status, StatusCode::RESOURCE_EXHAUSTED,
@@ -168,8 +168,8 @@ class QuotaTest : public AttackedServerTest {
   }
   grpc::Status Create() {
     v1::CreateSessionResponse response;
-    const grpc::Status status = Checked(
-        server().sessions().CreateSession(Bounded().get(), {}, &response));
+    const grpc::Status status =
+        Checked(server().sessions().CreateSession(Bounded().get(), {}, &response));
     if (status.ok()) sessions_.push_back(response.session().id());
     return status;
   }
@@ -197,8 +197,9 @@ TEST_F(QuotaTest, OfTokensAMinute) {
 }
 
 TEST_F(QuotaTest, OfQueuedRequestsAndTokens) {
-  Begin("{\"max_running_requests\": 1, \"max_queued_requests\": 2, "
-        "\"max_queued_tokens\": 10}");
+  Begin(
+      "{\"max_running_requests\": 1, \"max_queued_requests\": 2, "
+      "\"max_queued_tokens\": 10}");
   // One runs, one waits.
   const auto running_context = Bounded();
   const auto running =

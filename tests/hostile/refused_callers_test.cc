@@ -87,7 +87,8 @@ std::vector<std::string> ListedMethods(const std::shared_ptr<grpc::Channel>& cha
   const std::string list = Reflect(channel, Field(kListServices, "*"));
   for (const std::string& service : FieldsIn(FieldsIn(list, kServices).at(0), 1)) {
     const std::string name = FieldsIn(service, 1).at(0);
-    if (name.starts_with("grpc.health.") || name.starts_with("grpc.reflection.")) continue;
+    if (name.starts_with("grpc.health.") || name.starts_with("grpc.reflection."))
+      continue;
     const std::string files = Reflect(channel, Field(kFileContainingSymbol, name));
     for (const std::string& bytes : FieldsIn(FieldsIn(files, kFiles).at(0), 1)) {
       google::protobuf::FileDescriptorProto file;
@@ -149,8 +150,8 @@ TEST_F(RefusedCallersTest, AreUnauthenticatedOnEveryMethodThatIsListed) {
   for (const std::string& method : methods) {
     SCOPED_TRACE(method);
     for (const Headers& headers : refused) {
-      SCOPED_TRACE(headers.empty() ? "no header" : headers[0].first + ": " +
-                                                       headers[0].second);
+      SCOPED_TRACE(headers.empty() ? "no header"
+                                   : headers[0].first + ": " + headers[0].second);
       const grpc::Status status = Checked(CallAny(channel, method, headers));
       EXPECT_EQ(status.error_code(), StatusCode::UNAUTHENTICATED);
       EXPECT_EQ(status.error_message(),
@@ -169,11 +170,11 @@ TEST_F(RefusedCallersTest, AreUnauthenticatedOnEveryMethodThatIsListed) {
 // A key is asked for before a message is looked at.
 TEST_F(RefusedCallersTest, AreNotToldWhatElseWasWrong) {
   v1::GenerateRequest request = TextRequest("x", -1);
-  EXPECT_EQ(Checked(CallAny(server().NewChannel(),
-                            "/goldfinch.v1.GenerationService/Generate", {},
-                            request.SerializeAsString()))
-                .error_code(),
-            StatusCode::UNAUTHENTICATED);
+  EXPECT_EQ(
+      Checked(CallAny(server().NewChannel(), "/goldfinch.v1.GenerationService/Generate",
+                      {}, request.SerializeAsString()))
+          .error_code(),
+      StatusCode::UNAUTHENTICATED);
 }
 
 }  // namespace

@@ -60,13 +60,15 @@ class WireGarbageTest : public AttackedServerTest {
 
 TEST_F(WireGarbageTest, MessagesThatDoNotParseAreRefusedOnEveryMethod) {
   const std::string bad[] = {
-      std::string(11, '\xff'),            // a tag of more bytes than a tag has
-      std::string("\x0a\x05" "ab", 4),    // a string that ends too early
+      std::string(11, '\xff'),  // a tag of more bytes than a tag has
+      std::string("\x0a\x05"
+                  "ab",
+                  4),                              // a string that ends too early
       std::string("\x0a\xff\xff\xff\xff\x0f", 6),  // one of 4 GiB
-      std::string("\x0f", 1),             // a type of field that there is not
-      std::string("\x00\x00", 2),         // a field of number 0
-      std::string("\x0b\x0b\x0b", 3),     // groups that never end
-      std::string("\x08", 1),             // a number that is not there
+      std::string("\x0f", 1),                      // a type of field that there is not
+      std::string("\x00\x00", 2),                  // a field of number 0
+      std::string("\x0b\x0b\x0b", 3),              // groups that never end
+      std::string("\x08", 1),                      // a number that is not there
   };
   for (const std::string& method : AllMethods()) {
     for (const std::string& message : bad) {
@@ -115,8 +117,8 @@ TEST_F(WireGarbageTest, TextThatIsNotUtf8IsRefusedInEveryField) {
     const auto* descriptor =
         google::protobuf::DescriptorPool::generated_pool()->FindMethodByName(name);
     ASSERT_NE(descriptor, nullptr) << name;
-    for (const char* text : {"\xff", "a\xc3", "\xed\xa0\x80", "\xc0\xaf",
-                             "\xf4\x90\x80\x80", "\xe6\xb0"}) {
+    for (const char* text :
+         {"\xff", "a\xc3", "\xed\xa0\x80", "\xc0\xaf", "\xf4\x90\x80\x80", "\xe6\xb0"}) {
       std::vector<std::string> messages;
       AddStringFields(descriptor->input_type(), "", text, messages);
       for (const std::string& message : messages) {
@@ -171,9 +173,9 @@ TEST_F(WireGarbageTest, OversizedMessagesAreRefused) {
   }
   v1::ImportSessionRequest import;
   import.set_chunk(std::string(33 << 20, 'x'));
-  EXPECT_FALSE(Send("/goldfinch.v1.SessionService/ImportSession",
-                    import.SerializeAsString())
-                   .ok());
+  EXPECT_FALSE(
+      Send("/goldfinch.v1.SessionService/ImportSession", import.SerializeAsString())
+          .ok());
 }
 
 TEST_F(WireGarbageTest, WhatIsNoMethodIsUnimplemented) {
@@ -197,7 +199,7 @@ TEST_F(WireGarbageTest, MessagesWhosePrefixLiesAreRefused) {
     return Frame(FrameType::kData, kEndStream, 1, bytes);
   };
   for (const std::string& bytes : {
-           std::string("\0\0\0\0\x64", 5) + message,       // 100 bytes, it says
+           std::string("\0\0\0\0\x64", 5) + message,        // 100 bytes, it says
            std::string("\0\xff\xff\xff\xff", 5) + message,  // 4 GiB
            std::string("\x01\0\0\0\x06", 5) + message,      // compressed, by nothing
            std::string("\x02\0\0\0\x06", 5) + message,      // a flag that there is not
@@ -327,15 +329,15 @@ TEST_F(WireGarbageTest, WhatIsNoHttp2IsClosed) {
   }
 }
 
-// Who connects and says nothing, or half of it, keeps a connection for a while and nothing
-// else; it is closed in time (connection_limits.cc), which is longer than a test.
+// Who connects and says nothing, or half of it, keeps a connection for a while and
+// nothing else; it is closed in time (connection_limits.cc), which is longer than a test.
 TEST_F(WireGarbageTest, HalfOpenConnectionsHoldNothingUp) {
   std::vector<std::unique_ptr<RawConnection>> connections;
   for (std::size_t i = 0; i < 200; ++i) {
     connections.push_back(std::make_unique<RawConnection>(server().port()));
     ASSERT_TRUE(connections.back()->connected());
-    connections.back()->Send((Preface() + CallFrames(1, kGenerate, "x", false))
-                                 .substr(0, i));
+    connections.back()->Send(
+        (Preface() + CallFrames(1, kGenerate, "x", false)).substr(0, i));
   }
   witness_->ExpectGoesOn();
   EXPECT_TRUE(IsServing(server().NewChannel()));

@@ -45,7 +45,8 @@ void Witness::Finish() {
   EXPECT_EQ(status_.error_code(), grpc::StatusCode::CANCELLED) << status_.error_message();
   v1::GenerateRequest alone = request_;
   alone.mutable_sampling()->set_max_tokens(static_cast<std::int64_t>(tokens_.size()));
-  EXPECT_TRUE(tokens_ == ExpectedTokens(alone)) << "after " << tokens_.size() << " tokens";
+  EXPECT_TRUE(tokens_ == ExpectedTokens(alone))
+      << "after " << tokens_.size() << " tokens";
 }
 
 }  // namespace goldfinch
