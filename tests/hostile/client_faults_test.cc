@@ -8,7 +8,9 @@
 #include <chrono>
 #include <map>
 #include <memory>
+#include <random>
 #include <string>
+#include <thread>
 #include <utility>
 #include <vector>
 
@@ -283,6 +285,44 @@ TEST_P(VanishTest, AtEachStepOfARequest) {
   }
   witness_->Finish();
   ExpectEnds({{"cancelled", kSteps + 1}});
+}
+
+using ManyClientsTest = AttackedServerTest;
+
+// Clients that come and go for a while, each after a number of messages of its own,
+// beside others that stay.
+TEST_F(ManyClientsTest, ThatVanishLeaveTheOthersExact) {
+  std::vector<std::thread> threads;
+  server();
+  for (unsigned i = 0; i < 32; ++i) {
+    threads.emplace_back([this, i] {
+      const auto stub = v1::GenerationService::NewStub(server().NewChannel());
+      if (i % 2 == 0) {
+        const auto request = TextRequest("stream " + std::to_string(i), 300);
+        grpc::ClientContext context;
+        context.set_wait_for_ready(true);
+        const GenerateOutput output = Generate(*stub, request, &context);
+        EXPECT_TRUE(output.status.ok()) << output.status.error_message();
+        EXPECT_EQ(output.candidates[0].tokens, ExpectedTokens(request));
+        return;
+      }
+      std::mt19937 random(i);
+      for (int round = 0; round < 5; ++round) {
+        grpc::ClientContext context;
+        // The library's first attempt to connect fails now and then when many threads
+        // connect at once: it reads errno late.
+        context.set_wait_for_ready(true);
+        const auto reader = stub->Generate(&context, EndlessRequest());
+        v1::GenerateResponse message;
+        for (auto left = random() % 20; left > 0; --left) reader->Read(&message);
+        context.TryCancel();
+        while (reader->Read(&message)) {
+        }
+        EXPECT_EQ(reader->Finish().error_code(), StatusCode::CANCELLED);
+      }
+    });
+  }
+  for (std::thread& thread : threads) thread.join();
 }
 
 class SlowReaderTest : public AttackedServerTest {
