@@ -22,6 +22,13 @@ TestServerOptions RoomyOptions() {
   return options;
 }
 
+TestServerOptions RoomyOptions(const Clock& clock) {
+  TestServerOptions options = RoomyOptions();
+  options.clock = &clock;
+  options.scheduler.slow_reader = std::chrono::hours(24 * 365 * 100);
+  return options;
+}
+
 v1::GenerateRequest EndlessRequest(const std::string& text) {
   v1::GenerateRequest request = TextRequest(text, 3'000'000);
   request.mutable_sampling()->set_ignore_eos(true);

@@ -21,6 +21,10 @@ namespace goldfinch {
 // Room for streams without end, in pages so large that they are few.
 TestServerOptions RoomyOptions();
 
+// On a clock of the test's, which may jump: a stream that is behind for a moment when it
+// does is not a slow reader.
+TestServerOptions RoomyOptions(const Clock& clock);
+
 // So many tokens that a call is not through with them while a test runs.
 v1::GenerateRequest EndlessRequest(const std::string& text = "endless");
 

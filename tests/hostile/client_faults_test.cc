@@ -329,7 +329,7 @@ class SlowReaderTest : public AttackedServerTest {
  protected:
   TestServerOptions Options() {
     TestServerOptions options = RoomyOptions();
-    options.scheduler.stream_buffer_tokens = 16;
+    options.scheduler.stream_buffer_tokens = 256;
     options.clock = &clock_;
     return options;
   }
@@ -341,7 +341,7 @@ class SlowReaderTest : public AttackedServerTest {
 
 TEST_F(SlowReaderTest, IsPausedAndGetsEveryTokenWhenItReadsAgain) {
   Start(Options());
-  const v1::GenerateRequest request = WideRequest(20000);
+  const v1::GenerateRequest request = WideRequest(10000);
   grpc::ClientContext context;
   const auto reader = server().stub().Generate(&context, request);
   ASSERT_TRUE(BecomesPaused());

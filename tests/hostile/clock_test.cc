@@ -24,10 +24,9 @@ constexpr auto kYear = std::chrono::hours(24 * 365);
 class ClockTest : public AttackedServerTest {
  protected:
   void Begin(int slots, const SessionOptions& sessions = {}) {
-    TestServerOptions options = RoomyOptions();
+    TestServerOptions options = RoomyOptions(clock_);
     options.engine.num_slots = slots;
     options.sessions = sessions;
-    options.clock = &clock_;
     Start(options);
     witness_ = std::make_unique<Witness>(server());
   }

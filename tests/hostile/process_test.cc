@@ -161,7 +161,7 @@ TEST(SigtermTest, UnderLoadEndsEachCallOnce) {
 
 TEST(SigtermTest, ASecondOneEndsTheDrainAtOnce) {
   RealServer server({"--drain_seconds=3600"});
-  const std::vector<TokenId> expected = TokensOf(server, GreedyRequest("The", 2000));
+  const std::vector<TokenId> expected = TokensOf(server, GreedyRequest("The", 300));
   Stream one(server, GreedyRequest("The", kEndless));
   Stream two(server, GreedyRequest("Once", kEndless));
   ASSERT_TRUE(one.GetsMore() && two.GetsMore());

@@ -35,9 +35,8 @@ void ExpectTryAgain(const grpc::Status& status, StatusCode code, const char* mes
 class FullServerTest : public AttackedServerTest {
  protected:
   void Begin(const std::function<void(TestServerOptions&)>& change) {
-    TestServerOptions options = RoomyOptions();
+    TestServerOptions options = RoomyOptions(clock_);
     options.engine.num_slots = 1;
-    options.clock = &clock_;
     change(options);
     Start(options);
     witness_ = std::make_unique<Witness>(server());
