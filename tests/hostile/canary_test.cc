@@ -2,6 +2,7 @@
 // and then looked for wherever others may read: the log with all its details, metrics,
 // errors and the names of files in the store.
 #include <gmock/gmock.h>
+#include <gtest/gtest-spi.h>
 #include <gtest/gtest.h>
 #include <signal.h>
 
@@ -33,6 +34,22 @@ constexpr char kKey[] = "key-canary-Zq8vKx2mWn";
 constexpr char kWrongKey[] = "key-canary-Xw5tLp9rQs";
 constexpr char kPrompt[] = "A prompt canary, Yh4jVb7kTd";
 constexpr char kStop[] = "Stop canary, Rg6fMc3zPl";
+
+// What all tests of this room look at errors with.
+TEST(TellingTest, IsNoticed) {
+  for (const char* text :
+       {"fault at 0xdead", "cannot open /etc/passwd", "/tmp", "peer 10.0.0.1:80",
+        "in server.cc:12", "tenant other-tenant is", "a canary", "Key-Of-good"}) {
+    static std::string told;
+    told = text;
+    EXPECT_NONFATAL_FAILURE(ExpectTellsNothing(told), "in: ");
+  }
+  static std::string late;
+  late = std::string("a\0 0xdead", 9);
+  EXPECT_NONFATAL_FAILURE(ExpectTellsNothing(late), "0xdea");
+  ExpectTellsNothing("prompt has 5000 tokens; the limit is 4096, or 1.5 of 2");
+  ExpectTellsNothing("a valid key is needed (authorization: Bearer KEY)");
+}
 
 class CanaryTest : public testing::Test {
  protected:
@@ -109,8 +126,7 @@ class CanaryTest : public testing::Test {
       ExpectRefused(CallAny(channel, method, {{"authorization", kKey}}, ""));
     }
     const auto refuse = [&](const std::string& method, const auto& request) {
-      ExpectRefused(
-          CallAny(channel, method, WithKey(kKey), request.SerializeAsString()));
+      ExpectRefused(CallAny(channel, method, WithKey(kKey), request.SerializeAsString()));
     };
     v1::GenerateRequest request = GreedyRequest(kPrompt, 8);
     request.set_session(kPrompt);
@@ -211,14 +227,16 @@ TEST_F(CanaryTest, IsNowhereThatOthersMayRead) {
   EXPECT_THAT(metrics, HasSubstr("goldfinch_tenant_tokens_total{tenant=\"alpha\""));
   const std::vector<nlohmann::json> lines = LogLines(output.err);
   const std::map<std::string, int> ends = CallEnds(lines);
-  for (const char* status : {"OK", "INVALID_ARGUMENT", "UNAUTHENTICATED", "UNAVAILABLE"}) {
+  for (const char* status :
+       {"OK", "INVALID_ARGUMENT", "UNAUTHENTICATED", "UNAVAILABLE"}) {
     EXPECT_TRUE(ends.contains(status)) << status;
   }
   const std::vector<std::string> names = store_.Names();
   EXPECT_THAT(names, testing::Contains(id + ".snapshot"));
-  EXPECT_EQ(std::ranges::count_if(
-                names, [](const std::string& name) { return name.ends_with(".snapshot"); }),
-            3);
+  EXPECT_EQ(
+      std::ranges::count_if(
+          names, [](const std::string& name) { return name.ends_with(".snapshot"); }),
+      3);
   ExpectNoSecrets("the log", output.err);
   ExpectNoSecrets("the log", output.out);
   ExpectNoSecrets("metrics", metrics);

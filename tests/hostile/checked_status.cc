@@ -2,26 +2,39 @@
 
 #include <grpcpp/support/error_details.h>
 #include <gtest/gtest.h>
+#include <regex.h>
 
-#include <regex>
+#include <algorithm>
+#include <cstddef>
 
+#include "engine/check.h"
 #include "google/rpc/error_details.pb.h"
 #include "google/rpc/status.pb.h"
 
 namespace goldfinch {
 
 void ExpectTellsNothing(const std::string& text) {
-  static const std::regex telling(
-      "0x[0-9a-f]{3}"                 // a pointer
-      "|(^|[^A-Za-z0-9])/[A-Za-z.]"   // a path
-      "|[0-9]+\\.[0-9]+\\.[0-9]+\\."  // an address
-      "|\\[::|localhost"              //
-      "|\\.(cc|h|so|cu)\\b"           // a source file
-      "|-tenant|key-of-|canary",      // see the header
-      std::regex::icase | std::regex::optimize);
-  std::smatch found;
-  EXPECT_FALSE(std::regex_search(text, found, telling))
-      << "\"" << found.str() << "\" in: " << text;
+  // POSIX: gcc 12 warns of the inside of std::regex where sanitizers are on.
+  static const regex_t* const telling = [] {
+    auto* const compiled = new regex_t();
+    const char* const kPattern =
+        "0x[0-9a-f]{3}"                  // a pointer
+        "|(^|[^a-z0-9])/[a-z.]"          // a path
+        "|[0-9]+[.][0-9]+[.][0-9]+[.]"   // an address
+        "|\\[::|localhost"               //
+        "|[.](cc|h|so|cu)([^a-z0-9]|$)"  // a source file
+        "|-tenant|key-of-|canary";       // see the header
+    GOLDFINCH_CHECK(regcomp(compiled, kPattern, REG_EXTENDED | REG_ICASE) == 0);
+    return compiled;
+  }();
+  std::string line = text;  // an expression ends where a string of C does
+  std::replace(line.begin(), line.end(), '\0', ' ');
+  regmatch_t found{};
+  if (regexec(telling, line.c_str(), 1, &found, 0) != 0) return;
+  ADD_FAILURE() << "\""
+                << text.substr(static_cast<std::size_t>(found.rm_so),
+                               static_cast<std::size_t>(found.rm_eo - found.rm_so))
+                << "\" in: " << text;
 }
 
 grpc::Status Checked(grpc::Status status) {
