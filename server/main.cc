@@ -4,6 +4,7 @@
 // operator is one line on stderr and exit code 1. SIGTERM and SIGINT drain (see
 // Server::Shutdown) and exit 0; a second one ends the patience; a third one is the
 // system's own. SIGHUP reads the tenants file again.
+#include <google/protobuf/stubs/logging.h>
 #include <grpc/support/log.h>
 #include <pthread.h>
 #include <signal.h>
@@ -27,6 +28,7 @@
 #include "engine/model_engine.h"
 #include "engine/sync/mutex.h"
 #include "scheduler/clock.h"
+#include "server/accept_guard.h"
 #include "server/flags.h"
 #include "server/log.h"
 #include "server/memory_guard.h"
@@ -335,14 +337,21 @@ absl::Status ServeWithSignals(const ServerFlags& flags) {
   return status;
 }
 
-// gRPC logs what it meets to stderr as it pleases; here it is one voice of the log. Its
-// lines name addresses, which only who asks for all details wants to see.
+// gRPC and Protocol Buffers log what they meet to stderr as they please; here they are
+// two voices of the log. gRPC's lines name addresses, which only who asks for all details
+// wants to see.
 void LogLibrary(gpr_log_func_args* args) { LogDebug(args->message); }
+void LogProtobuf(google::protobuf::LogLevel, const char*, int,
+                 const std::string& message) {
+  LogDebug(message);
+}
 
 int Main(int argc, char** argv) {
   ReuseLargeBuffers();
   RaiseFileLimit();
+  GuardAccept();
   gpr_set_log_function(LogLibrary);
+  google::protobuf::SetLogHandler(LogProtobuf);
   absl::StatusOr<CommandLine> line = ParseServerFlags(argc, argv);
   absl::Status status = line.status();
   if (status.ok() && !line->print.empty()) {

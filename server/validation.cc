@@ -9,6 +9,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "sessions/session_id.h"
 
 namespace goldfinch {
 namespace {
@@ -240,7 +241,9 @@ absl::Status ReadResume(const v1::GenerateRequest& in, GenerateCall& call) {
   }
   call.session = in.resume().session_id();
   call.resume_after = in.resume().tokens_received();
-  if (*call.resume_after >= 0) return absl::OkStatus();
+  // An empty one too: that is how a call without a session is told from others.
+  absl::Status status = CheckSessionId(call.session);
+  if (!status.ok() || *call.resume_after >= 0) return status;
   return absl::InvalidArgumentError(
       absl::StrCat("tokens_received is ", *call.resume_after, "; it must be 0 or more"));
 }

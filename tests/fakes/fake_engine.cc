@@ -411,9 +411,17 @@ void FakeEngine::Score(Sequence& sequence, const Span& span, SpanResult& result)
 
 EngineUsage FakeEngine::usage() const {
   EngineUsage usage;
-  usage.pages_used = info_.num_pages - std::ssize(free_pages_);
-  usage.pages_open = std::ranges::count_if(open_references_, [](int n) { return n > 0; });
-  usage.slots_used = info_.num_slots - static_cast<std::int32_t>(free_slots_.size());
+  for (std::size_t page = 0; page < page_references_.size(); ++page) {
+    usage.pages_used += page_references_[page] > 0;
+    usage.pages_open += open_references_[page] > 0;
+    GOLDFINCH_CHECK(page_references_[page] >= open_references_[page]);
+    GOLDFINCH_CHECK(open_references_[page] >= 0);
+  }
+  usage.slots_used = static_cast<std::int32_t>(sequences_.size());
+  // Used and free are all there are.
+  GOLDFINCH_CHECK(usage.pages_used + std::ssize(free_pages_) == info_.num_pages);
+  GOLDFINCH_CHECK(sequences_.size() + free_slots_.size() ==
+                  static_cast<std::size_t>(info_.num_slots));
   return usage;
 }
 

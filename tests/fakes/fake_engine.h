@@ -5,7 +5,8 @@
 // numbered and reference counted as in the real pool. Whatever engine.h calls our bug is
 // a CHECK here: a span past max_tokens or across a keep_at, outputs before first_logits,
 // two spans of one sequence, a branch at the wrong place, a prefix that goes on where its
-// GOLD layers have not run (as if there were one), anything but Close after a fault.
+// GOLD layers have not run (as if there were one), anything but Close after a fault. So
+// is a page or a slot that is neither used nor free, which usage() looks for.
 //
 // Threads: as Engine; the controls for tests may be called from any thread.
 #pragma once

@@ -102,7 +102,8 @@ TestServer::TestServer(const TestServerOptions& options) : engine_(options.engin
                   .cache_bytes_per_token = 68,
                   .state_bytes_per_sequence = 4096,
                   .training_context_tokens = 512};
-  auto started = Server::Start(server, engine_, TestVocabulary(), clock_, options.store);
+  const Clock& clock = options.clock != nullptr ? *options.clock : steady_clock_;
+  auto started = Server::Start(server, engine_, TestVocabulary(), clock, options.store);
   GOLDFINCH_CHECK(started.ok());
   server_ = *std::move(started);
   stub_ = v1::GenerationService::NewStub(NewChannel());

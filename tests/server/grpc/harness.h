@@ -35,6 +35,7 @@ struct TestServerOptions {
   std::int64_t default_max_tokens = 16;
   SessionOptions sessions = {};
   SnapshotStore* store = nullptr;  // outlives the server
+  const Clock* clock = nullptr;    // outlives the server; null: a steady one
   TenantDirectory* tenants = nullptr;  // outlives the server; null: everybody
   TlsFiles tls = {};                   // then channels are for the test to make
   ConnectionLimits connections = {};
@@ -55,6 +56,7 @@ class TestServer {
   v1::GenerationService::Stub& stub() { return *stub_; }
   v1::SessionService::Stub& sessions() { return *sessions_; }
   std::string address() const;
+  int port() const { return server_->port(); }
   std::shared_ptr<grpc::Channel> NewChannel() const;
   std::shared_ptr<grpc::Channel> NewAdminChannel() const;
 
@@ -66,7 +68,7 @@ class TestServer {
 
  private:
   FakeEngine engine_;
-  const SteadyClock clock_;
+  const SteadyClock steady_clock_;
   std::unique_ptr<Server> server_;
   std::unique_ptr<v1::GenerationService::Stub> stub_;
   std::unique_ptr<v1::SessionService::Stub> sessions_;

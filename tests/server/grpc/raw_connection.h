@@ -25,7 +25,7 @@ class RawConnection {
     connected_ =
         connect(fd_, reinterpret_cast<sockaddr*>(&address), sizeof(address)) == 0;
   }
-  ~RawConnection() { close(fd_); }
+  ~RawConnection() { Close(); }
   RawConnection(const RawConnection&) = delete;
   RawConnection& operator=(const RawConnection&) = delete;
 
@@ -37,18 +37,36 @@ class RawConnection {
            static_cast<ssize_t>(bytes.size());
   }
 
+  // What has come, at least a byte; empty when the server has closed.
+  std::string ReadSome() const {
+    char buffer[4096];
+    const ssize_t n = recv(fd_, buffer, sizeof(buffer), 0);
+    return n > 0 ? std::string(buffer, static_cast<std::size_t>(n)) : std::string();
+  }
+
   // All until the server closes.
   std::string ReadToEnd() const {
     std::string all;
-    char buffer[4096];
-    for (ssize_t n; (n = recv(fd_, buffer, sizeof(buffer), 0)) > 0;) {
-      all.append(buffer, static_cast<std::size_t>(n));
-    }
+    for (std::string some; !(some = ReadSome()).empty();) all += some;
     return all;
   }
 
+  // Nothing more will be sent; what the server says can still be read.
+  void EndSending() const { shutdown(fd_, SHUT_WR); }
+
+  // As a process does that ends in order, or whose machine cuts it off.
+  void Close() {
+    if (fd_ >= 0) close(fd_);
+    fd_ = -1;
+  }
+  void Reset() {
+    const linger at_once = {.l_onoff = 1, .l_linger = 0};
+    setsockopt(fd_, SOL_SOCKET, SO_LINGER, &at_once, sizeof(at_once));
+    Close();
+  }
+
  private:
-  const int fd_;
+  int fd_;
   bool connected_ = false;
 };
 

@@ -5,14 +5,12 @@
 #include <gtest/gtest.h>
 
 #include <memory>
-#include <random>
 #include <string>
 
 #include "server/server_credentials.h"
 #include "tests/server/grpc/any_call.h"
 #include "tests/server/grpc/certificates.h"
 #include "tests/server/grpc/harness.h"
-#include "tests/server/grpc/raw_connection.h"
 #include "tests/server/grpc/tenant_file.h"
 
 namespace goldfinch {
@@ -152,26 +150,6 @@ TEST_F(TlsTest, AStreamGoesOnWhileTheCertificateChanges) {
   while (reader->Read(&message)) {
   }
   EXPECT_EQ(reader->Finish().error_code(), StatusCode::CANCELLED);
-}
-
-// Handshakes cut at every length, records of nonsense and plain HTTP/2.
-TEST_F(TlsTest, GarbageLeavesTheServerAlive) {
-  TestServer server(Options(/*mutual=*/true));
-  std::mt19937 random(1);
-  const auto nonsense = [&random](std::size_t size) {
-    std::string bytes(size, '\0');
-    for (char& byte : bytes) byte = static_cast<char>(random());
-    return bytes;
-  };
-  for (std::size_t size : {0, 1, 5, 6, 100, 5000, 100000}) {
-    RawConnection(server.server().port()).Send(nonsense(size));
-    // A record that promises a handshake message, whose rest is nonsense or missing.
-    RawConnection(server.server().port())
-        .Send(std::string("\x16\x03\x01\x40\x00\x01\x00\x3f\xfc", 9) + nonsense(size));
-  }
-  RawConnection(server.server().port()).Send("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n");
-  EXPECT_EQ(CodeFor(server, {authority_.certificate(), client_authority_.Sign("client")}),
-            StatusCode::OK);
 }
 
 class TlsFilesTest : public TlsTest {

@@ -1,14 +1,16 @@
-// Every bad field of every method, over the wire: its exact status, and a message that
-// names the value and the limit. Nothing is left behind by any of them.
+// Every bad field of Generate, over the wire: its exact status, and a message that names
+// the value and the limit, before anything is allocated.
 #include <gmock/gmock.h>
+#include <google/protobuf/descriptor.h>
 #include <gtest/gtest.h>
 
-#include <cmath>
 #include <functional>
 #include <limits>
-#include <memory>
 #include <string>
+#include <vector>
 
+#include "tests/hostile/checked_status.h"
+#include "tests/hostile/shared_server.h"
 #include "tests/server/grpc/harness.h"
 
 namespace goldfinch {
@@ -19,6 +21,7 @@ using testing::HasSubstr;
 
 constexpr float kNaN = std::numeric_limits<float>::quiet_NaN();
 constexpr float kInfinity = std::numeric_limits<float>::infinity();
+constexpr char kNoSessionId[] = "the session id must be 32 lowercase hexadecimal digits";
 
 struct BadGenerate {
   const char* name;
@@ -46,6 +49,17 @@ const BadGenerate kBadGenerates[] = {
      "tokens[0] is -1; it must be in [0, 999]"},
     {"TokenBeyondVocabulary", [](auto& r) { r.mutable_tokens()->add_ids(1000); },
      "tokens[0] is 1000; it must be in [0, 999]"},
+    {"LastTokenBeyondVocabulary",
+     [](auto& r) {
+       for (int i = 0; i < 100; ++i) r.mutable_tokens()->add_ids(999);
+       r.mutable_tokens()->add_ids(std::numeric_limits<std::int32_t>::max());
+     },
+     "tokens[100] is 2147483647; it must be in [0, 999]"},
+    {"LowestToken",
+     [](auto& r) {
+       r.mutable_tokens()->add_ids(std::numeric_limits<std::int32_t>::min());
+     },
+     "tokens[0] is -2147483648; it must be in [0, 999]"},
     {"PromptTooLong", [](auto& r) { r.set_text(std::string(5000, '.')); },
      "prompt has 5000 tokens; the limit is 4096"},
     {"PromptAndMaxTokensTooLong",
@@ -60,8 +74,18 @@ const BadGenerate kBadGenerates[] = {
      "priority is 101; it must be in [-100, 100]"},
     {"PriorityLow", [](auto& r) { r.set_priority(-101); },
      "priority is -101; it must be in [-100, 100]"},
-    {"Session", [](auto& r) { r.set_session("abc"); },
-     "the session id must be 32 lowercase hexadecimal digits"},
+    {"Session", [](auto& r) { r.set_session("abc"); }, kNoSessionId},
+    {"SessionInCapitals", [](auto& r) { r.set_session(std::string(32, 'A')); },
+     kNoSessionId},
+    {"SessionTooLong", [](auto& r) { r.set_session(std::string(33, '0')); },
+     kNoSessionId},
+    {"SessionOfAPath", [](auto& r) { r.set_session("../../../../../../../etc/passwd"); },
+     kNoSessionId},
+    {"SessionWithANul",
+     [](auto& r) { r.set_session(std::string(31, '0') + std::string(1, '\0')); },
+     kNoSessionId},
+    {"SessionOfAMegabyte", [](auto& r) { r.set_session(std::string(1 << 20, '0')); },
+     kNoSessionId},
     {"SessionUnknown", [](auto& r) { r.set_session(std::string(32, '0')); },
      "there is no such session", StatusCode::NOT_FOUND},
     {"SessionWithCandidates",
@@ -70,8 +94,8 @@ const BadGenerate kBadGenerates[] = {
        r.mutable_sampling()->set_n(2);
      },
      "it must be 1 with a session"},
-    {"Resume", [](auto& r) { r.mutable_resume()->set_session_id("abc"); },
-     "the session id must be 32 lowercase hexadecimal digits"},
+    {"Resume", [](auto& r) { r.mutable_resume()->set_session_id("abc"); }, kNoSessionId},
+    {"ResumeOfNothing", [](auto& r) { r.mutable_resume(); }, kNoSessionId},
     {"ResumeUnknown",
      [](auto& r) { r.mutable_resume()->set_session_id(std::string(32, '0')); },
      "there is no such session", StatusCode::NOT_FOUND},
@@ -172,6 +196,12 @@ const BadGenerate kBadGenerates[] = {
         "StopTokenBeyondVocabulary", [](S& s) { s.add_stop_token_ids(1000); },
         "stop_token_ids[0] is 1000; it must be in [0, 999]"),
     Sampling(
+        "StopTokenNegative", [](S& s) { s.add_stop_token_ids(-1); },
+        "stop_token_ids[0] is -1; it must be in [0, 999]"),
+    Sampling(
+        "BiasTokenNegative", [](S& s) { (*s.mutable_logit_bias())[-1] = 0; },
+        "logit_bias token is -1; it must be in [0, 999]"),
+    Sampling(
         "TooManyBiases",
         [](S& s) {
           for (int i = 0; i < 1025; ++i) (*s.mutable_logit_bias())[i] = 0;
@@ -198,33 +228,6 @@ const BadGenerate kBadGenerates[] = {
         "NTooMany", [](S& s) { s.set_n(17); }, "n is 17; it must be in [1, 16]"),
 };
 
-TestServerOptions SmallContext() {
-  TestServerOptions options;
-  options.scheduler.max_context_tokens = 4096;
-  return options;
-}
-
-// One server for all cases, gone before the libraries' statics are.
-class SharedServerEnvironment : public testing::Environment {
- public:
-  void TearDown() override { server_.reset(); }
-  TestServer& server() {
-    if (server_ == nullptr) server_ = std::make_unique<TestServer>(SmallContext());
-    return *server_;
-  }
-
- private:
-  std::unique_ptr<TestServer> server_;
-};
-
-SharedServerEnvironment* const kEnvironment = [] {
-  auto* const environment = new SharedServerEnvironment();
-  testing::AddGlobalTestEnvironment(environment);  // which deletes it
-  return environment;
-}();
-
-TestServer& SharedServer() { return kEnvironment->server(); }
-
 class BadGenerateTest : public testing::TestWithParam<BadGenerate> {};
 
 TEST_P(BadGenerateTest, GetsItsStatus) {
@@ -232,17 +235,90 @@ TEST_P(BadGenerateTest, GetsItsStatus) {
   request.set_text("fine");
   GetParam().spoil(request);
   const GenerateOutput output = Generate(SharedServer().stub(), request);
-  EXPECT_EQ(output.status.error_code(), GetParam().code);
-  EXPECT_THAT(output.status.error_message(), HasSubstr(GetParam().message));
+  const grpc::Status status = Checked(output.status);
+  EXPECT_EQ(status.error_code(), GetParam().code);
+  EXPECT_THAT(status.error_message(), HasSubstr(GetParam().message));
   EXPECT_EQ(output.status.error_details(), "") << "only what can be retried has details";
   for (const CandidateOutput& candidate : output.candidates) {
     EXPECT_EQ(candidate.num_messages, 0);
   }
-  EXPECT_TRUE(SharedServer().BecomesIdle());
+  ExpectSharedServerUnharmed();
 }
 
 INSTANTIATE_TEST_SUITE_P(Fields, BadGenerateTest, testing::ValuesIn(kBadGenerates),
                          [](const auto& param) { return param.param.name; });
+
+grpc::Status StatusOf(const v1::GenerateRequest& request) {
+  grpc::ClientContext context;
+  const auto reader = SharedServer().stub().Generate(&context, request);
+  v1::GenerateResponse message;
+  EXPECT_FALSE(reader->Read(&message));
+  return Checked(reader->Finish());
+}
+
+// By the descriptor, so that a field that is added later is asked as well.
+TEST(BadNumbersTest, NoFieldTakesWhatIsNotFinite) {
+  const auto* descriptor = v1::SamplingParams::descriptor();
+  int fields = 0;
+  for (int i = 0; i < descriptor->field_count(); ++i) {
+    const auto* field = descriptor->field(i);
+    if (field->cpp_type() != google::protobuf::FieldDescriptor::CPPTYPE_FLOAT) continue;
+    ++fields;
+    for (const float bad : {kNaN, -kNaN, kInfinity, -kInfinity}) {
+      SCOPED_TRACE(testing::Message() << field->name() << " is " << bad);
+      v1::GenerateRequest request;
+      request.set_text("fine");
+      S* sampling = request.mutable_sampling();
+      sampling->GetReflection()->SetFloat(sampling, field, bad);
+      const grpc::Status status = StatusOf(request);
+      EXPECT_EQ(status.error_code(), StatusCode::INVALID_ARGUMENT);
+      EXPECT_THAT(status.error_message(), testing::StartsWith(field->name() + " is "));
+    }
+  }
+  EXPECT_EQ(fields, 6);
+  for (const float bad : {kNaN, kInfinity, -kInfinity}) {
+    v1::GenerateRequest request;
+    request.set_text("fine");
+    (*request.mutable_sampling()->mutable_logit_bias())[999] = bad;
+    EXPECT_EQ(StatusOf(request).error_code(), StatusCode::INVALID_ARGUMENT) << bad;
+  }
+  ExpectSharedServerUnharmed();
+}
+
+TEST(BadNumbersTest, NoCountIsNegative) {
+  const auto* descriptor = v1::SamplingParams::descriptor();
+  int fields = 0;
+  for (int i = 0; i < descriptor->field_count(); ++i) {
+    const auto* field = descriptor->field(i);
+    if (field->is_repeated()) continue;
+    const bool is_long =
+        field->cpp_type() == google::protobuf::FieldDescriptor::CPPTYPE_INT64;
+    if (!is_long &&
+        field->cpp_type() != google::protobuf::FieldDescriptor::CPPTYPE_INT32) {
+      continue;
+    }
+    ++fields;
+    for (const std::int64_t bad :
+         {std::int64_t{-1}, is_long ? std::numeric_limits<std::int64_t>::min()
+                                    : std::numeric_limits<std::int32_t>::min()}) {
+      SCOPED_TRACE(testing::Message() << field->name() << " is " << bad);
+      v1::GenerateRequest request;
+      request.set_text("fine");
+      S* sampling = request.mutable_sampling();
+      if (is_long) {
+        sampling->GetReflection()->SetInt64(sampling, field, bad);
+      } else {
+        sampling->GetReflection()->SetInt32(sampling, field,
+                                            static_cast<std::int32_t>(bad));
+      }
+      const grpc::Status status = StatusOf(request);
+      EXPECT_EQ(status.error_code(), StatusCode::INVALID_ARGUMENT);
+      EXPECT_THAT(status.error_message(), testing::StartsWith(field->name() + " is "));
+    }
+  }
+  EXPECT_EQ(fields, 5);
+  ExpectSharedServerUnharmed();
+}
 
 TEST(GoodGenerateTest, EveryBoundItselfIsAccepted) {
   v1::GenerateRequest request;
@@ -301,56 +377,6 @@ TEST(BadGenerateTest, MoreThanTheWholePoolIsInvalidAtOnce) {
   output = Generate(server.stub(), many);
   EXPECT_EQ(output.status.error_code(), StatusCode::INVALID_ARGUMENT);
   EXPECT_THAT(output.status.error_message(), HasSubstr("the limit is 4"));
-}
-
-struct BadScore {
-  const char* name;
-  std::function<void(v1::ScoreRequest&)> spoil;
-  const char* message;
-};
-
-const BadScore kBadScores[] = {
-    {"NoContinuation", [](auto& r) { r.clear_continuation(); }, "no continuation is set"},
-    {"EmptyContinuation", [](auto& r) { r.set_continuation_text(""); },
-     "continuation has 0 tokens; it must have at least 1"},
-    {"EmptyContinuationTokens", [](auto& r) { r.mutable_continuation_tokens(); },
-     "continuation has 0 tokens"},
-    {"ContinuationToken", [](auto& r) { r.mutable_continuation_tokens()->add_ids(-2); },
-     "continuation_tokens[0] is -2; it must be in [0, 999]"},
-    {"ContextToken", [](auto& r) { r.mutable_context_tokens()->add_ids(1000); },
-     "context_tokens[0] is 1000; it must be in [0, 999]"},
-    {"Priority", [](auto& r) { r.set_priority(-1000); }, "priority is -1000"},
-    {"TooLong", [](auto& r) { r.set_context_text(std::string(4096, '.')); },
-     "context and continuation have 4097 tokens; the limit is 4096"},
-};
-
-TEST(BadScoreTest, EveryBadFieldIsInvalid) {
-  for (const BadScore& bad : kBadScores) {
-    SCOPED_TRACE(bad.name);
-    v1::ScoreRequest request;
-    request.set_continuation_text(".");
-    bad.spoil(request);
-    grpc::ClientContext context;
-    v1::ScoreResponse response;
-    const grpc::Status status = SharedServer().stub().Score(&context, request, &response);
-    EXPECT_EQ(status.error_code(), StatusCode::INVALID_ARGUMENT);
-    EXPECT_THAT(status.error_message(), HasSubstr(bad.message));
-  }
-  EXPECT_TRUE(SharedServer().BecomesIdle());
-}
-
-TEST(BadDetokenizeTest, AnIdBeyondTheVocabularyIsInvalid) {
-  for (const std::int32_t id : {-1, 1000}) {
-    grpc::ClientContext context;
-    v1::DetokenizeRequest request;
-    request.add_tokens(5);
-    request.add_tokens(id);
-    v1::DetokenizeResponse response;
-    const grpc::Status status =
-        SharedServer().stub().Detokenize(&context, request, &response);
-    EXPECT_EQ(status.error_code(), StatusCode::INVALID_ARGUMENT);
-    EXPECT_THAT(status.error_message(), HasSubstr("tokens[1] is "));
-  }
 }
 
 }  // namespace

@@ -1,0 +1,109 @@
+#include "tests/hostile/raw_call.h"
+
+#include <algorithm>
+#include <cstddef>
+
+#include "engine/check.h"
+
+namespace goldfinch {
+namespace {
+
+constexpr std::size_t kMaxFrameBytes = 16384;
+constexpr std::size_t kFrameHeadBytes = 9;
+
+std::string BigEndian(std::uint64_t value, int bytes) {
+  std::string out;
+  while (bytes-- > 0) out += static_cast<char>(value >> (8 * bytes) & 0xff);
+  return out;
+}
+
+std::size_t PayloadSize(std::string_view head) {
+  std::size_t size = 0;
+  for (std::size_t i = 0; i < 3; ++i)
+    size = size << 8 | static_cast<std::uint8_t>(head[i]);
+  return size;
+}
+
+}  // namespace
+
+std::string Frame(FrameType type, std::uint8_t flags, std::uint32_t stream,
+                  std::string_view payload) {
+  std::string frame = BigEndian(payload.size(), 3);
+  frame += static_cast<char>(type);
+  frame += static_cast<char>(flags);
+  frame += BigEndian(stream, 4);
+  return frame.append(payload);
+}
+
+std::string Preface() {
+  return "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + Frame(FrameType::kSettings, 0, 0, "");
+}
+
+std::string HeaderBlock(const RawHeaders& headers) {
+  std::string block;
+  const auto add = [&block](const std::string& text) {
+    GOLDFINCH_CHECK(text.size() < 127);  // beyond, a length takes more than a byte
+    block += static_cast<char>(text.size());
+    block += text;
+  };
+  for (const auto& [name, value] : headers) {
+    block += '\0';  // a literal that is not indexed, with a name of its own
+    add(name);
+    add(value);
+  }
+  return block;
+}
+
+RawHeaders CallHeaders(const std::string& method) {
+  return {{":method", "POST"},
+          {":scheme", "http"},
+          {":path", method},
+          {":authority", "server"},
+          {"content-type", "application/grpc"},
+          {"te", "trailers"}};
+}
+
+std::string MessageFrames(std::uint32_t stream, std::string_view message, bool last) {
+  std::string bytes = '\0' + BigEndian(message.size(), 4);
+  bytes.append(message);
+  std::string frames;
+  for (std::size_t at = 0; at < bytes.size(); at += kMaxFrameBytes) {
+    const bool ends = last && at + kMaxFrameBytes >= bytes.size();
+    frames += Frame(FrameType::kData, ends ? kEndStream : 0, stream,
+                    std::string_view(bytes).substr(at, kMaxFrameBytes));
+  }
+  return frames;
+}
+
+std::string CallFrames(std::uint32_t stream, const std::string& method,
+                       std::string_view message, bool last) {
+  return Frame(FrameType::kHeaders, kEndHeaders, stream,
+               HeaderBlock(CallHeaders(method))) +
+         MessageFrames(stream, message, last);
+}
+
+std::vector<FrameType> FrameTypesIn(const std::string& bytes) {
+  std::vector<FrameType> types;
+  for (std::size_t at = 0; at + kFrameHeadBytes <= bytes.size();) {
+    types.push_back(static_cast<FrameType>(bytes[at + 3]));
+    at += kFrameHeadBytes + PayloadSize(std::string_view(bytes).substr(at));
+  }
+  return types;
+}
+
+RawCall::RawCall(int port, const std::string& method, std::string_view message, bool more)
+    : connection_(port) {
+  connection_.Send(Preface() + CallFrames(1, method, message, !more));
+}
+
+bool RawCall::ReadFirst() {
+  std::string bytes;
+  while (std::ranges::count(FrameTypesIn(bytes), FrameType::kData) == 0) {
+    const std::string some = connection_.ReadSome();
+    if (some.empty()) return false;
+    bytes += some;
+  }
+  return true;
+}
+
+}  // namespace goldfinch
