@@ -39,7 +39,7 @@ absl::StatusOr<cudaDeviceProp> FindDevice(int device) {
   for (const cudaError_t error :
        {cudaSetDevice(device), cudaGetDeviceProperties(&properties, device)}) {
     if (error != cudaSuccess)
-      return absl::UnavailableError(
+      return absl::InternalError(
           absl::StrCat("CUDA device ", device, ": ", cudaGetErrorString(error)));
   }
   if (properties.major < kLeastMajor)
