@@ -57,7 +57,7 @@ class ModelEngineImpl final : public ModelEngine {
     return table_.PagesToOpen(base, max_tokens);
   }
   void Drop(PrefixId prefix) override { table_.Drop(prefix); }
-  void Save(PrefixId prefix, PrefixImage& image) override;
+  absl::Status Save(PrefixId prefix, PrefixImage& image) override;
   absl::Status CheckImage(const PrefixImage& image) const override;
   absl::StatusOr<PrefixId> Load(const PrefixImage& image) override;
   absl::Status Forward(std::span<const Span> batch,
@@ -177,7 +177,7 @@ absl::StatusOr<SequenceId> ModelEngineImpl::OpenFrom(PrefixId base_id,
   return id;
 }
 
-void ModelEngineImpl::Save(PrefixId id, PrefixImage& image) {
+absl::Status ModelEngineImpl::Save(PrefixId id, PrefixImage& image) {
   struct Owner {
     HostBytes keys;
     std::shared_ptr<const HostBytes> state;
@@ -191,6 +191,9 @@ void ModelEngineImpl::Save(PrefixId id, PrefixImage& image) {
   image.keys = owner->keys.span();
   image.state = owner->state->span();
   image.owner = owner;
+  // Copies of a device that has failed leave what was there. Its state may have been kept
+  // after the fault, too; a fault is never forgotten.
+  return backend_->status();
 }
 
 absl::StatusOr<PrefixId> ModelEngineImpl::Load(const PrefixImage& image) {
