@@ -75,6 +75,7 @@ class ModelEngineImpl final : public ModelEngine {
   static EngineInfo Complete(EngineInfo info, const Model& model) {
     info.state_bytes = model.state_bytes();
     info.key_bytes = model.stored_key_bytes();
+    info.num_pages = model.num_pages();
     info.expanded_pages = model.expanded_pages();
     info.device_bytes = model.device_bytes();
     return info;
@@ -402,7 +403,6 @@ absl::StatusOr<std::unique_ptr<ModelEngine>> ModelEngine::Create(
   const char* name = compute == ComputeType::kBf16 ? "bf16" : "f32";
   EngineInfo info{.vocab_size = checkpoint.config().vocab_size,
                   .page_tokens = options.page_tokens,
-                  .num_pages = limits->num_pages,
                   .num_slots = options.max_sequences,
                   .max_step_tokens = static_cast<std::int32_t>(limits->max_rows),
                   .compute_dtype = name,

@@ -24,10 +24,12 @@ class EmulatedEngineTest : public testing::TestWithParam<ComputeType> {
   void TearDown() override {
     emulation::SetOrder(Order::kForward);
     emulation::FailCall(-1);
+    emulation::SetDeviceMemory(-1);
   }
   // A small arena, so that some pages are rebuilt into scratch tiles.
-  std::unique_ptr<ModelEngine> Make() {
-    return MakeEngine(folder_.path(), GetParam(), [](ModelEngineOptions& options) {
+  std::unique_ptr<ModelEngine> Make(double cache_share = 0.0) {
+    return MakeEngine(folder_.path(), GetParam(), [&](ModelEngineOptions& options) {
+      options.cache_share = cache_share;
       options.backend = "cuda_emulated";
       options.expanded_bytes = 1 << 18;
       options.page_tokens = 8;
@@ -110,6 +112,21 @@ TEST_P(EmulatedEngineTest, TheMemoryThatIsToldIsWhatTheDeviceGave) {
   const DeviceBytes& bytes = engine->info().device_bytes;
   EXPECT_EQ(bytes.weights + bytes.cache + bytes.expanded + bytes.state + bytes.work,
             emulation::DeviceBytes() - before);
+}
+
+TEST_P(EmulatedEngineTest, TheCacheMayBeAShareOfWhatTheDeviceHasLeft) {
+  constexpr std::int64_t kTotal = 96 << 20;
+  const std::int64_t before = emulation::DeviceBytes();
+  emulation::SetDeviceMemory(before + kTotal);
+  const auto engine = Make(/*cache_share=*/0.6);
+  const std::int64_t cache = engine->info().device_bytes.cache;
+  const std::int64_t rest = emulation::DeviceBytes() - before - cache;
+  const std::int64_t page = engine->info().page_tokens * engine->cache_bytes_per_token();
+  EXPECT_EQ(cache / page, (kTotal - rest) * 6 / 10 / page);
+  emulation::SetDeviceMemory(-1);
+  const auto other = Make();
+  EXPECT_NE(other->info().num_pages, engine->info().num_pages);
+  EXPECT_EQ(Feed(*engine), Feed(*other));
 }
 
 // The last calls of a step are those of sampling and scoring.
