@@ -70,7 +70,7 @@ class Parker {
     // Between calls a session is a kept prefix and its history.
     prefix_ = engine.Keep(sequence);
     PrefixImage image;
-    engine.Save(prefix_, image);
+    GOLDFINCH_CHECK(engine.Save(prefix_, image).ok());
     snapshot_.tokens = image.tokens;
   }
   ~Parker() { engine_.Drop(prefix_); }
@@ -83,7 +83,7 @@ class Parker {
   SnapshotBytes Park() {
     ++snapshot_.generation;
     auto image = std::make_shared<PrefixImage>();
-    engine_.Save(prefix_, *image);
+    GOLDFINCH_CHECK(engine_.Save(prefix_, *image).ok());
     snapshot_.image = std::move(image);
     return EncodeSnapshot(snapshot_, /*key=*/nullptr);
   }

@@ -202,8 +202,9 @@ class Engine {
 
   virtual void Drop(PrefixId prefix) = 0;
 
-  // Copies a prefix out; it stays. Equal prefixes give equal bytes.
-  virtual void Save(PrefixId prefix, PrefixImage& image) = 0;
+  // Copies a prefix out; it stays. Equal prefixes give equal bytes. An error is a device
+  // fault, now or before: what the device held is lost, and `image` is of no use.
+  virtual absl::Status Save(PrefixId prefix, PrefixImage& image) = 0;
 
   // INVALID_ARGUMENT when the image is not one of this model and cache type. Any thread.
   virtual absl::Status CheckImage(const PrefixImage& image) const = 0;

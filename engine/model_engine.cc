@@ -57,7 +57,7 @@ class ModelEngineImpl final : public ModelEngine {
     return table_.PagesToOpen(base, max_tokens);
   }
   void Drop(PrefixId prefix) override { table_.Drop(prefix); }
-  void Save(PrefixId prefix, PrefixImage& image) override;
+  absl::Status Save(PrefixId prefix, PrefixImage& image) override;
   absl::Status CheckImage(const PrefixImage& image) const override;
   absl::StatusOr<PrefixId> Load(const PrefixImage& image) override;
   Preparation Prepare(SequenceId sequence, std::int64_t tokens,
@@ -77,6 +77,7 @@ class ModelEngineImpl final : public ModelEngine {
   static EngineInfo Complete(EngineInfo info, const Model& model) {
     info.state_bytes = model.state_bytes();
     info.key_bytes = model.stored_key_bytes();
+    info.num_pages = model.num_pages();
     info.expanded_pages = model.expanded_pages();
     info.device_bytes = model.device_bytes();
     return info;
@@ -179,7 +180,7 @@ absl::StatusOr<SequenceId> ModelEngineImpl::OpenFrom(PrefixId base_id,
   return id;
 }
 
-void ModelEngineImpl::Save(PrefixId id, PrefixImage& image) {
+absl::Status ModelEngineImpl::Save(PrefixId id, PrefixImage& image) {
   struct Owner {
     HostBytes keys;
     std::shared_ptr<const HostBytes> state;
@@ -193,6 +194,9 @@ void ModelEngineImpl::Save(PrefixId id, PrefixImage& image) {
   image.keys = owner->keys.span();
   image.state = owner->state->span();
   image.owner = owner;
+  // Copies of a device that has failed leave what was there. Its state may have been kept
+  // after the fault, too; a fault is never forgotten.
+  return backend_->status();
 }
 
 absl::StatusOr<PrefixId> ModelEngineImpl::Load(const PrefixImage& image) {
@@ -414,7 +418,6 @@ absl::StatusOr<std::unique_ptr<ModelEngine>> ModelEngine::Create(
   const char* name = compute == ComputeType::kBf16 ? "bf16" : "f32";
   EngineInfo info{.vocab_size = checkpoint.config().vocab_size,
                   .page_tokens = options.page_tokens,
-                  .num_pages = limits->num_pages,
                   .num_slots = options.max_sequences,
                   .max_step_tokens = static_cast<std::int32_t>(limits->max_rows),
                   .compute_dtype = name,

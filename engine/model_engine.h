@@ -19,6 +19,9 @@
 
 namespace goldfinch {
 
+// The rest is for what a driver takes later: code of kernels, their stacks.
+inline constexpr double kMaxCacheShare = 0.95;
+
 struct ModelEngineOptions {
   std::string model_dir;  // holds config.json and model.safetensors
   std::string backend = "cpu";  // "cpu", "cuda" or "auto", see BackendOptions
@@ -33,6 +36,11 @@ struct ModelEngineOptions {
   bool pin_threads = false;      // each to a processor, where there are as many of them
   std::string cpu_isa = "auto";  // "auto", "plain", "avx2", "avx512", "avx512_bf16"
   std::int64_t cache_bytes = 1 << 30;     // pool of compressed pages
+  // Instead of cache_bytes, where above 0: a share, at most kMaxCacheShare, of the memory
+  // that is left when all else is there: the device's or, on the CPU, of host_bytes,
+  // which the caller says the engine may take.
+  double cache_share = 0.0;
+  std::int64_t host_bytes = 0;
   std::int64_t expanded_bytes = 1 << 30;  // arena of expanded keys and values
   std::int32_t max_sequences = 64;        // state slots
   std::int32_t max_step_tokens = 512;     // rows in one Forward

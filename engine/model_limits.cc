@@ -41,6 +41,10 @@ absl::Status CheckOptions(const ModelEngineOptions& options) {
   if (options.cache_storage == StorageType::kFp8)
     return absl::InvalidArgumentError(
         "cache_storage is fp8; it must be the compute type or int8");
+  if (!(options.cache_share >= 0.0 && options.cache_share <= kMaxCacheShare))
+    return absl::InvalidArgumentError(absl::StrCat("cache_share is ", options.cache_share,
+                                                   "; it must be in [0, ", kMaxCacheShare,
+                                                   "]"));
   return absl::OkStatus();
 }
 
@@ -56,13 +60,20 @@ absl::StatusOr<ModelLimits> LimitsOf(const ModelEngineOptions& options,
   if (config.num_gold() == 0) return limits;
   const std::int64_t page_bytes =
       options.page_tokens * GoldCache::RowBytes(config, limits.cache_storage);
-  limits.num_pages = std::min<std::int64_t>(options.cache_bytes / page_bytes, 1 << 30);
+  const std::int64_t tile_bytes =
+      2 * options.page_tokens * config.n_embd * SizeOf(type) * config.num_gold();
+  const std::int64_t arena_slots = options.expanded_bytes / tile_bytes;
+  if (options.cache_share > 0.0) {
+    limits.cache_share = options.cache_share;
+    limits.host_bytes = options.host_bytes;
+    limits.arena_slots = std::min(arena_slots, kMaxPages);
+    return limits;
+  }
+  limits.num_pages = std::min(options.cache_bytes / page_bytes, kMaxPages);
   if (limits.num_pages < 1)
     return absl::InvalidArgumentError(absl::StrCat("cache_bytes is ", options.cache_bytes,
                                                    "; one page takes ", page_bytes));
-  const std::int64_t tile_bytes =
-      2 * options.page_tokens * config.n_embd * SizeOf(type) * config.num_gold();
-  limits.arena_slots = std::min(options.expanded_bytes / tile_bytes, limits.num_pages);
+  limits.arena_slots = std::min(arena_slots, limits.num_pages);
   return limits;
 }
 

@@ -90,6 +90,8 @@ std::int64_t PrefixKeeper::PagesToOpen(const KeptPrefix& base,
 PrefixKeeper::Room PrefixKeeper::MakeRoom(const std::shared_ptr<KeptPrefix>& base,
                                           std::int64_t pages) {
   const bool load = base != nullptr && base->length_ > 0 && base->id_ == PrefixId::kNone;
+  // Lost with the device: OpenFrom says so.
+  if (load && base->image_ == nullptr) return Room::kMade;
   if (load) pages += engine_.info().PagesFor(base->length_);
   Collect();
   while (free_pages() < pages) {
@@ -98,7 +100,6 @@ PrefixKeeper::Room PrefixKeeper::MakeRoom(const std::shared_ptr<KeptPrefix>& bas
   }
   if (load) {
     if (may_copy_ <= 0) return Room::kNotNow;
-    GOLDFINCH_CHECK(base->image_ != nullptr);
     may_copy_ -= base->image_->bytes();
     const absl::StatusOr<PrefixId> id = engine_.Load(*base->image_);
     GOLDFINCH_CHECK(id.ok());
@@ -130,15 +131,17 @@ bool PrefixKeeper::EvictOne(const KeptPrefix* except) {
 absl::StatusOr<SequenceId> PrefixKeeper::OpenFrom(KeptPrefix& base,
                                                   const SequenceSpec& spec,
                                                   std::span<const TokenId> history) {
-  GOLDFINCH_CHECK(base.id_ != PrefixId::kNone);
+  if (base.id_ == PrefixId::kNone)
+    return absl::InternalError("what was kept was lost with the device");
   return engine_.OpenFrom(base.id_, spec, history);
 }
 
 std::shared_ptr<const PrefixImage> PrefixKeeper::ImageOf(KeptPrefix& prefix) {
   if (prefix.id_ == PrefixId::kNone) return prefix.image_;
   auto image = std::make_shared<PrefixImage>();
-  engine_.Save(prefix.id_, *image);
+  const absl::Status status = engine_.Save(prefix.id_, *image);
   may_copy_ -= image->bytes();
+  if (!status.ok()) return nullptr;
   return image;
 }
 
@@ -147,7 +150,7 @@ void PrefixKeeper::MoveToHost(KeptPrefix& prefix) {
   prefix.image_ = ImageOf(prefix);
   Detach(prefix);
   prefix.host_bytes_ =
-      prefix.image_->bytes() +
+      (prefix.image_ != nullptr ? prefix.image_->bytes() : 0) +
       std::ssize(prefix.history_) * static_cast<std::int64_t>(sizeof(TokenId));
 }
 

@@ -45,13 +45,14 @@ class PrefixKeeper {
   // can be had (CHECK): open sequences hold no more than the others.
   Room MakeRoom(const std::shared_ptr<KeptPrefix>& base, std::int64_t pages);
 
+  // INTERNAL when the base was lost with the device.
   absl::StatusOr<SequenceId> OpenFrom(KeptPrefix& base, const SequenceSpec& spec,
                                       std::span<const TokenId> history);
 
   // Its image, which is copied out if it is on the device; it stays where it is. None
-  // for a prefix of no tokens.
+  // for a prefix of no tokens, and when the device has failed.
   std::shared_ptr<const PrefixImage> ImageOf(KeptPrefix& prefix);
-  // To host memory, if it is on the device.
+  // To host memory, if it is on the device; lost, if that has failed.
   void MoveToHost(KeptPrefix& prefix);
 
   // Frees what was let go; at the start of a step, which `may_copy` so many bytes.

@@ -86,8 +86,9 @@ class Scheduler {
   void CancelIfThere(RequestId id, absl::Status status, std::function<void(bool)> done);
 
   // Calls `done` on the step thread with the prefix's image, which is copied out if it is
-  // on the device; the prefix stays where it is. Null for one of no tokens, and after
-  // Shutdown. Copying is spread over steps, so that streams do not wait for it.
+  // on the device; the prefix stays where it is. Null for one of no tokens, when
+  // the device has failed, and after Shutdown. Copying is spread over steps, so that
+  // streams do not wait for it.
   using ImageCallback = std::function<void(std::shared_ptr<const PrefixImage>)>;
   void GetImage(std::shared_ptr<KeptPrefix> prefix, ImageCallback done);
   // Copies it out for good, if it is on the device; the next request that goes on from it

@@ -59,6 +59,7 @@ done
 for step in ${steps//,/ }; do
   [[ ,tests,sanitizer,verify,bench,peer, == *,$step,* ]] || wrong "there is no step $step"
 done
+[[ $device =~ ^[0-9]+$ ]] || wrong "--device is $device; it must be a number"
 for folder in "$bin" "$root/bin" "$root/build/cuda/bin" "$root/build/release/bin"; do
   [[ -n $folder && -x $folder/goldfinch ]] && break
 done
@@ -70,6 +71,19 @@ for case in "$golden"/*/expected.safetensors; do
 done
 ((${#golden_cases[@]})) || wrong "no golden case in $golden"
 export GOLDFINCH_GOLDEN=$root/tests/golden  # which the tests know by name
+
+# The programs' number of a device is among those that are visible; nvidia-smi and the
+# tests, which take the first one, need its number on the bus.
+alone=()
+torch_device=$backend
+gpu_id=$device
+if [[ $backend == cuda ]]; then
+  export CUDA_DEVICE_ORDER=PCI_BUS_ID
+  IFS=, read -ra visible <<<"${CUDA_VISIBLE_DEVICES:-}"
+  gpu_id=${visible[device]:-$device}
+  alone=(env "CUDA_VISIBLE_DEVICES=$gpu_id")
+  torch_device=cuda:$device
+fi
 
 # The program itself says whether there is a device for it.
 if [[ $backend == cuda ]]; then
@@ -96,7 +110,7 @@ num_failed=0
 result="not finished"
 
 query_gpu() {
-  [[ $backend == cuda ]] && nvidia-smi -i "$device" --query-gpu="$1" \
+  [[ $backend == cuda ]] && nvidia-smi -i "$gpu_id" --query-gpu="$1" \
     --format=csv,noheader,nounits 2>/dev/null
 }
 
@@ -226,7 +240,7 @@ test_result() {
 }
 
 tests() {
-  run "$bin/gpu_test" --gtest_filter="$all_tests" --gtest_brief=1
+  run "${alone[@]}" "$bin/gpu_test" --gtest_filter="$all_tests" --gtest_brief=1
   note "$(test_result)" gpu_test "--gtest_filter=$all_tests"
 }
 
@@ -242,7 +256,7 @@ sanitizer() {
   fi
   for tool in memcheck racecheck; do
     for filter in "$op_tests" "$small_forward"; do
-      run "$sanitizer" --tool "$tool" --error-exitcode 99 \
+      run "${alone[@]}" "$sanitizer" --tool "$tool" --error-exitcode 99 \
         "$bin/gpu_test" --gtest_filter="$filter" --gtest_brief=1
       # It sums up whatever it found; where it may not attach, it does not get there.
       if ((code != 124 && code != 137)) && [[ $output$errors != *SUMMARY* ]]; then
@@ -313,7 +327,7 @@ bench() {
 
 peer() {
   local shape=$1
-  run "$python" "$root/bench/peers/torch_reference.py" --shape="$shape" --device="$backend" \
+  run "$python" "$root/bench/peers/torch_reference.py" --shape="$shape" --device="$torch_device" \
     --case_seconds="$case_seconds" --json
   add_figures torch "$shape"
   note "$( ((code == 0)) && [[ -n $output ]] && echo ok)" torch_reference.py "--shape=$shape" "--device=$backend"
@@ -392,7 +406,7 @@ if wants peer; then
   if [[ -n $why_no_peer ]]; then
     skip torch_reference.py "$why_no_peer"
   else
-    run "$python" "$root/bench/peers/torch_reference.py" --verify="$golden" --device="$backend"
+    run "$python" "$root/bench/peers/torch_reference.py" --verify="$golden" --device="$torch_device"
     note "$( ((code == 0)) && echo "golden cases within tolerance")" torch_reference.py "--verify=$golden"
   fi
 fi

@@ -6,8 +6,10 @@
 #include <utility>
 #include <vector>
 
+#include "absl/strings/match.h"
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
+#include "engine/model_engine.h"
 #include "server/command_line.h"
 #include "server/loopback.h"
 #include "server/version.h"
@@ -98,6 +100,25 @@ absl::Status CheckAddress(absl::string_view flag, const std::string& address) {
       flag, " is ", address, "; it must be HOST:PORT with a port in [0, 65535]"));
 }
 
+constexpr std::int64_t kMaxCachePercent =
+    static_cast<std::int64_t>(100 * kMaxCacheShare + 0.5);
+
+// A share, "60%", goes to `percent`; what is left for the flag's own value is
+// `default_value`.
+CLI::Validator ShareOr(std::int64_t& percent, std::int64_t default_value) {
+  return {[&percent, default_value](std::string& text) -> std::string {
+            percent = 0;
+            if (!absl::EndsWith(text, "%")) return "";
+            if (!absl::SimpleAtoi(text.substr(0, text.size() - 1), &percent) ||
+                percent < 1 || percent > kMaxCachePercent)
+              return absl::StrCat("a share is ", text, "; it must be in [1%, ",
+                                  kMaxCachePercent, "%]");
+            text = absl::StrCat(default_value);
+            return "";
+          },
+          ""};
+}
+
 // A flag's one line of help says the same as the table in the README.
 void Describe(CLI::App& app, ServerFlags& flags) {
   app.add_option("--model", flags.model,
@@ -171,8 +192,10 @@ void Describe(CLI::App& app, ServerFlags& flags) {
       ->check(CLI::IsMember({"debug", "info", "warning", "error", "off"}))
       ->capture_default_str();
   app.add_option("--cache_bytes", flags.cache_bytes,
-                 "Bytes of the cache of compressed keys; KiB, MiB, GiB may follow")
+                 "Bytes of the cache of compressed keys; KiB, MiB, GiB may follow; "
+                 "or a share of the memory that is left, as 60%")
       ->transform(CLI::AsSizeValue(false))
+      ->transform(ShareOr(flags.cache_percent, flags.cache_bytes))  // looks first
       ->capture_default_str();
   app.add_option("--expanded_bytes", flags.expanded_bytes,
                  "Bytes of the arena of expanded keys and values, likewise")

@@ -44,6 +44,7 @@ struct ServerFlags {
   std::string vocab_table = "off";
   std::int64_t threads = 0;  // 0, when not given: one a hardware thread
   std::int64_t cache_bytes = std::int64_t{1} << 30;
+  std::int64_t cache_percent = 0;  // of what is left; above 0 instead of cache_bytes
   std::int64_t expanded_bytes = std::int64_t{1} << 30;
   std::int64_t max_sequences = 64;
   std::int64_t page_tokens = 64;

@@ -43,6 +43,14 @@
 namespace goldfinch {
 namespace {
 
+// Leaves something to what a process takes that it does not see as its own.
+constexpr double kMemoryShare = 0.95;
+
+std::int64_t MaxMemory(const ServerFlags& flags) {
+  if (flags.max_memory_bytes > 0) return flags.max_memory_bytes;
+  return static_cast<std::int64_t>(kMemoryShare * static_cast<double>(MemoryLimit()));
+}
+
 ModelEngineOptions EngineOptions(const ServerFlags& flags) {
   ModelEngineOptions options;
   options.model_dir = flags.model;
@@ -57,6 +65,8 @@ ModelEngineOptions EngineOptions(const ServerFlags& flags) {
   options.cpu_isa = flags.cpu_isa;
   options.pin_threads = flags.pin_threads == "auto";
   options.cache_bytes = flags.cache_bytes;
+  options.cache_share = static_cast<double>(flags.cache_percent) / 100.0;
+  options.host_bytes = MaxMemory(flags) - MemoryTaken();
   options.expanded_bytes = flags.expanded_bytes;
   options.vocab_table = flags.vocab_table == "on";
   options.max_sequences = static_cast<std::int32_t>(flags.max_sequences);
@@ -151,14 +161,6 @@ void RaiseFileLimit() {
   if (getrlimit(RLIMIT_NOFILE, &limit) != 0) return;
   limit.rlim_cur = limit.rlim_max;
   static_cast<void>(setrlimit(RLIMIT_NOFILE, &limit));  // else as it was
-}
-
-// Leaves something to what a process takes that it does not see as its own.
-constexpr double kMemoryShare = 0.95;
-
-std::int64_t MaxMemory(const ServerFlags& flags) {
-  if (flags.max_memory_bytes > 0) return flags.max_memory_bytes;
-  return static_cast<std::int64_t>(kMemoryShare * static_cast<double>(MemoryLimit()));
 }
 
 // What the flags allow all parts together, should they all be full at once.

@@ -100,7 +100,8 @@ void SessionManager::Impl::WithImage(std::shared_ptr<KeptPrefix> kept, ImageWork
         Async(
             [this, empty, bytes, work, image = std::move(image)]() mutable {
               if (image == nullptr && !empty) {
-                work(absl::UnavailableError("the server is shutting down"));
+                work(absl::UnavailableError(
+                    "the server is shutting down, or its device has failed"));
               } else {
                 work(std::move(image));
               }

@@ -15,6 +15,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
 
@@ -79,6 +80,9 @@ class Backend {
   // The device's first fault, INTERNAL, found by now; ops since then did nothing. After
   // Synchronize it tells of everything before it.
   virtual absl::Status status() const { return absl::OkStatus(); }
+
+  // Device memory that nobody has taken; none where it is the host's.
+  virtual std::optional<std::int64_t> FreeBytes() { return std::nullopt; }
 
   // Device memory taken besides what Allocate and Pack gave out.
   virtual std::int64_t own_bytes() const { return 0; }

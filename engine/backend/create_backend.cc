@@ -20,13 +20,17 @@ absl::StatusOr<std::unique_ptr<Backend>> CreateCuda(
 
 }  // namespace
 
+bool MeansNoDevice(const absl::Status& status) {
+  return absl::IsUnavailable(status) || absl::IsFailedPrecondition(status);
+}
+
 absl::StatusOr<std::unique_ptr<Backend>> CreateBackend(const BackendOptions& options) {
   if (options.backend == "cuda") return CreateCuda(options);
   if (options.backend != "cpu" && options.backend != "auto")
     return absl::InvalidArgumentError(absl::StrCat(
         "backend is ", options.backend, "; it must be cpu, cuda or auto"));
   if (options.backend == "auto")
-    if (auto cuda = CreateCuda(options); cuda.ok()) return cuda;
+    if (auto cuda = CreateCuda(options); !MeansNoDevice(cuda.status())) return cuda;
   return CreateCpuBackend({.isa = options.cpu_isa,
                            .num_threads = options.num_threads,
                            .pin_threads = options.pin_threads});

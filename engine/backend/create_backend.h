@@ -5,6 +5,7 @@
 #include <memory>
 #include <string>
 
+#include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "engine/backend/backend.h"
 
@@ -12,12 +13,17 @@ namespace goldfinch {
 
 struct BackendOptions {
   // "cpu"; "cuda"; or "auto": CUDA where the build and the machine have it, else the CPU.
+  // A device that is there and cannot be used is an error of "auto" too.
   std::string backend = "cpu";
   int device = 0;  // number of the CUDA device
   std::string cpu_isa = "auto";
   int num_threads = 0;       // 0: one a hardware thread
   bool pin_threads = false;  // each to a processor, where there are as many of them
 };
+
+// Whether a backend's creation failed because there is no device that it could run on.
+// Not: a device that is busy, or a number that none has.
+bool MeansNoDevice(const absl::Status& status);
 
 // INVALID_ARGUMENT for what no machine has, UNAVAILABLE or FAILED_PRECONDITION for what
 // this build or machine lacks.

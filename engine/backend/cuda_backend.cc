@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <array>
+#include <optional>
 #include <thread>
 #include <utility>
 
@@ -39,7 +40,7 @@ absl::StatusOr<cudaDeviceProp> FindDevice(int device) {
   for (const cudaError_t error :
        {cudaSetDevice(device), cudaGetDeviceProperties(&properties, device)}) {
     if (error != cudaSuccess)
-      return absl::UnavailableError(
+      return absl::InternalError(
           absl::StrCat("CUDA device ", device, ": ", cudaGetErrorString(error)));
   }
   if (properties.major < kLeastMajor)
@@ -133,6 +134,12 @@ class CudaBackend final : public Backend {
         cudaGetErrorName(stream_.error), ", ", cudaGetErrorString(stream_.error)));
   }
 
+  std::optional<std::int64_t> FreeBytes() override {
+    UseDevice();
+    std::size_t free = 0, total = 0;
+    if (stream_.ok()) stream_.Check(cudaMemGetInfo(&free, &total), "cudaMemGetInfo");
+    return static_cast<std::int64_t>(free);
+  }
   std::int64_t own_bytes() const override {
     return attention_bytes_ + sampler_.device_bytes();
   }

@@ -32,7 +32,8 @@ struct CudaBackendOptions {
 namespace goldfinch::GOLDFINCH_CUDA {
 
 // UNAVAILABLE where there is no driver or no device, INVALID_ARGUMENT for a number no
-// device has, FAILED_PRECONDITION for one below compute capability 8.0.
+// device has, FAILED_PRECONDITION for one below compute capability 8.0, INTERNAL for one
+// that is there and fails, or has no room for a context.
 absl::StatusOr<std::unique_ptr<Backend>> CreateCudaBackend(
     const CudaBackendOptions& options);
 

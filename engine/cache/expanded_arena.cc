@@ -9,6 +9,10 @@ ExpandedArena::ExpandedArena(std::int64_t num_slots, std::int64_t num_pages)
     LinkNewest(slot);
 }
 
+void ExpandedArena::SetPages(std::int64_t num_pages) {
+  slot_of_page_.assign(static_cast<std::size_t>(num_pages), -1);
+}
+
 std::int32_t ExpandedArena::Acquire(std::int32_t page) {
   std::int32_t slot = slot_of_page_[static_cast<std::size_t>(page)];
   if (slot >= 0) {

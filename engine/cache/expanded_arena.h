@@ -20,6 +20,9 @@ class ExpandedArena {
  public:
   ExpandedArena(std::int64_t num_slots, std::int64_t num_pages);
 
+  // For pages [0, num_pages), none of which has a slot yet; before the first Acquire.
+  void SetPages(std::int64_t num_pages);
+
   std::int64_t num_slots() const { return static_cast<std::int64_t>(slots_.size()); }
   std::int64_t used() const { return used_; }
 

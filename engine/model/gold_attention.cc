@@ -30,9 +30,8 @@ GoldAttention::GoldAttention(DeviceArena& memory, GoldCache& cache, ExpandedAren
       carry_(memory.Take(max_rows, num_heads * kCarryPerHead, DType::kF32)) {
   GOLDFINCH_CHECK(arena.num_slots() + kScratchTiles <= cache.shape().num_tiles);
   sequences_.reserve(static_cast<std::size_t>(max_sequences));
-  // Each page once; steps whose sequences share many may want more.
-  tiles_.reserve(static_cast<std::size_t>(
-      std::min(cache.shape().num_pages, std::int64_t{1} << 16) + max_sequences));
+  // Steps of more pages, those that sequences share counted for each, want more.
+  tiles_.reserve(static_cast<std::size_t>(kMaxGroupTiles + max_sequences));
   targets_.reserve(static_cast<std::size_t>(GoldCache::kMaxTargets));
 }
 

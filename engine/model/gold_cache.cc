@@ -25,11 +25,6 @@ GoldCache::GoldCache(DeviceArena& arena, const ModelConfig& config,
                      std::int64_t max_mix_width)
     : b_(arena.backend()), config_(config), weights_(weights), shape_(shape) {
   const std::int64_t d = config.n_embd, c = config.compressed_dim();
-  const std::int64_t rows = shape.num_pages * shape.page_tokens;
-  tokens_ = {arena.TakeBytes(rows * TokenBytes(config)), TokenBytes(config) == 2};
-  keys_ = arena.Take(rows, c, shape.storage);
-  if (shape.storage == DType::kI8)
-    scales_ = static_cast<std::uint16_t*>(arena.TakeBytes(rows * kScaleBytes));
   for (std::int32_t layer = 0; layer < config.num_gold(); ++layer) {
     KvTiles tiles{
         .type = type, .heads = config.num_heads(), .page_tokens = shape.page_tokens};
@@ -68,6 +63,15 @@ GoldCache::GoldCache(DeviceArena& arena, const ModelConfig& config,
     vocab_table_ = arena.Take(config.vocab_size, d, DType::kF32);
     FillVocabTable();
   }
+}
+
+void GoldCache::TakePages(DeviceArena& arena, std::int64_t num_pages) {
+  num_pages_ = num_pages;
+  const std::int64_t rows = num_pages * shape_.page_tokens;
+  tokens_ = {arena.TakeBytes(rows * TokenBytes(config_)), TokenBytes(config_) == 2};
+  keys_ = arena.Take(rows, config_.compressed_dim(), shape_.storage);
+  if (shape_.storage == DType::kI8)
+    scales_ = static_cast<std::uint16_t*>(arena.TakeBytes(rows * kScaleBytes));
 }
 
 void GoldCache::Append(const Matrix& x, const std::int32_t* tokens,

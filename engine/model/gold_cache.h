@@ -25,7 +25,6 @@ namespace goldfinch {
 struct GoldCacheShape {
   DType storage = DType::kBf16;  // of compressed keys: the compute type or kI8
   std::int64_t page_tokens = 0;
-  std::int64_t num_pages = 0;
   std::int64_t num_tiles = 0;  // per layer
   bool vocab_table = false;    // keep every token's part of a decompressed key
 };
@@ -46,6 +45,10 @@ class GoldCache {
 
   GoldCache(DeviceArena& arena, const ModelConfig& config, const ModelWeights& weights,
             DType type, const GoldCacheShape& shape, std::int64_t max_mix_width);
+
+  // Takes the memory of the pages: once, before anything is stored. Last of all, so that
+  // it may be what the rest has left.
+  void TakePages(DeviceArena& arena, std::int64_t num_pages);
 
   const GoldCacheShape& shape() const { return shape_; }
 
@@ -68,7 +71,7 @@ class GoldCache {
 
   // Device memory of the pages, of the tiles, and of the table of the vocabulary.
   std::int64_t page_bytes() const {
-    return shape_.num_pages * shape_.page_tokens * row_bytes();
+    return num_pages_ * shape_.page_tokens * row_bytes();
   }
   std::int64_t tile_bytes() const;
   std::int64_t table_bytes() const;
@@ -117,6 +120,7 @@ class GoldCache {
   const ModelConfig& config_;
   const ModelWeights& weights_;
   const GoldCacheShape shape_;
+  std::int64_t num_pages_ = 0;
 
   TokenStore tokens_;                // [pages * page_tokens]
   Matrix keys_;                      // [pages * page_tokens, D/R]

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <limits>
+#include <new>
 
 #include "engine/check.h"
 #include "engine/model/gold_layer.h"
@@ -65,10 +66,9 @@ Model::Model(Backend& backend, const Checkpoint& checkpoint, DType type,
     const GoldCacheShape shape{
         .storage = limits.cache_storage,
         .page_tokens = limits.page_tokens,
-        .num_pages = limits.num_pages,
         .num_tiles = limits.arena_slots + GoldAttention::kScratchTiles,
         .vocab_table = limits.vocab_table};
-    arena_ = std::make_unique<ExpandedArena>(limits.arena_slots, limits.num_pages);
+    arena_ = std::make_unique<ExpandedArena>(limits.arena_slots, 0);
     cache_ = std::make_unique<GoldCache>(memory_, config_, weights_, type, shape, width);
     attention_ =
         std::make_unique<GoldAttention>(memory_, *cache_, *arena_, config_.num_heads(),
@@ -89,6 +89,22 @@ Model::Model(Backend& backend, const Checkpoint& checkpoint, DType type,
   last_normed_ = memory_.TakeInput(limits.max_logit_rows, d, type);
   logits_ = memory_.Take(limits.max_logit_rows, config_.vocab_size, DType::kF32);
   backend_.Prepare(rows, config_.vocab_size);
+  if (cache_ == nullptr) return;
+  if (limits_.cache_share > 0.0) limits_.num_pages = PagesOfShare();
+  cache_->TakePages(memory_, limits_.num_pages);
+  arena_->SetPages(limits_.num_pages);
+}
+
+std::int64_t Model::PagesOfShare() {
+  const DeviceBytes taken = device_bytes();
+  const std::int64_t left = backend_.FreeBytes().value_or(
+      limits_.host_bytes - taken.weights - taken.expanded - taken.state - taken.work);
+  const std::int64_t page_bytes = limits_.page_tokens * cache_->row_bytes();
+  const auto pages =
+      static_cast<std::int64_t>(limits_.cache_share * static_cast<double>(left)) /
+      page_bytes;
+  if (pages < 1) throw std::bad_alloc();
+  return std::min<std::int64_t>(pages, kMaxPages);
 }
 
 LayerState Model::State(std::int64_t layer) const {

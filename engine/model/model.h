@@ -31,11 +31,18 @@
 
 namespace goldfinch {
 
+inline constexpr std::int64_t kMaxPages = 1 << 30;
+
 struct ModelLimits {
   std::int64_t max_rows = 0;   // tokens in one pass
   std::int64_t num_slots = 0;  // sequences
   std::int64_t page_tokens = 0;
   std::int64_t num_pages = 0;
+  // Instead of num_pages, where above 0: the pages take this share of the memory that is
+  // left when the model has taken everything else: on a backend without memory of its
+  // own, of host_bytes.
+  double cache_share = 0.0;
+  std::int64_t host_bytes = 0;
   std::int64_t arena_slots = 0;         // pages expanded at once
   std::int64_t max_logit_rows = 0;      // rows of one Logits
   DType weight_storage = DType::kBf16;  // the compute type, kI8 or kFp8
@@ -111,6 +118,7 @@ class Model {
   std::int64_t state_bytes() const;
   DeviceBytes device_bytes() const;
 
+  std::int64_t num_pages() const { return limits_.num_pages; }
   std::int64_t expanded_pages() const { return limits_.arena_slots; }
   ExpandedUsage expanded_usage() const;
 
@@ -119,6 +127,9 @@ class Model {
   void RunRecurrent(const Matrix& x);
   void RunGold(std::span<const SpanInput> spans, const Matrix& x);
   void BuildGold(std::span<const SpanInput> spans);
+  // Of cache_share; everything else has been taken. Throws std::bad_alloc when it is less
+  // than one.
+  std::int64_t PagesOfShare();
   LayerState State(std::int64_t layer) const;
   // visit(cache row, index from `begin`, count) of the runs within pages that positions
   // [begin, begin + count) are.
@@ -133,7 +144,7 @@ class Model {
   DeviceArena memory_;
   const ModelConfig config_;
   const DType type_;
-  const ModelLimits limits_;
+  ModelLimits limits_;
   const ModelWeights weights_;
 
   std::vector<LayerState> states_;

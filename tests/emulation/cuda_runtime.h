@@ -3,13 +3,20 @@
 //
 // A block's threads are fibers of one processor thread, switched at barriers and warp
 // intrinsics, so a run is deterministic, and a barrier that not all threads reach is
-// found and named instead of hanging. Blocks run one after another. Copies by cp.async
-// happen as late as the kernel lets them: at its wait. Global memory is malloc's, so that
-// the address sanitizer sees what memcheck would; running threads in another order
-// (emulation.h) changes the bits of a kernel that lacks a barrier.
+// found and named instead of hanging. Blocks run one after another. What is queued on a
+// stream happens as late as the host can bear: when it waits for it. So a buffer that is
+// filled anew before it was copied from, or read before it was copied to, is found.
+// Besides, this ends a test, or gives it wrong numbers, where a kernel
+//   reads shared memory that its block has not written, or what another block writes;
+//   lacks a barrier (running in another order, emulation.h, changes its bits);
+//   loads a vector, or copies asynchronously, from an address that is not aligned;
+//   relies on asynchronous copies before it waited for them;
+//   writes around the memory it has, or is launched beyond what a device allows;
+//   reads or writes what the kernel before it works on, before it waited for that.
+// With the address sanitizer a read around the memory is found too.
 //
-// What this cannot show: speed, alignment faults, what the tensor cores do with the last
-// bit, and races between blocks.
+// What this cannot show: speed, what the tensor cores do with the last bit, and blocks
+// that disturb each other only when they run at the same time.
 //
 // Threads: one at a time.
 #pragma once
@@ -32,7 +39,8 @@
 #define __host__
 #define __forceinline__ inline
 #define __launch_bounds__(...)
-#define __shared__ static thread_local
+// Kept, and known to be written by others (shared_variables.h).
+#define __shared__ [[gnu::used]] static
 #define __align__(n) alignas(n)
 
 struct uint3 {
@@ -76,8 +84,22 @@ void AsyncCopy(void* to, const void* from, std::size_t bytes, std::size_t zeros)
 void AsyncCommit();
 void AsyncWait(int groups_left);
 void* DynamicShared();
-void Run(dim3 grid, dim3 block, std::size_t shared_bytes,
-         const std::function<void()>& body);
+// Dies where `p` is no multiple of `bytes`.
+void CheckAligned(const void* p, std::size_t bytes);
+// Waits for the kernel before this one.
+void AwaitLaunch();
+
+struct Configuration {
+  const char* name = "";
+  dim3 grid, block;
+  std::size_t shared_bytes = 0;
+  bool dependent = false;  // may start before the kernel before it has ended
+};
+// A launch.
+struct Kernel {
+  Configuration launch;
+  std::function<void()> body;  // of one thread
+};
 
 }  // namespace emulation
 
@@ -123,6 +145,7 @@ inline unsigned long long __umul64hi(unsigned long long a, unsigned long long b)
 }
 template <typename T>
 T __ldcs(const T* p) {
+  emulation::CheckAligned(p, sizeof(T));
   return *p;
 }
 inline float __uint_as_float(unsigned u) { return std::bit_cast<float>(u); }
@@ -132,8 +155,11 @@ enum cudaError_t {
   cudaSuccess = 0,
   cudaErrorInvalidValue = 1,
   cudaErrorMemoryAllocation = 2,
+  cudaErrorInvalidConfiguration = 9,
+  cudaErrorInsufficientDriver = 35,
   cudaErrorNoDevice = 100,
   cudaErrorInvalidDevice = 101,
+  cudaErrorInvalidResourceHandle = 400,
   cudaErrorIllegalAddress = 700,
 };
 enum cudaMemcpyKind {
@@ -142,7 +168,7 @@ enum cudaMemcpyKind {
   cudaMemcpyDeviceToDevice
 };
 enum cudaFuncAttribute { cudaFuncAttributeMaxDynamicSharedMemorySize };
-struct cudaStreamRecord {};
+struct cudaStreamRecord;
 using cudaStream_t = cudaStreamRecord*;
 struct cudaEventRecord_;
 using cudaEvent_t = cudaEventRecord_*;
@@ -163,6 +189,7 @@ cudaError_t cudaSetDevice(int device);
 cudaError_t cudaGetDeviceProperties(cudaDeviceProp* properties, int device);
 cudaError_t cudaMalloc(void** p, std::size_t bytes);
 cudaError_t cudaFree(void* p);
+cudaError_t cudaMemGetInfo(std::size_t* free, std::size_t* total);
 cudaError_t cudaHostAlloc(void** p, std::size_t bytes, unsigned flags);
 cudaError_t cudaFreeHost(void* p);
 cudaError_t cudaMemcpyAsync(void* to, const void* from, std::size_t bytes,
@@ -175,24 +202,25 @@ cudaError_t cudaEventCreateWithFlags(cudaEvent_t* event, unsigned flags);
 cudaError_t cudaEventDestroy(cudaEvent_t event);
 cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream);
 cudaError_t cudaEventSynchronize(cudaEvent_t event);
-template <typename Kernel>
-cudaError_t cudaFuncSetAttribute(Kernel*, cudaFuncAttribute, int) {
-  return cudaSuccess;
-}
 
 namespace emulation {
 
-// A call of the runtime API as far as FailCall (emulation.h) goes.
-cudaError_t Call();
+cudaError_t AllowShared(const void* kernel, int bytes);
+cudaError_t Enqueue(cudaStream_t stream, const void* function, Kernel kernel);
 
 template <typename... P, typename... A>
-cudaError_t Launch(void (*kernel)(P...), dim3 grid, dim3 block, std::size_t shared,
+cudaError_t Launch(cudaStream_t stream, const Configuration& launch, void (*kernel)(P...),
                    A&&... args) {
-  if (const cudaError_t error = Call(); error != cudaSuccess) return error;
+  static_assert((sizeof(P) + ... + 0) <= 4096, "some drivers take no more arguments");
   const std::tuple<std::remove_const_t<P>...> values(std::forward<A>(args)...);
-  Run(grid, block, shared, [&] { std::apply(kernel, values); });
-  return cudaSuccess;
+  return Enqueue(stream, reinterpret_cast<const void*>(kernel),
+                 {launch, [kernel, values] { std::apply(kernel, values); }});
 }
 
 }  // namespace emulation
+
+template <typename... P>
+cudaError_t cudaFuncSetAttribute(void (*kernel)(P...), cudaFuncAttribute, int value) {
+  return emulation::AllowShared(reinterpret_cast<const void*>(kernel), value);
+}
 // NOLINTEND

@@ -4,9 +4,13 @@
 #include <memory>
 #include <span>
 #include <string>
+#include <thread>
 #include <vector>
 
+#include "engine/backend/create_backend.h"
+#include "gmock/gmock.h"
 #include "gtest/gtest.h"
+#include "tests/emulation/emulated_backend.h"
 #include "tests/emulation/emulation.h"
 #include "tests/engine/forward/engine_harness.h"
 
@@ -20,10 +24,12 @@ class EmulatedEngineTest : public testing::TestWithParam<ComputeType> {
   void TearDown() override {
     emulation::SetOrder(Order::kForward);
     emulation::FailCall(-1);
+    emulation::SetDeviceMemory(-1);
   }
   // A small arena, so that some pages are rebuilt into scratch tiles.
-  std::unique_ptr<ModelEngine> Make() {
-    return MakeEngine(folder_.path(), GetParam(), [](ModelEngineOptions& options) {
+  std::unique_ptr<ModelEngine> Make(double cache_share = 0.0) {
+    return MakeEngine(folder_.path(), GetParam(), [&](ModelEngineOptions& options) {
+      options.cache_share = cache_share;
       options.backend = "cuda_emulated";
       options.expanded_bytes = 1 << 18;
       options.page_tokens = 8;
@@ -32,6 +38,16 @@ class EmulatedEngineTest : public testing::TestWithParam<ComputeType> {
   std::vector<float> Feed(Engine& engine) const {
     const std::int64_t chunks[] = {70, 1, 9};
     return FeedInChunks(engine, tokens_, chunks);
+  }
+
+  // A sequence of five tokens.
+  SequenceId Started(Engine& engine) const {
+    Span span;
+    span.sequence = OpenSequence(engine, 10);
+    span.tokens = std::span(tokens_).first(5);
+    SpanResult result;
+    EXPECT_TRUE(engine.Forward(std::span(&span, 1), std::span(&result, 1)).ok());
+    return span.sequence;
   }
 
   // A step of a sequence that is scored and of one that samples with everything on.
@@ -98,6 +114,21 @@ TEST_P(EmulatedEngineTest, TheMemoryThatIsToldIsWhatTheDeviceGave) {
             emulation::DeviceBytes() - before);
 }
 
+TEST_P(EmulatedEngineTest, TheCacheMayBeAShareOfWhatTheDeviceHasLeft) {
+  constexpr std::int64_t kTotal = 96 << 20;
+  const std::int64_t before = emulation::DeviceBytes();
+  emulation::SetDeviceMemory(before + kTotal);
+  const auto engine = Make(/*cache_share=*/0.6);
+  const std::int64_t cache = engine->info().device_bytes.cache;
+  const std::int64_t rest = emulation::DeviceBytes() - before - cache;
+  const std::int64_t page = engine->info().page_tokens * engine->cache_bytes_per_token();
+  EXPECT_EQ(cache / page, (kTotal - rest) * 6 / 10 / page);
+  emulation::SetDeviceMemory(-1);
+  const auto other = Make();
+  EXPECT_NE(other->info().num_pages, engine->info().num_pages);
+  EXPECT_EQ(Feed(*engine), Feed(*other));
+}
+
 // The last calls of a step are those of sampling and scoring.
 TEST_P(EmulatedEngineTest, FaultWhileSamplingIsAnInternalError) {
   const auto counted = Make();
@@ -129,6 +160,69 @@ TEST_P(EmulatedEngineTest, FaultInAnyCallOfAStepIsAnInternalError) {
     EXPECT_NE(status.message().find("cudaErrorIllegalAddress"), std::string::npos);
     emulation::FailCall(-1);
   }
+}
+
+TEST_P(EmulatedEngineTest, NothingIsSavedAfterAFault) {
+  const auto engine = Make();
+  const SequenceId id = Started(*engine);
+  const PrefixId before = engine->Keep(id);
+  PrefixImage image;
+  EXPECT_TRUE(engine->Save(before, image).ok());
+  emulation::FailCall(0);
+  const PrefixId after = engine->Keep(id);
+  emulation::FailCall(-1);
+  for (const PrefixId prefix : {before, after}) {
+    EXPECT_TRUE(absl::IsInternal(engine->Save(prefix, image)));
+    engine->Drop(prefix);
+  }
+  engine->Close(id);
+}
+
+// A step may come from any thread, and each thread has a device of its own.
+TEST_P(EmulatedEngineTest, AnotherDeviceIsNamedOnWhicheverThreadStepsOrAllocates) {
+  auto checkpoint = Checkpoint::Load(folder_.path());
+  ASSERT_TRUE(checkpoint.ok());
+  auto backend = cuda_emulated::CreateCudaBackend({.device = 1});
+  ASSERT_TRUE(backend.ok()) << backend.status();
+  ModelEngineOptions options;
+  options.compute_type = GetParam();
+  options.cache_bytes = options.expanded_bytes = 1 << 20;
+  options.page_tokens = 8;
+  auto engine = ModelEngine::Create(options, *checkpoint, *std::move(backend));
+  ASSERT_TRUE(engine.ok()) << engine.status();
+  std::thread([&] {
+    EXPECT_EQ(Feed(**engine), Feed(*Make()));
+    EXPECT_TRUE(SampleAndScore(**engine).ok());
+    const PrefixId prefix = (*engine)->Keep(Started(**engine));
+    PrefixImage image;
+    EXPECT_TRUE((*engine)->Save(prefix, image).ok());
+    engine->reset();
+  }).join();
+}
+
+TEST(EmulatedDriverTest, WithoutADriverOrADeviceThereIsNoDevice) {
+  for (const emulation::Driver driver :
+       {emulation::Driver::kNoDevice, emulation::Driver::kTooOld}) {
+    emulation::SetDriver(driver);
+    const absl::Status status = cuda_emulated::CreateCudaBackend({}).status();
+    EXPECT_TRUE(absl::IsUnavailable(status)) << status;
+    EXPECT_THAT(std::string(status.message()), testing::StartsWith("no CUDA device: "));
+    EXPECT_TRUE(MeansNoDevice(status));
+  }
+  emulation::SetDriver(emulation::Driver::kTwoDevices);
+}
+
+// So that "auto" does not quietly compute on the CPU instead.
+TEST(EmulatedDriverTest, ADeviceThatCannotBeUsedIsAnErrorAndNotNoDevice) {
+  const absl::Status number = cuda_emulated::CreateCudaBackend({.device = 2}).status();
+  EXPECT_EQ(number.message(), "device is 2; this machine has CUDA devices 0 to 1");
+  EXPECT_FALSE(MeansNoDevice(number));
+  emulation::FailCall(1);  // cudaSetDevice
+  const absl::Status busy = cuda_emulated::CreateCudaBackend({}).status();
+  emulation::FailCall(-1);
+  EXPECT_TRUE(absl::IsInternal(busy)) << busy;
+  EXPECT_THAT(std::string(busy.message()), testing::StartsWith("CUDA device 0: "));
+  EXPECT_FALSE(MeansNoDevice(busy));
 }
 
 INSTANTIATE_TEST_SUITE_P(Types, EmulatedEngineTest,

@@ -5,21 +5,30 @@
 
 namespace emulation {
 
-// The order in which the threads of a block take their turns. Kernels whose bits depend
-// on it lack a barrier.
+// The order in which the threads of a block take their turns, and the blocks of a kernel
+// theirs. Kernels whose bits depend on it lack a barrier, or one block reads what another
+// one writes.
 enum class Order { kForward, kBackward, kShuffled };
 void SetOrder(Order order);
 
 // The call of the runtime API that is `calls` calls away fails with an illegal address,
-// as does every later one until this is called again; negative: none does.
+// as does every later one until this is called again; negative: none does. What is queued
+// then is lost.
 void FailCall(std::int64_t calls);
 // Calls so far.
 std::int64_t NumCalls();
+
+// Of the machine: two devices and a driver for them, or less.
+enum class Driver { kTwoDevices, kNoDevice, kTooOld };
+void SetDriver(Driver driver);
 
 // Bytes of device and host memory that are allocated now, and calls of cudaMalloc and
 // cudaHostAlloc so far.
 std::int64_t AllocatedBytes();
 std::int64_t DeviceBytes();  // of the former, device memory
 std::int64_t NumAllocations();
+
+// All that a device has; negative: as much as it had.
+void SetDeviceMemory(std::int64_t bytes);
 
 }  // namespace emulation

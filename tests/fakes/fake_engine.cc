@@ -244,7 +244,11 @@ void FakeEngine::Drop(PrefixId prefix) {
   prefixes_.erase(prefix);
 }
 
-void FakeEngine::Save(PrefixId prefix, PrefixImage& image) {
+absl::Status FakeEngine::Save(PrefixId prefix, PrefixImage& image) {
+  {
+    const MutexLock lock(mu_);
+    if (!fail_saves_.ok()) return fail_saves_;
+  }
   const Kept& kept = Find(prefix);
   image = PrefixImage();
   image.length = kept.num_tokens;
@@ -261,6 +265,7 @@ void FakeEngine::Save(PrefixId prefix, PrefixImage& image) {
   image.state = std::span(*bytes).first(sizeof(kept.hash));
   image.keys = std::span(*bytes).subspan(sizeof(kept.hash));
   image.owner = std::move(bytes);
+  return absl::OkStatus();
 }
 
 absl::Status FakeEngine::CheckImage(const PrefixImage& image) const {
@@ -453,6 +458,11 @@ std::vector<ScoredToken> FakeEngine::ExpectedScores(
 absl::Status FakeEngine::CountDown(std::optional<Failure>& failure) {
   if (!failure || --failure->countdown > 0) return absl::OkStatus();
   return std::exchange(failure, std::nullopt)->status;
+}
+
+void FakeEngine::FailSaves(absl::Status status) {
+  const MutexLock lock(mu_);
+  fail_saves_ = std::move(status);
 }
 
 void FakeEngine::FailOpen(int k, absl::Status status) {

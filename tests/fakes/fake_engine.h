@@ -54,7 +54,7 @@ class FakeEngine final : public Engine {
                                       std::span<const TokenId> history) override;
   std::int64_t PagesToOpen(PrefixId base, std::int64_t max_tokens) const override;
   void Drop(PrefixId prefix) override;
-  void Save(PrefixId prefix, PrefixImage& image) override;
+  absl::Status Save(PrefixId prefix, PrefixImage& image) override;
   absl::Status CheckImage(const PrefixImage& image) const override;
   absl::StatusOr<PrefixId> Load(const PrefixImage& image) override;
   Preparation Prepare(SequenceId sequence, std::int64_t tokens,
@@ -75,6 +75,8 @@ class FakeEngine final : public Engine {
   void FailOpen(int k, absl::Status status);
   // The k-th Forward from now fails with `status`.
   void FailForward(int k, absl::Status status);
+  // Every Save from now on fails with `status`, until it is OK again.
+  void FailSaves(absl::Status status);
   // Called at the start of every Forward, on the step thread.
   void SetForwardHook(std::function<void(std::span<const Span>)> hook);
 
@@ -148,6 +150,7 @@ class FakeEngine final : public Engine {
   CondVar changed_;
   std::optional<Failure> fail_open_ ABSL_GUARDED_BY(mu_);
   std::optional<Failure> fail_forward_ ABSL_GUARDED_BY(mu_);
+  absl::Status fail_saves_ ABSL_GUARDED_BY(mu_);
   std::function<void(std::span<const Span>)> hook_ ABSL_GUARDED_BY(mu_);
   bool block_ ABSL_GUARDED_BY(mu_) = false;
   bool blocked_ ABSL_GUARDED_BY(mu_) = false;

@@ -229,6 +229,32 @@ TEST_F(PrefixTest, DeviceFaultLeavesTheConversationAsItWas) {
   Run(Turn(kept, 3, 50, 2));
 }
 
+// What cannot be read any more must not get into a store, over what is there.
+TEST_F(PrefixTest, AFailedDeviceGivesNoImages) {
+  const std::shared_ptr<KeptPrefix> kept = Run(Turn(nullptr, 40, 8, 1));
+  engine().FailSaves(absl::InternalError("fault"));
+  bool called = false;
+  scheduler().GetImage(kept, [&](std::shared_ptr<const PrefixImage> image) {
+    EXPECT_TRUE(image == nullptr);
+    called = true;
+  });
+  RunUntilIdle();
+  EXPECT_TRUE(called);
+}
+
+TEST_F(PrefixTest, WhatIsLostWithTheDeviceEndsTheRequestThatGoesOnFromIt) {
+  engine_options.num_pages = 8;
+  const std::shared_ptr<KeptPrefix> kept = Run(Turn(nullptr, 60, 20, 1));
+  engine().FailSaves(absl::InternalError("fault"));
+  // It needs all pages, so the other one has to give way.
+  Run(Turn(nullptr, 90, 20, 2));
+  EXPECT_EQ(kept->place(), KeptPrefix::Place::kHost);
+  Submitted submitted = Submit(Keeping(Turn(kept, 0, 10, 3)));
+  RunUntilIdle();
+  ASSERT_TRUE(end.has_value());
+  EXPECT_TRUE(absl::IsInternal(end->status)) << end->status;
+}
+
 TEST_F(PrefixTest, ImageMovesToAnotherServer) {
   const std::shared_ptr<KeptPrefix> kept = Run(Turn(nullptr, 40, 8, 1));
   std::shared_ptr<const PrefixImage> image;

@@ -12,6 +12,7 @@ import subprocess
 import sys
 import tempfile
 import unittest
+import unittest.mock
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -158,6 +159,24 @@ class GpuCheckTest(unittest.TestCase):
                       "permitted |", report)
         self.assertIn("| ok, at most 4321 MiB of the device in use |", report)
         self.assertIn(f"--memory_bytes={81559 * 9 * (1 << 20) // 10}", (self.folder / "out" / "log.txt").read_text())
+
+    def test_another_device_is_that_for_everything(self) -> None:
+        """The second of those that are visible, which is number 6 on the bus."""
+        gpu_test = 'echo "gpu_test sees $CUDA_VISIBLE_DEVICES"\n'
+        say = 'echo "$(basename "$0") sees $CUDA_VISIBLE_DEVICES: $*" >>"$SAID"\n'
+        smi = "#!/bin/sh\n" + say
+        bundle = self.programs(goldfinch=VERIFY, gpu_test=PASSING + gpu_test, goldfinch_bench=BENCH + say,
+                               **{"nvidia-smi": smi, "python3": TORCH + say})
+        said = self.folder / "said.txt"
+        with unittest.mock.patch.dict(os.environ, {"CUDA_VISIBLE_DEVICES": "4,6", "SAID": str(said)}):
+            self.check(bundle / "gpu_check.sh", "--device=1", "--steps=tests,bench,peer", *SMALL)
+        log = (self.folder / "out" / "log.txt").read_text(encoding="utf-8")
+        self.assertIn("\ngpu_test sees 6\n", log)
+        lines = said.read_text(encoding="utf-8").splitlines()
+        self.assertTrue(any(line.startswith("nvidia-smi sees 4,6: -i 6 --query-gpu=name") for line in lines), lines)
+        self.assertFalse(any("nvidia-smi" in line and "-i 6 " not in line for line in lines), lines)
+        self.assertTrue(any(line.startswith("goldfinch-bench sees 4,6: ") and "--device=1 " in line for line in lines))
+        self.assertTrue(any("--shape=3x64 --device=cuda:1 " in line for line in lines), lines)
 
     def test_tests_that_were_all_skipped_have_not_passed(self) -> None:
         bundle = self.programs(goldfinch=VERIFY, gpu_test=ALL_SKIPPED)

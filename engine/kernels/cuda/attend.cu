@@ -69,12 +69,11 @@ struct Eight {
   float v[kDims];
 };
 __device__ __forceinline__ Eight LoadEight(const float* p) {
-  const auto* q = reinterpret_cast<const float4*>(p);
-  const float4 a = q[0], b = q[1];
+  const auto a = LoadVector<float4>(p), b = LoadVector<float4>(p + 4);
   return {{a.x, a.y, a.z, a.w, b.x, b.y, b.z, b.w}};
 }
 __device__ __forceinline__ Eight LoadEight(const std::uint16_t* p) {
-  const uint4 a = *reinterpret_cast<const uint4*>(p);
+  const auto a = LoadVector<uint4>(p);
   return {{LowBf16(a.x), HighBf16(a.x), LowBf16(a.y), HighBf16(a.y), LowBf16(a.z),
            HighBf16(a.z), LowBf16(a.w), HighBf16(a.w)}};
 }

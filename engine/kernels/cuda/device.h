@@ -134,6 +134,22 @@ __device__ __forceinline__ float BlockMax(float value, float* scratch) {
   return max;
 }
 
+// *p in one access of memory, which wants p to be a multiple of sizeof(T).
+template <typename T>
+__device__ __forceinline__ T LoadVector(const void* p) {
+#if defined(GOLDFINCH_CUDA_EMULATION)
+  emulation::CheckAligned(p, sizeof(T));
+#endif
+  return *static_cast<const T*>(p);
+}
+template <typename T>
+__device__ __forceinline__ void StoreVector(const T& value, void* p) {
+#if defined(GOLDFINCH_CUDA_EMULATION)
+  emulation::CheckAligned(p, sizeof(T));
+#endif
+  *static_cast<T*>(p) = value;
+}
+
 // The block's dynamic shared memory, aligned to 16.
 __device__ __forceinline__ void* DynamicShared() {
 #if defined(GOLDFINCH_CUDA_EMULATION)
@@ -180,7 +196,9 @@ __device__ __forceinline__ void AsyncWait() {
 // that did not wait could end before its predecessor has, and then the next one, which
 // waits for it alone, would be too early.
 __device__ __forceinline__ void AwaitLaunch() {
-#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+#if defined(GOLDFINCH_CUDA_EMULATION)
+  emulation::AwaitLaunch();
+#elif defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
   asm volatile("griddepcontrol.wait;" ::: "memory");
 #endif
 }

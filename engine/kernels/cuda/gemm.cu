@@ -127,8 +127,8 @@ struct Bf16Weights {
   }
   __device__ __forceinline__ static Strip FromShared(const unsigned char* strip,
                                                      unsigned lane) {
-    const auto* p = reinterpret_cast<const uint4*>(strip) + lane;
-    return {{p[0], p[32]}};
+    const unsigned char* const p = strip + lane * 16;
+    return {{LoadVector<uint4>(p), LoadVector<uint4>(p + 512)}};
   }
 };
 template <typename Stored>
@@ -150,7 +150,7 @@ struct ByteWeights {
   }
   __device__ __forceinline__ static Strip FromShared(const unsigned char* strip,
                                                      unsigned lane) {
-    return Fragments({reinterpret_cast<const uint4*>(strip)[lane]});
+    return Fragments({LoadVector<uint4>(strip + lane * 16)});
   }
 };
 
@@ -160,7 +160,7 @@ template <bool kAligned>
 __device__ __forceinline__ uint4 LoadInputs(const std::uint16_t* x, std::int64_t k,
                                             std::int64_t in) {
   if constexpr (kAligned) {
-    return k < in ? *reinterpret_cast<const uint4*>(x + k) : uint4{0, 0, 0, 0};
+    return k < in ? LoadVector<uint4>(x + k) : uint4{0, 0, 0, 0};
   } else {
     unsigned pair[4];
     for (int i = 0; i < 4; ++i) {
@@ -290,7 +290,7 @@ __device__ __forceinline__ void CopyStrip(const Product& p, std::int64_t first_b
     } else {
       uint4 v = {0, 0, 0, 0};
       if (inside) v = LoadInputs<false>(x + row * p.x_stride, k, p.in);
-      *reinterpret_cast<uint4*>(inputs + i * 16) = v;
+      StoreVector(v, inputs + i * 16);
     }
   }
 }
@@ -339,12 +339,12 @@ __global__ void __launch_bounds__(kThreads) ManyRows(Products products) {
       slice_end = (slice + 1) * strips / kSlices;
     }
     const unsigned char* const weights = stage(strip);
-    const auto* const inputs = reinterpret_cast<const uint4*>(
-        weights + kTileBlocks * Weights::kStripBytes);
+    const unsigned char* const inputs = weights + kTileBlocks * Weights::kStripBytes;
     uint4 x[kGroups];
 #pragma unroll
     for (int g = 0; g < kGroups; ++g)
-      x[g] = inputs[(warp_row + g * 8 + static_cast<int>(lane) / 4) * 4 + lane % 4];
+      x[g] = LoadVector<uint4>(
+          inputs + ((warp_row + g * 8 + static_cast<int>(lane) / 4) * 4 + lane % 4) * 16);
 #pragma unroll
     for (int b = 0; b < kBlocks; ++b) {
       const Strip w =

@@ -44,8 +44,14 @@ void Launch(Stream& stream, const char* name, void (*kernel)(P...), dim3 grid, i
   if (!stream.ok() || grid.x == 0 || grid.y == 0 || grid.z == 0) return;
   const dim3 threads(static_cast<unsigned>(block));
 #if defined(GOLDFINCH_CUDA_EMULATION)
-  stream.Check(
-      emulation::Launch(kernel, grid, threads, shared, std::forward<A>(args)...), name);
+  stream.Check(emulation::Launch(stream.handle,
+                                 {.name = name,
+                                  .grid = grid,
+                                  .block = threads,
+                                  .shared_bytes = shared,
+                                  .dependent = stream.overlap},
+                                 kernel, std::forward<A>(args)...),
+               name);
 #else
   cudaLaunchAttribute overlap = {};
   overlap.id = cudaLaunchAttributeProgrammaticStreamSerialization;

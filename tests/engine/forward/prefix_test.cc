@@ -71,7 +71,7 @@ class PrefixTest : public testing::TestWithParam<Variant> {
     const PrefixId prefix = engine.Keep(id);
     engine.Close(id);
     PrefixImage image;
-    engine.Save(prefix, image);
+    EXPECT_TRUE(engine.Save(prefix, image).ok());
     engine.Drop(prefix);
     return image;
   }

@@ -302,6 +302,27 @@ TEST_F(SequencesTest, PenaltiesSeeThePromptAndTheOutputOfTheirOwnSequence) {
   engine_->Close(id);
 }
 
+TEST(ModelEngineTest, TheCacheMayBeAShareOfWhatTheHostHasLeft) {
+  const ModelFolder folder(FamilyConfig("paper"));
+  ModelEngineOptions options;
+  options.model_dir = folder.path();
+  options.num_threads = 1;
+  options.expanded_bytes = 1 << 20;
+  options.host_bytes = 64 << 20;
+  options.cache_share = 0.5;
+  const auto engine = ModelEngine::Create(options);
+  ASSERT_TRUE(engine.ok()) << engine.status();
+  const DeviceBytes& bytes = (*engine)->info().device_bytes;
+  const std::int64_t left =
+      options.host_bytes - bytes.weights - bytes.expanded - bytes.state - bytes.work;
+  const std::int64_t page = options.page_tokens * (*engine)->cache_bytes_per_token();
+  EXPECT_EQ((*engine)->info().num_pages, left / 2 / page);
+  EXPECT_EQ(bytes.cache, (*engine)->info().num_pages * page);
+  // With less than all else takes there is no page.
+  options.host_bytes -= left;
+  EXPECT_TRUE(absl::IsResourceExhausted(ModelEngine::Create(options).status()));
+}
+
 TEST(ModelEngineTest, OptionsOutOfBoundsAreNamedWithTheirLimits) {
   const ModelFolder folder(FamilyConfig("paper"));
   ModelEngineOptions options;
@@ -318,6 +339,10 @@ TEST(ModelEngineTest, OptionsOutOfBoundsAreNamedWithTheirLimits) {
   EXPECT_EQ(ModelEngine::Create(options).status().message(),
             "cache_storage is fp8; it must be the compute type or int8");
   options.cache_storage = StorageType::kCompute;
+  options.cache_share = 0.96;
+  EXPECT_EQ(ModelEngine::Create(options).status().message(),
+            "cache_share is 0.96; it must be in [0, 0.95]");
+  options.cache_share = 0.0;
   options.cpu_isa = "z80";
   EXPECT_EQ(ModelEngine::Create(options).status().code(),
             absl::StatusCode::kInvalidArgument);

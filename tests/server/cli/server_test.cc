@@ -58,6 +58,10 @@ TEST(ServerFlagsTest, MistakesAreOneLine) {
     }
   }
   ExpectRefused({"--model=x", "--cache_bytes=1QiB"}, "--cache_bytes: qib unit");
+  for (const char* share : {"0%", "96%", "-1%", "60 %", "half%", "%", "6e1%"})
+    ExpectRefused(
+        {"--model=x", absl::StrCat("--cache_bytes=", share)},
+        absl::StrCat("--cache_bytes: a share is ", share, "; it must be in [1%, 95%]"));
 }
 
 TEST(ServerFlagsTest, ZeroAndAbsurdLimitsAreRefused) {
