@@ -17,14 +17,16 @@ void KeepLongestWaiting(std::span<const PlanSequence> sequences, std::int64_t co
 }  // namespace
 
 std::vector<PlannedSpan> PlanStep(std::span<const PlanSequence> sequences,
-                                  std::int64_t budget) {
+                                  const StepBudget& budget) {
   std::vector<std::size_t> decoding;
   std::vector<std::size_t> prompts;
   for (std::size_t i = 0; i < sequences.size(); ++i) {
     if (sequences[i].paused) continue;
     (sequences[i].prompt_left == 0 ? decoding : prompts).push_back(i);
   }
-  if (std::ssize(decoding) > budget) KeepLongestWaiting(sequences, budget, decoding);
+  if (std::ssize(decoding) > budget.tokens) {
+    KeepLongestWaiting(sequences, budget.tokens, decoding);
+  }
   std::ranges::stable_sort(prompts, {}, [&](std::size_t i) {
     return std::pair(sequences[i].service, -std::int64_t{sequences[i].priority});
   });
@@ -32,7 +34,8 @@ std::vector<PlannedSpan> PlanStep(std::span<const PlanSequence> sequences,
   std::vector<PlannedSpan> plan;
   plan.reserve(decoding.size() + prompts.size());
   for (const std::size_t i : decoding) plan.push_back({.sequence = i, .tokens = 1});
-  std::int64_t left = budget - std::ssize(decoding);
+  std::int64_t left = budget.tokens - std::ssize(decoding);
+  if (!decoding.empty()) left = std::min(left, budget.prompt_tokens);
   for (const std::size_t i : prompts) {
     if (left == 0) break;
     const std::int64_t tokens = std::min(left, sequences[i].prompt_left);

@@ -1,9 +1,10 @@
 // Which sequences run in the next step, and how many tokens of each: policy as integers.
 //
-// Every decoding sequence gets its one token first; what is left of the budget goes to
-// prompt chunks: of the least served tenant first, within a tenant of the highest
-// priority, then in the order of admission. So a prompt of any length costs the streams
-// beside it no more than a bounded step, and the prompts of others no more than its turn.
+// Every decoding sequence gets its one token first; what is left of the budget, or less
+// if a step must not take long (step_pacer.h), goes to prompt chunks: of the least served
+// tenant first, within a tenant of the highest priority, then in the order of admission.
+// So a prompt of any length costs the streams beside it no more than a bounded step, and
+// the prompts of others no more than its turn.
 //
 // Nobody starves. A sequence begins to decode only by a prompt token that had room in the
 // budget, so no more decode than the budget has tokens, but for those that were paused.
@@ -39,9 +40,14 @@ struct PlannedSpan {
   std::int64_t tokens = 0;   // at least 1
 };
 
-// `sequences` are in order of admission; the tokens planned are at most `budget`. The
-// decoding ones come first.
+// What a step may take, in tokens.
+struct StepBudget {
+  std::int64_t tokens = 0;                 // of all sequences
+  std::int64_t prompt_tokens = INT64_MAX;  // of prompts, while others decode
+};
+
+// `sequences` are in order of admission. The decoding ones come first.
 std::vector<PlannedSpan> PlanStep(std::span<const PlanSequence> sequences,
-                                  std::int64_t budget);
+                                  const StepBudget& budget);
 
 }  // namespace goldfinch

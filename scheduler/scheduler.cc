@@ -64,6 +64,7 @@ Scheduler::Impl::Impl(Engine& engine, const SchedulerOptions& options, const Clo
           .requests = options.max_queued_requests, .tokens = options.max_queued_tokens})),
       cache_(options.prefix_cache_bytes),
       keeper_(engine, [this](const KeptPrefix& prefix) { cache_.Forget(prefix); }),
+      pacer_(step_tokens_, options.step_time),
       tenants_(engine.info().num_slots, engine.info().num_pages) {
   GOLDFINCH_CHECK(step_tokens_ >= 1);
 }
@@ -275,13 +276,16 @@ bool Scheduler::Impl::BuildBatch() {
   members_.clear();
   batch_.clear();
   for (const Running& running : running_) running->AppendTo(sequences_, members_);
-  plan_ = PlanStep(sequences_, step_tokens_);
+  plan_ = PlanStep(sequences_,
+                   {.tokens = step_tokens_, .prompt_tokens = pacer_.prompt_tokens()});
   return !plan_.empty();
 }
 
 // Leaves out of the plan what this step has no time to prepare; its turn comes.
 void Scheduler::Impl::PrepareBatch() {
-  std::int64_t left = kExpandedPerToken * step_tokens_;
+  const bool others_decode = sequences_[plan_.front().sequence].prompt_left == 0;
+  std::int64_t left =
+      kExpandedPerToken * (others_decode ? pacer_.prompt_tokens() : step_tokens_);
   std::size_t prepared = 0;
   for (const PlannedSpan& span : plan_) {
     const RunningRequest::Member& member = members_[span.sequence];
@@ -312,6 +316,7 @@ void Scheduler::Impl::RunBatch() {
     (sequences_[span.sequence].prompt_left == 0 ? report.decode_tokens
                                                 : report.prompt_tokens) += span.tokens;
   }
+  pacer_.Note(report.prompt_tokens, report.duration);
   observer_.OnStep(report);
   Charge(now);
   Publish(now);

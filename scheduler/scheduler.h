@@ -37,6 +37,8 @@ namespace goldfinch {
 
 struct SchedulerOptions {
   std::int64_t step_tokens = 512;             // token budget of one step
+  // How long a step may take while somebody generates; 0: whatever its budget takes.
+  std::chrono::nanoseconds step_time{0};
   std::int64_t max_context_tokens = 1048576;  // prompt and output of one sequence
   std::int64_t max_queued_requests = 1024;
   std::int64_t max_queued_tokens = 16777216;  // prompt tokens of all waiting requests

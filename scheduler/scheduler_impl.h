@@ -18,6 +18,7 @@
 #include "scheduler/prefix_keeper.h"
 #include "scheduler/running.h"
 #include "scheduler/scheduler.h"
+#include "scheduler/step_pacer.h"
 #include "scheduler/tenant_accounts.h"
 
 namespace goldfinch {
@@ -104,6 +105,7 @@ class Scheduler::Impl {
   PrefixKeeper keeper_;
   const RunningContext context_{engine_, keeper_, cache_};
   std::vector<std::function<void()>> tasks_;
+  StepPacer pacer_;
   TenantAccounts tenants_;        // and what waits
   std::vector<Running> running_;  // in order of admission
   std::optional<TimePoint> next_late_;  // no waiting request is late before

@@ -107,6 +107,7 @@ ServerOptions OptionsOf(const ServerFlags& flags, const ModelEngine& engine) {
   options.default_max_tokens = flags.default_max_tokens;
   options.scheduler = {
       .step_tokens = flags.step_tokens,
+      .step_time = std::chrono::milliseconds(flags.step_milliseconds),
       .max_context_tokens = flags.max_context_tokens,
       .max_queued_requests = flags.max_queued_requests,
       .max_queued_tokens = flags.max_queued_tokens,

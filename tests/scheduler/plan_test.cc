@@ -23,12 +23,29 @@ std::int64_t TokensOf(const std::vector<PlannedSpan>& plan, std::size_t sequence
   return tokens;
 }
 
-TEST(PlanTest, NothingGivesNothing) { EXPECT_TRUE(PlanStep({}, 512).empty()); }
+TEST(PlanTest, NothingGivesNothing) {
+  EXPECT_TRUE(PlanStep({}, {.tokens = 512}).empty());
+}
+
+TEST(PlanTest, PromptsTakeLessWhileOthersDecode) {
+  std::vector<PlanSequence> sequences = {Decoding(), Prompt(300)};
+  const auto prompt_tokens = [&] {
+    std::int64_t tokens = 0;
+    for (const PlannedSpan& span :
+         PlanStep(sequences, {.tokens = 100, .prompt_tokens = 40})) {
+      if (sequences[span.sequence].prompt_left > 0) tokens += span.tokens;
+    }
+    return tokens;
+  };
+  EXPECT_EQ(prompt_tokens(), 40);
+  sequences[0].paused = true;
+  EXPECT_EQ(prompt_tokens(), 100);
+}
 
 TEST(PlanTest, EveryDecodingSequenceComesBeforeAnyPrompt) {
   const std::vector<PlanSequence> sequences = {Prompt(1000), Decoding(), Decoding(),
                                                Prompt(5)};
-  const std::vector<PlannedSpan> plan = PlanStep(sequences, 100);
+  const std::vector<PlannedSpan> plan = PlanStep(sequences, {.tokens = 100});
   ASSERT_EQ(plan.size(), 3u);
   EXPECT_EQ(plan[0].sequence, 1u);
   EXPECT_EQ(plan[0].tokens, 1);
@@ -40,7 +57,7 @@ TEST(PlanTest, EveryDecodingSequenceComesBeforeAnyPrompt) {
 
 TEST(PlanTest, PromptsShareTheBudgetInOrderOfAdmission) {
   const std::vector<PlanSequence> sequences = {Prompt(30), Prompt(50), Prompt(50)};
-  const std::vector<PlannedSpan> plan = PlanStep(sequences, 100);
+  const std::vector<PlannedSpan> plan = PlanStep(sequences, {.tokens = 100});
   EXPECT_EQ(TokensOf(plan, 0), 30);
   EXPECT_EQ(TokensOf(plan, 1), 50);
   EXPECT_EQ(TokensOf(plan, 2), 20);
@@ -49,7 +66,7 @@ TEST(PlanTest, PromptsShareTheBudgetInOrderOfAdmission) {
 TEST(PlanTest, PromptsOfHigherPriorityGoFirst) {
   const std::vector<PlanSequence> sequences = {Prompt(80, 0), Prompt(80, 2),
                                                Prompt(80, 2)};
-  const std::vector<PlannedSpan> plan = PlanStep(sequences, 100);
+  const std::vector<PlannedSpan> plan = PlanStep(sequences, {.tokens = 100});
   EXPECT_EQ(TokensOf(plan, 0), 0);
   EXPECT_EQ(TokensOf(plan, 1), 80);
   EXPECT_EQ(TokensOf(plan, 2), 20);
@@ -58,13 +75,13 @@ TEST(PlanTest, PromptsOfHigherPriorityGoFirst) {
 TEST(PlanTest, PausedSequencesAreLeftOut) {
   std::vector<PlanSequence> sequences = {Decoding(), Prompt(10)};
   for (PlanSequence& sequence : sequences) sequence.paused = true;
-  EXPECT_TRUE(PlanStep(sequences, 100).empty());
+  EXPECT_TRUE(PlanStep(sequences, {.tokens = 100}).empty());
 }
 
 TEST(PlanTest, MoreDecodersThanBudgetRunLongestWaitingFirst) {
   const std::vector<PlanSequence> sequences = {Decoding(9), Decoding(7), Decoding(8),
                                                Decoding(7), Prompt(10)};
-  const std::vector<PlannedSpan> plan = PlanStep(sequences, 3);
+  const std::vector<PlannedSpan> plan = PlanStep(sequences, {.tokens = 3});
   ASSERT_EQ(plan.size(), 3u);
   EXPECT_EQ(plan[0].sequence, 1u);
   EXPECT_EQ(plan[1].sequence, 3u);
@@ -77,7 +94,7 @@ TEST(PlanTest, DecodersTakeTurns) {
     std::vector<std::int64_t> ran(16);
     std::uint64_t turn = 0;
     for (int step = 1; step <= 100; ++step) {
-      for (const PlannedSpan& span : PlanStep(sequences, budget)) {
+      for (const PlannedSpan& span : PlanStep(sequences, {.tokens = budget})) {
         sequences[span.sequence].last_turn = ++turn;
         ++ran[span.sequence];
       }
@@ -93,7 +110,7 @@ TEST(PlanTest, NewDecodersDoNotStarveOldOnes) {
   std::int64_t ran = 0;
   std::uint64_t turn = 1;
   for (std::size_t step = 0; step < 200; ++step) {
-    const std::vector<PlannedSpan> plan = PlanStep(sequences, 2);
+    const std::vector<PlannedSpan> plan = PlanStep(sequences, {.tokens = 2});
     for (const PlannedSpan& span : plan) sequences[span.sequence].last_turn = ++turn;
     ran += TokensOf(plan, 5);
     if (step % 8 != 5) sequences[step % 8] = Decoding(turn);
@@ -128,7 +145,7 @@ class RandomWork {
     }
     std::int64_t total = 0;
     std::int64_t decoded = 0;
-    for (const PlannedSpan& span : PlanStep(sequences, budget_)) {
+    for (const PlannedSpan& span : PlanStep(sequences, {.tokens = budget_})) {
       ASSERT_LT(span.sequence, sequences.size());
       ASSERT_FALSE(sequences[span.sequence].paused) << "paused, or planned twice";
       sequences[span.sequence].paused = true;
