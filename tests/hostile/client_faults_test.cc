@@ -1,6 +1,7 @@
 // Clients that vanish, whatever their call was doing and however they go, and clients
 // that read slowly or never: their own call ends, once, and that is all that happens.
 #include <gmock/gmock.h>
+#include <grpcpp/create_channel.h>
 #include <gtest/gtest.h>
 
 #include <algorithm>
@@ -334,6 +335,15 @@ class SlowReaderTest : public AttackedServerTest {
     return options;
   }
 
+  // Of a client that takes in no more than it must, however fast the network is.
+  std::unique_ptr<v1::GenerationService::Stub> NarrowStub() {
+    grpc::ChannelArguments arguments;
+    arguments.SetInt(GRPC_ARG_HTTP2_BDP_PROBE, 0);
+    arguments.SetInt(GRPC_ARG_USE_LOCAL_SUBCHANNEL_POOL, 1);
+    return v1::GenerationService::NewStub(grpc::CreateCustomChannel(
+        server().address(), grpc::InsecureChannelCredentials(), arguments));
+  }
+
   bool BecomesPaused() {
     return Eventually([&] { return server().Metric(kPaused) == 1; });
   }
@@ -343,7 +353,8 @@ TEST_F(SlowReaderTest, IsPausedAndGetsEveryTokenWhenItReadsAgain) {
   Start(Options());
   const v1::GenerateRequest request = WideRequest(10000);
   grpc::ClientContext context;
-  const auto reader = server().stub().Generate(&context, request);
+  const auto stub = NarrowStub();
+  const auto reader = stub->Generate(&context, request);
   ASSERT_TRUE(BecomesPaused());
   // The others are not held up by it.
   EXPECT_TRUE(Generate(server().stub(), TextRequest("quick", 50)).status.ok());
