@@ -1,5 +1,7 @@
 #include <exception>
+#include <string>
 #include <utility>
+#include <vector>
 
 #include "absl/status/status.h"
 #include "absl/strings/str_cat.h"
@@ -9,6 +11,13 @@
 #include "server/metrics.h"
 
 namespace goldfinch {
+namespace {
+
+// Each connection has a thread of its own while it is open, or says nothing for so long.
+constexpr char kThreads[] = "8";
+constexpr char kRequestMillis[] = "5000";
+
+}  // namespace
 
 class MetricsEndpoint::Source final : public prometheus::Collectable {
  public:
@@ -34,7 +43,9 @@ absl::StatusOr<std::unique_ptr<MetricsEndpoint>> MetricsEndpoint::Start(
   std::unique_ptr<prometheus::Exposer> exposer;
   // The library reports every failure by an exception that does not say which.
   try {
-    exposer = std::make_unique<prometheus::Exposer>(address);
+    exposer = std::make_unique<prometheus::Exposer>(
+        std::vector<std::string>{"listening_ports", address, "num_threads", kThreads,
+                                 "request_timeout_ms", kRequestMillis});
   } catch (const std::exception&) {
     return absl::UnavailableError(
         absl::StrCat("cannot listen on ", address,

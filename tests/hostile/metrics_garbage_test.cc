@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <memory>
 #include <random>
 #include <string>
 #include <vector>
@@ -63,8 +64,9 @@ TEST_F(MetricsGarbageTest, HoldsNobodyUpAndReadsNothingElse) {
     EXPECT_THAT(answer, Not(HasSubstr("root:"))) << saying.substr(0, 50);
     EXPECT_THAT(answer, Not(HasSubstr("canary"))) << saying.substr(0, 50);
   }
-  // Some that say nothing and stay; there are two threads for all.
-  const RawConnection silent(port);
+  // Some that say nothing and stay.
+  std::vector<std::unique_ptr<RawConnection>> silent;
+  for (int i = 0; i < 5; ++i) silent.push_back(std::make_unique<RawConnection>(port));
   witness.ExpectGoesOn();
   EXPECT_THAT(HttpGet(port, "/metrics"), HasSubstr("goldfinch_requests_running 1\n"));
   witness.Finish();
