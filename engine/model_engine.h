@@ -61,6 +61,9 @@ class ModelEngine : public Engine {
       const ModelEngineOptions& options, const Checkpoint& checkpoint,
       std::unique_ptr<Backend> backend);
 
+  // Whether the device has failed: nothing runs on it any more. Step thread.
+  virtual bool lost() const = 0;
+
   virtual const ModelConfig& config() const = 0;
   virtual std::int64_t num_parameters() const = 0;
   virtual std::int64_t cache_bytes_per_token() const = 0;

@@ -293,6 +293,7 @@ absl::Status Serve(const ServerFlags& flags, Stopper& stopper) {
   options.sessions = std::move(sessions);
   options.tenants = tenants->get();
   options.on_drain = [&stopper] { stopper.OnDrain(); };
+  options.engine_is_lost = [&engine] { return (*engine)->lost(); };
   absl::StatusOr<std::unique_ptr<Server>> server =
       Server::Start(options, **engine, **vocabulary, clock, store->get());
   if (!server.ok()) return server.status();
@@ -308,6 +309,8 @@ absl::Status Serve(const ServerFlags& flags, Stopper& stopper) {
   (*server)->Shutdown(std::chrono::seconds(flags.drain_seconds));
   stopper.Forget();
   LogInfo("stopped");
+  // Only a new process can have the device again.
+  if ((*engine)->lost()) return absl::InternalError("the device failed");
   return absl::OkStatus();
 }
 

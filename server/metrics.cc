@@ -188,6 +188,7 @@ void Metrics::OnRefused(const absl::Status& status) {
 void Metrics::OnEngineError(const absl::Status& status) {
   engine_errors_.fetch_add(1, kRelaxed);
   LogError(absl::StrCat("the engine failed: ", status.message()));
+  if (when_engine_fails_) when_engine_fails_();
 }
 
 std::vector<MetricFamily> Metrics::Collect() const {

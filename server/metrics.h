@@ -14,8 +14,10 @@
 #include <atomic>
 #include <chrono>
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "absl/status/statusor.h"
@@ -83,6 +85,11 @@ class Metrics final : public SchedulerObserver {
   // Logs it too: the one line of it that an operator will look for.
   void OnEngineError(const absl::Status& status) override;
 
+  // Calls `told` after every error of the engine, on the step thread. Before the first.
+  void WhenEngineFails(std::function<void()> told) {
+    when_engine_fails_ = std::move(told);
+  }
+
   // What the session manager counts, whose tenants have series of their own (all others
   // share one), and what watches memory (null: nothing), from now on until Forget.
   void Watch(const SessionStats& sessions, const TenantDirectory& tenants,
@@ -113,6 +120,7 @@ class Metrics final : public SchedulerObserver {
   void CollectHistograms(std::vector<prometheus::MetricFamily>& families) const;
 
   const MetricsInfo info_;
+  std::function<void()> when_engine_fails_;
 
   Gauge running_requests_{0};
   Gauge running_sequences_{0};

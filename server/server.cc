@@ -155,6 +155,14 @@ class Server::Impl {
         admin_service_(serving_, ActionsOf(options)),
         sweep_(calls_, clock, options.scheduler.slow_reader) {
     metrics_->Watch(sessions_.stats(), tenants_, options.memory);
+    if (options.engine_is_lost) {
+      metrics_->WhenEngineFails(
+          [this, is_lost = options.engine_is_lost, on_drain = options.on_drain] {
+            if (!is_lost()) return;
+            BeginDrain();
+            if (on_drain) on_drain();
+          });
+    }
   }
   ~Impl() { metrics_->Forget(); }
 

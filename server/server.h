@@ -37,9 +37,13 @@ struct ServerOptions {
   std::string listen = "127.0.0.1:50051";  // HOST:PORT; port 0 takes a free one
   std::string metrics = "127.0.0.1:9464";  // as `listen`; empty: none
   std::string admin;                       // of AdminService; likewise
-  // The admin service was told to drain: BeginDrain is done, Shutdown is to follow. Any
-  // thread.
+  // The admin service was told to drain, or the engine is lost: BeginDrain is done,
+  // Shutdown is to follow. Any thread.
   std::function<void()> on_drain;
+  // Whether the engine's device has failed for good. Asked on the step thread after an
+  // error of the engine; if so, the server drains by itself, as if it had been told to.
+  // Empty: it never has.
+  std::function<bool()> engine_is_lost;
   TlsFiles tls;
   ConnectionLimits connections;
   bool reflection = true;

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <array>
 #include <cmath>
+#include <cstring>
 #include <numeric>
 #include <vector>
 
@@ -125,11 +126,16 @@ void GoldCache::WriteRows(std::int64_t row, std::span<const TokenId> tokens,
     b_.CopyToDevice(keys_.RowsFrom(row, count).data, keys.data(), count * key_bytes);
     return;
   }
+  std::array<std::uint16_t, kMaxPageTokens> scales;
+  host_keys_.resize(static_cast<std::size_t>(count * key_bytes));
   for (std::int64_t i = 0; i < count; ++i) {
     const std::byte* key = keys.data() + i * stored_key_bytes();
-    b_.CopyToDevice(keys_.RowsFrom(row + i, 1).data, key, key_bytes);
-    b_.CopyToDevice(scales_ + row + i, key + key_bytes, kScaleBytes);
+    std::memcpy(host_keys_.data() + i * key_bytes, key,
+                static_cast<std::size_t>(key_bytes));
+    std::memcpy(&scales[static_cast<std::size_t>(i)], key + key_bytes, kScaleBytes);
   }
+  b_.CopyToDevice(keys_.RowsFrom(row, count).data, host_keys_.data(), count * key_bytes);
+  b_.CopyToDevice(scales_ + row, scales.data(), count * kScaleBytes);
 }
 
 void GoldCache::ReadRows(std::int64_t row, std::span<TokenId> tokens,
@@ -146,10 +152,14 @@ void GoldCache::ReadRows(std::int64_t row, std::span<TokenId> tokens,
     b_.CopyToHost(keys.data(), keys_.RowsFrom(row, count).data, count * key_bytes);
     return;
   }
-  for (std::int64_t i = 0; i < count; ++i) {
+  std::array<std::uint16_t, kMaxPageTokens> scales;
+  b_.CopyToHost(scales.data(), scales_ + row, count * kScaleBytes);
+  b_.CopyToHost(keys.data(), keys_.RowsFrom(row, count).data, count * key_bytes);
+  // From the last one on, so that none is overwritten before it has moved.
+  for (std::int64_t i = count - 1; i >= 0; --i) {
     std::byte* key = keys.data() + i * stored_key_bytes();
-    b_.CopyToHost(key, keys_.RowsFrom(row + i, 1).data, key_bytes);
-    b_.CopyToHost(key + key_bytes, scales_ + row + i, kScaleBytes);
+    std::memmove(key, keys.data() + i * key_bytes, static_cast<std::size_t>(key_bytes));
+    std::memcpy(key + key_bytes, &scales[static_cast<std::size_t>(i)], kScaleBytes);
   }
 }
 

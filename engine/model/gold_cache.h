@@ -128,6 +128,8 @@ class GoldCache {
   std::vector<KvTiles> tiles_;       // one a GOLD layer
   double* frequency_ = nullptr;      // rope, [32]
 
+  std::vector<std::byte> host_keys_;  // of a page in int8, on its way to the device
+
   // Sources: distinct tokens of one Expand.
   StepArray<std::int64_t> source_row_;
   std::int32_t* source_tokens_ = nullptr;

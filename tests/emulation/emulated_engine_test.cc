@@ -27,9 +27,11 @@ class EmulatedEngineTest : public testing::TestWithParam<ComputeType> {
     emulation::SetDeviceMemory(-1);
   }
   // A small arena, so that some pages are rebuilt into scratch tiles.
-  std::unique_ptr<ModelEngine> Make(double cache_share = 0.0) {
+  std::unique_ptr<ModelEngine> Make(double cache_share = 0.0,
+                                    StorageType cache = StorageType::kCompute) {
     return MakeEngine(folder_.path(), GetParam(), [&](ModelEngineOptions& options) {
       options.cache_share = cache_share;
+      options.cache_storage = cache;
       options.backend = "cuda_emulated";
       options.expanded_bytes = 1 << 18;
       options.page_tokens = 8;
@@ -40,11 +42,11 @@ class EmulatedEngineTest : public testing::TestWithParam<ComputeType> {
     return FeedInChunks(engine, tokens_, chunks);
   }
 
-  // A sequence of five tokens.
-  SequenceId Started(Engine& engine) const {
+  // A sequence of so many tokens.
+  SequenceId Started(Engine& engine, std::size_t count = 5) const {
     Span span;
     span.sequence = OpenSequence(engine, 10);
-    span.tokens = std::span(tokens_).first(5);
+    span.tokens = std::span(tokens_).first(count);
     SpanResult result;
     EXPECT_TRUE(engine.Forward(std::span(&span, 1), std::span(&result, 1)).ok());
     return span.sequence;
@@ -168,14 +170,33 @@ TEST_P(EmulatedEngineTest, NothingIsSavedAfterAFault) {
   const PrefixId before = engine->Keep(id);
   PrefixImage image;
   EXPECT_TRUE(engine->Save(before, image).ok());
+  EXPECT_FALSE(engine->lost());
   emulation::FailCall(0);
   const PrefixId after = engine->Keep(id);
   emulation::FailCall(-1);
+  EXPECT_TRUE(engine->lost());
   for (const PrefixId prefix : {before, after}) {
     EXPECT_TRUE(absl::IsInternal(engine->Save(prefix, image)));
     engine->Drop(prefix);
   }
   engine->Close(id);
+}
+
+// Each copy to the host is waited for.
+TEST_P(EmulatedEngineTest, AFullPageInInt8IsSavedWithTheCallsOfOneToken) {
+  const auto engine = Make(0.0, StorageType::kInt8);
+  std::vector<std::int64_t> calls;
+  for (const std::size_t count : {1, 8}) {
+    const SequenceId id = Started(*engine, count);
+    const PrefixId prefix = engine->Keep(id);
+    engine->Close(id);
+    const std::int64_t before = emulation::NumCalls();
+    PrefixImage image;
+    EXPECT_TRUE(engine->Save(prefix, image).ok());
+    calls.push_back(emulation::NumCalls() - before);
+    engine->Drop(prefix);
+  }
+  EXPECT_EQ(calls[0], calls[1]);
 }
 
 // A step may come from any thread, and each thread has a device of its own.

@@ -1,8 +1,10 @@
 // From the first moment to the last: warm-up, health, reflection, draining, ports.
 #include <gmock/gmock.h>
 #include <google/protobuf/wrappers.pb.h>
+#include <grpcpp/create_channel.h>
 #include <grpcpp/generic/generic_stub.h>
 #include <grpcpp/impl/codegen/proto_utils.h>
+#include <grpcpp/security/credentials.h>
 #include <grpcpp/support/error_details.h>
 #include <gtest/gtest.h>
 
@@ -63,6 +65,30 @@ TEST(HealthTest, IsServingUntilTheDrainBegins) {
        {"", "goldfinch.v1.GenerationService", "goldfinch.v1.SessionService"}) {
     EXPECT_EQ(HealthOf(server, service), kNotServing) << service;
   }
+}
+
+// A fault that passes is none of its business.
+TEST(HealthTest, ADeviceThatIsLostDrainsTheServer) {
+  FakeEngine engine({.vocab_size = kTestVocabularySize});
+  const SteadyClock clock;
+  std::atomic<bool> lost = false, drains = false;
+  ServerOptions options = OnFreePorts();
+  options.engine_is_lost = [&lost] { return lost.load(); };
+  options.on_drain = [&drains] { drains = true; };
+  const auto server = Server::Start(options, engine, TestVocabulary(), clock);
+  ASSERT_TRUE(server.ok()) << server.status();
+  const auto stub = v1::GenerationService::NewStub(grpc::CreateChannel(
+      absl::StrCat("127.0.0.1:", (*server)->port()), grpc::InsecureChannelCredentials()));
+  for (const bool for_good : {false, true}) {
+    lost = for_good;
+    engine.FailForward(1, absl::InternalError("broken"));
+    EXPECT_EQ(Generate(*stub, TextRequest("unlucky", 10)).status.error_code(),
+              StatusCode::INTERNAL);
+    EXPECT_EQ(drains, for_good);
+  }
+  EXPECT_EQ(Generate(*stub, TextRequest("late", 10)).status.error_code(),
+            StatusCode::UNAVAILABLE);
+  (*server)->Shutdown(std::chrono::seconds(0));
 }
 
 TEST(HealthTest, TheModelAnswersBeforeThePortOpens) {
