@@ -110,8 +110,10 @@ CLI::Validator ShareOr(std::int64_t& percent, std::int64_t default_value) {
   return {[&percent, default_value](std::string& text) -> std::string {
             percent = 0;
             if (!absl::EndsWith(text, "%")) return "";
-            if (!absl::SimpleAtoi(text.substr(0, text.size() - 1), &percent) ||
-                percent < 1 || percent > kMaxCachePercent)
+            const std::size_t digits = text.find_first_not_of("0123456789");
+            if (digits + 1 != text.size() ||
+                !absl::SimpleAtoi(text.substr(0, digits), &percent) || percent < 1 ||
+                percent > kMaxCachePercent)
               return absl::StrCat("a share is ", text, "; it must be in [1%, ",
                                   kMaxCachePercent, "%]");
             text = absl::StrCat(default_value);
