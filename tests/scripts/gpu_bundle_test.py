@@ -34,6 +34,9 @@ class GpuBundleTest(unittest.TestCase):
         data = Path(folder.name) / "data"
         for case in ("another", "too-large"):
             shutil.copytree(ROOT / "tests" / "golden" / "finch", data / "golden" / case)
+        # One that fits beside all the programs, and one that cannot.
+        os.truncate(data / "golden" / "another" / "model.safetensors", 1000)
+        os.truncate(data / "golden" / "another" / "expected.safetensors", 1000)
         os.truncate(data / "golden" / "too-large" / "model.safetensors", 60_000_000)
         cls.environment = os.environ | {"GOLDFINCH_TEST_DATA": str(data)}
         cls.made = subprocess.run([ROOT / "scripts" / "gpu_bundle.sh", BUILD, "made"], check=True, text=True,
