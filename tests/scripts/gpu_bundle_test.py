@@ -32,11 +32,11 @@ class GpuBundleTest(unittest.TestCase):
         cls.addClassCleanup(folder.cleanup)
         made = Path(folder.name) / "made"
         data = Path(folder.name) / "data"
-        for case in ("another", "too-large"):
+        for case in ("small", "too-large"):
             shutil.copytree(ROOT / "tests" / "golden" / "finch", data / "golden" / case)
         # One that fits beside all the programs, and one that cannot.
-        os.truncate(data / "golden" / "another" / "model.safetensors", 1000)
-        os.truncate(data / "golden" / "another" / "expected.safetensors", 1000)
+        os.truncate(data / "golden" / "small" / "model.safetensors", 1000)
+        os.truncate(data / "golden" / "small" / "expected.safetensors", 1000)
         os.truncate(data / "golden" / "too-large" / "model.safetensors", 60_000_000)
         cls.environment = os.environ | {"GOLDFINCH_TEST_DATA": str(data)}
         cls.made = subprocess.run([ROOT / "scripts" / "gpu_bundle.sh", BUILD, "made"], check=True, text=True,
@@ -77,7 +77,7 @@ class GpuBundleTest(unittest.TestCase):
 
     def test_golden_cases_of_the_test_data_are_in_it_where_they_fit(self) -> None:
         own = {path.name for path in (ROOT / "tests" / "golden").iterdir()}
-        self.assertEqual({path.name for path in (self.bundle / "tests" / "golden").iterdir()}, own | {"another"})
+        self.assertEqual({path.name for path in (self.bundle / "tests" / "golden").iterdir()}, own | {"small"})
         self.assertRegex(self.made.stderr, "too-large/ is left out: with it the bundle would be over 60000000 bytes")
         without = self.bundle.parent / "without"
         subprocess.run([ROOT / "scripts" / "gpu_bundle.sh", "--no_test_data", BUILD, without], check=True,
