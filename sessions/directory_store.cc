@@ -129,14 +129,9 @@ absl::Status DirectoryStore::WriteLease() {
       EncodeLease({.boot_id = options_.clock->BootId(),
                    .uptime_until = until.count(),
                    .world_until = (options_.clock->World() + options_.lease).count()});
-  const std::string temporary = TemporaryName(owner_);
-  const std::string_view piece = bytes;
-  absl::Status status = WriteFile(options_.calls, directory_, temporary, {&piece, 1},
-                                  Durability::kAsItComes);
-  if (status.ok()) {
-    status =
-        RenameFile(options_.calls, directory_, temporary, FileName(owner_, kOwnerSuffix));
-  }
+  const absl::Status status =
+      ReplaceFile(options_.calls, directory_, TemporaryName(owner_),
+                  FileName(owner_, kOwnerSuffix), bytes);
   if (!status.ok()) return status;
   uptime_until_ = until;
   const MutexLock lock(good_mu_);
@@ -192,13 +187,8 @@ absl::StatusOr<ClaimFile> DirectoryStore::ReadClaim(const std::string& id) const
 }
 
 absl::Status DirectoryStore::WriteClaim(const std::string& id, const ClaimFile& claim) {
-  const std::string bytes = EncodeClaim(claim);
-  const std::string temporary = TemporaryName(id);
-  const std::string_view piece = bytes;
-  const absl::Status status = WriteFile(options_.calls, directory_, temporary,
-                                        {&piece, 1}, Durability::kAsItComes);
-  if (!status.ok()) return status;
-  return RenameFile(options_.calls, directory_, temporary, FileName(id, kClaimSuffix));
+  return ReplaceFile(options_.calls, directory_, TemporaryName(id),
+                     FileName(id, kClaimSuffix), EncodeClaim(claim));
 }
 
 // Under the directory's lock.

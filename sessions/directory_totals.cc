@@ -1,6 +1,5 @@
 #include "sessions/directory_totals.h"
 
-#include <string_view>
 #include <utility>
 
 #include "sessions/directory_files.h"
@@ -94,13 +93,8 @@ absl::StatusOr<TotalsFile> DirectoryTotals::Read() const {
 }
 
 absl::Status DirectoryTotals::Write(const TotalsFile& totals) {
-  const std::string bytes = EncodeTotals(totals);
-  const std::string_view piece = bytes;
-  const std::string temporary = temporary_name_();
-  const absl::Status status =
-      WriteFile(calls_, directory_, temporary, {&piece, 1}, Durability::kAsItComes);
-  if (!status.ok()) return status;
-  return RenameFile(calls_, directory_, temporary, kTotalsName);
+  return ReplaceFile(calls_, directory_, temporary_name_(), kTotalsName,
+                     EncodeTotals(totals));
 }
 
 }  // namespace goldfinch

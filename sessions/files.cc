@@ -63,6 +63,14 @@ absl::Status RenameFile(const FileCalls& calls, int directory, const std::string
   return FileError("renaming", error);
 }
 
+absl::Status ReplaceFile(const FileCalls& calls, int directory,
+                         const std::string& temporary, const std::string& name,
+                         std::string_view bytes) {
+  const absl::Status status =
+      WriteFile(calls, directory, temporary, {&bytes, 1}, Durability::kAsItComes);
+  return status.ok() ? RenameFile(calls, directory, temporary, name) : status;
+}
+
 absl::StatusOr<std::string> ReadUpTo(int fd, std::size_t size) {
   std::string bytes(size, '\0');
   std::size_t done = 0;

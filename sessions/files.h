@@ -56,6 +56,11 @@ absl::Status WriteFile(const FileCalls& calls, int directory, const std::string&
 absl::Status RenameFile(const FileCalls& calls, int directory, const std::string& from,
                         const std::string& to);
 
+// Makes `bytes` the file `name`, in one piece by way of `temporary`. Not flushed.
+absl::Status ReplaceFile(const FileCalls& calls, int directory,
+                         const std::string& temporary, const std::string& name,
+                         std::string_view bytes);
+
 // Up to `size` bytes from where the file is read; fewer only at its end.
 absl::StatusOr<std::string> ReadUpTo(int fd, std::size_t size);
 
