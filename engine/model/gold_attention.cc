@@ -72,16 +72,20 @@ void GoldAttention::PlanSequence(std::int32_t index, const AttendedSequence& seq
     fits = slot >= 0;
     tiles_.push_back({index, static_cast<std::int32_t>(i), slot});
     if (!fits) continue;
-    const std::int64_t wanted = std::min(page_tokens, sequence.length - i * page_tokens);
-    const std::int64_t filled = arena_.filled(slot);
-    if (filled >= wanted) continue;
-    const auto added = wanted - filled;
-    GOLDFINCH_CHECK(added <= GoldCache::kMaxTargets);
-    if (static_cast<std::int64_t>(targets_.size()) + added > GoldCache::kMaxTargets)
-      FlushTargets(0, num_gold_);
-    AddTargets(sequence, i, filled, wanted, slot);
-    arena_.set_filled(slot, wanted);
+    Fill(sequence, i, slot, TokensOn(sequence, i));
   }
+}
+
+void GoldAttention::Fill(const AttendedSequence& sequence, std::int64_t page_index,
+                         std::int32_t slot, std::int64_t end) {
+  const std::int64_t filled = arena_.filled(slot);
+  if (filled >= end) return;
+  const std::int64_t added = end - filled;
+  GOLDFINCH_CHECK(added <= GoldCache::kMaxTargets);
+  if (static_cast<std::int64_t>(targets_.size()) + added > GoldCache::kMaxTargets)
+    FlushTargets(0, num_gold_);
+  AddTargets(sequence, page_index, filled, end, slot);
+  arena_.set_filled(slot, end);
 }
 
 Preparation GoldAttention::Prepare(const AttendedSequence& sequence,
@@ -91,7 +95,7 @@ Preparation GoldAttention::Prepare(const AttendedSequence& sequence,
   Preparation done;
   for (std::int64_t i = 0; i < pages; ++i) {
     const std::int32_t page = sequence.pages[static_cast<std::size_t>(i)];
-    const std::int64_t wanted = std::min(page_tokens, sequence.length - i * page_tokens);
+    const std::int64_t wanted = TokensOn(sequence, i);
     std::int32_t slot = arena_.Find(page);
     const std::int64_t filled = slot < 0 ? 0 : arena_.filled(slot);
     if (slot >= 0) arena_.Keep(slot);
@@ -105,10 +109,7 @@ Preparation GoldAttention::Prepare(const AttendedSequence& sequence,
       done.ready = true;
       break;
     }
-    if (static_cast<std::int64_t>(targets_.size()) + added > GoldCache::kMaxTargets)
-      FlushTargets(0, num_gold_);
-    AddTargets(sequence, i, filled, filled + added, slot);
-    arena_.set_filled(slot, filled + added);
+    Fill(sequence, i, slot, filled + added);
     done.expanded += added;
     if (!done.ready) break;
   }
@@ -165,8 +166,7 @@ std::size_t GoldAttention::BuildGroup(std::size_t begin, std::int64_t gold_layer
       std::int64_t place = tile.slot;
       if (tile.slot < 0) {
         place = arena_.num_slots() + scratch++;
-        const std::int64_t first = tile.page_index * page_tokens;
-        const std::int64_t count = std::min(page_tokens, sequences_[s].length - first);
+        const std::int64_t count = TokensOn(sequences_[s], tile.page_index);
         if (static_cast<std::int64_t>(targets_.size()) + count > GoldCache::kMaxTargets)
           FlushTargets(gold_layer, gold_layer + 1);
         AddTargets(sequences_[s], tile.page_index, 0, count, place);

@@ -8,6 +8,7 @@
 // Threads: one at a time.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <span>
 #include <vector>
@@ -59,6 +60,14 @@ class GoldAttention {
   };
 
   void PlanSequence(std::int32_t index, const AttendedSequence& sequence);
+  // Expands rows [arena_.filled(slot), end) of a page into its slot, for all layers.
+  void Fill(const AttendedSequence& sequence, std::int64_t page_index, std::int32_t slot,
+            std::int64_t end);
+  // Tokens of the sequence on its page.
+  std::int64_t TokensOn(const AttendedSequence& sequence, std::int64_t page_index) const {
+    const std::int64_t page_tokens = cache_.shape().page_tokens;
+    return std::min(page_tokens, sequence.length - page_index * page_tokens);
+  }
   void AddTargets(const AttendedSequence& sequence, std::int64_t page_index,
                   std::int64_t begin, std::int64_t end, std::int64_t tile);
   void FlushTargets(std::int64_t first_layer, std::int64_t last_layer);
