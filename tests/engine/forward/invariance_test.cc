@@ -16,6 +16,16 @@ namespace {
 
 constexpr std::int64_t kWhole[] = {1300};
 
+// However the tokens are cut, the logits of all of them are those of one piece.
+void CheckChunkings(Engine& engine, std::span<const TokenId> tokens,
+                    std::initializer_list<std::int64_t> sizes) {
+  const std::vector<float> whole = FeedInChunks(engine, tokens, kWhole);
+  for (const std::int64_t size : sizes) {
+    EXPECT_TRUE(SameBits(FeedInChunks(engine, tokens, {&size, 1}), whole))
+        << "chunks of " << size;
+  }
+}
+
 class InvarianceTest
     : public testing::TestWithParam<std::tuple<std::string, ComputeType>> {
  protected:
@@ -203,13 +213,7 @@ TEST_P(InvarianceTest, HoldsWithInt8WeightsAndAnInt8CacheToo) {
     options.cache_storage = StorageType::kInt8;
     options.max_sequences = 24;
   });
-  const std::vector<TokenId> tokens = Tokens(200);
-  const std::vector<float> whole = FeedInChunks(*engine, tokens, kWhole);
-  for (const std::int64_t chunk : {1, 12, 13, 64, 65}) {
-    const std::int64_t chunks[] = {chunk};
-    EXPECT_TRUE(SameBits(FeedInChunks(*engine, tokens, chunks), whole))
-        << "chunks of " << chunk;
-  }
+  CheckChunkings(*engine, Tokens(200), {1, 12, 13, 64, 65});
   CheckManyAtOnce(*engine, 24, 3);
 }
 
@@ -219,13 +223,7 @@ TEST_P(InvarianceTest, HoldsWithFp8WeightsToo) {
     options.max_sequences = 24;
   });
   EXPECT_NE(engine->info().numerics_id.find("-wf8-"), std::string::npos);
-  const std::vector<TokenId> tokens = Tokens(200);
-  const std::vector<float> whole = FeedInChunks(*engine, tokens, kWhole);
-  for (const std::int64_t chunk : {1, 12, 13, 64, 65}) {
-    const std::int64_t chunks[] = {chunk};
-    EXPECT_TRUE(SameBits(FeedInChunks(*engine, tokens, chunks), whole))
-        << "chunks of " << chunk;
-  }
+  CheckChunkings(*engine, Tokens(200), {1, 12, 13, 64, 65});
   CheckManyAtOnce(*engine, 24, 3);
 }
 
@@ -234,12 +232,7 @@ TEST_P(InvarianceTest, HoldsWithFp8WeightsOnTheEmulatedDevice) {
     options.backend = "cuda_emulated";
     options.weight_storage = StorageType::kFp8;
   });
-  const std::vector<TokenId> tokens = Tokens(100);
-  const std::vector<float> whole = FeedInChunks(*engine, tokens, kWhole);
-  for (const std::int64_t chunk : {1, 13, 64}) {
-    const std::int64_t chunks[] = {chunk};
-    EXPECT_TRUE(SameBits(FeedInChunks(*engine, tokens, chunks), whole)) << chunk;
-  }
+  CheckChunkings(*engine, Tokens(100), {1, 13, 64});
 }
 
 TEST_P(InvarianceTest, TheNumberOfThreadsDoesNotMatter) {
@@ -259,12 +252,7 @@ TEST_P(InvarianceTest, HoldsOnACudaDevice) {
   if (const auto backend = CreateBackend({.backend = "cuda"}); !backend.ok())
     GTEST_SKIP() << backend.status().message();
   auto engine = Make([](ModelEngineOptions& options) { options.backend = "cuda"; });
-  const std::vector<TokenId> tokens = Tokens(200);
-  const std::vector<float> whole = FeedInChunks(*engine, tokens, kWhole);
-  for (const std::int64_t chunk : {1, 3, 13, 63, 64, 65, 127}) {
-    const std::int64_t chunks[] = {chunk};
-    EXPECT_TRUE(SameBits(FeedInChunks(*engine, tokens, chunks), whole)) << chunk;
-  }
+  CheckChunkings(*engine, Tokens(200), {1, 3, 13, 63, 64, 65, 127});
   engine = Make([](ModelEngineOptions& options) {
     options.backend = "cuda";
     options.max_sequences = 64;
@@ -275,12 +263,7 @@ TEST_P(InvarianceTest, HoldsOnACudaDevice) {
 TEST_P(InvarianceTest, HoldsOnTheEmulatedDevice) {
   auto engine =
       Make([](ModelEngineOptions& options) { options.backend = "cuda_emulated"; });
-  const std::vector<TokenId> tokens = Tokens(100);
-  const std::vector<float> whole = FeedInChunks(*engine, tokens, kWhole);
-  for (const std::int64_t chunk : {1, 13, 64}) {
-    const std::int64_t chunks[] = {chunk};
-    EXPECT_TRUE(SameBits(FeedInChunks(*engine, tokens, chunks), whole)) << chunk;
-  }
+  CheckChunkings(*engine, Tokens(100), {1, 13, 64});
 }
 
 TEST_P(InvarianceTest, HoldsOnEveryInstructionSetByItself) {
@@ -288,11 +271,8 @@ TEST_P(InvarianceTest, HoldsOnEveryInstructionSetByItself) {
   for (const char* isa : {"plain", "avx2", "avx512", "avx512_bf16"}) {
     if (!SelectCpuKernels(isa).ok()) continue;
     auto engine = Make([&](ModelEngineOptions& options) { options.cpu_isa = isa; });
-    const std::vector<float> whole = FeedInChunks(*engine, tokens, kWhole);
-    for (const std::int64_t chunk : {1, 13, 64}) {
-      const std::int64_t chunks[] = {chunk};
-      EXPECT_TRUE(SameBits(FeedInChunks(*engine, tokens, chunks), whole)) << isa;
-    }
+    SCOPED_TRACE(isa);
+    CheckChunkings(*engine, tokens, {1, 13, 64});
   }
 }
 
