@@ -1,16 +1,10 @@
 #include "tests/hostile/attacked_server.h"
-
-#include <grpcpp/generic/generic_stub.h>
-
 #include <cstdlib>
-#include <future>
 #include <utility>
 #include <vector>
 
 #include "absl/strings/str_split.h"
 #include "absl/strings/strip.h"
-#include "google/protobuf/wrappers.pb.h"
-#include "grpcpp/impl/codegen/proto_utils.h"
 
 namespace goldfinch {
 
@@ -43,18 +37,8 @@ GenerateOutput CheckedGenerate(TestServer& server, const v1::GenerateRequest& re
 }
 
 bool IsServing(const std::shared_ptr<grpc::Channel>& channel) {
-  // The health messages have one field each, numbered 1, like these wrappers.
-  using Stub = grpc::TemplatedGenericStub<google::protobuf::StringValue,
-                                          google::protobuf::Int32Value>;
-  Stub stub(channel);
-  grpc::ClientContext context;
-  context.set_wait_for_ready(true);
-  const google::protobuf::StringValue request;
-  google::protobuf::Int32Value response;
-  std::promise<grpc::Status> done;
-  stub.UnaryCall(&context, "/grpc.health.v1.Health/Check", grpc::StubOptions(), &request,
-                 &response, [&done](grpc::Status s) { done.set_value(std::move(s)); });
-  return done.get_future().get().ok() && response.value() == 1;
+  std::int32_t answer = 0;
+  return CheckHealth(channel, "", answer).ok() && answer == 1;
 }
 
 TestServer& AttackedServerTest::Start(const TestServerOptions& options) {

@@ -2,7 +2,10 @@
 
 #include <arpa/inet.h>
 #include <gmock/gmock.h>
+#include <google/protobuf/wrappers.pb.h>
 #include <grpcpp/create_channel.h>
+#include <grpcpp/generic/generic_stub.h>
+#include <grpcpp/impl/codegen/proto_utils.h>
 #include <gtest/gtest.h>
 #include <sys/socket.h>
 #include <unistd.h>
@@ -11,7 +14,9 @@
 #include <cstdio>
 #include <cstdlib>
 #include <fstream>
+#include <future>
 #include <thread>
+#include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
@@ -206,6 +211,25 @@ std::vector<TokenId> ExpectedTokens(const v1::GenerateRequest& request,
 
 std::string TextOf(const std::vector<TokenId>& tokens) {
   return ToValidUtf8(Tokenizer(TestVocabulary()).Decode(tokens));
+}
+
+grpc::Status CheckHealth(const std::shared_ptr<grpc::Channel>& channel,
+                         const std::string& service, std::int32_t& answer) {
+  // The health messages have one field each, numbered 1, like these wrappers.
+  using Stub = grpc::TemplatedGenericStub<google::protobuf::StringValue,
+                                          google::protobuf::Int32Value>;
+  Stub stub(channel);
+  grpc::ClientContext context;
+  context.set_wait_for_ready(true);
+  google::protobuf::StringValue request;
+  request.set_value(service);
+  google::protobuf::Int32Value response;
+  std::promise<grpc::Status> done;
+  stub.UnaryCall(&context, "/grpc.health.v1.Health/Check", grpc::StubOptions(), &request,
+                 &response, [&done](grpc::Status s) { done.set_value(std::move(s)); });
+  const grpc::Status status = done.get_future().get();
+  answer = response.value();
+  return status;
 }
 
 std::string HttpGet(int port, const std::string& path) {

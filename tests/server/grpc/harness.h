@@ -105,6 +105,11 @@ std::vector<TokenId> ExpectedTokens(const v1::GenerateRequest& request,
 // The text of tokens, with nothing held back.
 std::string TextOf(const std::vector<TokenId>& tokens);
 
+// Asks the health service about `service`, "" for the whole server; once connected. The
+// answer is a number of grpc.health.v1.HealthCheckResponse: 1 is SERVING.
+grpc::Status CheckHealth(const std::shared_ptr<grpc::Channel>& channel,
+                         const std::string& service, std::int32_t& answer);
+
 // The answer to GET `path` at 127.0.0.1:`port`, headers and body.
 std::string HttpGet(int port, const std::string& path);
 

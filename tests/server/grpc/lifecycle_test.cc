@@ -1,9 +1,7 @@
 // From the first moment to the last: warm-up, health, reflection, draining, ports.
 #include <gmock/gmock.h>
-#include <google/protobuf/wrappers.pb.h>
 #include <grpcpp/create_channel.h>
 #include <grpcpp/generic/generic_stub.h>
-#include <grpcpp/impl/codegen/proto_utils.h>
 #include <grpcpp/security/credentials.h>
 #include <grpcpp/support/error_details.h>
 #include <gtest/gtest.h>
@@ -28,22 +26,12 @@ using testing::HasSubstr;
 
 enum Health { kUnknown = 0, kServing = 1, kNotServing = 2, kNotFound = -1 };
 
-// The health messages have one field each, numbered 1, like these wrappers.
 Health HealthOf(const TestServer& server, const std::string& service) {
-  using Stub = grpc::TemplatedGenericStub<google::protobuf::StringValue,
-                                          google::protobuf::Int32Value>;
-  Stub stub(server.NewChannel());
-  grpc::ClientContext context;
-  google::protobuf::StringValue request;
-  request.set_value(service);
-  google::protobuf::Int32Value response;
-  std::promise<grpc::Status> done;
-  stub.UnaryCall(&context, "/grpc.health.v1.Health/Check", grpc::StubOptions(), &request,
-                 &response, [&done](grpc::Status s) { done.set_value(std::move(s)); });
-  const grpc::Status status = done.get_future().get();
+  std::int32_t answer = kUnknown;
+  const grpc::Status status = CheckHealth(server.NewChannel(), service, answer);
   if (status.error_code() == StatusCode::NOT_FOUND) return kNotFound;
   EXPECT_TRUE(status.ok()) << status.error_message();
-  return static_cast<Health>(response.value());
+  return static_cast<Health>(answer);
 }
 
 ServerOptions OnFreePorts() {
