@@ -10,13 +10,9 @@
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "server/log.h"
-#include "server/status.h"
 
 namespace goldfinch {
 namespace {
-
-constexpr int kDefaultPageSize = 100;
-constexpr int kMaxPageSize = 1000;
 
 v1::RequestKind KindOf(RequestKind kind) {
   switch (kind) {
@@ -72,27 +68,22 @@ v1::LogLevel LevelOf(std::string_view name) {
 }
 
 absl::StatusOr<RequestFilter> FilterOf(const v1::ListRequestsRequest& request) {
-  const int size = request.page_size() == 0 ? kDefaultPageSize : request.page_size();
-  if (size < 1 || size > kMaxPageSize) {
-    return absl::InvalidArgumentError(absl::StrCat(
-        "page_size is ", size, "; it must be in [1, ", kMaxPageSize, "], or 0"));
-  }
+  const absl::StatusOr<std::size_t> size = ReadPageSize(request.page_size());
+  if (!size.ok()) return size.status();
   std::uint64_t after = 0;
   if (!request.page_token().empty() && !absl::SimpleAtoi(request.page_token(), &after)) {
     return absl::InvalidArgumentError(
         "page_token must be the next_page_token of another answer");
   }
-  return RequestFilter{.tenant = request.tenant(),
-                       .after = RequestId{after},
-                       .limit = static_cast<std::size_t>(size)};
+  return RequestFilter{
+      .tenant = request.tenant(), .after = RequestId{after}, .limit = *size};
 }
 
 }  // namespace
 
 void AdminService::Finish(grpc::ServerUnaryReactor* reactor,
                           const absl::Status& status) const {
-  if (!status.ok()) serving_.observer.OnRefused(status);
-  reactor->Finish(ToGrpcStatus(status));
+  reactor->Finish(EndStatus(serving_, status));
 }
 
 template <typename AnswerFunction>

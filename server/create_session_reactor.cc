@@ -4,7 +4,6 @@
 #include <vector>
 
 #include "server/session_message.h"
-#include "server/status.h"
 
 namespace goldfinch {
 
@@ -97,8 +96,7 @@ void CreateSessionReactor::Answer(const absl::Status& status) {
 }
 
 void CreateSessionReactor::FinishWith(const absl::Status& status) {
-  if (!status.ok()) serving_.observer.OnRefused(status);
-  Finish(ToGrpcStatus(status));
+  Finish(EndStatus(serving_, status));
 }
 
 void CreateSessionReactor::OnCancel() {

@@ -6,7 +6,6 @@
 
 #include "server/generate_reactor.h"
 #include "server/score_reactor.h"
-#include "server/status.h"
 #include "server/text/detokenizer.h"
 
 namespace goldfinch {
@@ -66,9 +65,8 @@ absl::Status GenerationService::Admit(const grpc::CallbackServerContext& context
 
 grpc::ServerUnaryReactor* GenerationService::Answer(grpc::CallbackServerContext* context,
                                                     const absl::Status& status) {
-  if (!status.ok()) serving_.observer.OnRefused(status);
   grpc::ServerUnaryReactor* reactor = context->DefaultReactor();
-  reactor->Finish(ToGrpcStatus(status));
+  reactor->Finish(EndStatus(serving_, status));
   return reactor;
 }
 

@@ -8,7 +8,6 @@
 #include <grpc/support/log.h>
 #include <pthread.h>
 #include <signal.h>
-#include <sys/resource.h>
 
 #include <atomic>
 #include <chrono>
@@ -29,6 +28,7 @@
 #include "engine/sync/mutex.h"
 #include "scheduler/clock.h"
 #include "server/accept_guard.h"
+#include "server/file_limit.h"
 #include "server/flags.h"
 #include "server/log.h"
 #include "server/memory_guard.h"
@@ -51,7 +51,7 @@ std::int64_t MaxMemory(const ServerFlags& flags) {
   return static_cast<std::int64_t>(kMemoryShare * static_cast<double>(MemoryLimit()));
 }
 
-ModelEngineOptions EngineOptions(const ServerFlags& flags) {
+ModelEngineOptions EngineOptions(const ServerFlags& flags, std::int64_t max_memory) {
   ModelEngineOptions options;
   options.model_dir = flags.model;
   if (flags.compute_dtype == "f32") options.compute_type = ComputeType::kF32;
@@ -66,7 +66,7 @@ ModelEngineOptions EngineOptions(const ServerFlags& flags) {
   options.pin_threads = flags.pin_threads == "auto";
   options.cache_bytes = flags.cache_bytes;
   options.cache_share = static_cast<double>(flags.cache_percent) / 100.0;
-  options.host_bytes = MaxMemory(flags) - MemoryTaken();
+  options.host_bytes = max_memory - MemoryTaken();
   options.expanded_bytes = flags.expanded_bytes;
   options.vocab_table = flags.vocab_table == "on";
   options.max_sequences = static_cast<std::int32_t>(flags.max_sequences);
@@ -156,14 +156,6 @@ absl::StatusOr<std::unique_ptr<TenantDirectory>> TenantsOf(const ServerFlags& fl
   return TenantDirectory::Load(flags.tenants_file);
 }
 
-// As many connections as the system lets this process have.
-void RaiseFileLimit() {
-  rlimit limit{};
-  if (getrlimit(RLIMIT_NOFILE, &limit) != 0) return;
-  limit.rlim_cur = limit.rlim_max;
-  static_cast<void>(setrlimit(RLIMIT_NOFILE, &limit));  // else as it was
-}
-
 // What the flags allow all parts together, should they all be full at once.
 std::int64_t MostMemory(const ServerFlags& flags, const ModelEngine& engine) {
   const DeviceBytes& device = engine.info().device_bytes;
@@ -178,8 +170,8 @@ std::int64_t MostMemory(const ServerFlags& flags, const ModelEngine& engine) {
 
 // INVALID_ARGUMENT when there would never be room for a call; a warning when the parts
 // may get in each other's way.
-absl::Status CheckMemory(const ServerFlags& flags, const ModelEngine& engine) {
-  const std::int64_t limit = MaxMemory(flags);
+absl::Status CheckMemory(const ServerFlags& flags, std::int64_t limit,
+                         const ModelEngine& engine) {
   const std::int64_t taken = MemoryTaken();
   if (taken >= limit) {
     return absl::InvalidArgumentError(absl::StrCat("the model alone takes ", taken,
@@ -276,18 +268,19 @@ absl::Status Serve(const ServerFlags& flags, Stopper& stopper) {
   }
   absl::StatusOr<std::unique_ptr<SnapshotStore>> store = StoreOf(flags);
   if (!store.ok()) return store.status();
+  const std::int64_t max_memory = MaxMemory(flags);
   absl::StatusOr<std::unique_ptr<ModelEngine>> engine =
-      ModelEngine::Create(EngineOptions(flags));
+      ModelEngine::Create(EngineOptions(flags, max_memory));
   if (!engine.ok()) return engine.status();
   absl::StatusOr<std::unique_ptr<Vocabulary>> vocabulary =
       Vocabulary::Load((std::filesystem::path(flags.model) / "vocab.txt").string(),
                        (*engine)->info().vocab_size);
   if (!vocabulary.ok()) return vocabulary.status();
-  const absl::Status fits = CheckMemory(flags, **engine);
+  const absl::Status fits = CheckMemory(flags, max_memory, **engine);
   if (!fits.ok()) return fits;
   const SteadyClock clock;
-  MemoryGuard memory(MaxMemory(flags),
-                     {.taken = MemoryTaken, .give_back = GiveBackMemory}, clock);
+  MemoryGuard memory(max_memory, {.taken = MemoryTaken, .give_back = GiveBackMemory},
+                     clock);
   ServerOptions options = OptionsOf(flags, **engine);
   options.memory = &memory;
   options.sessions = std::move(sessions);

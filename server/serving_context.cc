@@ -4,6 +4,8 @@
 #include <iterator>
 #include <string_view>
 
+#include "server/status.h"
+
 namespace goldfinch {
 
 std::optional<TimePoint> DeadlineOf(const grpc::ServerContextBase& context,
@@ -24,6 +26,11 @@ absl::StatusOr<TenantPtr> Authenticate(const ServingContext& serving,
     authorization = {first->second.data(), first->second.size()};
   }
   return serving.tenants.Authenticate(authorization);
+}
+
+grpc::Status EndStatus(const ServingContext& serving, const absl::Status& status) {
+  if (!status.ok()) serving.observer.OnRefused(status);
+  return ToGrpcStatus(status);
 }
 
 absl::Status MayBegin(const ServingContext& serving, bool entered) {

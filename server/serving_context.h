@@ -5,6 +5,7 @@
 #pragma once
 
 #include <grpcpp/server_context.h>
+#include <grpcpp/support/status.h>
 
 #include <atomic>
 #include <cstdint>
@@ -66,6 +67,9 @@ void SetTenant(const TenantPtr& tenant, Request& request);
 // is null.
 void CountRefusal(const ServingContext& serving, const TenantPtr& tenant,
                   const absl::Status& status);
+
+// What a call outside the scheduler ends with. A refusal is counted.
+grpc::Status EndStatus(const ServingContext& serving, const absl::Status& status);
 
 // The client's deadline on the scheduler's clock; none when it set none.
 std::optional<TimePoint> DeadlineOf(const grpc::ServerContextBase& context,

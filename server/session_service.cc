@@ -2,24 +2,15 @@
 
 #include <utility>
 
-#include "absl/strings/str_cat.h"
 #include "server/create_session_reactor.h"
 #include "server/session_message.h"
-#include "server/status.h"
 #include "server/transfer_reactors.h"
 
 namespace goldfinch {
-namespace {
-
-constexpr int kDefaultPageSize = 100;
-constexpr int kMaxPageSize = 1000;
-
-}  // namespace
 
 void SessionService::Finish(grpc::ServerUnaryReactor* reactor,
                             const absl::Status& status) const {
-  if (!status.ok()) serving_.observer.OnRefused(status);
-  reactor->Finish(ToGrpcStatus(status));
+  reactor->Finish(EndStatus(serving_, status));
 }
 
 template <typename AnswerFunction>
@@ -72,13 +63,9 @@ grpc::ServerUnaryReactor* SessionService::ListSessions(
 void SessionService::List(const Tenant& tenant, const v1::ListSessionsRequest& request,
                           v1::ListSessionsResponse* response,
                           grpc::ServerUnaryReactor* reactor) const {
-  const int wanted = request.page_size() == 0 ? kDefaultPageSize : request.page_size();
-  if (wanted < 1 || wanted > kMaxPageSize) {
-    return Finish(reactor, absl::InvalidArgumentError(absl::StrCat(
-                               "page_size is ", wanted, "; it must be in [1, ",
-                               kMaxPageSize, "], or 0")));
-  }
-  const auto limit = static_cast<std::size_t>(wanted);
+  const absl::StatusOr<std::size_t> size = ReadPageSize(request.page_size());
+  if (!size.ok()) return Finish(reactor, size.status());
+  const std::size_t limit = *size;
   // One more than is told, to know whether there is a next page.
   serving_.sessions.List(tenant.name, request.page_token(), limit + 1,
                          [this, reactor, response, limit](auto infos) {

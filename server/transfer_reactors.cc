@@ -5,7 +5,6 @@
 
 #include "absl/strings/str_cat.h"
 #include "server/session_message.h"
-#include "server/status.h"
 
 namespace goldfinch {
 namespace {
@@ -106,8 +105,7 @@ void ExportReactor::CutOffIfStuck(TimePoint since) {
 }
 
 void ExportReactor::FinishWith(const absl::Status& status) {
-  if (!status.ok()) serving_.observer.OnRefused(status);
-  Finish(ToGrpcStatus(status));
+  Finish(EndStatus(serving_, status));
 }
 
 void ExportReactor::OnDone() {
@@ -163,8 +161,7 @@ void ImportReactor::OnReadDone(bool ok) {
 }
 
 void ImportReactor::FinishWith(const absl::Status& status) {
-  if (!status.ok()) serving_.observer.OnRefused(status);
-  Finish(ToGrpcStatus(status));
+  Finish(EndStatus(serving_, status));
 }
 
 void ImportReactor::OnDone() { self_.reset(); }

@@ -12,6 +12,7 @@
 // Threads: pure functions, any (an unset seed is drawn at random).
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <optional>
 #include <span>
@@ -71,6 +72,9 @@ absl::StatusOr<std::vector<TokenId>> ReadTokens(absl::string_view name,
 // what is scored.
 absl::StatusOr<Request> ValidateScore(const v1::ScoreRequest& request,
                                       const ServingLimits& limits);
+
+// Entries on a page of a listing: 100 when none are asked for.
+absl::StatusOr<std::size_t> ReadPageSize(std::int32_t page_size);
 
 absl::Status ValidatePriority(std::int32_t priority);
 

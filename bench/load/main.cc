@@ -7,7 +7,6 @@
 // Exit codes: 0 when the run came to its end, whatever became of its calls (the report
 // says it); 1 when it did not; 2 for a wrong command line or scenario.
 #include <grpc/support/log.h>
-#include <sys/resource.h>
 
 #include <CLI/CLI.hpp>
 #include <cstdio>
@@ -25,6 +24,7 @@
 #include "bench/load/scenario_run.h"
 #include "server/cli/commands.h"
 #include "server/command_line.h"
+#include "server/file_limit.h"
 
 namespace goldfinch {
 namespace {
@@ -84,14 +84,6 @@ void AddConnections(CLI::App& app, Flags& flags) {
                    "Key to call with; in the environment others do not see it")
       ->envname("GOLDFINCH_KEY");
   AddConnection(*open, flags);
-}
-
-// As many connections as the system lets this process have.
-void RaiseFileLimit() {
-  rlimit limit{};
-  if (getrlimit(RLIMIT_NOFILE, &limit) != 0) return;
-  limit.rlim_cur = limit.rlim_max;
-  static_cast<void>(setrlimit(RLIMIT_NOFILE, &limit));  // else as it was
 }
 
 int Fail(const absl::Status& status, int code) {
