@@ -42,6 +42,7 @@ struct Flags {
   std::string cache_dtype = "auto";
   std::string backend = "cpu";
   int device = 0;
+  std::string cuda_graphs = "on";
   std::string cpu_isa = "auto";
   double case_seconds = 60;
   int threads = 0;
@@ -117,6 +118,7 @@ class Bench {
     options.num_threads = threads_;
     options.backend = flags_.backend;
     options.device = flags_.device;
+    options.cuda_graphs = flags_.cuda_graphs == "on";
     options.cpu_isa = flags_.cpu_isa;
     options.vocab_table = flags_.vocab_table;
     options.pin_threads = !flags_.float_threads;
@@ -413,6 +415,9 @@ int Main(int argc, char** argv) {
       ->capture_default_str();
   app.add_option("--device", flags.device, "number of the CUDA device")
       ->check(CLI::Range(0, 1024))
+      ->capture_default_str();
+  app.add_option("--cuda_graphs", flags.cuda_graphs)
+      ->check(CLI::IsMember({"on", "off"}))
       ->capture_default_str();
   app.add_option("--cpu_isa", flags.cpu_isa)->capture_default_str();
   app.add_option("--case_seconds", flags.case_seconds, "skip what would take longer")

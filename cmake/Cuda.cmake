@@ -10,6 +10,7 @@ list(TRANSFORM GOLDFINCH_CUDA_KERNELS PREPEND "${PROJECT_SOURCE_DIR}/engine/kern
 list(TRANSFORM GOLDFINCH_CUDA_KERNELS APPEND ".cu")
 set(GOLDFINCH_CUDA_HOST
   "${PROJECT_SOURCE_DIR}/engine/backend/cuda_backend.cc"
+  "${PROJECT_SOURCE_DIR}/engine/backend/cuda_graphs.cc"
   "${PROJECT_SOURCE_DIR}/engine/backend/cuda_memory.cc"
   "${PROJECT_SOURCE_DIR}/engine/backend/cuda_sampler.cc")
 

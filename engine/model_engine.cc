@@ -397,6 +397,7 @@ absl::StatusOr<std::unique_ptr<ModelEngine>> ModelEngine::Create(
   try {
     auto backend = CreateBackend({.backend = options.backend,
                                   .device = options.device,
+                                  .cuda_graphs = options.cuda_graphs,
                                   .cpu_isa = options.cpu_isa,
                                   .num_threads = options.num_threads,
                                   .pin_threads = options.pin_threads});
@@ -431,9 +432,12 @@ absl::StatusOr<std::unique_ptr<ModelEngine>> ModelEngine::Create(
                       // Attention folds a page at a time.
                       "-p", options.page_tokens),
                   .model_fingerprint = checkpoint.fingerprint()};
+  const Backend& device = *backend;
   try {
-    return std::make_unique<ModelEngineImpl>(std::move(backend), checkpoint, type,
-                                             *limits, std::move(info));
+    auto engine = std::make_unique<ModelEngineImpl>(std::move(backend), checkpoint, type,
+                                                    *limits, std::move(info));
+    if (absl::Status status = device.status(); !status.ok()) return status;
+    return engine;
   } catch (const std::bad_alloc&) {
     return absl::ResourceExhaustedError(
         "not enough memory for the model; lower cache_bytes, expanded_bytes, "

@@ -26,6 +26,7 @@ struct ModelEngineOptions {
   std::string model_dir;  // holds config.json and model.safetensors
   std::string backend = "cpu";  // "cpu", "cuda" or "auto", see BackendOptions
   std::int32_t device = 0;      // number of the CUDA device
+  bool cuda_graphs = true;  // decode steps are launched as graphs; no bit depends on it
   // Unset: bf16 when the weights are stored in bf16, else f32.
   std::optional<ComputeType> compute_type;
   StorageType weight_storage = StorageType::kCompute;  // of the large matrices

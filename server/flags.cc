@@ -152,6 +152,10 @@ void Describe(CLI::App& app, ServerFlags& flags) {
       ->capture_default_str();
   app.add_option("--device", flags.device, "Number of the CUDA device")
       ->capture_default_str();
+  app.add_option("--cuda_graphs", flags.cuda_graphs,
+                 "on: decode steps are launched as CUDA graphs; or off")
+      ->check(CLI::IsMember({"on", "off"}))
+      ->capture_default_str();
   app.add_option("--cpu_isa", flags.cpu_isa, "Instruction set to compute with")
       ->check(CLI::IsMember({"auto", "plain", "avx2", "avx512", "avx512_bf16"}))
       ->capture_default_str();

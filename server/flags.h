@@ -39,6 +39,7 @@ struct ServerFlags {
   std::string cache_dtype = "auto";
   std::string backend = "cpu";
   std::int64_t device = 0;
+  std::string cuda_graphs = "on";
   std::string cpu_isa = "auto";
   std::string pin_threads = "auto";
   std::string vocab_table = "off";

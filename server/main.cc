@@ -62,6 +62,7 @@ ModelEngineOptions EngineOptions(const ServerFlags& flags, std::int64_t max_memo
   options.num_threads = static_cast<std::int32_t>(flags.threads);
   options.backend = flags.backend;
   options.device = static_cast<std::int32_t>(flags.device);
+  options.cuda_graphs = flags.cuda_graphs == "on";
   options.cpu_isa = flags.cpu_isa;
   options.pin_threads = flags.pin_threads == "auto";
   options.cache_bytes = flags.cache_bytes;

@@ -14,6 +14,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <optional>
 #include <span>
@@ -95,6 +96,26 @@ class Backend {
   // its threads awake meanwhile.
   virtual void BeginStep() = 0;
   virtual void EndStep() = 0;
+
+  // Ops that come again with the same arguments, the memory they point to having other
+  // contents, can be recorded once and then be queued all at once. A key names them.
+  // Whether Record is of any use:
+  virtual bool records() const { return false; }
+  // Calls `ops`, which queues ops only, and none that waits; none of them runs.
+  virtual void Record(std::int64_t key, const std::function<void()>& ops) {
+    static_cast<void>(key), static_cast<void>(ops);
+  }
+  // Queues what was recorded under `key`; false, if nothing was.
+  virtual bool Replay(std::int64_t key) {
+    static_cast<void>(key);
+    return false;
+  }
+  // Whether what Attend queues is the same for any calls that have no more chunks than
+  // this (AttendArgs::num_chunks).
+  virtual bool AttendsAtOnce(std::int64_t num_chunks, std::int64_t heads) const {
+    static_cast<void>(num_chunks), static_cast<void>(heads);
+    return true;
+  }
 
   // Weights for inputs of type `type`. With `storage` kI8 or kFp8 they are kept in int8
   // or e4m3, one scale an output: the largest magnitude / 127, or / 448.

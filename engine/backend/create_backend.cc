@@ -12,7 +12,8 @@ namespace {
 absl::StatusOr<std::unique_ptr<Backend>> CreateCuda(
     [[maybe_unused]] const BackendOptions& options) {
 #if defined(GOLDFINCH_HAS_CUDA)
-  return cuda::CreateCudaBackend({.device = options.device});
+  return cuda::CreateCudaBackend(
+      {.device = options.device, .graphs = options.cuda_graphs});
 #else
   return absl::UnavailableError("this build has no CUDA backend");
 #endif

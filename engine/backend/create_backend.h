@@ -16,6 +16,7 @@ struct BackendOptions {
   // A device that is there and cannot be used is an error of "auto" too.
   std::string backend = "cpu";
   int device = 0;  // number of the CUDA device
+  bool cuda_graphs = true;
   std::string cpu_isa = "auto";
   int num_threads = 0;       // 0: one a hardware thread
   bool pin_threads = false;  // each to a processor, where there are as many of them

@@ -7,6 +7,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "engine/backend/cuda_graphs.h"
 #include "engine/backend/cuda_memory.h"
 #include "engine/backend/cuda_pack.h"
 #include "engine/backend/cuda_sampler.h"
@@ -84,6 +85,7 @@ class CudaBackend final : public Backend {
   CudaBackend(const CudaBackendOptions& options, const cudaDeviceProp& device)
       : device_(options.device),
         name_(absl::StrCat("cuda-sm", device.major, device.minor, "-v", kKernelVersion)),
+        use_graphs_(options.graphs),
         attention_(stream_, options.attention_bytes),
         attention_bytes_(options.attention_bytes),
         partials_(options.attention_bytes / kPartialBytes),
@@ -149,6 +151,16 @@ class CudaBackend final : public Backend {
   }
   void BeginStep() override { UseDevice(); }
   void EndStep() override {}
+
+  bool records() const override { return use_graphs_; }
+  void Record(std::int64_t key, const std::function<void()>& ops) override {
+    UseDevice();
+    if (use_graphs_) graphs_.Record(key, ops);
+  }
+  bool Replay(std::int64_t key) override { return graphs_.Replay(key); }
+  bool AttendsAtOnce(std::int64_t num_chunks, std::int64_t heads) const override {
+    return num_chunks <= partials_ / heads;
+  }
 
   std::unique_ptr<PackedWeights> Pack(const HostMatrix& weights, DType type,
                                       DType storage) override;
@@ -256,6 +268,8 @@ class CudaBackend final : public Backend {
   const int device_;
   OwnedStream stream_;
   const std::string name_;
+  const bool use_graphs_;
+  CudaGraphs graphs_{stream_};
   HostCopies copies_;
   CudaSampler sampler_{stream_, copies_};
   const CudaMemory attention_;  // partial results

@@ -25,6 +25,8 @@ struct CudaBackendOptions {
   int device = 0;
   // Of partial results of attention: more of them at once, up to what a step has.
   std::int64_t attention_bytes = 64 << 20;
+  // Steps that come again are recorded as CUDA graphs.
+  bool graphs = true;
 };
 
 }  // namespace goldfinch

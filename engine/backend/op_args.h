@@ -129,7 +129,11 @@ struct AttendArgs {
   const std::int32_t* tile_begin = nullptr;
   const std::int32_t* tile = nullptr;           // index into `tiles`
   const std::int64_t* tile_position = nullptr;  // position of the tile's first token
-  std::int64_t most_tiles = 0;                  // of the longest list; known to the host
+  // A row sees its list in chunks of KvTiles::kCutTiles tiles, as far as its position:
+  // those of row i are numbers [chunk_begin[i], chunk_begin[i + 1]), [rows + 1]. The CPU
+  // does not read this.
+  const std::int32_t* chunk_begin = nullptr;
+  std::int64_t num_chunks = 0;  // of all rows, known to the host
   Matrix carry =
       {};  // [rows, heads * (64 + 2)]: per head 64 sums, then maximum, then sum
   bool first = true;  // starts the carry afresh

@@ -14,19 +14,22 @@ constexpr std::int64_t kCarryPerHead = 66;  // see AttendArgs::carry
 
 }  // namespace
 
-GoldAttention::GoldAttention(DeviceArena& memory, GoldCache& cache, ExpandedArena& arena,
-                             std::int32_t num_heads, std::int64_t num_gold,
-                             std::int64_t max_rows, std::int64_t max_sequences)
+GoldAttention::GoldAttention(DeviceArena& memory, StepInputs& inputs, GoldCache& cache,
+                             ExpandedArena& arena, std::int32_t num_heads,
+                             std::int64_t num_gold, std::int64_t max_rows,
+                             std::int64_t max_sequences)
     : b_(memory.backend()),
+      inputs_(inputs),
       cache_(cache),
       arena_(arena),
       num_heads_(num_heads),
       num_gold_(num_gold),
-      position_(memory, max_rows),
-      row_sequence_(memory, max_rows),
-      tile_begin_(memory, max_sequences + 1),
-      tile_(memory, kMaxGroupTiles),
-      tile_position_(memory, kMaxGroupTiles),
+      position_(inputs, max_rows),
+      row_sequence_(inputs, max_rows),
+      tile_begin_(inputs, max_sequences + 1),
+      tile_(inputs, kMaxGroupTiles),
+      tile_position_(inputs, kMaxGroupTiles),
+      chunk_begin_(inputs, max_rows + 1),
       carry_(memory.Take(max_rows, num_heads * kCarryPerHead, DType::kF32)) {
   GOLDFINCH_CHECK(arena.num_slots() + kScratchTiles <= cache.shape().num_tiles);
   sequences_.reserve(static_cast<std::size_t>(max_sequences));
@@ -37,24 +40,51 @@ GoldAttention::GoldAttention(DeviceArena& memory, GoldCache& cache, ExpandedAren
 
 void GoldAttention::Begin(std::span<const AttendedSequence> sequences,
                           std::span<const std::int32_t> row_sequence,
-                          std::span<const std::int64_t> row_position) {
+                          std::span<const std::int64_t> row_position,
+                          std::int64_t padding) {
   position_.Clear();
   row_sequence_.Clear();
   for (const std::int64_t position : row_position) position_.Push(position);
   for (const std::int32_t sequence : row_sequence) row_sequence_.Push(sequence);
-  position_.Upload();
-  row_sequence_.Upload();
 
   sequences_.assign(sequences.begin(), sequences.end());
   tiles_.clear();
+  flushed_ = false;
   arena_.BeginStep();
   for (std::size_t i = 0; i < sequences_.size(); ++i)
     PlanSequence(static_cast<std::int32_t>(i), sequences_[i]);
-  FlushTargets(0, num_gold_);
+  for (std::int64_t i = 0; i < padding; ++i) AddPadding(i);
+  position_.Stage();
+  row_sequence_.Stage();
+  cache_.StageTargets(targets_);
+  targets_.clear();
+
   const bool all_expanded = std::none_of(tiles_.begin(), tiles_.end(),
                                          [](const Tile& tile) { return tile.slot < 0; });
   one_group_ = all_expanded && static_cast<std::int64_t>(tiles_.size()) <= kMaxGroupTiles;
-  if (one_group_) BuildGroup(0, 0);
+  repeats_ = false;
+  if (!one_group_) return;
+  BuildGroup(0, 0);
+  const std::int64_t rows = position_.size();
+  repeats_ = !flushed_ && rows == static_cast<std::int64_t>(sequences_.size()) &&
+             cache_.num_targets() == rows && cache_.num_sources() == 2 * rows &&
+             b_.AttendsAtOnce(chunk_begin_.host().back(), num_heads_);
+}
+
+void GoldAttention::AddPadding(std::int64_t index) {
+  position_.Push(0);
+  row_sequence_.Push(static_cast<std::int32_t>(sequences_.size()));
+  sequences_.push_back({});  // without tiles
+  // A row of its own, after one of its own; and no sequence reads what is in a scratch
+  // tile from before.
+  const std::int64_t row = PaddingRow(index);
+  const std::int64_t page_tokens = cache_.shape().page_tokens;
+  if (static_cast<std::int64_t>(targets_.size()) == GoldCache::kMaxTargets)
+    FlushTargets(0, num_gold_);
+  targets_.push_back({.row = row,
+                      .previous_row = row - 1,
+                      .position = 0,
+                      .tile_row = arena_.num_slots() * page_tokens + index});
 }
 
 void GoldAttention::PlanSequence(std::int32_t index, const AttendedSequence& sequence) {
@@ -136,8 +166,12 @@ void GoldAttention::AddTargets(const AttendedSequence& sequence, std::int64_t pa
 }
 
 void GoldAttention::FlushTargets(std::int64_t first_layer, std::int64_t last_layer) {
-  cache_.Expand(targets_, first_layer, last_layer);
+  if (targets_.empty()) return;
+  cache_.StageTargets(targets_);
+  inputs_.Upload();
+  cache_.Expand(first_layer, last_layer);
   targets_.clear();
+  flushed_ = true;
 }
 
 bool GoldAttention::ChunkFits(std::size_t begin, std::int64_t scratch) const {
@@ -155,7 +189,6 @@ std::size_t GoldAttention::BuildGroup(std::size_t begin, std::int64_t gold_layer
   tile_begin_.Clear();
   tile_.Clear();
   tile_position_.Clear();
-  most_tiles_ = 0;
   std::int64_t scratch = 0;
   std::size_t i = begin;
   for (std::size_t s = 0; s < sequences_.size(); ++s) {
@@ -174,14 +207,36 @@ std::size_t GoldAttention::BuildGroup(std::size_t begin, std::int64_t gold_layer
       tile_.Push(static_cast<std::int32_t>(place));
       tile_position_.Push(tile.page_index * page_tokens);
     }
-    most_tiles_ = std::max(most_tiles_, tile_.size() - tile_begin_.host().back());
   }
   tile_begin_.Push(static_cast<std::int32_t>(tile_.size()));
   FlushTargets(gold_layer, gold_layer + 1);
-  tile_begin_.Upload();
-  tile_.Upload();
-  tile_position_.Upload();
+  tile_begin_.Stage();
+  tile_.Stage();
+  tile_position_.Stage();
+  CountChunks();
   return i;
+}
+
+void GoldAttention::CountChunks() {
+  const std::int64_t page_tokens = cache_.shape().page_tokens;
+  const std::int64_t chunk_tokens = KvTiles::kCutTiles * page_tokens;
+  chunk_begin_.Clear();
+  std::int32_t chunks = 0;
+  for (std::int64_t row = 0; row < position_.size(); ++row) {
+    chunk_begin_.Push(chunks);
+    const auto i = static_cast<std::size_t>(row);
+    const auto list = static_cast<std::size_t>(row_sequence_.host()[i]);
+    const std::int32_t first = tile_begin_.host()[list];
+    const std::int32_t tiles = tile_begin_.host()[list + 1] - first;
+    if (tiles == 0) continue;
+    const std::int64_t before = tile_position_.host()[static_cast<std::size_t>(first)];
+    const std::int64_t seen =
+        std::min(position_.host()[i] + 1 - before, tiles * page_tokens);
+    if (seen > 0)
+      chunks += static_cast<std::int32_t>((seen + chunk_tokens - 1) / chunk_tokens);
+  }
+  chunk_begin_.Push(chunks);
+  chunk_begin_.Stage();
 }
 
 void GoldAttention::Attend(std::int64_t gold_layer, const Matrix& q, const Matrix& out) {
@@ -193,7 +248,8 @@ void GoldAttention::Attend(std::int64_t gold_layer, const Matrix& q, const Matri
                   .tile_begin = tile_begin_.device(),
                   .tile = tile_.device(),
                   .tile_position = tile_position_.device(),
-                  .most_tiles = most_tiles_,
+                  .chunk_begin = chunk_begin_.device(),
+                  .num_chunks = chunk_begin_.host().back(),
                   .carry = carry_.Rows(q.rows),
                   .first = true};
   if (one_group_) {
@@ -202,7 +258,8 @@ void GoldAttention::Attend(std::int64_t gold_layer, const Matrix& q, const Matri
     for (std::size_t begin = 0; begin < tiles_.size(); args.first = false) {
       const std::size_t end = BuildGroup(begin, gold_layer);
       GOLDFINCH_CHECK(end > begin);
-      args.most_tiles = most_tiles_;
+      inputs_.Upload();
+      args.num_chunks = chunk_begin_.host().back();
       b_.Attend(args);
       begin = end;
     }

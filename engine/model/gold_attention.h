@@ -32,15 +32,31 @@ class GoldAttention {
   static_assert(kScratchTiles >= KvTiles::kCutTiles);
 
   // `arena` decides on tiles [0, arena.num_slots()) of `cache`; the scratch tiles follow.
-  GoldAttention(DeviceArena& memory, GoldCache& cache, ExpandedArena& arena,
-                std::int32_t num_heads, std::int64_t num_gold, std::int64_t max_rows,
-                std::int64_t max_sequences);
+  GoldAttention(DeviceArena& memory, StepInputs& inputs, GoldCache& cache,
+                ExpandedArena& arena, std::int32_t num_heads, std::int64_t num_gold,
+                std::int64_t max_rows, std::int64_t max_sequences);
 
-  // Plans a step and expands what its sequences lack in the arena, for all layers.
-  // `row_sequence[i]` and `row_position[i]` describe GOLD row i.
+  // Plans a step, and expands what its sequences lack in the arena, for all layers, but
+  // for the last of it: that, and all that Attend reads, is staged among the step's
+  // inputs. `row_sequence[i]` and `row_position[i]` describe GOLD row i. Behind them come
+  // `padding` rows, each of a sequence of its own that has nothing to attend to, and
+  // whose token is expanded (padding.h).
   void Begin(std::span<const AttendedSequence> sequences,
              std::span<const std::int32_t> row_sequence,
-             std::span<const std::int64_t> row_position);
+             std::span<const std::int64_t> row_position, std::int64_t padding);
+
+  // The row of the cache for the token of padding row `index`.
+  std::int64_t PaddingRow(std::int64_t index) const {
+    return cache_.spare_row() + 2 * index + 1;
+  }
+
+  // Whether the step queues the same as any other with as many rows does: every sequence
+  // has one row, whose token alone is not expanded yet.
+  bool repeats() const { return repeats_; }
+
+  // Queues the rest of what Begin was to expand: after an upload of the step's inputs,
+  // before the first Attend.
+  void ExpandStaged() { cache_.Expand(0, num_gold_); }
 
   // Expands up to `max_tokens` tokens of what the sequence lacks in the arena, as far as
   // there is room without what the last step used.
@@ -70,14 +86,20 @@ class GoldAttention {
   }
   void AddTargets(const AttendedSequence& sequence, std::int64_t page_index,
                   std::int64_t begin, std::int64_t end, std::int64_t tile);
+  // One row of a sequence without a past.
+  void AddPadding(std::int64_t index);
+  // Expands targets_, for these layers.
   void FlushTargets(std::int64_t first_layer, std::int64_t last_layer);
   // Whether the tiles from `begin` to the next place where their list may be cut go into
   // the group that is being built, which has `scratch` scratch tiles so far.
   bool ChunkFits(std::size_t begin, std::int64_t scratch) const;
-  // Fills the tile arrays from tiles_[begin, ...); returns the end of the group.
+  // Stages the tile arrays, filled from tiles_[begin, ...); returns the end of the group.
   std::size_t BuildGroup(std::size_t begin, std::int64_t gold_layer);
+  // Stages where each row's chunks begin.
+  void CountChunks();
 
   Backend& b_;
+  StepInputs& inputs_;
   GoldCache& cache_;
   ExpandedArena& arena_;
   const std::int64_t num_heads_, num_gold_;
@@ -85,14 +107,16 @@ class GoldAttention {
   std::vector<AttendedSequence> sequences_;
   std::vector<Tile> tiles_;  // by sequence, then by position
   std::vector<ExpandTarget> targets_;
-  bool one_group_ = false;  // the arrays of the only group are already uploaded
+  bool one_group_ = false;  // its arrays are staged by Begin
+  bool flushed_ = false;    // some of the step's targets have been expanded
+  bool repeats_ = false;
 
   StepArray<std::int64_t> position_;      // [rows]
   StepArray<std::int32_t> row_sequence_;  // [rows]
   StepArray<std::int32_t> tile_begin_;    // [sequences + 1]
   StepArray<std::int32_t> tile_;
   StepArray<std::int64_t> tile_position_;
-  std::int64_t most_tiles_ = 0;  // of a list of the group
+  StepArray<std::int32_t> chunk_begin_;  // [rows + 1]
   Matrix carry_;
 };
 

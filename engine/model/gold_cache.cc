@@ -21,7 +21,7 @@ std::int64_t TokenBytes(const ModelConfig& config) {
 
 }  // namespace
 
-GoldCache::GoldCache(DeviceArena& arena, const ModelConfig& config,
+GoldCache::GoldCache(DeviceArena& arena, StepInputs& inputs, const ModelConfig& config,
                      const ModelWeights& weights, DType type, const GoldCacheShape& shape,
                      std::int64_t max_mix_width)
     : b_(arena.backend()), config_(config), weights_(weights), shape_(shape) {
@@ -43,17 +43,17 @@ GoldCache::GoldCache(DeviceArena& arena, const ModelConfig& config,
   }
 
   const std::int64_t targets = kMaxTargets, sources = 2 * kMaxTargets;
-  source_row_ = {arena, sources};
+  source_row_ = {inputs, sources};
   source_tokens_ = static_cast<std::int32_t*>(
       arena.TakeBytes(sources * static_cast<std::int64_t>(sizeof(std::int32_t))));
   for (Matrix* m : {&embedded_, &unit_, &decompressed_})
     *m = arena.Take(sources, d, DType::kF32);
   embedded_in_ = arena.TakeInput(sources, d, type);
   key_part_ = arena.TakeInput(sources, c, type);
-  current_ = {arena, targets};
-  previous_ = {arena, targets};
-  position_ = {arena, targets};
-  tile_row_ = {arena, targets};
+  current_ = {inputs, targets};
+  previous_ = {inputs, targets};
+  position_ = {inputs, targets};
+  tile_row_ = {inputs, targets};
   for (Matrix* m : {&n_, &n_diff_, &kappa_, &kappa_diff_, &key_, &value_})
     *m = arena.Take(targets, d, DType::kF32);
   for (Matrix* m : {&mixed_, &key_in_, &value_in_})
@@ -68,7 +68,7 @@ GoldCache::GoldCache(DeviceArena& arena, const ModelConfig& config,
 
 void GoldCache::TakePages(DeviceArena& arena, std::int64_t num_pages) {
   num_pages_ = num_pages;
-  const std::int64_t rows = num_pages * shape_.page_tokens;
+  const std::int64_t rows = num_pages * shape_.page_tokens + shape_.spare_rows;
   tokens_ = {arena.TakeBytes(rows * TokenBytes(config_)), TokenBytes(config_) == 2};
   keys_ = arena.Take(rows, config_.compressed_dim(), shape_.storage);
   if (shape_.storage == DType::kI8)
@@ -198,7 +198,8 @@ void GoldCache::CopyPage(std::int32_t from, std::int32_t to) {
     b_.CopyOnDevice(scales_ + to * rows, scales_ + from * rows, rows * kScaleBytes);
 }
 
-void GoldCache::Decompress(std::span<const ExpandTarget> targets) {
+void GoldCache::StageTargets(std::span<const ExpandTarget> targets) {
+  GOLDFINCH_CHECK(static_cast<std::int64_t>(targets.size()) <= kMaxTargets);
   source_row_.Clear();
   current_.Clear();
   previous_.Clear();
@@ -219,12 +220,14 @@ void GoldCache::Decompress(std::span<const ExpandTarget> targets) {
     position_.Push(target.position);
     tile_row_.Push(target.tile_row);
   }
-  source_row_.Upload();
-  current_.Upload();
-  previous_.Upload();
-  position_.Upload();
-  tile_row_.Upload();
+  source_row_.Stage();
+  current_.Stage();
+  previous_.Stage();
+  position_.Stage();
+  tile_row_.Stage();
+}
 
+void GoldCache::Decompress() {
   const std::int64_t sources = source_row_.size();
   const Matrix e = embedded_.Rows(sources), unit = unit_.Rows(sources);
   const Matrix kappa = decompressed_.Rows(sources), c = key_part_.Rows(sources);
@@ -307,12 +310,10 @@ void GoldCache::ExpandLayers(std::int64_t first, std::int64_t last, std::int64_t
   }
 }
 
-void GoldCache::Expand(std::span<const ExpandTarget> targets, std::int64_t first,
-                       std::int64_t last) {
-  if (targets.empty()) return;
-  GOLDFINCH_CHECK(static_cast<std::int64_t>(targets.size()) <= kMaxTargets);
-  Decompress(targets);
-  const auto count = static_cast<std::int64_t>(targets.size());
+void GoldCache::Expand(std::int64_t first, std::int64_t last) {
+  const std::int64_t count = num_targets();
+  if (count == 0) return;
+  Decompress();
   // Few targets leave room for several layers at once.
   const std::int64_t group = std::clamp<std::int64_t>(kMaxTargets / count, 1, kMaxLayers);
   for (std::int64_t layer = first; layer < last; layer += group)

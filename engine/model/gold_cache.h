@@ -27,6 +27,7 @@ struct GoldCacheShape {
   std::int64_t page_tokens = 0;
   std::int64_t num_tiles = 0;  // per layer
   bool vocab_table = false;    // keep every token's part of a decompressed key
+  std::int64_t spare_rows = 0;  // behind the pages, for tokens of no sequence
 };
 
 // One token whose keys and values are wanted.
@@ -43,8 +44,9 @@ class GoldCache {
   static constexpr std::int64_t kMaxTargets = 256;
   static_assert(kMaxTargets >= kMaxPageTokens);
 
-  GoldCache(DeviceArena& arena, const ModelConfig& config, const ModelWeights& weights,
-            DType type, const GoldCacheShape& shape, std::int64_t max_mix_width);
+  GoldCache(DeviceArena& arena, StepInputs& inputs, const ModelConfig& config,
+            const ModelWeights& weights, DType type, const GoldCacheShape& shape,
+            std::int64_t max_mix_width);
 
   // Takes the memory of the pages: once, before anything is stored. Last of all, so that
   // it may be what the rest has left.
@@ -57,10 +59,19 @@ class GoldCache {
   void Append(const Matrix& x, const std::int32_t* tokens, const std::int64_t* index,
               const Matrix& scratch);
 
-  // Writes keys and values of up to kMaxTargets tokens to the tiles of GOLD layers
+  // Up to kMaxTargets tokens that the next Expand is about, which wants an upload of the
+  // step's inputs in between.
+  void StageTargets(std::span<const ExpandTarget> targets);
+  std::int64_t num_targets() const { return current_.size(); }
+  // Distinct tokens among them and their predecessors.
+  std::int64_t num_sources() const { return source_row_.size(); }
+
+  // Writes keys and values of the staged tokens to the tiles of GOLD layers
   // [first, last), counted from the first GOLD layer.
-  void Expand(std::span<const ExpandTarget> targets, std::int64_t first,
-              std::int64_t last);
+  void Expand(std::int64_t first, std::int64_t last);
+
+  // The first of the spare rows.
+  std::int64_t spare_row() const { return num_pages_ * shape_.page_tokens; }
 
   // Rope frequencies in device memory; null without rope.
   const double* frequency() const { return frequency_; }
@@ -69,12 +80,14 @@ class GoldCache {
     return tiles_[static_cast<std::size_t>(gold_layer)];
   }
 
-  // Device memory of the pages, of the tiles, and of the table of the vocabulary.
+  // Device memory of the pages, of the tiles, and of the table of the vocabulary; of the
+  // spare rows.
   std::int64_t page_bytes() const {
     return num_pages_ * shape_.page_tokens * row_bytes();
   }
   std::int64_t tile_bytes() const;
   std::int64_t table_bytes() const;
+  std::int64_t spare_bytes() const { return shape_.spare_rows * row_bytes(); }
   // Bytes of the cache for one token.
   std::int64_t row_bytes() const { return RowBytes(config_, shape_.storage); }
   static std::int64_t RowBytes(const ModelConfig& config, DType storage);
@@ -96,7 +109,7 @@ class GoldCache {
   void* TokenAt(std::int64_t row) const;
   // e, c and from them n = rms(e) and kappa of every distinct token among the targets
   // and their predecessors; then each target's own rows and its predecessor's.
-  void Decompress(std::span<const ExpandTarget> targets);
+  void Decompress();
   // Keys and values of GOLD layers [first, last), at most kMaxLayers, for `count`
   // targets; (last - first) * count is at most kMaxTargets.
   void ExpandLayers(std::int64_t first, std::int64_t last, std::int64_t count);
@@ -122,9 +135,10 @@ class GoldCache {
   const GoldCacheShape shape_;
   std::int64_t num_pages_ = 0;
 
-  TokenStore tokens_;                // [pages * page_tokens]
-  Matrix keys_;                      // [pages * page_tokens, D/R]
-  std::uint16_t* scales_ = nullptr;  // [pages * page_tokens] bf16; int8 keys only
+  // Rows are pages * page_tokens, and the spare ones.
+  TokenStore tokens_;                // [rows]
+  Matrix keys_;                      // [rows, D/R]
+  std::uint16_t* scales_ = nullptr;  // [rows] bf16; int8 keys only
   std::vector<KvTiles> tiles_;       // one a GOLD layer
   double* frequency_ = nullptr;      // rope, [32]
 

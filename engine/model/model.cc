@@ -6,6 +6,7 @@
 
 #include "engine/check.h"
 #include "engine/model/gold_layer.h"
+#include "engine/model/padding.h"
 
 namespace goldfinch {
 namespace {
@@ -33,6 +34,12 @@ std::int64_t MaxMixWidth(const ModelWeights& weights) {
 
 constexpr std::int64_t kHeadState = 64 * 64;
 
+// Keys of records.
+enum class Half { kRecurrent, kGold };
+std::int64_t KeyOf(Half half, std::int64_t rows) {
+  return 2 * rows + static_cast<std::int64_t>(half);
+}
+
 }  // namespace
 
 Model::Model(Backend& backend, const Checkpoint& checkpoint, DType type,
@@ -43,62 +50,70 @@ Model::Model(Backend& backend, const Checkpoint& checkpoint, DType type,
       type_(type),
       limits_(limits),
       weights_(ModelWeights::Load(checkpoint, type, limits.weight_storage, backend)) {
-  const std::int64_t rows = limits.max_rows, d = config_.n_embd;
+  const std::int64_t padding = backend.records() ? kMaxPadding : 0;
+  const std::int64_t rows = limits.max_rows + padding, d = config_.n_embd;
+  const std::int64_t slots = limits.num_slots + padding;
   const std::int64_t width = MaxMixWidth(weights_);
   const auto floats = [this](std::int64_t count) {
     return static_cast<float*>(
         memory_.TakeBytes(count * static_cast<std::int64_t>(sizeof(float))));
   };
   for (std::int32_t i = 0; i < config_.n_layer; ++i) {
-    LayerState state{.att_shift = floats(limits.num_slots * d),
-                     .ffn_shift = floats(limits.num_slots * d)};
+    LayerState state{.att_shift = floats(slots * d), .ffn_shift = floats(slots * d)};
     if (i < config_.num_recurrent())
-      state.wkv = floats(limits.num_slots * config_.num_heads() * kHeadState);
+      state.wkv = floats(slots * config_.num_heads() * kHeadState);
     states_.push_back(state);
   }
   work_ = std::make_unique<Workspace>(memory_, config_, type, rows, width);
   x_ = memory_.Take(rows, d, DType::kF32);
-  tokens_ = {memory_, rows};
-  span_begin_ = {memory_, limits.num_slots + 1};
-  slot_ = {memory_, limits.num_slots};
+  tokens_ = {inputs_, rows};
+  span_begin_ = {inputs_, slots + 1};
+  slot_ = {inputs_, slots};
   output_begin_.reserve(static_cast<std::size_t>(limits.num_slots));
   if (config_.num_gold() > 0) {
     const GoldCacheShape shape{
         .storage = limits.cache_storage,
         .page_tokens = limits.page_tokens,
         .num_tiles = limits.arena_slots + GoldAttention::kScratchTiles,
-        .vocab_table = limits.vocab_table};
+        .vocab_table = limits.vocab_table,
+        .spare_rows = 2 * padding};
     arena_ = std::make_unique<ExpandedArena>(limits.arena_slots, 0);
-    cache_ = std::make_unique<GoldCache>(memory_, config_, weights_, type, shape, width);
-    attention_ =
-        std::make_unique<GoldAttention>(memory_, *cache_, *arena_, config_.num_heads(),
-                                        config_.num_gold(), rows, limits.num_slots);
+    cache_ = std::make_unique<GoldCache>(memory_, inputs_, config_, weights_, type, shape,
+                                         width);
+    attention_ = std::make_unique<GoldAttention>(memory_, inputs_, *cache_, *arena_,
+                                                 config_.num_heads(), config_.num_gold(),
+                                                 rows, slots);
     gold_x_ = memory_.Take(rows, d, DType::kF32);
-    cache_row_ = {memory_, rows};
-    gold_row_ = {memory_, rows};
-    gold_span_begin_ = {memory_, limits.num_slots + 1};
-    gold_slot_ = {memory_, limits.num_slots};
-    lead_row_ = {memory_, limits.num_slots};
-    lead_slot_ = {memory_, limits.num_slots};
+    cache_row_ = {inputs_, rows};
+    gold_row_ = {inputs_, rows};
+    gold_span_begin_ = {inputs_, slots + 1};
+    gold_slot_ = {inputs_, slots};
+    lead_row_ = {inputs_, limits.num_slots};
+    lead_slot_ = {inputs_, limits.num_slots};
     attended_.reserve(static_cast<std::size_t>(limits.num_slots));
     gold_row_sequence_.reserve(static_cast<std::size_t>(rows));
     gold_row_position_.reserve(static_cast<std::size_t>(rows));
   }
-  logit_row_ = {memory_, limits.max_logit_rows};
+  logit_row_ = {inputs_, limits.max_logit_rows};
+  inputs_.Take();
   last_ = memory_.Take(limits.max_logit_rows, d, DType::kF32);
   last_normed_ = memory_.TakeInput(limits.max_logit_rows, d, type);
   logits_ = memory_.Take(limits.max_logit_rows, config_.vocab_size, DType::kF32);
   backend_.Prepare(rows, config_.vocab_size);
-  if (cache_ == nullptr) return;
-  if (limits_.cache_share > 0.0) limits_.num_pages = PagesOfShare();
-  cache_->TakePages(memory_, limits_.num_pages);
-  arena_->SetPages(limits_.num_pages);
+  if (cache_ != nullptr) {
+    if (limits_.cache_share > 0.0) limits_.num_pages = PagesOfShare();
+    cache_->TakePages(memory_, limits_.num_pages);
+    arena_->SetPages(limits_.num_pages);
+  }
+  if (backend.records()) RecordDecoding();
 }
 
 std::int64_t Model::PagesOfShare() {
   const DeviceBytes taken = device_bytes();
-  const std::int64_t left = backend_.FreeBytes().value_or(
-      limits_.host_bytes - taken.weights - taken.expanded - taken.state - taken.work);
+  const std::int64_t left =
+      backend_.FreeBytes().value_or(limits_.host_bytes - taken.weights - taken.expanded -
+                                    taken.state - taken.work) -
+      cache_->spare_bytes();
   const std::int64_t page_bytes = limits_.page_tokens * cache_->row_bytes();
   const auto pages =
       static_cast<std::int64_t>(limits_.cache_share * static_cast<double>(left)) /
@@ -232,7 +247,16 @@ void Model::WriteState(std::int32_t slot, std::span<const std::byte> state) {
   });
 }
 
-void Model::BuildBatch(std::span<const SpanInput> spans) {
+std::optional<std::int64_t> Model::PaddingOf(std::span<const SpanInput> spans) const {
+  const auto count = static_cast<std::int64_t>(spans.size());
+  const bool decodes = std::all_of(spans.begin(), spans.end(), [](const SpanInput& span) {
+    return span.tokens.size() == 1;
+  });
+  if (!decodes || PaddedSequences(count) > recorded_) return std::nullopt;
+  return PaddedSequences(count) - count;
+}
+
+void Model::BuildBatch(std::span<const SpanInput> spans, std::int64_t padding) {
   tokens_.Clear();
   span_begin_.Clear();
   slot_.Clear();
@@ -253,13 +277,21 @@ void Model::BuildBatch(std::span<const SpanInput> spans) {
       ++position;
     }
   }
+  for (std::int64_t i = 0; i < padding; ++i) {
+    span_begin_.Push(static_cast<std::int32_t>(tokens_.size()));
+    slot_.Push(static_cast<std::int32_t>(limits_.num_slots + i));
+    tokens_.Push(0);
+    if (cache_ != nullptr) cache_row_.Push(attention_->PaddingRow(i));
+  }
   span_begin_.Push(static_cast<std::int32_t>(tokens_.size()));
-  tokens_.Upload();
-  span_begin_.Upload();
-  slot_.Upload();
+  tokens_.Stage();
+  span_begin_.Stage();
+  slot_.Stage();
+  if (cache_ != nullptr) cache_row_.Stage();
 }
 
-void Model::RunRecurrent(const Matrix& x) {
+void Model::RunRecurrent() {
+  const Matrix x = x_.Rows(tokens_.size());
   LayerContext context{.backend = backend_,
                        .config = config_,
                        .work = *work_,
@@ -272,11 +304,14 @@ void Model::RunRecurrent(const Matrix& x) {
     FinchTimeMix(context, layer, State(i), x);
     ChannelMix(context, layer, State(i), x);
   }
+  if (cache_ != nullptr)
+    cache_->Append(x, tokens_.device(), cache_row_.device(),
+                   work_->mixed[0].Rows(x.rows));
 }
 
 // Which rows GOLD runs on, and the row before them whose LN1 the first GOLD layer's
 // shift state becomes (the last row of a span that has none).
-void Model::BuildGold(std::span<const SpanInput> spans) {
+void Model::BuildGold(std::span<const SpanInput> spans, std::int64_t padding) {
   gold_row_.Clear();
   gold_span_begin_.Clear();
   gold_slot_.Clear();
@@ -309,18 +344,23 @@ void Model::BuildGold(std::span<const SpanInput> spans) {
     }
     row += count;
   }
+  for (std::int64_t i = 0; i < padding; ++i) {
+    gold_span_begin_.Push(static_cast<std::int32_t>(gold_row_.size()));
+    gold_slot_.Push(static_cast<std::int32_t>(limits_.num_slots + i));
+    gold_row_.Push(row + i);
+  }
   gold_span_begin_.Push(static_cast<std::int32_t>(gold_row_.size()));
-  gold_row_.Upload();
-  gold_span_begin_.Upload();
-  gold_slot_.Upload();
-  lead_row_.Upload();
-  lead_slot_.Upload();
+  gold_row_.Stage();
+  gold_span_begin_.Stage();
+  gold_slot_.Stage();
+  lead_row_.Stage();
+  lead_slot_.Stage();
+  if (gold_row_.size() > 0)
+    attention_->Begin(attended_, gold_row_sequence_, gold_row_position_, padding);
 }
 
-void Model::RunGold(std::span<const SpanInput> spans, const Matrix& x) {
-  cache_row_.Upload();
-  cache_->Append(x, tokens_.device(), cache_row_.device(), work_->mixed[0].Rows(x.rows));
-  BuildGold(spans);
+void Model::RunGold() {
+  const Matrix x = x_.Rows(tokens_.size());
   const std::int64_t first_layer = config_.num_recurrent();
   const LayerWeights& first = weights_.layers[static_cast<std::size_t>(first_layer)];
   backend_.NormToState(x, first.ln1, lead_row_.device(), lead_slot_.device(),
@@ -335,7 +375,7 @@ void Model::RunGold(std::span<const SpanInput> spans, const Matrix& x) {
                                  .slot = gold_slot_.device()}};
   const Matrix gold_x = gold_x_.Rows(gold_row_.size());
   backend_.GatherRows(x, gold_row_.device(), gold_x);
-  attention_->Begin(attended_, gold_row_sequence_, gold_row_position_);
+  attention_->ExpandStaged();
   for (std::int64_t i = first_layer; i < config_.n_layer; ++i) {
     const LayerWeights& layer = weights_.layers[static_cast<std::size_t>(i)];
     GoldTimeMix(context, layer, State(i), *attention_, cache_->frequency(),
@@ -345,10 +385,33 @@ void Model::RunGold(std::span<const SpanInput> spans, const Matrix& x) {
 }
 
 void Model::Run(std::span<const SpanInput> spans) {
-  BuildBatch(spans);
-  const Matrix x = x_.Rows(tokens_.size());
-  RunRecurrent(x);
-  if (cache_ != nullptr) RunGold(spans, x);
+  const std::optional<std::int64_t> padding = PaddingOf(spans);
+  BuildBatch(spans, padding.value_or(0));
+  inputs_.Upload();
+  const std::int64_t rows = tokens_.size();
+  if (!padding.has_value() || !backend_.Replay(KeyOf(Half::kRecurrent, rows)))
+    RunRecurrent();
+  if (cache_ == nullptr) return;
+  BuildGold(spans, padding.value_or(0));
+  inputs_.Upload();
+  const bool repeats = padding.has_value() && gold_row_.size() == rows &&
+                       lead_row_.size() == 0 && attention_->repeats();
+  if (!repeats || !backend_.Replay(KeyOf(Half::kGold, rows))) RunGold();
+}
+
+void Model::RecordDecoding() {
+  const std::int64_t most =
+      PaddedSequences(std::min(limits_.num_slots, kMaxRecordedSequences));
+  for (std::int64_t rows = 1; rows <= most; rows = NextPadded(rows)) {
+    BuildBatch({}, rows);
+    inputs_.Upload();
+    backend_.Record(KeyOf(Half::kRecurrent, rows), [this] { RunRecurrent(); });
+    if (cache_ == nullptr) continue;
+    BuildGold({}, rows);
+    inputs_.Upload();
+    backend_.Record(KeyOf(Half::kGold, rows), [this] { RunGold(); });
+  }
+  recorded_ = most;
 }
 
 std::int64_t Model::OutputRow(std::size_t span, std::int64_t index) const {
@@ -358,7 +421,8 @@ std::int64_t Model::OutputRow(std::size_t span, std::int64_t index) const {
 Matrix Model::Logits(std::span<const std::int64_t> rows) {
   logit_row_.Clear();
   for (const std::int64_t row : rows) logit_row_.Push(row);
-  logit_row_.Upload();
+  logit_row_.Stage();
+  inputs_.Upload();
   const Matrix& source = cache_ != nullptr ? gold_x_ : x_;
   const Matrix last = last_.Rows(logit_row_.size());
   const Matrix normed = last_normed_.Rows(logit_row_.size());

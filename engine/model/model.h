@@ -7,6 +7,10 @@
 // recurrent layers' output one position earlier still, which every pass leaves in the
 // first GOLD layer's shift state.
 //
+// A pass has two halves, the recurrent layers and the GOLD layers. What a half queues
+// for a decode step depends on the number of sequences alone, so a device may have it
+// recorded (padding.h). While it runs the first half, the host plans the second.
+//
 // Everything is taken when the model is made; Run allocates nothing that lasts.
 //
 // Threads: one at a time.
@@ -123,10 +127,18 @@ class Model {
   ExpandedUsage expanded_usage() const;
 
  private:
-  void BuildBatch(std::span<const SpanInput> spans);
-  void RunRecurrent(const Matrix& x);
-  void RunGold(std::span<const SpanInput> spans, const Matrix& x);
-  void BuildGold(std::span<const SpanInput> spans);
+  // Each stages what its half of the pass reads: the spans, and `padding` sequences of
+  // one token behind them.
+  void BuildBatch(std::span<const SpanInput> spans, std::int64_t padding);
+  void BuildGold(std::span<const SpanInput> spans, std::int64_t padding);
+  // Each queues its half. What they queue depends on nothing but the sizes of what was
+  // staged or, where attention_->repeats(), on the number of rows.
+  void RunRecurrent();
+  void RunGold();
+  // Two records for each number of sequences that decode steps are padded to.
+  void RecordDecoding();
+  // Sequences to pad a decode step with; none for any other step.
+  std::optional<std::int64_t> PaddingOf(std::span<const SpanInput> spans) const;
   // Of cache_share; everything else has been taken. Throws std::bad_alloc when it is less
   // than one.
   std::int64_t PagesOfShare();
@@ -142,10 +154,12 @@ class Model {
 
   Backend& backend_;
   DeviceArena memory_;
+  StepInputs inputs_{memory_};
   const ModelConfig config_;
   const DType type_;
   ModelLimits limits_;
   const ModelWeights weights_;
+  std::int64_t recorded_ = 0;  // most sequences of a step that is recorded
 
   std::vector<LayerState> states_;
   std::unique_ptr<Workspace> work_;

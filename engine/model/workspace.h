@@ -1,6 +1,7 @@
 // Device memory a forward pass works in: taken once, when the model is made.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <memory>
 #include <span>
@@ -43,39 +44,68 @@ class DeviceArena {
   std::vector<std::unique_ptr<DeviceMemory>> memory_;
 };
 
-// A short array that the host fills and ops read: token ids, row indices, slots.
+// The short arrays that the host fills and the ops of a step read. They lie side by side
+// on the device, each in a place of its own that never changes, so that what is filled
+// before an op goes there in few copies.
+class StepInputs {
+ public:
+  explicit StepInputs(DeviceArena& arena) : arena_(arena) {}
+
+  // A place for `bytes`; before Take.
+  std::int64_t Reserve(std::int64_t bytes);
+  // Takes the memory for what was reserved.
+  void Take();
+
+  // Where the array at `place` is filled, and where ops read it; after Take.
+  std::byte* host(std::int64_t place) { return host_.data() + place; }
+  std::byte* device(std::int64_t place) const { return device_ + place; }
+
+  // The first `bytes` of the array at `place` go along with the next Upload.
+  void Stage(std::int64_t place, std::int64_t bytes);
+  // Copies what was staged, behind the ops that were queued before.
+  void Upload();
+
+ private:
+  struct Piece {
+    std::int64_t begin, end;
+  };
+  DeviceArena& arena_;
+  std::int64_t size_ = 0;
+  std::vector<std::byte> host_;
+  std::byte* device_ = nullptr;
+  std::vector<Piece> staged_;
+};
+
+// One of them: token ids, row indices, slots.
 template <typename T>
 class StepArray {
  public:
   StepArray() = default;
-  StepArray(DeviceArena& arena, std::int64_t capacity)
-      : backend_(&arena.backend()),
-        capacity_(static_cast<std::size_t>(capacity)),
-        device_(static_cast<T*>(
-            arena.TakeBytes(capacity * static_cast<std::int64_t>(sizeof(T))))) {
-    host_.reserve(capacity_);
-  }
+  StepArray(StepInputs& inputs, std::int64_t capacity)
+      : inputs_(&inputs),
+        capacity_(capacity),
+        place_(inputs.Reserve(capacity * kElement)) {}
 
-  void Clear() { host_.clear(); }
+  void Clear() { size_ = 0; }
   void Push(T value) {
-    GOLDFINCH_CHECK(host_.size() < capacity_);
-    host_.push_back(value);
+    GOLDFINCH_CHECK(size_ < capacity_);
+    data()[size_++] = value;
   }
-  std::int64_t size() const { return static_cast<std::int64_t>(host_.size()); }
-  bool Full() const { return host_.size() == capacity_; }
-  std::span<const T> host() const { return host_; }
+  std::int64_t size() const { return size_; }
+  std::span<const T> host() const { return {data(), static_cast<std::size_t>(size_)}; }
+  const T* device() const { return reinterpret_cast<const T*>(inputs_->device(place_)); }
 
-  void Upload() {
-    backend_->CopyToDevice(device_, host_.data(),
-                           size() * static_cast<std::int64_t>(sizeof(T)));
-  }
-  const T* device() const { return device_; }
+  // See StepInputs::Stage.
+  void Stage() { inputs_->Stage(place_, size_ * kElement); }
 
  private:
-  Backend* backend_ = nullptr;
-  std::size_t capacity_ = 0;
-  std::vector<T> host_;
-  T* device_ = nullptr;
+  static constexpr auto kElement = static_cast<std::int64_t>(sizeof(T));
+  T* data() const { return reinterpret_cast<T*>(inputs_->host(place_)); }
+
+  StepInputs* inputs_ = nullptr;
+  std::int64_t capacity_ = 0;
+  std::int64_t place_ = 0;
+  std::int64_t size_ = 0;
 };
 
 // What layers write between their inputs and outputs. Sized for `max_rows` rows; a layer

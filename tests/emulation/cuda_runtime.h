@@ -12,7 +12,8 @@
 //   loads a vector, or copies asynchronously, from an address that is not aligned;
 //   relies on asynchronous copies before it waited for them;
 //   writes around the memory it has, or is launched beyond what a device allows;
-//   reads or writes what the kernel before it works on, before it waited for that.
+//   reads or writes what the kernel before it works on, before it waited for that;
+//   is part of a graph with anything but kernels in it, or one that was not uploaded.
 // With the address sanitizer a read around the memory is found too.
 //
 // What this cannot show: speed, what the tensor cores do with the last bit, and blocks
@@ -161,17 +162,23 @@ enum cudaError_t {
   cudaErrorInvalidDevice = 101,
   cudaErrorInvalidResourceHandle = 400,
   cudaErrorIllegalAddress = 700,
+  cudaErrorStreamCaptureUnsupported = 900,
 };
 enum cudaMemcpyKind {
   cudaMemcpyHostToDevice,
   cudaMemcpyDeviceToHost,
   cudaMemcpyDeviceToDevice
 };
+enum cudaStreamCaptureMode { cudaStreamCaptureModeRelaxed = 2 };
 enum cudaFuncAttribute { cudaFuncAttributeMaxDynamicSharedMemorySize };
 struct cudaStreamRecord;
 using cudaStream_t = cudaStreamRecord*;
 struct cudaEventRecord_;
 using cudaEvent_t = cudaEventRecord_*;
+struct cudaGraphRecord;
+using cudaGraph_t = cudaGraphRecord*;
+struct cudaGraphExecRecord;
+using cudaGraphExec_t = cudaGraphExecRecord*;
 struct cudaDeviceProp {
   char name[256];
   int major, minor;
@@ -198,6 +205,14 @@ cudaError_t cudaMemsetAsync(void* p, int value, std::size_t bytes, cudaStream_t 
 cudaError_t cudaStreamCreateWithFlags(cudaStream_t* stream, unsigned flags);
 cudaError_t cudaStreamDestroy(cudaStream_t stream);
 cudaError_t cudaStreamSynchronize(cudaStream_t stream);
+cudaError_t cudaStreamBeginCapture(cudaStream_t stream, cudaStreamCaptureMode mode);
+cudaError_t cudaStreamEndCapture(cudaStream_t stream, cudaGraph_t* graph);
+cudaError_t cudaGraphInstantiate(cudaGraphExec_t* executable, cudaGraph_t graph,
+                                 unsigned long long flags);
+cudaError_t cudaGraphUpload(cudaGraphExec_t executable, cudaStream_t stream);
+cudaError_t cudaGraphLaunch(cudaGraphExec_t executable, cudaStream_t stream);
+cudaError_t cudaGraphDestroy(cudaGraph_t graph);
+cudaError_t cudaGraphExecDestroy(cudaGraphExec_t executable);
 cudaError_t cudaEventCreateWithFlags(cudaEvent_t* event, unsigned flags);
 cudaError_t cudaEventDestroy(cudaEvent_t event);
 cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream);

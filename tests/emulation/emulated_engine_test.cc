@@ -52,6 +52,39 @@ class EmulatedEngineTest : public testing::TestWithParam<ComputeType> {
     return span.sequence;
   }
 
+  // Logits of decode steps of one sequence up to all ten, and back.
+  static constexpr std::size_t kDecodeSteps = 12;
+  std::vector<float> DecodeTogether(Engine& engine) const {
+    std::vector<SequenceId> open;
+    std::vector<std::int64_t> fed;
+    for (std::size_t i = 0; i < 10; ++i) {
+      open.push_back(OpenSequence(engine, 100));
+      fed.push_back(static_cast<std::int64_t>(3 + 7 * i));
+      Span span;
+      span.sequence = open.back();
+      span.tokens = std::span(tokens_).first(static_cast<std::size_t>(fed.back()));
+      Forward(engine, std::span(&span, 1));
+    }
+    std::vector<float> all;
+    for (std::size_t step = 0; step < kDecodeSteps; ++step) {
+      constexpr std::size_t kCounts[kDecodeSteps] = {1,  1, 2, 3, 9, 10,
+                                                     10, 5, 4, 2, 1, 1};
+      const std::size_t count = kCounts[step];
+      std::vector<Span> batch;
+      std::vector<std::vector<float>> logits(count);
+      for (std::size_t i = 0; i < count; ++i) {
+        const auto at = static_cast<std::size_t>(fed[i]++);
+        batch.push_back(LogitsSpan(open[i], std::span(tokens_).subspan(at, 1), 0,
+                                   logits[i], engine.info().vocab_size));
+      }
+      Forward(engine, batch);
+      for (const std::vector<float>& some : logits)
+        all.insert(all.end(), some.begin(), some.end());
+    }
+    for (const SequenceId id : open) engine.Close(id);
+    return all;
+  }
+
   // A step of a sequence that is scored and of one that samples with everything on.
   absl::Status SampleAndScore(Engine& engine) const {
     SamplingParams params;
@@ -129,6 +162,53 @@ TEST_P(EmulatedEngineTest, TheCacheMayBeAShareOfWhatTheDeviceHasLeft) {
   const auto other = Make();
   EXPECT_NE(other->info().num_pages, engine->info().num_pages);
   EXPECT_EQ(Feed(*engine), Feed(*other));
+}
+
+// Sequences of several lengths decode together, more and fewer of them, some over pages
+// beyond the arena: with graphs, and without.
+TEST_P(EmulatedEngineTest, GraphsOfDecodeStepsHaveTheBitsOfWhatTheyWereRecordedFrom) {
+  std::vector<std::vector<float>> logits;
+  std::vector<std::int64_t> launches;
+  for (const bool graphs : {true, false}) {
+    const auto engine = MakeEngine(folder_.path(), GetParam(), [&](auto& options) {
+      options.backend = "cuda_emulated";
+      options.cuda_graphs = graphs;
+      options.expanded_bytes = 1 << 18;
+      options.page_tokens = 8;
+      options.max_sequences = 10;
+    });
+    const std::int64_t before = emulation::NumGraphLaunches();
+    const std::int64_t allocations = emulation::NumAllocations();
+    logits.push_back(DecodeTogether(*engine));
+    launches.push_back(emulation::NumGraphLaunches() - before);
+    EXPECT_EQ(emulation::NumAllocations(), allocations);
+  }
+  EXPECT_TRUE(SameBits(logits[0], logits[1]));
+  EXPECT_EQ(launches[1], 0);
+  // The recurrent half of each step, and the other one of those whose pasts are expanded.
+  EXPECT_GT(launches[0], kDecodeSteps);
+  EXPECT_LT(launches[0], 2 * kDecodeSteps);
+}
+
+TEST_P(EmulatedEngineTest, AFaultWhileGraphsAreRecordedIsAnErrorOfTheEngine) {
+  const auto create = [&] {
+    auto checkpoint = Checkpoint::Load(folder_.path());
+    auto backend = cuda_emulated::CreateCudaBackend(cuda_emulated::kTightOptions);
+    ModelEngineOptions options;
+    options.compute_type = GetParam();
+    options.cache_bytes = options.expanded_bytes = 1 << 20;
+    options.max_sequences = 2;
+    return ModelEngine::Create(options, *checkpoint, *std::move(backend));
+  };
+  const std::int64_t before = emulation::NumCalls();
+  ASSERT_TRUE(create().ok());
+  const std::int64_t calls = emulation::NumCalls() - before;
+  for (const std::int64_t last : {3, 4, 5, 30}) {
+    emulation::FailCall(calls - last);
+    const absl::Status status = create().status();
+    EXPECT_TRUE(absl::IsInternal(status)) << last << " from the end: " << status;
+    emulation::FailCall(-1);
+  }
 }
 
 // The last calls of a step are those of sampling and scoring.

@@ -18,6 +18,9 @@ void FailCall(std::int64_t calls);
 // Calls so far.
 std::int64_t NumCalls();
 
+// Graphs launched so far.
+std::int64_t NumGraphLaunches();
+
 // Of the machine: two devices and a driver for them, or less.
 enum class Driver { kTwoDevices, kNoDevice, kTooOld };
 void SetDriver(Driver driver);

@@ -3,6 +3,7 @@
 
 #include <cmath>
 #include <cstdint>
+#include <functional>
 #include <thread>
 #include <vector>
 
@@ -275,6 +276,48 @@ TEST_F(EmulationTest, LaunchesBeyondTheDeviceFail) {
       cudaSuccess);
   EXPECT_EQ(launch(dim3(1), 1, k64), cudaSuccess);
   EXPECT_EQ(launch(dim3(1), 1, k64 + 1), cudaErrorInvalidValue);
+}
+
+// A stream's graph of a kernel and whatever else `more` queues.
+cudaGraphExec_t Graph(Stream& stream, float* p, const std::function<void()>& more = {}) {
+  cudaGraph_t graph = nullptr;
+  cudaGraphExec_t executable = nullptr;
+  stream.Check(cudaStreamBeginCapture(stream.handle, cudaStreamCaptureModeRelaxed),
+               "begin");
+  Launch(stream, "", Fill, dim3(1), kBlock, 0, p, 3.0f, kBlock);
+  if (more) more();
+  stream.Check(cudaStreamEndCapture(stream.handle, &graph), "end");
+  stream.Check(cudaGraphInstantiate(&executable, graph, 0), "instantiate");
+  cudaGraphDestroy(graph);
+  return executable;
+}
+
+TEST_F(EmulationTest, AGraphRunsWhenItIsLaunchedAndEachTime) {
+  const cudaGraphExec_t graph = Graph(stream_, device_);
+  ASSERT_EQ(cudaGraphUpload(graph, stream_.handle), cudaSuccess);
+  for (int i = 0; i < 2; ++i) {
+    Launch(stream_, "", Fill, dim3(1), kBlock, 0, device_, 1.0f, kCount);
+    EXPECT_EQ(Device(device_)[0], 1.0f);
+    ASSERT_EQ(cudaGraphLaunch(graph, stream_.handle), cudaSuccess);
+    EXPECT_EQ(Device(device_)[0], 3.0f);
+  }
+  cudaGraphExecDestroy(graph);
+}
+
+TEST_F(EmulationTest, NobodyWaitsForAStreamThatIsCaptured) {
+  Stream stream = stream_;
+  cudaGraphExecDestroy(Graph(stream, device_, [this] {
+    EXPECT_EQ(cudaStreamSynchronize(stream_.handle), cudaErrorStreamCaptureUnsupported);
+  }));
+  EXPECT_TRUE(stream.ok());
+}
+
+TEST_F(EmulationDeathTest, GraphsHaveKernelsOnlyAndAreUploaded) {
+  EXPECT_DEATH(
+      Graph(stream_, device_, [this] { cudaMemsetAsync(device_, 0, 4, stream_.handle); }),
+      "a graph has more in it than kernels");
+  EXPECT_DEATH(cudaGraphLaunch(Graph(stream_, device_), stream_.handle),
+               "a graph is launched that was not uploaded");
 }
 
 TEST_F(EmulationTest, AThreadWithAnotherDeviceLaunchesNothing) {

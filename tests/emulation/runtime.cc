@@ -7,6 +7,7 @@
 #include <optional>
 #include <set>
 #include <utility>
+#include <vector>
 
 #include "tests/emulation/die.h"
 #include "tests/emulation/emulation.h"
@@ -22,6 +23,15 @@ struct cudaStreamRecord {
   int device = 0;
   std::deque<Op> ops;  // not done yet
   std::int64_t queued = 0, done = 0;
+  std::optional<std::vector<emulation::Kernel>> captured;  // while it is captured
+};
+struct cudaGraphRecord {
+  std::vector<emulation::Kernel> kernels;
+};
+struct cudaGraphExecRecord {
+  int device = 0;
+  std::vector<emulation::Kernel> kernels;
+  bool uploaded = false;
 };
 struct cudaEventRecord_ {
   int device = 0;
@@ -39,7 +49,7 @@ constexpr std::size_t kMaxThreads = 1024;
 // Of a block: without asking, and of all devices of compute capability 8 at most.
 constexpr std::size_t kSharedBytes = 48 << 10, kMaxSharedBytes = 99 << 10;
 
-std::int64_t fail_in = -1, calls = 0;
+std::int64_t fail_in = -1, calls = 0, graph_launches = 0;
 Driver driver = Driver::kTwoDevices;
 thread_local int current_device = 0;
 std::set<cudaStream_t> streams;
@@ -66,6 +76,12 @@ void RunAll() {
 }
 
 void Push(cudaStream_t stream, cudaStreamRecord::Op op) {
+  if (stream->captured.has_value()) {
+    // A copy would be one of what the host's memory is by then.
+    if (!op.kernel.has_value()) Die("a graph has more in it than kernels");
+    stream->captured->push_back(*std::move(op.kernel));
+    return;
+  }
   stream->ops.push_back(std::move(op));
   ++stream->queued;
 }
@@ -132,6 +148,7 @@ cudaError_t Enqueue(cudaStream_t stream, const void* function, Kernel kernel) {
 
 void FailCall(std::int64_t calls_away) { fail_in = calls_away; }
 std::int64_t NumCalls() { return calls; }
+std::int64_t NumGraphLaunches() { return graph_launches; }
 void SetDriver(Driver value) { driver = value; }
 
 }  // namespace emulation
@@ -160,6 +177,8 @@ const char* cudaGetErrorName(cudaError_t error) {
       return "cudaErrorInvalidResourceHandle";
     case cudaErrorIllegalAddress:
       return "cudaErrorIllegalAddress";
+    case cudaErrorStreamCaptureUnsupported:
+      return "cudaErrorStreamCaptureUnsupported";
   }
   return "?";
 }
@@ -183,6 +202,8 @@ const char* cudaGetErrorString(cudaError_t error) {
       return "invalid resource handle";
     case cudaErrorIllegalAddress:
       return "an illegal memory access was encountered";
+    case cudaErrorStreamCaptureUnsupported:
+      return "operation not permitted when stream is capturing";
   }
   return "?";
 }
@@ -255,8 +276,50 @@ cudaError_t cudaStreamDestroy(cudaStream_t stream) {
 }
 cudaError_t cudaStreamSynchronize(cudaStream_t stream) {
   if (const cudaError_t error = Call(); error != cudaSuccess) return error;
+  if (stream->captured.has_value()) return cudaErrorStreamCaptureUnsupported;
   emulation::RunUntil(stream, stream->queued);
   emulation::CheckGuards();
+  return cudaSuccess;
+}
+cudaError_t cudaStreamBeginCapture(cudaStream_t stream, cudaStreamCaptureMode) {
+  if (const cudaError_t error = Call(); error != cudaSuccess) return error;
+  if (stream->captured.has_value()) return cudaErrorStreamCaptureUnsupported;
+  stream->captured.emplace();
+  return cudaSuccess;
+}
+cudaError_t cudaStreamEndCapture(cudaStream_t stream, cudaGraph_t* graph) {
+  if (!stream->captured.has_value()) return cudaErrorInvalidValue;
+  *graph = new cudaGraphRecord{*std::exchange(stream->captured, std::nullopt)};
+  return Call();
+}
+cudaError_t cudaGraphInstantiate(cudaGraphExec_t* executable, cudaGraph_t graph,
+                                 unsigned long long) {
+  if (const cudaError_t error = Call(); error != cudaSuccess) return error;
+  *executable = new cudaGraphExecRecord{.device = emulation::current_device,
+                                        .kernels = graph->kernels};
+  return cudaSuccess;
+}
+cudaError_t cudaGraphUpload(cudaGraphExec_t executable, cudaStream_t stream) {
+  if (const cudaError_t error = Call(); error != cudaSuccess) return error;
+  if (executable->device != stream->device) return cudaErrorInvalidResourceHandle;
+  executable->uploaded = true;
+  return cudaSuccess;
+}
+cudaError_t cudaGraphLaunch(cudaGraphExec_t executable, cudaStream_t stream) {
+  if (const cudaError_t error = Call(); error != cudaSuccess) return error;
+  if (executable->device != stream->device) return cudaErrorInvalidResourceHandle;
+  if (!executable->uploaded) emulation::Die("a graph is launched that was not uploaded");
+  for (const emulation::Kernel& kernel : executable->kernels)
+    emulation::Push(stream, {kernel, {}});
+  ++emulation::graph_launches;
+  return cudaSuccess;
+}
+cudaError_t cudaGraphDestroy(cudaGraph_t graph) {
+  delete graph;
+  return cudaSuccess;
+}
+cudaError_t cudaGraphExecDestroy(cudaGraphExec_t executable) {
+  delete executable;
   return cudaSuccess;
 }
 cudaError_t cudaEventCreateWithFlags(cudaEvent_t* event, unsigned) {

@@ -9,7 +9,9 @@
 // takes one chunk of one head for one row: scores, their maximum, weights, weighted
 // values; the results are folded in ascending order. So a long past is spread over the
 // whole device, and a row's bits depend on its own position and tokens alone. Lists of
-// tiles are consecutive and begin at a chunk's first tile (KvTiles::kCutTiles).
+// tiles are consecutive and begin at a chunk's first tile (KvTiles::kCutTiles). There are
+// as many blocks as the device runs at once, whatever there is to do: they share out what
+// they find in the device's memory, so the same launch serves any lengths.
 //
 // Eight lanes share a token: sixteen bytes each of its key, and of its value.
 //
@@ -31,6 +33,7 @@ constexpr int kWarps = kThreads / kWarp;
 constexpr int kLanes = 8;                               // that share a token
 constexpr int kDims = kHead / kLanes;                   // of a lane
 constexpr int kTokens = kThreads / kLanes;              // at once
+constexpr int kBlocksAtOnce = 2048 / kThreads;          // of a multiprocessor
 constexpr int kChunkTiles = static_cast<int>(KvTiles::kCutTiles);
 constexpr int kChunkTokens = kChunkTiles * static_cast<int>(kMaxPageTokens);
 
@@ -44,23 +47,34 @@ struct Tiles {
   int page_tokens = 0;
 };
 
-// Chunk number `chunk` of a row's list, as far as the row sees it.
+// Of a call: its chunk number `number`, as far as the row that it belongs to sees it.
 struct Chunk {
+  std::int64_t row = 0;
   std::int32_t first = 0;  // entry of the list's arrays
   int num_tiles = 0;
-  std::int64_t seen = 0;  // tokens; none: not positive
+  std::int64_t seen = 0;  // tokens, at least one
 };
 
-__device__ __forceinline__ Chunk ChunkOf(const AttendArgs& args, std::int64_t row,
-                                         int chunk, int page_tokens) {
-  const std::int32_t list = args.span[row];
-  const std::int32_t begin = args.tile_begin[list], end = args.tile_begin[list + 1];
+__device__ __forceinline__ Chunk ChunkOf(const AttendArgs& args, std::int32_t number,
+                                         int page_tokens) {
+  // The last row that begins there or before; those in front of it that begin there too
+  // have no chunks.
+  std::int64_t low = 0, high = args.q.rows;
+  while (high - low > 1) {
+    const std::int64_t middle = (low + high) / 2;
+    if (args.chunk_begin[middle] <= number)
+      low = middle;
+    else
+      high = middle;
+  }
   Chunk c;
-  c.first = begin + chunk * kChunkTiles;
-  if (c.first >= end) return c;
+  c.row = low;
+  const std::int32_t list = args.span[c.row];
+  const std::int32_t end = args.tile_begin[list + 1];
+  c.first = args.tile_begin[list] + (number - args.chunk_begin[c.row]) * kChunkTiles;
   c.num_tiles = end - c.first < kChunkTiles ? end - c.first : kChunkTiles;
   const std::int64_t most = static_cast<std::int64_t>(c.num_tiles) * page_tokens;
-  c.seen = args.position[row] + 1 - args.tile_position[c.first];
+  c.seen = args.position[c.row] + 1 - args.tile_position[c.first];
   if (c.seen > most) c.seen = most;
   return c;
 }
@@ -101,109 +115,123 @@ __device__ __forceinline__ void ForTokens(const T* rows, int count, const Visit&
   }
 }
 
-// Block (row, head, chunk) of a pass.
+// What one call, or a part of it, has room for: chunks [first, first + most).
+struct Pass {
+  std::int32_t first = 0;
+  std::int32_t most = 0;
+  float* partials = nullptr;  // [chunks of the pass, heads, kCarry]
+
+  __device__ __forceinline__ float* Partial(const AttendArgs& args, std::int32_t chunk,
+                                            std::int64_t head) const {
+    return partials + (std::int64_t{chunk - first} * args.heads + head) * kCarry;
+  }
+};
+
+// Each block takes one chunk of one head after another, those of a chunk side by side.
 template <typename T>
 __global__ void __launch_bounds__(kThreads)
-    AttendChunk(AttendArgs args, Tiles tiles, std::int64_t first_row, int first_chunk,
-                float* partials) {
+    AttendChunks(AttendArgs args, Tiles tiles, Pass pass) {
   __shared__ float weight[kChunkTokens];
   __shared__ float scratch[kWarps];
   __shared__ float sums[kWarps][kHead];
   AwaitLaunch();
-  const std::int64_t row = first_row + blockIdx.x;
-  const std::int64_t head = blockIdx.y;
-  const Chunk chunk = ChunkOf(args, row, first_chunk + static_cast<int>(blockIdx.z),
-                              tiles.page_tokens);
-  if (chunk.seen <= 0) return;
+  std::int64_t chunks = std::int64_t{args.chunk_begin[args.q.rows]} - pass.first;
+  if (chunks > pass.most) chunks = pass.most;
   const int lane = static_cast<int>(threadIdx.x) % kWarp;
   const int warp = static_cast<int>(threadIdx.x) / kWarp;
   const int dim = lane % kLanes * kDims;
-  const auto tile = [&](int i) {
-    return static_cast<const T*>(tiles.data) +
-           (args.tile[chunk.first + i] * tiles.heads + head) * 2 * tiles.head_elements;
-  };
-  const auto count = [&](int i) {
-    const std::int64_t left = chunk.seen - static_cast<std::int64_t>(i) * tiles.page_tokens;
-    return left < tiles.page_tokens ? static_cast<int>(left) : tiles.page_tokens;
-  };
+  for (std::int64_t item = blockIdx.x; item < chunks * args.heads; item += gridDim.x) {
+    const auto number = static_cast<std::int32_t>(pass.first + item / args.heads);
+    const std::int64_t head = item % args.heads;
+    const Chunk chunk = ChunkOf(args, number, tiles.page_tokens);
+    const auto tile = [&](int i) {
+      return static_cast<const T*>(tiles.data) +
+             (args.tile[chunk.first + i] * tiles.heads + head) * 2 * tiles.head_elements;
+    };
+    const auto count = [&](int i) {
+      const std::int64_t left =
+          chunk.seen - static_cast<std::int64_t>(i) * tiles.page_tokens;
+      return left < tiles.page_tokens ? static_cast<int>(left) : tiles.page_tokens;
+    };
 
-  float q[kDims];
-  const float* const query = Row<float>(args.q, row) + head * kHead + dim;
+    float q[kDims];
+    const float* const query = Row<float>(args.q, chunk.row) + head * kHead + dim;
 #pragma unroll
-  for (int d = 0; d < kDims; ++d) q[d] = query[d] * 0.125f;
-  float max = MinusInfinity();
-  for (int i = 0; i < chunk.num_tiles && count(i) > 0; ++i) {
-    ForTokens(tile(i), count(i), [&](int t, bool exists, const Eight& key) {
-      float score = 0.0f;
+    for (int d = 0; d < kDims; ++d) q[d] = query[d] * 0.125f;
+    float max = MinusInfinity();
+    for (int i = 0; i < chunk.num_tiles && count(i) > 0; ++i) {
+      ForTokens(tile(i), count(i), [&](int t, bool exists, const Eight& key) {
+        float score = 0.0f;
 #pragma unroll
-      for (int d = 0; d < kDims; ++d) score = Fma(q[d], key.v[d], score);
-      for (int lanes = kLanes / 2; lanes > 0; lanes /= 2)
-        score += __shfl_xor_sync(kAllLanes, score, lanes);
-      if (!exists) return;
-      if (lane % kLanes == 0) weight[i * tiles.page_tokens + t] = score;
-      max = score > max ? score : max;
-    });
-  }
-  // A NaN among the scores does not become the maximum, but its weight is NaN, and so
-  // are the sums.
-  max = BlockMax<kThreads>(max, scratch);
-  float sum = 0.0f;
-  for (int t = static_cast<int>(threadIdx.x); t < chunk.seen; t += kThreads) {
-    const float w = expf(weight[t] - max);
-    weight[t] = w;
-    sum += w;
-  }
-  sum = BlockSum<kThreads>(sum, scratch);
+        for (int d = 0; d < kDims; ++d) score = Fma(q[d], key.v[d], score);
+        for (int lanes = kLanes / 2; lanes > 0; lanes /= 2)
+          score += __shfl_xor_sync(kAllLanes, score, lanes);
+        if (!exists) return;
+        if (lane % kLanes == 0) weight[i * tiles.page_tokens + t] = score;
+        max = score > max ? score : max;
+      });
+    }
+    // A NaN among the scores does not become the maximum, but its weight is NaN, and so
+    // are the sums.
+    max = BlockMax<kThreads>(max, scratch);
+    float sum = 0.0f;
+    for (int t = static_cast<int>(threadIdx.x); t < chunk.seen; t += kThreads) {
+      const float w = expf(weight[t] - max);
+      weight[t] = w;
+      sum += w;
+    }
+    sum = BlockSum<kThreads>(sum, scratch);
 
-  Eight acc = {};
-  for (int i = 0; i < chunk.num_tiles && count(i) > 0; ++i) {
-    ForTokens(tile(i) + tiles.head_elements, count(i),
-              [&](int t, bool exists, const Eight& value) {
-                if (!exists) return;
-                const float w = weight[i * tiles.page_tokens + t];
+    Eight acc = {};
+    for (int i = 0; i < chunk.num_tiles && count(i) > 0; ++i) {
+      ForTokens(tile(i) + tiles.head_elements, count(i),
+                [&](int t, bool exists, const Eight& value) {
+                  if (!exists) return;
+                  const float w = weight[i * tiles.page_tokens + t];
 #pragma unroll
-                for (int d = 0; d < kDims; ++d) acc.v[d] = Fma(w, value.v[d], acc.v[d]);
-              });
-  }
+                  for (int d = 0; d < kDims; ++d) acc.v[d] = Fma(w, value.v[d], acc.v[d]);
+                });
+    }
 #pragma unroll
-  for (int d = 0; d < kDims; ++d) {
-    acc.v[d] += __shfl_xor_sync(kAllLanes, acc.v[d], 8);
-    acc.v[d] += __shfl_xor_sync(kAllLanes, acc.v[d], 16);
-    if (lane < kLanes) sums[warp][dim + d] = acc.v[d];
+    for (int d = 0; d < kDims; ++d) {
+      acc.v[d] += __shfl_xor_sync(kAllLanes, acc.v[d], 8);
+      acc.v[d] += __shfl_xor_sync(kAllLanes, acc.v[d], 16);
+      if (lane < kLanes) sums[warp][dim + d] = acc.v[d];
+    }
+    __syncthreads();
+    float* const partial = pass.Partial(args, number, head);
+    for (int d = static_cast<int>(threadIdx.x); d < kHead; d += kThreads) {
+      float total = sums[0][d];
+      for (int w = 1; w < kWarps; ++w) total += sums[w][d];
+      partial[d] = total;
+    }
+    if (threadIdx.x == 0) {
+      partial[kHead] = max;
+      partial[kHead + 1] = sum;
+    }
+    // The weights and the sums have been read; the next item writes them.
+    __syncthreads();
   }
-  __syncthreads();
   AllowLaunch();
-  float* const partial =
-      partials +
-      ((std::int64_t{blockIdx.x} * gridDim.y + head) * gridDim.z + blockIdx.z) * kCarry;
-  for (int d = static_cast<int>(threadIdx.x); d < kHead; d += kThreads) {
-    float total = sums[0][d];
-    for (int w = 1; w < kWarps; ++w) total += sums[w][d];
-    partial[d] = total;
-  }
-  if (threadIdx.x == 0) {
-    partial[kHead] = max;
-    partial[kHead + 1] = sum;
-  }
 }
 
 // Folds the partial results of a pass into the carry: block (row, head), a thread a
 // dimension.
 __global__ void __launch_bounds__(kHead)
-    FoldChunks(AttendArgs args, int page_tokens, std::int64_t first_row, int first_chunk,
-               int chunks, const float* partials, bool fresh) {
+    FoldChunks(AttendArgs args, Pass pass, bool fresh) {
   AwaitLaunch();
-  const std::int64_t row = first_row + blockIdx.x;
+  const std::int64_t row = blockIdx.x;
   const std::int64_t head = blockIdx.y;
   const int d = static_cast<int>(threadIdx.x);
   float* const carry = Row<float>(args.carry, row) + head * kCarry;
   float max = fresh ? MinusInfinity() : carry[kHead];
   float weights = fresh ? 0.0f : carry[kHead + 1];
   float acc = fresh ? 0.0f : carry[d];
-  const float* partial =
-      partials + (std::int64_t{blockIdx.x} * gridDim.y + head) * chunks * kCarry;
-  for (int i = 0; i < chunks; ++i, partial += kCarry) {
-    if (ChunkOf(args, row, first_chunk + i, page_tokens).seen <= 0) break;
+  const std::int32_t begin = args.chunk_begin[row], end = args.chunk_begin[row + 1];
+  const std::int32_t first = begin > pass.first ? begin : pass.first;
+  const std::int64_t pass_end = std::int64_t{pass.first} + pass.most;
+  for (std::int32_t i = first; i < end && i < pass_end; ++i) {
+    const float* const partial = pass.Partial(args, i, head);
     const float theirs = partial[kHead];
     const float new_max = theirs > max ? theirs : max;
     const float mine = expf(max - new_max), other = expf(theirs - new_max);
@@ -299,37 +327,25 @@ void ScatterValues(Stream& stream, const Matrix& v, const std::int64_t* row,
 
 void Attend(Stream& stream, const AttendArgs& args, float* workspace,
             std::int64_t partials) {
-  const std::int64_t rows = args.q.rows;
+  if (args.q.rows == 0) return;
   const Tiles tiles = TilesOf(args.tiles);
-  const auto chunks = static_cast<int>((args.most_tiles + kChunkTiles - 1) / kChunkTiles);
-  // As much of the work at once as the workspace has room for: all chunks of some rows
-  // or, of a very long past, some chunks of one row after another. The grid's third
-  // number is at most 65535.
-  const auto most_chunks =
-      static_cast<int>(std::min<std::int64_t>(partials / args.heads, 65535));
-  const int pass_chunks = std::clamp(chunks, 1, most_chunks);
-  const std::int64_t pass_rows = partials / (args.heads * pass_chunks);
-  for (std::int64_t row = 0; row < rows; row += pass_rows) {
-    const std::int64_t count = std::min(rows - row, pass_rows);
-    bool fresh = args.first;
-    // A list of no tiles still starts its carry afresh.
-    int first = 0;
-    do {
-      const int some = std::min(chunks - first, pass_chunks);
-      const auto grid = [&](int depth) {
-        return dim3(static_cast<unsigned>(count), static_cast<unsigned>(args.heads),
-                    static_cast<unsigned>(depth));
-      };
-      Launch(stream, "attend",
-             args.tiles.type == DType::kF32 ? AttendChunk<float>
-                                            : AttendChunk<std::uint16_t>,
-             grid(some), kThreads, 0, args, tiles, row, first, workspace);
-      Launch(stream, "attend_fold", FoldChunks, grid(1), kHead, 0, args,
-             tiles.page_tokens, row, first, some, workspace, fresh);
-      fresh = false;
-      first += some;
-    } while (first < chunks);
-  }
+  // As much at once as the workspace has room for.
+  Pass pass = {.most = static_cast<std::int32_t>(
+                   std::min<std::int64_t>(partials / args.heads, 1 << 30)),
+               .partials = workspace};
+  const dim3 blocks(static_cast<unsigned>(stream.multiprocessors * kBlocksAtOnce));
+  const dim3 folds(static_cast<unsigned>(args.q.rows), static_cast<unsigned>(args.heads));
+  bool fresh = args.first;
+  // Rows without a chunk start their carry afresh, too.
+  do {
+    Launch(stream, "attend",
+           args.tiles.type == DType::kF32 ? AttendChunks<float>
+                                          : AttendChunks<std::uint16_t>,
+           blocks, kThreads, 0, args, tiles, pass);
+    Launch(stream, "attend_fold", FoldChunks, folds, kHead, 0, args, pass, fresh);
+    fresh = false;
+    pass.first += pass.most;
+  } while (pass.first < args.num_chunks);
 }
 
 void AttendFinish(Stream& stream, const Matrix& carry, std::int64_t heads,

@@ -93,7 +93,9 @@ absl::StatusOr<std::unique_ptr<ModelEngine>> CreateEngine(
   if (options.backend != "cuda_emulated") return ModelEngine::Create(options);
   auto checkpoint = Checkpoint::Load(options.model_dir);
   if (!checkpoint.ok()) return checkpoint.status();
-  auto backend = cuda_emulated::CreateCudaBackend(cuda_emulated::kTightOptions);
+  CudaBackendOptions device = cuda_emulated::kTightOptions;
+  device.graphs = options.cuda_graphs;
+  auto backend = cuda_emulated::CreateCudaBackend(device);
   if (!backend.ok()) return backend.status();
   return ModelEngine::Create(options, *checkpoint, *std::move(backend));
 }

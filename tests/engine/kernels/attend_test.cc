@@ -123,9 +123,7 @@ class DeviceAttention {
             const std::vector<std::int32_t>& to, bool first, const Tensor& carry) const {
     std::vector<std::int32_t> tile_begin = {0}, tile;
     std::vector<std::int64_t> position;
-    std::int64_t most_tiles = 0;
     for (std::size_t s = 0; s < from.size(); ++s) {
-      most_tiles = std::max<std::int64_t>(most_tiles, to[s] - from[s]);
       for (auto i = static_cast<std::size_t>(from[s]);
            i < static_cast<std::size_t>(to[s]); ++i) {
         tile.push_back(in_.tile[i]);
@@ -133,7 +131,10 @@ class DeviceAttention {
       }
       tile_begin.push_back(static_cast<std::int32_t>(tile.size()));
     }
-    const DeviceArray<std::int32_t> begins(backend_, tile_begin), tiles(backend_, tile);
+    const std::vector<std::int32_t> chunks =
+        ChunkBegins(begin, carry->rows, tile_begin, position);
+    const DeviceArray<std::int32_t> begins(backend_, tile_begin), tiles(backend_, tile),
+        chunk_begins(backend_, chunks);
     const DeviceArray<std::int64_t> positions(backend_, position);
     backend_.Attend({.q = q_->RowsFrom(begin, carry->rows),
                      .tiles = tiles_,
@@ -143,10 +144,30 @@ class DeviceAttention {
                      .tile_begin = begins.data(),
                      .tile = tiles.data(),
                      .tile_position = positions.data(),
-                     .most_tiles = most_tiles,
+                     .chunk_begin = chunk_begins.data(),
+                     .num_chunks = chunks.back(),
                      .carry = *carry,
                      .first = first});
     backend_.Synchronize();
+  }
+
+  // AttendArgs::chunk_begin of query rows [begin, begin + rows).
+  std::vector<std::int32_t> ChunkBegins(std::int64_t begin, std::int64_t rows,
+                                        const std::vector<std::int32_t>& tile_begin,
+                                        const std::vector<std::int64_t>& position) const {
+    const std::int64_t chunk_tokens = KvTiles::kCutTiles * in_.page_tokens;
+    std::vector<std::int32_t> chunks = {0};
+    for (std::int64_t row = begin; row < begin + rows; ++row) {
+      const auto list = static_cast<std::size_t>(in_.span[static_cast<std::size_t>(row)]);
+      std::int32_t count = 0;
+      for (auto i = tile_begin[list]; i < tile_begin[list + 1]; ++i) {
+        const std::int64_t at = position[static_cast<std::size_t>(i)];
+        if (at % chunk_tokens == 0 && at <= in_.position[static_cast<std::size_t>(row)])
+          ++count;
+      }
+      chunks.push_back(chunks.back() + count);
+    }
+    return chunks;
   }
 
   Tensor Finish(const Tensor& carry) const {

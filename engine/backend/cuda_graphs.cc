@@ -1,0 +1,44 @@
+#include "engine/backend/cuda_graphs.h"
+
+namespace goldfinch::GOLDFINCH_CUDA {
+
+// Fail only where the device is lost.
+void CudaGraphs::Destroy::operator()(cudaGraph_t graph) const {
+  static_cast<void>(cudaGraphDestroy(graph));
+}
+void CudaGraphs::Destroy::operator()(cudaGraphExec_t graph) const {
+  static_cast<void>(cudaGraphExecDestroy(graph));
+}
+
+void CudaGraphs::Record(std::int64_t key, const std::function<void()>& ops) {
+  // Relaxed, as a kernel that was never launched may have to be loaded here, which the
+  // other modes do not allow.
+  if (!stream_.ok() ||
+      !stream_.Check(cudaStreamBeginCapture(stream_.handle, cudaStreamCaptureModeRelaxed),
+                     "cudaStreamBeginCapture"))
+    return;
+  ops();
+  // Also after an error within: the stream would else stay as it is.
+  cudaGraph_t captured = nullptr;
+  stream_.Check(cudaStreamEndCapture(stream_.handle, &captured), "cudaStreamEndCapture");
+  const Owned<cudaGraph_t> graph(captured);
+  if (!stream_.ok()) return;
+  cudaGraphExec_t made = nullptr;
+  if (!stream_.Check(cudaGraphInstantiate(&made, graph.get(), 0), "cudaGraphInstantiate"))
+    return;
+  Owned<cudaGraphExec_t> executable(made);
+  // Else the first launch would take memory, in the midst of a step.
+  stream_.Check(cudaGraphUpload(executable.get(), stream_.handle), "cudaGraphUpload");
+  graphs_[key] = std::move(executable);
+}
+
+bool CudaGraphs::Replay(std::int64_t key) {
+  const auto found = graphs_.find(key);
+  if (found == graphs_.end()) return false;
+  if (stream_.ok())
+    stream_.Check(cudaGraphLaunch(found->second.get(), stream_.handle),
+                  "cudaGraphLaunch");
+  return true;
+}
+
+}  // namespace goldfinch::GOLDFINCH_CUDA

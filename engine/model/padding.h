@@ -1,0 +1,29 @@
+// Decode steps as a device records them (Backend::Record): a record fits one number of
+// sequences, so a step with fewer is padded with sequences that nobody asks about. Each
+// has a slot and a place in the cache that no other sequence has.
+#pragma once
+
+#include <algorithm>
+#include <cstdint>
+
+namespace goldfinch {
+
+// Larger steps are not recorded: launching takes a small part of their time.
+inline constexpr std::int64_t kMaxRecordedSequences = 256;
+
+// Sequences a step of `count` of them is padded to: 1, 2, 4, or a multiple of 8.
+constexpr std::int64_t PaddedSequences(std::int64_t count) {
+  if (count <= 2) return count;
+  if (count <= 4) return 4;
+  return (count + 7) / 8 * 8;
+}
+
+// Most that are added.
+inline constexpr std::int64_t kMaxPadding = 7;
+
+// The next larger number that steps are padded to.
+constexpr std::int64_t NextPadded(std::int64_t padded) {
+  return PaddedSequences(padded + 1);
+}
+
+}  // namespace goldfinch
