@@ -88,9 +88,10 @@ class Backend {
   // Device memory taken besides what Allocate and Pack gave out.
   virtual std::int64_t own_bytes() const { return 0; }
 
-  // Takes what ops of up to `rows` rows and logits of `vocab_size` columns need besides
-  // their arguments, so that a step takes nothing.
-  virtual void Prepare(std::int64_t rows, std::int64_t vocab_size) = 0;
+  // Takes what ops of up to `rows` rows, and logits of `vocab_size` columns of up to
+  // `sequences` sequences, need besides their arguments, so that a step takes nothing.
+  virtual void Prepare(std::int64_t rows, std::int64_t vocab_size,
+                       std::int64_t sequences) = 0;
 
   // Ops of one step come between the two, closely one after another: a device may keep
   // its threads awake meanwhile.

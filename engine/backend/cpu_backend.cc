@@ -50,7 +50,7 @@ class CpuBackend final : public Backend {
     std::memset(device, 0, static_cast<std::size_t>(bytes));
   }
   void Synchronize() override {}
-  void Prepare(std::int64_t rows, std::int64_t vocab_size) override {
+  void Prepare(std::int64_t rows, std::int64_t vocab_size, std::int64_t) override {
     attend_rows_.reserve(static_cast<std::size_t>(rows) + 1);
     while (scratch_.size() < static_cast<std::size_t>(pool_.num_threads()))
       scratch_.emplace_back(static_cast<std::int32_t>(vocab_size));
@@ -289,7 +289,7 @@ void CpuBackend::Attend(const AttendArgs& args) {
 
 void CpuBackend::Sample(const Matrix& logits, std::span<const SampleRequest> requests) {
   const auto vocab = static_cast<std::int32_t>(logits.cols);
-  Prepare(0, vocab);
+  Prepare(0, vocab, 0);
   const auto count = static_cast<std::int64_t>(requests.size());
   const auto pieces = static_cast<std::int64_t>(scratch_.size());
   // One scratch a piece, so the loop is over pieces and not over requests.

@@ -145,9 +145,9 @@ class CudaBackend final : public Backend {
   std::int64_t own_bytes() const override {
     return attention_bytes_ + sampler_.device_bytes();
   }
-  void Prepare(std::int64_t, std::int64_t vocab_size) override {
+  void Prepare(std::int64_t, std::int64_t vocab_size, std::int64_t sequences) override {
     UseDevice();
-    sampler_.Prepare(vocab_size);
+    sampler_.Prepare(vocab_size, sequences);
   }
   void BeginStep() override { UseDevice(); }
   void EndStep() override {}

@@ -37,15 +37,6 @@ std::int32_t NumTop(const SamplingParams& params, std::int64_t vocab_size) {
       std::min<std::int64_t>(params.num_logprobs, vocab_size));
 }
 
-// A bound of what AppendChanges appends.
-std::size_t MostChanges(const Backend::SampleRequest& request) {
-  const SamplingParams& params = *request.params;
-  std::size_t most = params.logit_bias.size() + params.banned_before_min_tokens.size();
-  if (params.HasPenalties())
-    most += static_cast<std::size_t>(request.counts->vocab_size());
-  return most;
-}
-
 void Finish(const SamplingParams& params, const SampleResult& result,
             std::int64_t vocab_size, SampledToken& out) {
   out.token = result.token;
@@ -65,7 +56,7 @@ void Finish(const SamplingParams& params, const SampleResult& result,
 CudaSampler::CudaSampler(Stream& stream, HostCopies& copies)
     : stream_(stream), copies_(copies) {}
 
-void CudaSampler::Prepare(std::int64_t vocab_size) {
+void CudaSampler::Prepare(std::int64_t vocab_size, std::int64_t sequences) {
   if (vocab_size <= vocab_size_) return;
   tasks_.reserve(kMaxTasks);
   results_.reserve(kMaxTasks);
@@ -77,21 +68,26 @@ void CudaSampler::Prepare(std::int64_t vocab_size) {
   device_score_results_.Allocate(stream_, kMaxTasks);
   const auto vocab = static_cast<std::size_t>(vocab_size);
   changed_rows_.Allocate(stream_, kMaxTasks * vocab);
-  // One request may bias, ban and penalise every token; many penalise some thousand each.
+  // A table for each request of a launch at least.
+  const std::int64_t num_tables = std::clamp<std::int64_t>(
+      sequences, static_cast<std::int64_t>(kMaxTasks), kMaxTables);
+  count_tables_.emplace(static_cast<std::int32_t>(num_tables));
+  tables_.Allocate(stream_, static_cast<std::size_t>(num_tables) * vocab);
+  // One request may bias, ban and count every token; many count some thousand each.
   ReserveChanges(4 * vocab);
   vocab_size_ = vocab_size;
 }
 
 std::int64_t CudaSampler::device_bytes() const {
   return device_tasks_.bytes + device_changes_.bytes + device_results_.bytes +
-         device_score_tasks_.bytes + device_score_results_.bytes + changed_rows_.bytes;
+         device_score_tasks_.bytes + device_score_results_.bytes + changed_rows_.bytes +
+         tables_.bytes;
 }
 
 void CudaSampler::ReserveChanges(std::size_t count) {
   // There is no more to be had of a device that has failed, nor is it needed.
   if (count <= max_changes_ || !stream_.ok()) return;
-  // A request is collected before it is known whether it still fits.
-  changes_.reserve(2 * count);
+  changes_.reserve(count);
   device_changes_.Allocate(stream_, count);
   max_changes_ = count;
 }
@@ -102,32 +98,45 @@ void CudaSampler::Upload(const std::vector<T>& values, const Array<T>& to) {
                    static_cast<std::int64_t>(values.size() * sizeof(T)));
 }
 
-void CudaSampler::AppendChanges(const Backend::SampleRequest& request,
-                                std::int64_t vocab_size, SampleTask& task) {
-  const SamplingParams& params = *request.params;
-  const auto append = [&](TokenId token, float value) {
-    GOLDFINCH_CHECK(token >= 0 && token < vocab_size);
-    changes_.push_back({token, value});
-  };
-  const auto num_changes = [this] { return static_cast<std::int32_t>(changes_.size()); };
-  task.first_change = num_changes();
-  for (const auto& [token, bias] : params.logit_bias) append(token, bias);
-  const std::int32_t biases_end = num_changes();
-  if (BansNow(params, request.num_generated))
-    for (const TokenId token : params.banned_before_min_tokens) append(token, 0.0f);
-  const std::int32_t bans_end = num_changes();
-  if (params.HasPenalties())
-    request.counts->ForEach([&](TokenId token, bool, std::int32_t output_count) {
-      append(token, static_cast<float>(output_count));
-    });
-  task.num_biases = biases_end - task.first_change;
-  task.num_bans = bans_end - biases_end;
-  task.num_penalties = num_changes() - bans_end;
+void CudaSampler::AppendChange(TokenId token, float value) {
+  GOLDFINCH_CHECK(token >= 0 && token < vocab_size_);
+  changes_.push_back({token, value});
 }
 
-SampleTask CudaSampler::TaskOf(const Backend::SampleRequest& request,
-                               std::int64_t vocab_size) {
+// An entry: 0 of a token that was not seen, else 1 more than its count.
+void CudaSampler::AppendCounts(const TokenCounts& counts, CountTables::Lacks lacks) {
+  const auto entry = [](std::int32_t count) { return static_cast<float>(count + 1); };
+  if (lacks == CountTables::Lacks::kLastOutput)
+    AppendChange(counts.last_output(), entry(counts.OutputCount(counts.last_output())));
+  if (lacks == CountTables::Lacks::kAll)
+    counts.ForEach([&](TokenId token, bool, std::int32_t output_count) {
+      AppendChange(token, entry(output_count));
+    });
+}
+
+bool CudaSampler::Append(const Backend::SampleRequest& request, std::int64_t vocab_size) {
+  using Lacks = CountTables::Lacks;
   const SamplingParams& params = *request.params;
+  const bool bans = BansNow(params, request.num_generated);
+  std::optional<CountTables::Use> counts;
+  if (params.HasPenalties()) {
+    counts = count_tables_->Find(*request.counts);
+    if (!counts.has_value()) return false;
+  }
+  const auto num_biases = static_cast<std::int32_t>(params.logit_bias.size());
+  const auto num_bans =
+      static_cast<std::int32_t>(bans ? params.banned_before_min_tokens.size() : 0);
+  std::int64_t num_counts = 0;
+  if (counts.has_value() && counts->lacks != Lacks::kNothing)
+    num_counts =
+        counts->lacks == Lacks::kAll ? request.counts->num_distinct() : std::int64_t{1};
+  const std::size_t needed =
+      changes_.size() + static_cast<std::size_t>(num_biases + num_bans + num_counts);
+  if (needed > max_changes_) {
+    if (!tasks_.empty()) return false;
+    ReserveChanges(needed);
+  }
+
   const double draw = UniformDraw(params.seed, params.candidate,
                                   static_cast<std::uint64_t>(request.num_generated));
   SampleTask task = {
@@ -142,14 +151,27 @@ SampleTask CudaSampler::TaskOf(const Backend::SampleRequest& request,
       .top_k = params.top_k > 0 && params.top_k < vocab_size ? params.top_k : 0,
       .num_top = NumTop(params, vocab_size),
       .if_empty = LowestAllowed(static_cast<std::size_t>(vocab_size), params,
-                                request.num_generated)};
-  if (ChangesRow(params, request.num_generated)) AppendChanges(request, vocab_size, task);
-  return task;
+                                request.num_generated),
+      .first_change = static_cast<std::int32_t>(changes_.size()),
+      .num_biases = num_biases,
+      .num_bans = num_bans,
+      .num_counts = static_cast<std::int32_t>(num_counts)};
+  for (const auto& [token, bias] : params.logit_bias) AppendChange(token, bias);
+  if (bans)
+    for (const TokenId token : params.banned_before_min_tokens) AppendChange(token, 0.0f);
+  if (counts.has_value()) {
+    task.table = counts->table;
+    task.clear_table = counts->lacks == Lacks::kAll;
+    AppendCounts(*request.counts, counts->lacks);
+    count_tables_->Commit(*counts, *request.counts);
+  }
+  tasks_.push_back(task);
+  return true;
 }
 
 void CudaSampler::Sample(const Matrix& logits,
                          std::span<const Backend::SampleRequest> requests) {
-  Prepare(logits.cols);
+  Prepare(logits.cols, 0);
   while (!requests.empty()) {
     const std::size_t count = Collect(logits, requests);
     Run(logits, requests.first(count));
@@ -162,6 +184,7 @@ std::size_t CudaSampler::Collect(const Matrix& logits,
   GOLDFINCH_CHECK(logits.type == DType::kF32);
   tasks_.clear();
   changes_.clear();
+  count_tables_->BeginLaunch();
   for (const Backend::SampleRequest& request :
        requests.first(std::min(kMaxTasks, requests.size()))) {
     GOLDFINCH_CHECK(request.row >= 0 && request.row < logits.rows);
@@ -169,15 +192,9 @@ std::size_t CudaSampler::Collect(const Matrix& logits,
       GOLDFINCH_CHECK(request.counts != nullptr);
       GOLDFINCH_CHECK(request.counts->vocab_size() <= logits.cols);
     }
-    ReserveChanges(MostChanges(request));
-    const std::size_t before = changes_.size();
-    const SampleTask task = TaskOf(request, logits.cols);
-    if (changes_.size() > max_changes_ && !tasks_.empty()) {
-      changes_.resize(before);
-      break;
-    }
-    tasks_.push_back(task);
+    if (!Append(request, logits.cols)) break;
   }
+  GOLDFINCH_CHECK(!tasks_.empty());
   return tasks_.size();
 }
 
@@ -190,6 +207,7 @@ void CudaSampler::Run(const Matrix& logits,
                           .tasks = device_tasks_.data(),
                           .changes = device_changes_.data(),
                           .scratch = changed_rows_.data(),
+                          .tables = tables_.data(),
                           .results = device_results_.data()},
                          static_cast<std::int64_t>(tasks_.size()));
   results_.assign(tasks_.size(), {});
@@ -201,7 +219,7 @@ void CudaSampler::Run(const Matrix& logits,
 
 void CudaSampler::Score(const Matrix& logits,
                         std::span<const Backend::ScoreRequest> requests) {
-  Prepare(logits.cols);
+  Prepare(logits.cols, 0);
   GOLDFINCH_CHECK(logits.type == DType::kF32);
   for (std::size_t begin = 0; begin < requests.size(); begin += kMaxTasks) {
     const auto some =

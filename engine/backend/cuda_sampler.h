@@ -1,9 +1,10 @@
 // Sampling and scoring of a CUDA backend: requests become tasks of one launch, what it
 // finds becomes tokens and log-probabilities.
 //
-// A launch takes up to kMaxTasks requests, fewer where their biases, bans and penalties
-// are more than it has room for; further ones go in further launches. Memory is taken in
-// Prepare, and later only where a request's own biases and bans outnumber the vocabulary.
+// A launch takes up to kMaxTasks requests, fewer where their biases, bans and counts are
+// more than it has room for; further ones go in further launches. What penalties look at
+// stays on the device (count_tables.h). Memory is taken in Prepare, and later only where
+// a request's own biases and bans outnumber the vocabulary.
 //
 // Threads: as for a Backend.
 #pragma once
@@ -15,6 +16,7 @@
 #include <vector>
 
 #include "engine/backend/backend.h"
+#include "engine/backend/count_tables.h"
 #include "engine/backend/cuda_memory.h"
 #include "engine/kernels/cuda/sample.h"
 
@@ -25,7 +27,8 @@ class CudaSampler {
   // Both outlive it.
   CudaSampler(Stream& stream, HostCopies& copies);
 
-  void Prepare(std::int64_t vocab_size);
+  // For rows of `vocab_size` logits, of about so many sequences at once.
+  void Prepare(std::int64_t vocab_size, std::int64_t sequences);
   // Taken by Prepare.
   std::int64_t device_bytes() const;
   // The results of a device that has failed are token 0 throughout.
@@ -34,15 +37,18 @@ class CudaSampler {
 
  private:
   static constexpr std::size_t kMaxTasks = 64;
+  // Of counts, one for each sequence as far as this goes: 64 MiB at the World vocabulary.
+  static constexpr std::int64_t kMaxTables = 256;
 
   // Fills tasks_ and changes_ with as many of the first requests as there is room for,
   // at least one, and returns how many.
   std::size_t Collect(const Matrix& logits,
                       std::span<const Backend::SampleRequest> requests);
-  // Appends to changes_.
-  SampleTask TaskOf(const Backend::SampleRequest& request, std::int64_t vocab_size);
-  void AppendChanges(const Backend::SampleRequest& request, std::int64_t vocab_size,
-                     SampleTask& task);
+  // The task of one more request, with what it appends to changes_; false, with nothing
+  // changed, if there is no room for it in this launch.
+  bool Append(const Backend::SampleRequest& request, std::int64_t vocab_size);
+  void AppendChange(TokenId token, float value);
+  void AppendCounts(const TokenCounts& counts, CountTables::Lacks lacks);
   // The launch, and its results.
   void Run(const Matrix& logits, std::span<const Backend::SampleRequest> requests);
   void ReserveChanges(std::size_t count);
@@ -77,6 +83,8 @@ class CudaSampler {
   Array<ScoreTask> device_score_tasks_;
   Array<ScoreResult> device_score_results_;
   Array<float> changed_rows_;
+  std::optional<CountTables> count_tables_;
+  Array<float> tables_;  // [number of tables, vocabulary]
 };
 
 }  // namespace goldfinch::GOLDFINCH_CUDA

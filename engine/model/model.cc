@@ -99,7 +99,7 @@ Model::Model(Backend& backend, const Checkpoint& checkpoint, DType type,
   last_ = memory_.Take(limits.max_logit_rows, d, DType::kF32);
   last_normed_ = memory_.TakeInput(limits.max_logit_rows, d, type);
   logits_ = memory_.Take(limits.max_logit_rows, config_.vocab_size, DType::kF32);
-  backend_.Prepare(rows, config_.vocab_size);
+  backend_.Prepare(rows, config_.vocab_size, limits.num_slots);
   if (cache_ != nullptr) {
     if (limits_.cache_share > 0.0) limits_.num_pages = PagesOfShare();
     cache_->TakePages(memory_, limits_.num_pages);

@@ -1,6 +1,7 @@
 #include "engine/sampling/token_counts.h"
 
 #include <algorithm>
+#include <atomic>
 
 #include "engine/check.h"
 
@@ -16,6 +17,11 @@ std::uint64_t Bit(std::size_t token) { return std::uint64_t{1} << (token % 64); 
 
 }  // namespace
 
+std::uint64_t TokenCounts::Id::Next() {
+  static std::atomic<std::uint64_t> last{0};
+  return last.fetch_add(1, std::memory_order_relaxed) + 1;
+}
+
 TokenCounts::TokenCounts(std::int32_t vocab_size)
     : in_prompt_(NumWords(vocab_size)),
       in_output_(NumWords(vocab_size)),
@@ -27,6 +33,7 @@ void TokenCounts::AddPrompt(std::span<const TokenId> tokens) {
     GOLDFINCH_CHECK(token < counts_.size());
     in_prompt_[token / 64] |= Bit(token);
   }
+  num_prompt_ += static_cast<std::int64_t>(tokens.size());
 }
 
 void TokenCounts::AddOutput(TokenId id) {
@@ -35,13 +42,22 @@ void TokenCounts::AddOutput(TokenId id) {
   in_output_[token / 64] |= Bit(token);
   ++counts_[token];
   ++num_outputs_;
+  last_output_ = id;
 }
 
 void TokenCounts::Clear() {
   std::fill(in_prompt_.begin(), in_prompt_.end(), 0);
   std::fill(in_output_.begin(), in_output_.end(), 0);
   std::fill(counts_.begin(), counts_.end(), 0);
-  num_outputs_ = 0;
+  num_outputs_ = num_prompt_ = 0;
+  id_ = {};
+}
+
+std::int64_t TokenCounts::num_distinct() const {
+  std::int64_t count = 0;
+  for (std::size_t word = 0; word < in_prompt_.size(); ++word)
+    count += std::popcount(in_prompt_[word] | in_output_[word]);
+  return count;
 }
 
 bool TokenCounts::InPrompt(TokenId id) const {

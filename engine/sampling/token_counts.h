@@ -6,8 +6,8 @@
 // when the object is made: AddPrompt and AddOutput never allocate. Only a sequence whose
 // SamplingParams::HasPenalties() needs one.
 //
-// Copying (a branch of a sequence) copies everything; copying onto an object of the same
-// vocabulary allocates nothing.
+// Copying (a branch of a sequence) copies everything but the id; copying onto an object
+// of the same vocabulary allocates nothing.
 //
 // Threads: one thread at a time, as for any value.
 #pragma once
@@ -23,6 +23,18 @@
 namespace goldfinch {
 
 class TokenCounts {
+  // New with every copy.
+  struct Id {
+    Id() : value(Next()) {}
+    Id(const Id&) : Id() {}
+    Id& operator=(const Id&) {
+      value = Next();
+      return *this;
+    }
+    static std::uint64_t Next();
+    std::uint64_t value;
+  };
+
  public:
   // Nothing seen yet. Tokens given later are in [0, vocab_size).
   explicit TokenCounts(std::int32_t vocab_size);
@@ -33,6 +45,16 @@ class TokenCounts {
 
   // Back to nothing seen, for the next sequence.
   void Clear();
+
+  // No two objects of a process have had the same, nor has one before and after it was
+  // cleared or copied onto. So whoever keeps a copy elsewhere knows by id, num_prompt and
+  // num_outputs what has changed since: nothing, the last output, or more.
+  std::uint64_t id() const { return id_.value; }
+  // Tokens given to AddPrompt, and the last one given to AddOutput, if any.
+  std::int64_t num_prompt() const { return num_prompt_; }
+  TokenId last_output() const { return last_output_; }
+  // Tokens that ForEach visits.
+  std::int64_t num_distinct() const;
 
   std::int32_t vocab_size() const { return static_cast<std::int32_t>(counts_.size()); }
   // Tokens given to AddOutput, repeats included.
@@ -60,6 +82,9 @@ class TokenCounts {
   std::vector<std::uint64_t> in_output_;  // bit set where counts_ is not 0
   std::vector<std::int32_t> counts_;      // in the output
   std::int64_t num_outputs_ = 0;
+  std::int64_t num_prompt_ = 0;
+  TokenId last_output_ = 0;
+  Id id_;
 };
 
 }  // namespace goldfinch

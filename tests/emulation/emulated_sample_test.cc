@@ -91,7 +91,7 @@ TEST_F(EmulatedSampleTest, BitsDoNotDependOnTheOrderOfThreadsAndNothingIsAllocat
   (*backend)->CopyToDevice(memory->data(), logits_.data(), bytes);
   const Matrix logits = {
       .data = memory->data(), .rows = 2, .cols = kVocab, .stride = kVocab};
-  (*backend)->Prepare(2, kVocab);
+  (*backend)->Prepare(2, kVocab, kRows);
   const std::int64_t allocations = emulation::NumAllocations();
   const std::vector<float> first = Run(**backend, logits);
   for (const Order order : {Order::kBackward, Order::kShuffled}) {

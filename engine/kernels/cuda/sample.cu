@@ -67,10 +67,34 @@ __device__ __forceinline__ std::uint64_t ShareOf(std::uint64_t value,
   return __umul64hi(value, share);
 }
 
+// Penalties of the tokens that a table has counts of, which is brought up to date first.
+__device__ __forceinline__ void Penalise(const SampleTask& task,
+                                         const LogitChange* change, float* table,
+                                         float* row, int count) {
+  const int thread = static_cast<int>(threadIdx.x);
+  if (task.clear_table)
+    for (int i = thread; i < count; i += kRowThreads) table[i] = 0.0f;
+  __syncthreads();
+  for (int i = thread; i < task.num_counts; i += kRowThreads)
+    table[change[i].token] = change[i].value;
+  __syncthreads();
+  for (int i = thread; i < count; i += kRowThreads) {
+    if (table[i] == 0.0f) continue;
+    float x = row[i];
+    const float generated = table[i] - 1.0f;
+    x = x > 0.0f ? x / task.repetition_penalty : x * task.repetition_penalty;
+    if (generated > 0.0f) {
+      x -= task.frequency_penalty * generated;
+      x -= task.presence_penalty;
+    }
+    row[i] = x;
+  }
+}
+
 // Steps 1 and 2. A bias takes its token's thread through all biases, since a token's are
 // added in their order.
 __device__ __forceinline__ void Change(const SampleTask& task, const LogitChange* change,
-                                       float* row) {
+                                       float* tables, float* row, int count) {
   const int thread = static_cast<int>(threadIdx.x);
   for (int i = thread; i < task.num_biases; i += kRowThreads) {
     const int token = change[i].token;
@@ -88,16 +112,8 @@ __device__ __forceinline__ void Change(const SampleTask& task, const LogitChange
     row[change[i].token] = MinusInfinity();
   change += task.num_bans;
   __syncthreads();
-  for (int i = thread; i < task.num_penalties; i += kRowThreads) {
-    float x = row[change[i].token];
-    const float count = change[i].value;
-    x = x > 0.0f ? x / task.repetition_penalty : x * task.repetition_penalty;
-    if (count > 0.0f) {
-      x -= task.frequency_penalty * count;
-      x -= task.presence_penalty;
-    }
-    row[change[i].token] = x;
-  }
+  if (task.table >= 0)
+    Penalise(task, change, tables + std::int64_t{task.table} * count, row, count);
   __syncthreads();
 }
 
@@ -190,12 +206,12 @@ __global__ void __launch_bounds__(kRowThreads, 1)
   const int count = static_cast<int>(args.logits.cols);
   const float* const raw = Row<float>(args.logits, task.row);
   const float* row = raw;
-  if (task.num_biases + task.num_bans + task.num_penalties > 0) {
+  if (task.num_biases + task.num_bans > 0 || task.table >= 0) {
     float* const changed = args.scratch + blockIdx.x * args.logits.cols;
     for (int i = static_cast<int>(threadIdx.x); i < count; i += kRowThreads)
       changed[i] = raw[i];
     __syncthreads();
-    Change(task, args.changes + task.first_change, changed);
+    Change(task, args.changes + task.first_change, args.tables, changed, count);
     row = changed;
   }
   Highest highest = FindHighest(s, row, count);

@@ -23,8 +23,9 @@ constexpr int WeightBits(std::int64_t vocab_size) {
 
 inline constexpr int kMaxTopLogits = 20;
 
-// Of one token: a bias; a ban, whose value means nothing; or a penalised token with how
-// often it has been generated.
+// Of one token: a bias; a ban, whose value means nothing; or what its entry in a table of
+// counts becomes. That is 0 of a token that was not seen, else 1 more than how often it
+// has been generated.
 struct LogitChange {
   std::int32_t token = 0;
   float value = 0.0f;
@@ -42,11 +43,14 @@ struct SampleTask {
   std::int32_t top_k = 0;     // below the vocabulary's size; 0: off
   std::int32_t num_top = -1;  // highest logits wanted; -1: nothing for logprobs
   std::int32_t if_empty = 0;  // the token of a row that is all at -inf
-  // In this order from `first_change` on; none: the row is read as it is.
+  // In this order from `first_change` on; without any, and without a table, the row is
+  // read as it is.
   std::int32_t first_change = 0;
   std::int32_t num_biases = 0;  // a token may have several
   std::int32_t num_bans = 0;
-  std::int32_t num_penalties = 0;  // of distinct tokens
+  std::int32_t num_counts = 0;  // of distinct tokens
+  std::int32_t table = -1;      // of counts, for penalties; -1: none
+  bool clear_table = false;     // before the counts are entered
 };
 
 // Of a row as it came: what a logit's log-probability takes.
@@ -80,11 +84,13 @@ struct ScoreResult {
 
 // Arrays are on the device; logits are float32 and stay as they are. `scratch` has room
 // for `count` rows of logits.cols; it need not be there where no task changes its row.
+// Tables are rows of logits.cols too. One that is changed is used by no other task.
 struct SampleArgs {
   Matrix logits;
   const SampleTask* tasks = nullptr;
   const LogitChange* changes = nullptr;
   float* scratch = nullptr;
+  float* tables = nullptr;
   SampleResult* results = nullptr;
 };
 void Sample(Stream& stream, const SampleArgs& args, std::int64_t count);

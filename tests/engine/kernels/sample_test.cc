@@ -144,7 +144,7 @@ std::vector<Asked> AskedEveryWay(
 }
 
 TEST_P(SampleTest, CutsAreTheTwinsOnRowsOfAnySize) {
-  backend().Prepare(3, 3000);
+  backend().Prepare(3, 3000, 1);
   for (const std::int64_t vocab : {1, 7, 300, 1025, 3000}) {
     std::vector<Asked> asked;
     std::uint64_t seed = 0;
@@ -170,7 +170,7 @@ TEST_P(SampleTest, CutsAreTheTwinsOnRowsOfAnySize) {
 }
 
 TEST_P(SampleTest, ChangesOfTheRowAreTheTwins) {
-  backend().Prepare(3, 2000);
+  backend().Prepare(3, 2000, 1);
   for (const std::int64_t vocab : {4, 130, 2000}) {
     std::vector<Asked> asked;
     std::uint64_t seed = 1000;
@@ -250,7 +250,7 @@ TEST_P(SampleTest, LightTokensAddUp) {
 }
 
 TEST_P(SampleTest, HardRowsGiveAValidToken) {
-  backend().Prepare(1, 1000);
+  backend().Prepare(1, 1000, 1);
   std::vector<std::vector<float>> rows = {{kNaN, 1, kNaN, 2, kNaN},
                                           std::vector<float>(1000, kNaN),
                                           std::vector<float>(1000, -kInf),
@@ -284,7 +284,7 @@ TEST_P(SampleTest, BansLeaveTheLowestTokenThatIsNotBanned) {
 
 TEST_P(SampleTest, CutsKeepWhatTheySay) {
   using Tokens = std::set<TokenId>;
-  backend().Prepare(1, 2000);
+  backend().Prepare(1, 2000, 1);
   SamplingParams params;
   params.temperature = 50.0f;
   params.top_k = 3;
@@ -314,6 +314,58 @@ TEST_P(SampleTest, CutsKeepWhatTheySay) {
   EXPECT_EQ(Drawn(row, params), Tokens({0, 1}));
   params.top_p = 0.56f;
   EXPECT_EQ(Drawn(row, params), Tokens({0}));
+}
+
+// A device keeps counts from one token to the next. Sequences get prompts piece by piece,
+// several outputs between two samples, branches, and are cleared; more of them come than
+// are kept. Greedy, so the twin and the backend agree on every token.
+TEST_P(SampleTest, PenaltiesFollowEachSequenceTokenByToken) {
+  constexpr std::int64_t kVocab = 120;
+  struct Sequence {
+    TokenCounts counts{static_cast<std::int32_t>(kVocab)};
+    reference::History history = {};
+  };
+  std::vector<Sequence> sequences(70);  // more than a launch takes
+  SamplingParams params;
+  params.temperature = 0.0f;
+  params.repetition_penalty = 1.3f;
+  params.frequency_penalty = 0.3f;
+  params.presence_penalty = 0.2f;
+  const auto add_output = [](Sequence& sequence, TokenId token) {
+    sequence.counts.AddOutput(token);
+    sequence.history.output.push_back(token);
+  };
+  const Grid logits = RandomGrid(2, kVocab, 12, DType::kF32, 2.0);
+  const Tensor rows(backend(), logits);
+  for (std::size_t step = 0; step < 12; ++step) {
+    if (step == 4) {
+      const std::vector<TokenId> more = {5, 6, 7};
+      sequences[0].counts.AddPrompt(more);
+      sequences[0].history.prompt = more;
+      add_output(sequences[1], 9);
+      add_output(sequences[1], 8);
+      sequences[2] = sequences[3];
+      sequences[4].counts.Clear();
+      sequences[4].history = {};
+    }
+    const std::size_t count = step % 3 == 2 ? 5 : sequences.size();
+    std::vector<SampledToken> out(count);
+    std::vector<Backend::SampleRequest> requests;
+    for (std::size_t i = 0; i < count; ++i)
+      requests.push_back({.row = static_cast<std::int64_t>(i % 2),
+                          .params = &params,
+                          .counts = &sequences[i].counts,
+                          .num_generated = static_cast<std::int64_t>(step),
+                          .out = &out[i]});
+    backend().Sample(*rows, requests);
+    for (std::size_t i = 0; i < count; ++i) {
+      const std::vector<float> row = RowOf(logits, static_cast<std::int64_t>(i % 2));
+      const reference::Sampled want = reference::Sample(row, params, sequences[i].history,
+                                                        static_cast<std::int64_t>(step));
+      ASSERT_EQ(out[i].token, want.token) << "sequence " << i << ", step " << step;
+      add_output(sequences[i], static_cast<TokenId>((out[i].token + i) % kVocab));
+    }
+  }
 }
 
 TEST_P(SampleTest, LogprobsAreOfTheRowAsItCame) {

@@ -66,6 +66,28 @@ TEST(TokenCountsTest, CopyGoesItsOwnWay) {
   EXPECT_EQ(child.num_outputs(), 2);
 }
 
+TEST(TokenCountsTest, IdAndCountsTellWhatHasChangedSince) {
+  TokenCounts counts(10);
+  const std::uint64_t id = counts.id();
+  counts.AddPrompt(std::vector<TokenId>{1, 1, 2});
+  counts.AddOutput(7);
+  counts.AddOutput(2);
+  EXPECT_EQ(counts.id(), id);
+  EXPECT_EQ(counts.num_prompt(), 3);
+  EXPECT_EQ(counts.num_distinct(), 3);
+  EXPECT_EQ(counts.last_output(), 2);
+  TokenCounts child = counts;
+  EXPECT_NE(child.id(), id);
+  EXPECT_EQ(child.num_prompt(), 3);
+  const std::uint64_t before = child.id();
+  child = counts;
+  EXPECT_NE(child.id(), before);
+  EXPECT_NE(child.id(), id);
+  counts.Clear();
+  EXPECT_NE(counts.id(), id);
+  EXPECT_EQ(counts.num_prompt(), 0);
+}
+
 TEST(TokenCountsTest, PromptOfAMillionTokensIsItsDistinctTokens) {
   std::vector<TokenId> prompt(1 << 20);
   for (std::size_t i = 0; i < prompt.size(); ++i) {

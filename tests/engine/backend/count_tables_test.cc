@@ -1,0 +1,79 @@
+#include "engine/backend/count_tables.h"
+
+#include <optional>
+#include <vector>
+
+#include "gtest/gtest.h"
+
+namespace goldfinch {
+namespace {
+
+using Lacks = CountTables::Lacks;
+
+class CountTablesTest : public testing::Test {
+ protected:
+  // What the table of `counts` lacks, in this launch; committed if there is one.
+  std::optional<Lacks> Use(const TokenCounts& counts) {
+    const auto use = tables_.Find(counts);
+    if (!use.has_value()) return std::nullopt;
+    table_ = use->table;
+    tables_.Commit(*use, counts);
+    return use->lacks;
+  }
+  std::optional<Lacks> UseInNextLaunch(const TokenCounts& counts) {
+    tables_.BeginLaunch();
+    return Use(counts);
+  }
+
+  CountTables tables_{2};
+  std::int32_t table_ = -1;  // the last one used
+  TokenCounts a_{10}, b_{10}, c_{10};
+};
+
+TEST_F(CountTablesTest, ATableLacksWhatWasCountedSinceItWasUsed) {
+  EXPECT_EQ(UseInNextLaunch(a_), Lacks::kAll);
+  const std::int32_t table = table_;
+  EXPECT_EQ(UseInNextLaunch(a_), Lacks::kNothing);
+  a_.AddOutput(1);
+  EXPECT_EQ(UseInNextLaunch(a_), Lacks::kLastOutput);
+  a_.AddOutput(1);
+  a_.AddOutput(2);
+  EXPECT_EQ(UseInNextLaunch(a_), Lacks::kAll);
+  a_.AddPrompt(std::vector<TokenId>{3});
+  EXPECT_EQ(UseInNextLaunch(a_), Lacks::kAll);
+  EXPECT_EQ(UseInNextLaunch(a_), Lacks::kNothing);
+  EXPECT_EQ(table_, table);
+  // The numbers are the same again, what was counted is not.
+  a_.Clear();
+  a_.AddPrompt(std::vector<TokenId>{4});
+  for (int i = 0; i < 3; ++i) a_.AddOutput(5);
+  EXPECT_EQ(UseInNextLaunch(a_), Lacks::kAll);
+}
+
+TEST_F(CountTablesTest, TheTableUsedLongestAgoGoesToWhoeverHasNone) {
+  UseInNextLaunch(a_);
+  const std::int32_t of_a = table_;
+  UseInNextLaunch(b_);
+  EXPECT_NE(table_, of_a);
+  UseInNextLaunch(a_);
+  EXPECT_EQ(UseInNextLaunch(c_), Lacks::kAll);  // in the place of b
+  EXPECT_NE(table_, of_a);
+  EXPECT_EQ(UseInNextLaunch(a_), Lacks::kNothing);
+  EXPECT_EQ(UseInNextLaunch(b_), Lacks::kAll);
+}
+
+TEST_F(CountTablesTest, ALaunchKeepsItsTablesAndReadsNoneThatItChanges) {
+  EXPECT_EQ(UseInNextLaunch(a_), Lacks::kAll);
+  EXPECT_EQ(Use(b_), Lacks::kAll);
+  EXPECT_EQ(Use(c_), std::nullopt);
+  EXPECT_EQ(Use(a_), std::nullopt);  // changed by the first
+  EXPECT_EQ(UseInNextLaunch(a_), Lacks::kNothing);
+  EXPECT_EQ(Use(a_), Lacks::kNothing);
+  a_.AddOutput(1);
+  EXPECT_EQ(Use(a_), std::nullopt);  // read by the others
+  EXPECT_EQ(UseInNextLaunch(a_), Lacks::kLastOutput);
+  EXPECT_EQ(UseInNextLaunch(c_), Lacks::kAll);
+}
+
+}  // namespace
+}  // namespace goldfinch
