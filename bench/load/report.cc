@@ -44,6 +44,7 @@ Json JsonOf(const TenantResult& tenant) {
           {"unanswered", tenant.unanswered},
           {"prompt_tokens", tenant.prompt_tokens},
           {"generated_tokens", tenant.generated_tokens},
+          {"messages", tenant.messages},
           {"first_token_seconds", JsonOf(tenant.first_token)},
           {"inter_token_seconds", JsonOf(tenant.inter_token)}};
 }

@@ -43,6 +43,7 @@ void Tally::MoreTokens(LoadTime before, LoadTime now, std::int64_t tokens) {
 void Tally::AddTokens(LoadTime now, std::int64_t tokens) {
   if (!window_.Has(now)) return;
   result_.generated_tokens += tokens;
+  ++result_.messages;
   gaps_.insert(gaps_.end(), static_cast<std::size_t>(tokens - 1), 0.0);
 }
 

@@ -46,6 +46,7 @@ struct TenantResult {
   std::int64_t unanswered = 0;
   std::int64_t prompt_tokens = 0;
   std::int64_t generated_tokens = 0;
+  std::int64_t messages = 0;  // that brought them
   LatencySummary first_token;
   LatencySummary inter_token;
 };

@@ -62,6 +62,7 @@ TEST_F(TallyTest, TokensOfOneMessageHaveNoTimeBetweenThem) {
   tally_.MoreTokens(At(12), At(12.5), 3);
   const TenantResult result = Result();
   EXPECT_EQ(result.generated_tokens, 5);
+  EXPECT_EQ(result.messages, 2);
   EXPECT_EQ(result.inter_token.count, 4);
   EXPECT_DOUBLE_EQ(result.inter_token.p50, 0);
   EXPECT_DOUBLE_EQ(result.inter_token.max, 0.5);
