@@ -35,6 +35,7 @@
 #include "bench/load/percentiles.h"
 #include "engine/check.h"
 #include "scheduler/clock.h"
+#include "server/log.h"
 #include "server/server.h"
 #include "server/text/vocabulary.h"
 
@@ -198,6 +199,7 @@ int Main(int argc, char** argv) {
   CLI11_PARSE(app, argc, argv);
   flags.load =
       std::filesystem::canonical("/proc/self/exe").parent_path() / "goldfinch-load";
+  SetLogLevel("warning");  // a line for each request would be in the way
   const Bench bench(flags);
 
   // A step of 64 sequences takes an H200 about that long at the 1.5B shape.
