@@ -24,8 +24,8 @@ class InstantEngine final : public Engine {
   InstantEngine(std::int32_t num_slots, std::int32_t vocab_size,
                 std::chrono::nanoseconds step_time);
 
-  // From the end of one step to the beginning of the next, in seconds, of steps that had
-  // at least `rows` tokens as the one before them had; those since the last call.
+  // From the end of one step to the beginning of the next, in seconds, where both had at
+  // least `rows` tokens; those since the last call.
   std::vector<double> TakePauses(std::int64_t rows);
 
   // Tokens so far.

@@ -97,7 +97,7 @@ struct Load {
 
 struct Measured {
   Json client;                 // what goldfinch-load says of its only tenant
-  std::vector<double> pauses;  // of steps of all streams
+  std::vector<double> pauses;  // between steps of as many tokens as there are streams
   double window = 0;           // seconds
   double cpu_per_token = 0;    // seconds
 };

@@ -25,11 +25,12 @@ std::optional<CountTables::Use> CountTables::Find(const TokenCounts& counts) con
   }
   if (own->changed == launch_) return std::nullopt;
   Use use{.table = static_cast<std::int32_t>(own - tables_.begin())};
-  if (own->num_prompt != counts.num_prompt()) return use;
-  if (own->num_outputs == counts.num_outputs())
-    use.lacks = Lacks::kNothing;
-  else if (own->num_outputs + 1 == counts.num_outputs())
-    use.lacks = Lacks::kLastOutput;
+  if (own->num_prompt == counts.num_prompt()) {
+    if (own->num_outputs == counts.num_outputs())
+      use.lacks = Lacks::kNothing;
+    else if (own->num_outputs + 1 == counts.num_outputs())
+      use.lacks = Lacks::kLastOutput;
+  }
   // What others of this launch read may not change.
   if (use.lacks != Lacks::kNothing && own->used == launch_) return std::nullopt;
   return use;

@@ -1,5 +1,8 @@
 #include "engine/backend/cuda_graphs.h"
 
+#include <new>
+#include <utility>
+
 namespace goldfinch::GOLDFINCH_CUDA {
 
 // Fail only where the device is lost.
@@ -11,25 +14,38 @@ void CudaGraphs::Destroy::operator()(cudaGraphExec_t graph) const {
 }
 
 void CudaGraphs::Record(std::int64_t key, const std::function<void()>& ops) {
+  if (!stream_.ok()) return;
+  Owned<cudaGraphExec_t> graph = Make(ops);
+  if (stream_.error == cudaErrorMemoryAllocation) {
+    cudaGetLastError();  // as of CudaMemory: no fault of the device
+    stream_.error = cudaSuccess;
+    throw std::bad_alloc();
+  }
+  if (stream_.ok())
+    graphs_[key] = std::move(graph);
+  else
+    stream_.failed = "recording a CUDA graph, which cuda_graphs=off does without";
+}
+
+CudaGraphs::Owned<cudaGraphExec_t> CudaGraphs::Make(const std::function<void()>& ops) {
   // Relaxed, as a kernel that was never launched may have to be loaded here, which the
   // other modes do not allow.
-  if (!stream_.ok() ||
-      !stream_.Check(cudaStreamBeginCapture(stream_.handle, cudaStreamCaptureModeRelaxed),
+  if (!stream_.Check(cudaStreamBeginCapture(stream_.handle, cudaStreamCaptureModeRelaxed),
                      "cudaStreamBeginCapture"))
-    return;
+    return nullptr;
   ops();
   // Also after an error within: the stream would else stay as it is.
   cudaGraph_t captured = nullptr;
   stream_.Check(cudaStreamEndCapture(stream_.handle, &captured), "cudaStreamEndCapture");
   const Owned<cudaGraph_t> graph(captured);
-  if (!stream_.ok()) return;
   cudaGraphExec_t made = nullptr;
-  if (!stream_.Check(cudaGraphInstantiate(&made, graph.get(), 0), "cudaGraphInstantiate"))
-    return;
+  if (stream_.ok())
+    stream_.Check(cudaGraphInstantiate(&made, graph.get(), 0), "cudaGraphInstantiate");
   Owned<cudaGraphExec_t> executable(made);
   // Else the first launch would take memory, in the midst of a step.
-  stream_.Check(cudaGraphUpload(executable.get(), stream_.handle), "cudaGraphUpload");
-  graphs_[key] = std::move(executable);
+  if (stream_.ok())
+    stream_.Check(cudaGraphUpload(executable.get(), stream_.handle), "cudaGraphUpload");
+  return executable;
 }
 
 bool CudaGraphs::Replay(std::int64_t key) {

@@ -21,7 +21,7 @@ class CudaGraphs {
   explicit CudaGraphs(Stream& stream) : stream_(stream) {}
 
   // What `ops` launches on the stream becomes the graph of `key`, in the device's memory
-  // at once; nothing runs. In the place of an earlier one.
+  // at once; nothing runs. In the place of an earlier one. Throws std::bad_alloc.
   void Record(std::int64_t key, const std::function<void()>& ops);
   // Launches it, if there is one.
   bool Replay(std::int64_t key);
@@ -33,6 +33,9 @@ class CudaGraphs {
   };
   template <typename T>
   using Owned = std::unique_ptr<std::remove_pointer_t<T>, Destroy>;
+
+  // Null after an error.
+  Owned<cudaGraphExec_t> Make(const std::function<void()>& ops);
 
   Stream& stream_;
   std::map<std::int64_t, Owned<cudaGraphExec_t>> graphs_;

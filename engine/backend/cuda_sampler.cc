@@ -208,6 +208,7 @@ void CudaSampler::Run(const Matrix& logits,
                           .changes = device_changes_.data(),
                           .scratch = changed_rows_.data(),
                           .tables = tables_.data(),
+                          .table_stride = vocab_size_,
                           .results = device_results_.data()},
                          static_cast<std::int64_t>(tasks_.size()));
   results_.assign(tasks_.size(), {});

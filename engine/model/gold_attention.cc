@@ -27,9 +27,9 @@ GoldAttention::GoldAttention(DeviceArena& memory, StepInputs& inputs, GoldCache&
       position_(inputs, max_rows),
       row_sequence_(inputs, max_rows),
       tile_begin_(inputs, max_sequences + 1),
+      chunk_begin_(inputs, max_rows + 1),
       tile_(inputs, kMaxGroupTiles),
       tile_position_(inputs, kMaxGroupTiles),
-      chunk_begin_(inputs, max_rows + 1),
       carry_(memory.Take(max_rows, num_heads * kCarryPerHead, DType::kF32)) {
   GOLDFINCH_CHECK(arena.num_slots() + kScratchTiles <= cache.shape().num_tiles);
   sequences_.reserve(static_cast<std::size_t>(max_sequences));
@@ -249,10 +249,10 @@ void GoldAttention::Attend(std::int64_t gold_layer, const Matrix& q, const Matri
                   .tile = tile_.device(),
                   .tile_position = tile_position_.device(),
                   .chunk_begin = chunk_begin_.device(),
-                  .num_chunks = chunk_begin_.host().back(),
                   .carry = carry_.Rows(q.rows),
                   .first = true};
   if (one_group_) {
+    args.num_chunks = chunk_begin_.host().back();
     b_.Attend(args);
   } else {
     for (std::size_t begin = 0; begin < tiles_.size(); args.first = false) {

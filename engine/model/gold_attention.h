@@ -114,9 +114,10 @@ class GoldAttention {
   StepArray<std::int64_t> position_;      // [rows]
   StepArray<std::int32_t> row_sequence_;  // [rows]
   StepArray<std::int32_t> tile_begin_;    // [sequences + 1]
+  StepArray<std::int32_t> chunk_begin_;   // [rows + 1]
+  // Last of all, since they are large.
   StepArray<std::int32_t> tile_;
   StepArray<std::int64_t> tile_position_;
-  StepArray<std::int32_t> chunk_begin_;  // [rows + 1]
   Matrix carry_;
 };
 

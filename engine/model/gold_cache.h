@@ -63,7 +63,9 @@ class GoldCache {
   // step's inputs in between.
   void StageTargets(std::span<const ExpandTarget> targets);
   std::int64_t num_targets() const { return current_.size(); }
-  // Distinct tokens among them and their predecessors.
+  // Rows read for them: theirs and their predecessors', one that follows its predecessor
+  // among the targets sharing it. So twice as many as targets of different sequences that
+  // each have a predecessor.
   std::int64_t num_sources() const { return source_row_.size(); }
 
   // Writes keys and values of the staged tokens to the tiles of GOLD layers
@@ -144,7 +146,7 @@ class GoldCache {
 
   std::vector<std::byte> host_keys_;  // of a page in int8, on its way to the device
 
-  // Sources: distinct tokens of one Expand.
+  // Sources: rows read by one Expand, see num_sources.
   StepArray<std::int64_t> source_row_;
   std::int32_t* source_tokens_ = nullptr;
   Matrix embedded_, unit_, decompressed_;  // e, n, kappa: [sources, D]

@@ -69,6 +69,7 @@ Model::Model(Backend& backend, const Checkpoint& checkpoint, DType type,
   tokens_ = {inputs_, rows};
   span_begin_ = {inputs_, slots + 1};
   slot_ = {inputs_, slots};
+  logit_row_ = {inputs_, limits.max_logit_rows};
   output_begin_.reserve(static_cast<std::size_t>(limits.num_slots));
   if (config_.num_gold() > 0) {
     const GoldCacheShape shape{
@@ -77,6 +78,12 @@ Model::Model(Backend& backend, const Checkpoint& checkpoint, DType type,
         .num_tiles = limits.arena_slots + GoldAttention::kScratchTiles,
         .vocab_table = limits.vocab_table,
         .spare_rows = 2 * padding};
+    cache_row_ = {inputs_, rows};
+    gold_row_ = {inputs_, rows};
+    gold_span_begin_ = {inputs_, slots + 1};
+    gold_slot_ = {inputs_, slots};
+    lead_row_ = {inputs_, limits.num_slots};
+    lead_slot_ = {inputs_, limits.num_slots};
     arena_ = std::make_unique<ExpandedArena>(limits.arena_slots, 0);
     cache_ = std::make_unique<GoldCache>(memory_, inputs_, config_, weights_, type, shape,
                                          width);
@@ -84,17 +91,10 @@ Model::Model(Backend& backend, const Checkpoint& checkpoint, DType type,
                                                  config_.num_heads(), config_.num_gold(),
                                                  rows, slots);
     gold_x_ = memory_.Take(rows, d, DType::kF32);
-    cache_row_ = {inputs_, rows};
-    gold_row_ = {inputs_, rows};
-    gold_span_begin_ = {inputs_, slots + 1};
-    gold_slot_ = {inputs_, slots};
-    lead_row_ = {inputs_, limits.num_slots};
-    lead_slot_ = {inputs_, limits.num_slots};
     attended_.reserve(static_cast<std::size_t>(limits.num_slots));
     gold_row_sequence_.reserve(static_cast<std::size_t>(rows));
     gold_row_position_.reserve(static_cast<std::size_t>(rows));
   }
-  logit_row_ = {inputs_, limits.max_logit_rows};
   inputs_.Take();
   last_ = memory_.Take(limits.max_logit_rows, d, DType::kF32);
   last_normed_ = memory_.TakeInput(limits.max_logit_rows, d, type);

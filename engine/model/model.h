@@ -131,8 +131,8 @@ class Model {
   // one token behind them.
   void BuildBatch(std::span<const SpanInput> spans, std::int64_t padding);
   void BuildGold(std::span<const SpanInput> spans, std::int64_t padding);
-  // Each queues its half. What they queue depends on nothing but the sizes of what was
-  // staged or, where attention_->repeats(), on the number of rows.
+  // Each queues its half. What they queue for a decode step depends on the number of its
+  // rows alone; of GOLD layers, where attention_->repeats().
   void RunRecurrent();
   void RunGold();
   // Two records for each number of sequences that decode steps are padded to.

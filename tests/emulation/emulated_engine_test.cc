@@ -207,6 +207,7 @@ TEST_P(EmulatedEngineTest, AFaultWhileGraphsAreRecordedIsAnErrorOfTheEngine) {
     emulation::FailCall(calls - last);
     const absl::Status status = create().status();
     EXPECT_TRUE(absl::IsInternal(status)) << last << " from the end: " << status;
+    EXPECT_THAT(std::string(status.message()), testing::HasSubstr("cuda_graphs=off"));
     emulation::FailCall(-1);
   }
 }

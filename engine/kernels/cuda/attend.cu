@@ -10,8 +10,8 @@
 // values; the results are folded in ascending order. So a long past is spread over the
 // whole device, and a row's bits depend on its own position and tokens alone. Lists of
 // tiles are consecutive and begin at a chunk's first tile (KvTiles::kCutTiles). There are
-// as many blocks as the device runs at once, whatever there is to do: they share out what
-// they find in the device's memory, so the same launch serves any lengths.
+// at least as many blocks as the device runs at once, whatever there is to do: they share
+// out what they find in the device's memory, so the same launch serves any lengths.
 //
 // Eight lanes share a token: sixteen bytes each of its key, and of its value.
 //
@@ -33,7 +33,7 @@ constexpr int kWarps = kThreads / kWarp;
 constexpr int kLanes = 8;                               // that share a token
 constexpr int kDims = kHead / kLanes;                   // of a lane
 constexpr int kTokens = kThreads / kLanes;              // at once
-constexpr int kBlocksAtOnce = 2048 / kThreads;          // of a multiprocessor
+constexpr int kBlocksAtOnce = 2048 / kThreads;          // most of a multiprocessor
 constexpr int kChunkTiles = static_cast<int>(KvTiles::kCutTiles);
 constexpr int kChunkTokens = kChunkTiles * static_cast<int>(kMaxPageTokens);
 
@@ -230,6 +230,7 @@ __global__ void __launch_bounds__(kHead)
   const std::int32_t begin = args.chunk_begin[row], end = args.chunk_begin[row + 1];
   const std::int32_t first = begin > pass.first ? begin : pass.first;
   const std::int64_t pass_end = std::int64_t{pass.first} + pass.most;
+  if (!fresh && (first >= end || first >= pass_end)) return;  // none of it is here
   for (std::int32_t i = first; i < end && i < pass_end; ++i) {
     const float* const partial = pass.Partial(args, i, head);
     const float theirs = partial[kHead];

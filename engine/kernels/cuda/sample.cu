@@ -94,7 +94,7 @@ __device__ __forceinline__ void Penalise(const SampleTask& task,
 // Steps 1 and 2. A bias takes its token's thread through all biases, since a token's are
 // added in their order.
 __device__ __forceinline__ void Change(const SampleTask& task, const LogitChange* change,
-                                       float* tables, float* row, int count) {
+                                       float* table, float* row, int count) {
   const int thread = static_cast<int>(threadIdx.x);
   for (int i = thread; i < task.num_biases; i += kRowThreads) {
     const int token = change[i].token;
@@ -112,8 +112,7 @@ __device__ __forceinline__ void Change(const SampleTask& task, const LogitChange
     row[change[i].token] = MinusInfinity();
   change += task.num_bans;
   __syncthreads();
-  if (task.table >= 0)
-    Penalise(task, change, tables + std::int64_t{task.table} * count, row, count);
+  if (task.table >= 0) Penalise(task, change, table, row, count);
   __syncthreads();
 }
 
@@ -211,7 +210,8 @@ __global__ void __launch_bounds__(kRowThreads, 1)
     for (int i = static_cast<int>(threadIdx.x); i < count; i += kRowThreads)
       changed[i] = raw[i];
     __syncthreads();
-    Change(task, args.changes + task.first_change, args.tables, changed, count);
+    Change(task, args.changes + task.first_change,
+           args.tables + task.table * args.table_stride, changed, count);
     row = changed;
   }
   Highest highest = FindHighest(s, row, count);

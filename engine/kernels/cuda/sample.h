@@ -84,13 +84,15 @@ struct ScoreResult {
 
 // Arrays are on the device; logits are float32 and stay as they are. `scratch` has room
 // for `count` rows of logits.cols; it need not be there where no task changes its row.
-// Tables are rows of logits.cols too. One that is changed is used by no other task.
+// Tables begin `table_stride` apart, at least logits.cols. One that is changed is used by
+// no other task.
 struct SampleArgs {
   Matrix logits;
   const SampleTask* tasks = nullptr;
   const LogitChange* changes = nullptr;
   float* scratch = nullptr;
   float* tables = nullptr;
+  std::int64_t table_stride = 0;
   SampleResult* results = nullptr;
 };
 void Sample(Stream& stream, const SampleArgs& args, std::int64_t count);
