@@ -27,6 +27,7 @@ struct Bound {
 constexpr std::int64_t kMebi = std::int64_t{1} << 20;
 constexpr std::int64_t kTebi = std::int64_t{1} << 40;
 constexpr std::int64_t kDaySeconds = 86400;
+constexpr std::int64_t kMaxMessageBytes = 1 << 30;
 constexpr std::int64_t kYearSeconds = 366 * kDaySeconds;
 // gRPC counts milliseconds in an int.
 constexpr std::int64_t kMaxMillisSeconds = 20 * kDaySeconds;
@@ -65,7 +66,7 @@ absl::Status CheckBounds(const ServerFlags& flags, const IfGiven& if_given) {
       {"--session_idle_to_park", flags.session_idle_to_park, 0, kYearSeconds},
       {"--session_ttl", flags.session_ttl, 0, 10 * kYearSeconds},
       {"--session_lease_seconds", flags.session_lease_seconds, 3, kDaySeconds},
-      {"--max_message_bytes", flags.max_message_bytes, 65536, 1 << 30},
+      {"--max_message_bytes", flags.max_message_bytes, 65536, kMaxMessageBytes},
       {"--max_metadata_bytes", flags.max_metadata_bytes, 1024, kMebi},
       {"--max_streams_per_connection", flags.max_streams_per_connection, 1, 65536},
       {"--max_connection_age_seconds", flags.max_connection_age_seconds, 1,
@@ -74,8 +75,11 @@ absl::Status CheckBounds(const ServerFlags& flags, const IfGiven& if_given) {
        kMaxMillisSeconds},
       {"--min_ping_interval_seconds", flags.min_ping_interval_seconds, 1, kDaySeconds},
       {"--max_ping_strikes", flags.max_ping_strikes, 1, 1000},
+      // Two messages of any size that passes above.
       {"--grpc_memory_bytes", flags.grpc_memory_bytes,
-       std::max(16 * kMebi, 2 * flags.max_message_bytes), 16 * kTebi},
+       std::max(16 * kMebi, 2 * std::clamp<std::int64_t>(flags.max_message_bytes, 0,
+                                                         kMaxMessageBytes)),
+       16 * kTebi},
       {"--max_memory_bytes",
        if_given("--max_memory_bytes", flags.max_memory_bytes, 16 * kMebi), 16 * kMebi,
        16 * kTebi},
