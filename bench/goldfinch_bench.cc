@@ -9,7 +9,6 @@
 #include <cstdio>
 #include <cstring>
 #include <memory>
-#include <nlohmann/json.hpp>
 #include <random>
 #include <regex>
 #include <string>
@@ -18,6 +17,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "bench/machine.h"
+#include "bench/rows.h"
 #include "bench/session_times.h"
 #include "bench/shape.h"
 #include "engine/check.h"
@@ -74,12 +74,10 @@ class Bench {
                      ? flags.threads
                      : static_cast<int>(std::thread::hardware_concurrency())),
         costs_(CostsOf(checkpoint_.config(), Bytes(flags))),
-        only_(flags.cases) {}
+        only_(flags.cases),
+        rows_(flags.json, /*decimals=*/1) {}
 
   void Run() {
-    if (!flags_.json)
-      std::printf("%-32s %14s %-10s %14s %7s\n", "case", "measured", "unit", "limit",
-                  "ratio");
     for (const std::int64_t tokens : {512, 1024, 2048, 8192, 32768, 131072})
       Prefill(absl::StrCat("prefill/t:", tokens), tokens);
     for (const int batch : {1, 4, 16, 64, 256})
@@ -176,7 +174,7 @@ class Bench {
     const double rate = static_cast<double>(tokens) / Median(seconds);
     prefill_rate_ = rate;
     const double peak = (before + PeakFlops(threads_, bf16_, kPasses)) / 2;
-    Report(name, rate, "tokens/s", peak / costs_.prompt_flops);
+    rows_.Print(name, rate, "tokens/s", peak / costs_.prompt_flops);
   }
 
   // The system backs the cache and the arena as they are first written, which a server
@@ -240,8 +238,8 @@ class Bench {
         decode.rebuilt ? 0 : static_cast<double>(decode.context) * costs_.expanded_bytes;
     const double bytes =
         costs_.weight_bytes + decode.batch * (2 * costs_.state_bytes + expanded);
-    Report(decode.name, decode.batch / Median(seconds), "tokens/s",
-           decode.batch * bandwidth / bytes);
+    rows_.Print(decode.name, decode.batch / Median(seconds), "tokens/s",
+                decode.batch * bandwidth / bytes);
     for (const SequenceId id : ids) engine.Close(id);
     if (decode.batch == 1 && !decode.rebuilt && decode.context > kShortContext)
       Expand(engine, decode.context, Median(seconds));
@@ -262,8 +260,8 @@ class Bench {
       engine.Close(ids[0]);
     }
     const double peak = (before + PeakFlops(threads_, bf16_, kPasses)) / 2;
-    Report(name, static_cast<double>(context) / Median(seconds), "tokens/s",
-           peak / costs_.expand_flops);
+    rows_.Print(name, static_cast<double>(context) / Median(seconds), "tokens/s",
+                peak / costs_.expand_flops);
   }
 
   double DecodeStep(ModelEngine& engine, const std::vector<SequenceId>& ids) {
@@ -321,8 +319,8 @@ class Bench {
     const double bytes = costs_.state_bytes + kTokens * costs_.cache_bytes;
     // A transformer of the same shape keeps keys and values in every layer.
     const double full = kTokens * 2 * config.n_embd * (bf16_ ? 2 : 4) * config.n_layer;
-    Report("session_bytes/t:65536", bytes, "bytes", full);
-    Report("sessions_per_gb/t:65536", 1e9 / bytes, "sessions", 1e9 / full);
+    rows_.Print("session_bytes/t:65536", bytes, "bytes", full);
+    rows_.Print("sessions_per_gb/t:65536", 1e9 / bytes, "sessions", 1e9 / full);
   }
 
   // Parking a whole session and bringing it back, against plain copies of its bytes.
@@ -342,7 +340,7 @@ class Bench {
     engine.Close(id);
     if (!times.ok()) return Skip(name("park"), std::string(times.status().message()));
     const auto report = [&](const char* what, double seconds, double limit) {
-      Report(name(what), times->bytes / seconds, "bytes/s", times->bytes / limit);
+      rows_.Print(name(what), times->bytes / seconds, "bytes/s", times->bytes / limit);
     };
     report("keep", times->keep, times->copy);
     report("park", times->park, times->copy);
@@ -357,29 +355,13 @@ class Bench {
     return values[values.size() / 2];
   }
 
-  void Report(const std::string& name, double measured, const char* unit, double limit) {
-    const double ratio = limit > 0 ? measured / limit : 0;
-    if (flags_.json) {
-      std::printf("%s\n", nlohmann::json{{"name", name},
-                                         {"measured", measured},
-                                         {"unit", unit},
-                                         {"limit", limit},
-                                         {"ratio", ratio}}
-                              .dump()
-                              .c_str());
-    } else {
-      std::printf("%-32s %14.1f %-10s %14.1f %7.3f\n", name.c_str(), measured, unit,
-                  limit, ratio);
-    }
-    std::fflush(stdout);
-  }
-
   const Flags flags_;
   const Checkpoint checkpoint_;
   const bool bf16_;
   const int threads_;
   const ShapeCosts costs_;
   const std::regex only_;
+  const Rows rows_;
   std::unique_ptr<ModelEngine> engine_;
   std::vector<SpanResult> results_;
   double prefill_rate_ = 0;

@@ -13,7 +13,6 @@
 //   messages  a second, when tokens are there at once
 //   first     from a request's arrival to its first token on an idle server
 #include <sys/resource.h>
-#include <unistd.h>
 
 #include <CLI/CLI.hpp>
 #include <array>
@@ -23,7 +22,6 @@
 #include <cstdlib>
 #include <filesystem>
 #include <fstream>
-#include <initializer_list>
 #include <memory>
 #include <nlohmann/json.hpp>
 #include <string>
@@ -31,8 +29,10 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
+#include "bench/folder.h"
 #include "bench/instant_engine.h"
 #include "bench/load/percentiles.h"
+#include "bench/rows.h"
 #include "engine/check.h"
 #include "scheduler/clock.h"
 #include "server/log.h"
@@ -51,25 +51,6 @@ struct Flags {
   double seconds = 5;
   bool json = false;
   std::string load;  // the program
-};
-
-// A folder of this process, gone with it.
-class Folder {
- public:
-  Folder() : path_(absl::StrCat("/tmp/goldfinch_serving_bench_", getpid())) {
-    std::filesystem::create_directories(path_);
-  }
-  ~Folder() { std::filesystem::remove_all(path_); }
-  Folder(const Folder&) = delete;
-  Folder& operator=(const Folder&) = delete;
-  std::string Write(const std::string& name, const std::string& text) const {
-    const std::string path = absl::StrCat(path_, "/", name);
-    std::ofstream(path) << text;
-    return path;
-  }
-
- private:
-  const std::string path_;
 };
 
 // The 256 bytes, as ids 1 to 256.
@@ -106,7 +87,7 @@ class Bench {
  public:
   explicit Bench(const Flags& flags) : flags_(flags) {
     auto vocabulary =
-        Vocabulary::Load(folder_.Write("vocabulary.txt", BytesVocabulary()), kVocabSize);
+        Vocabulary::Load(Write("vocabulary.txt", BytesVocabulary()), kVocabSize);
     GOLDFINCH_CHECK(vocabulary.ok());
     vocabulary_ = *std::move(vocabulary);
   }
@@ -121,7 +102,7 @@ class Bench {
     options.model.name = "instant";
     auto server = Server::Start(options, engine, *vocabulary_, clock);
     GOLDFINCH_CHECK(server.ok());
-    const std::string scenario = folder_.Write("scenario.json", ScenarioOf(load).dump());
+    const std::string scenario = Write("scenario.json", ScenarioOf(load).dump());
     const double before = ProcessorSeconds();
     engine.TakePauses(0);
     Measured measured;
@@ -135,6 +116,13 @@ class Bench {
   }
 
  private:
+  // The path of a new file of this text.
+  std::string Write(const std::string& name, const std::string& text) const {
+    const std::string path = absl::StrCat(folder_.path(), "/", name);
+    std::ofstream(path) << text;
+    return path;
+  }
+
   Json ScenarioOf(const Load& load) const {
     return {{"duration_seconds", flags_.seconds},
             {"warmup_seconds", 1},
@@ -167,29 +155,6 @@ class Bench {
   std::unique_ptr<const Vocabulary> vocabulary_;
 };
 
-struct Line {
-  const char* name;
-  double measured;
-  const char* unit;
-  double limit;
-};
-
-// As goldfinch-bench does.
-void Print(const Line& line, bool json) {
-  const double ratio = line.measured / line.limit;
-  if (json) {
-    const Json row = {{"name", line.name},
-                      {"measured", line.measured},
-                      {"unit", line.unit},
-                      {"limit", line.limit},
-                      {"ratio", ratio}};
-    std::printf("%s\n", row.dump().c_str());
-  } else {
-    std::printf("%-28s %12.2f %-10s %12.2f %8.2f\n", line.name, line.measured, line.unit,
-                line.limit, ratio);
-  }
-}
-
 int Main(int argc, char** argv) {
   Flags flags;
   CLI::App app("What serving costs beside the model.", "serving_bench");
@@ -214,19 +179,16 @@ int Main(int argc, char** argv) {
   // The share of a step that serving may leave the device without work.
   const double pause = 0.02 * std::chrono::duration<double, std::micro>(kGpuStep).count();
   const Json& first = one.client["first_token_seconds"];
-  if (!flags.json)
-    std::printf("%-28s %12s %-10s %12s %8s\n", "case", "measured", "unit", "limit",
-                "ratio");
-  for (const Line& line : std::initializer_list<Line>{
-           {"pause/streams:64/p50", 1e6 * pauses.p50, "us", pause},
-           {"pause/streams:64/p99", 1e6 * pauses.p99, "us", pause},
-           {"cpu/streams:64", 1e6 * steps.cpu_per_token, "us/token", 5},
-           {"cpu/streams:64/instant", 1e6 * flood.cpu_per_token, "us/token", 5},
-           {"tokens/streams:64/instant", per_second("generated_tokens"), "tokens/s", 2e5},
-           {"messages/streams:64/instant", per_second("messages"), "messages/s", 2e5},
-           {"first/idle/p50", 1e3 * first["p50"].get<double>(), "ms", 0.5},
-           {"first/idle/p99", 1e3 * first["p99"].get<double>(), "ms", 0.5}})
-    Print(line, flags.json);
+  const Rows rows(flags.json, /*decimals=*/2);
+  rows.Print("pause/streams:64/p50", 1e6 * pauses.p50, "us", pause);
+  rows.Print("pause/streams:64/p99", 1e6 * pauses.p99, "us", pause);
+  rows.Print("cpu/streams:64", 1e6 * steps.cpu_per_token, "us/token", 5);
+  rows.Print("cpu/streams:64/instant", 1e6 * flood.cpu_per_token, "us/token", 5);
+  rows.Print("tokens/streams:64/instant", per_second("generated_tokens"), "tokens/s",
+             2e5);
+  rows.Print("messages/streams:64/instant", per_second("messages"), "messages/s", 2e5);
+  rows.Print("first/idle/p50", 1e3 * first["p50"].get<double>(), "ms", 0.5);
+  rows.Print("first/idle/p99", 1e3 * first["p99"].get<double>(), "ms", 0.5);
   return 0;
 }
 

@@ -2,14 +2,13 @@
 
 #include <algorithm>
 #include <chrono>
-#include <cstdlib>
-#include <filesystem>
 #include <functional>
 #include <memory>
 #include <string>
 #include <string_view>
 #include <vector>
 
+#include "bench/folder.h"
 #include "engine/check.h"
 #include "sessions/directory_store.h"
 #include "sessions/files.h"
@@ -31,30 +30,6 @@ double Median(std::vector<double>& values) {
   std::nth_element(values.begin(), middle, values.end());
   return *middle;
 }
-
-// A folder that goes when this does.
-class Folder {
- public:
-  Folder() {
-    std::string name = std::filesystem::temp_directory_path() / "goldfinch_bench_XXXXXX";
-    GOLDFINCH_CHECK(mkdtemp(name.data()) != nullptr);
-    path_ = name;
-    fd_ = open(path_.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-    GOLDFINCH_CHECK(fd_ >= 0);
-  }
-  ~Folder() {
-    close(fd_);
-    std::filesystem::remove_all(path_);
-  }
-  Folder(const Folder&) = delete;
-  Folder& operator=(const Folder&) = delete;
-  const std::string& path() const { return path_; }
-  int fd() const { return fd_; }
-
- private:
-  std::string path_;
-  int fd_ = -1;
-};
 
 // The session as its owner would park it.
 class Parker {

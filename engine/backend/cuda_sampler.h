@@ -4,8 +4,7 @@
 // A launch takes up to kMaxTasks requests, fewer where their biases, bans and counts are
 // more than it has room for; further ones go in further launches. What penalties look at
 // stays on the device (count_tables.h). Memory is taken in Prepare, and later only where
-// a request's own biases and bans outnumber the vocabulary
-// several times.
+// a request's own biases and bans outnumber the vocabulary several times.
 //
 // Threads: as for a Backend.
 #pragma once
