@@ -24,6 +24,18 @@ std::size_t PayloadSize(std::string_view head) {
   return size;
 }
 
+// Calls `frame` with the type, the flags and what there is of the payload of each frame
+// whose head is in `bytes`.
+template <typename Function>
+void ForEachFrame(std::string_view bytes, const Function& frame) {
+  while (bytes.size() >= kFrameHeadBytes) {
+    const std::size_t size = PayloadSize(bytes);
+    frame(static_cast<FrameType>(bytes[3]), static_cast<std::uint8_t>(bytes[4]),
+          bytes.substr(kFrameHeadBytes, size));
+    bytes.remove_prefix(std::min(kFrameHeadBytes + size, bytes.size()));
+  }
+}
+
 }  // namespace
 
 std::string Frame(FrameType type, std::uint8_t flags, std::uint32_t stream,
@@ -84,11 +96,28 @@ std::string CallFrames(std::uint32_t stream, const std::string& method,
 
 std::vector<FrameType> FrameTypesIn(const std::string& bytes) {
   std::vector<FrameType> types;
-  for (std::size_t at = 0; at + kFrameHeadBytes <= bytes.size();) {
-    types.push_back(static_cast<FrameType>(bytes[at + 3]));
-    at += kFrameHeadBytes + PayloadSize(std::string_view(bytes).substr(at));
-  }
+  ForEachFrame(bytes, [&](FrameType type, std::uint8_t, std::string_view) {
+    types.push_back(type);
+  });
   return types;
+}
+
+std::string DataIn(const std::string& bytes) {
+  std::string data;
+  ForEachFrame(bytes, [&](FrameType type, std::uint8_t, std::string_view payload) {
+    if (type == FrameType::kData) data += payload;
+  });
+  return data;
+}
+
+bool EndsAStream(const std::string& bytes) {
+  bool ends = false;
+  ForEachFrame(bytes, [&](FrameType type, std::uint8_t flags, std::string_view) {
+    const bool may_carry = type == FrameType::kHeaders || type == FrameType::kData;
+    ends |= type == FrameType::kReset || type == FrameType::kGoAway ||
+            (may_carry && (flags & kEndStream) != 0);
+  });
+  return ends;
 }
 
 RawCall::RawCall(int port, const std::string& method, std::string_view message, bool more)

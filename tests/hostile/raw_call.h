@@ -47,6 +47,12 @@ std::string CallFrames(std::uint32_t stream, const std::string& method,
 // The types of the frames in what a server said.
 std::vector<FrameType> FrameTypesIn(const std::string& bytes);
 
+// The payloads of its DATA frames, one after the other.
+std::string DataIn(const std::string& bytes);
+
+// Whether a frame in it ends a stream or the connection.
+bool EndsAStream(const std::string& bytes);
+
 // One call on a connection of its own.
 class RawCall {
  public:

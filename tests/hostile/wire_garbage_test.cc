@@ -54,6 +54,20 @@ class WireGarbageTest : public AttackedServerTest {
     return connection.ReadToEnd();
   }
 
+  // On a connection that stays open; what came until a stream or the connection
+  // had ended.
+  std::string Ask(const std::string& bytes) {
+    const RawConnection connection(server().port());
+    EXPECT_TRUE(connection.connected());
+    connection.Send(bytes);
+    std::string answer, some;
+    do {
+      some = connection.ReadSome();
+      answer += some;
+    } while (!some.empty() && !EndsAStream(answer));
+    return answer;
+  }
+
   std::shared_ptr<grpc::Channel> channel_;
   std::unique_ptr<Witness> witness_;
 };
@@ -198,27 +212,29 @@ TEST_F(WireGarbageTest, MessagesWhosePrefixLiesAreRefused) {
   const auto data = [](const std::string& bytes) {
     return Frame(FrameType::kData, kEndStream, 1, bytes);
   };
+  // No answer of the method: that would be a message of token ids.
   for (const std::string& bytes : {
            std::string("\0\0\0\0\x64", 5) + message,        // 100 bytes, it says
            std::string("\0\xff\xff\xff\xff", 5) + message,  // 4 GiB
-           std::string("\x01\0\0\0\x06", 5) + message,      // compressed, by nothing
-           std::string("\x02\0\0\0\x06", 5) + message,      // a flag that there is not
            std::string("\0\0", 2),                          // not even a prefix
            std::string(),
        }) {
     SCOPED_TRACE(testing::PrintToString(bytes));
-    const std::string answer = Say(Preface() + headers + data(bytes));
-    // No answer of the method: that would be a message of token ids.
-    EXPECT_THAT(FrameTypesIn(answer), testing::Not(testing::Contains(FrameType::kData)));
+    EXPECT_THAT(FrameTypesIn(Ask(Preface() + headers + data(bytes))),
+                testing::Not(testing::Contains(FrameType::kData)));
   }
-  // The same, as it should be, is answered.
-  const RawConnection good(server().port());
-  good.Send(Preface() + CallFrames(1, kTokenize, message));
-  std::string answer;
-  while (!testing::Value(FrameTypesIn(answer), testing::Contains(FrameType::kData))) {
-    const std::string some = good.ReadSome();
-    ASSERT_FALSE(some.empty());
-    answer += some;
+  // Flags that lie about compression are gRPC's to judge: it may end the call, take the
+  // bytes as they are, or as an empty message. Each has the answer it has anyway.
+  const std::string none = Ask(Preface() + CallFrames(1, kTokenize, ""));
+  const std::string good = Ask(Preface() + CallFrames(1, kTokenize, message));
+  EXPECT_THAT(FrameTypesIn(good), testing::Contains(FrameType::kData));
+  for (const std::string& prefix : {
+           std::string("\x01\0\0\0\x06", 5),  // compressed, by nothing
+           std::string("\x02\0\0\0\x06", 5),  // a flag that there is not
+       }) {
+    SCOPED_TRACE(testing::PrintToString(prefix));
+    const std::string answer = Ask(Preface() + headers + data(prefix + message));
+    EXPECT_THAT(DataIn(answer), AnyOf("", DataIn(good), DataIn(none)));
   }
 }
 
