@@ -4,7 +4,8 @@
 // element. Pointers in arguments are device memory unless they say host. Ops are queued
 // in order; Synchronize waits for them. Every op computes a row of its output from the
 // rows that row names and from nothing else, in one fixed order, so bits do not depend
-// on how many other rows there are.
+// on how many other rows there are. There may be two such orders, one for rows of prompts
+// and one for all others (prompt_grid).
 //
 // "compute type" below is the type of matrix inputs: f32, or bf16 rounded to nearest
 // even where a value is produced. Everything else is float32.
@@ -82,6 +83,12 @@ class Backend {
   // Synchronize it tells of everything before it.
   virtual absl::Status status() const { return absl::OkStatus(); }
 
+  // Where prompts may be cut: at positions that are multiples of this, or anywhere if it
+  // is 1. Where it is more, rows of prompts are a class of their own:
+  // Product::prompt_rows and RowSpans::lead tell which they are, and their bits are those
+  // of no other rows.
+  virtual std::int64_t prompt_grid() const { return 1; }
+
   // Device memory that nobody has taken; none where it is the host's.
   virtual std::optional<std::int64_t> FreeBytes() { return std::nullopt; }
 
@@ -129,6 +136,8 @@ class Backend {
     const PackedWeights* w = nullptr;
     Matrix y;
     Epilogue epilogue = {};
+    // So many of x, the last ones, are rows of prompts; see prompt_grid.
+    std::int64_t prompt_rows = 0;
   };
   // Products none of which reads what another writes: they may run side by side, which
   // at few rows saves most of the waiting between them.

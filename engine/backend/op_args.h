@@ -21,7 +21,15 @@ struct RowSpans {
   std::int32_t count = 0;
   const std::int32_t* begin = nullptr;  // [count + 1]
   const std::int32_t* slot = nullptr;   // [count]
+  // Rows of each span before its first block; null: there are no blocks. A block is
+  // kPromptBlock tokens of a prompt, from a multiple of it on, all of them in this span.
+  // They follow each other; behind the last come less than kPromptBlock rows.
+  const std::int32_t* lead = nullptr;  // [count]
 };
+
+// Tokens of a prompt that a device may compute together, in an order of its own
+// (Backend::prompt_grid).
+inline constexpr std::int32_t kPromptBlock = 64;
 
 // Token ids as a cache stores them: two bytes each where the vocabulary allows it.
 struct TokenStore {
@@ -72,6 +80,8 @@ struct NormShiftArgs {
 };
 
 // y = S r [+ v (u k . r)];  S = S diag(w) + v k^T, per head. See kernels/cpu/wkv.cc.
+// Rows of the spans' blocks may be computed in another order than all other rows, the
+// same for every block.
 struct WkvArgs {
   Matrix r = {}, k = {}, v = {}, w = {};  // [rows, heads * 64]
   const float* bonus = nullptr;           // u [heads, 64]; null: none
