@@ -10,7 +10,9 @@
 // given back by Close, so Forward never runs out of it and never allocates. A sequence's
 // outputs depend on its own tokens and sampling parameters only, bit for bit: not on what
 // shares a batch, how its tokens were cut into spans, or whether it goes on from a
-// prefix.
+// prefix. Where EngineInfo::prompt_grid is above 1, tokens before first_logits are
+// prompt, computed in blocks of that many: then the same holds as long as spans of them
+// end at multiples of it, or at first_logits, across which no span may reach.
 //
 // Threads: one thread at a time calls the non-const methods (the step thread); info()
 // may be called from any thread.
@@ -49,12 +51,16 @@ struct DeviceBytes {
 // Constant for the life of an engine.
 struct EngineInfo {
   std::int32_t vocab_size = 0;
-  std::int32_t page_tokens = 0;      // tokens in one page of the cache
-  std::int64_t num_pages = 0;        // 0: this model has no cache (no GOLD layers)
-  std::int64_t expanded_pages = 0;   // pages that can be expanded at once
-  std::int32_t num_slots = 0;        // sequences that can be open at once
-  std::int32_t max_step_tokens = 0;  // rows in one Forward
-  std::string compute_dtype;         // "f32" or "bf16"
+  std::int32_t page_tokens = 0;     // tokens in one page of the cache
+  std::int64_t num_pages = 0;       // 0: this model has no cache (no GOLD layers)
+  std::int64_t expanded_pages = 0;  // pages that can be expanded at once
+  std::int32_t num_slots = 0;       // sequences that can be open at once
+  // Rows in one Forward, to plan for: prompt_grid - 1 more are possible, so that a span
+  // can end at the grid.
+  std::int32_t max_step_tokens = 0;
+  // Where the spans of a prompt may end, see above; 1: anywhere.
+  std::int32_t prompt_grid = 1;
+  std::string compute_dtype;  // "f32" or "bf16"
   // Backend, instruction-set path, kernel version, dtypes and page size: equal ids
   // promise equal bits.
   std::string numerics_id;
@@ -221,7 +227,8 @@ class Engine {
                               std::int64_t max_tokens) = 0;
 
   // Runs every span; results[i] belongs to batch[i]. `results` has batch.size()
-  // entries. The total of tokens is at most info().max_step_tokens and no sequence
+  // entries. The total of tokens is at most info().max_step_tokens + info().prompt_grid
+  // - 1, and no sequence
   // grows past its max_tokens (our bug otherwise: CHECK). An error is a device fault:
   // the open sequences' contents are then undefined and they can only be closed.
   virtual absl::Status Forward(std::span<const Span> batch,

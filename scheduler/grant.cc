@@ -21,7 +21,8 @@ AdmittedFrom FindBase(const RunningContext& context, const AcceptedRequest& acce
                       std::int64_t interval, PrefixLookup& outcome) {
   const Request& request = accepted.request;
   AdmittedFrom from{.base = request.base, .keep_at = {}};
-  PromptShape shape{.end = accepted.needs.prompt_tokens};
+  PromptShape shape{.end = accepted.needs.prompt_tokens,
+                    .grid = context.engine.info().prompt_grid};
   const bool cached =
       request.use_prefix_cache && context.cache.enabled() && request.base == nullptr;
   if (cached) {

@@ -18,6 +18,7 @@ std::vector<std::int64_t> KeepPoints(const PromptShape& prompt, std::int64_t int
   std::vector<std::int64_t> points;
   // The most useful first: a point does not come where another one does its work.
   const auto add = [&](std::int64_t point) {
+    point = point / prompt.grid * prompt.grid;
     if (point < prompt.begin + kWorthKeeping || point >= prompt.end) return;
     for (const std::int64_t other : points) {
       if (std::abs(point - other) < kWorthKeeping) return;
@@ -27,6 +28,7 @@ std::vector<std::int64_t> KeepPoints(const PromptShape& prompt, std::int64_t int
   // A prompt that was seen whole will come again: its last token is fed each time, for
   // the next logits.
   add(std::min(prompt.shared, prompt.end - 1));
+  if (prompt.grid > 1) add(prompt.end - 1);
   if (prompt.end - prompt.begin >= kLadderPrompt) {
     for (std::int64_t back = kFirstRung; back < interval; back *= kRungGrowth) {
       add(prompt.end - back);

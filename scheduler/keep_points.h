@@ -7,7 +7,9 @@
 // document and a question), and nobody can tell yet where; and every `interval` tokens of
 // a long prompt.
 //
-// The end of the prompt itself costs no step and is not among them.
+// The end of the prompt itself costs no step and is not among them. Where prompts are cut
+// on a grid (EngineInfo::prompt_grid), only its points can be kept, and the last one
+// before the end stands in for it.
 //
 // Threads: a pure function.
 #pragma once
@@ -21,6 +23,7 @@ struct PromptShape {
   std::int64_t begin = 0;   // tokens that need not be fed: a prefix is known
   std::int64_t end = 0;     // the prompt's length
   std::int64_t shared = 0;  // its beginning that was seen before, whether kept or not
+  std::int64_t grid = 1;
 };
 
 // Ascending, in (begin, end).

@@ -14,6 +14,13 @@ void KeepLongestWaiting(std::span<const PlanSequence> sequences, std::int64_t co
   decoding.resize(static_cast<std::size_t>(count));
 }
 
+// Of a prompt, when there are `left` tokens for it, at least one.
+std::int64_t TokensOf(const PlanSequence& prompt, std::int64_t left, std::int64_t grid) {
+  if (left >= prompt.prompt_left) return prompt.prompt_left;
+  const std::int64_t end = (prompt.position + left + grid - 1) / grid * grid;
+  return std::min(end - prompt.position, prompt.prompt_left);
+}
+
 }  // namespace
 
 std::vector<PlannedSpan> PlanStep(std::span<const PlanSequence> sequences,
@@ -37,8 +44,8 @@ std::vector<PlannedSpan> PlanStep(std::span<const PlanSequence> sequences,
   std::int64_t left = budget.tokens - std::ssize(decoding);
   if (!decoding.empty()) left = std::min(left, budget.prompt_tokens);
   for (const std::size_t i : prompts) {
-    if (left == 0) break;
-    const std::int64_t tokens = std::min(left, sequences[i].prompt_left);
+    if (left <= 0) break;
+    const std::int64_t tokens = TokensOf(sequences[i], left, budget.grid);
     plan.push_back({.sequence = i, .tokens = tokens});
     left -= tokens;
   }

@@ -25,6 +25,7 @@ namespace goldfinch {
 // One sequence that could run, as lengths.
 struct PlanSequence {
   std::int64_t prompt_left = 0;  // tokens to feed before it decodes; 0: it decodes
+  std::int64_t position = 0;     // of the next token; of prompts
   // Among prompts: what the tenant has been served (fair_share.h), the lowest goes first;
   // then the highest priority.
   double service = 0;
@@ -44,6 +45,9 @@ struct PlannedSpan {
 struct StepBudget {
   std::int64_t tokens = 0;                 // of all sequences
   std::int64_t prompt_tokens = INT64_MAX;  // of prompts, while others decode
+  // Prompts are cut at multiples of this (EngineInfo::prompt_grid): what is cut last may
+  // take grid - 1 tokens more than there are left, so that it gets anywhere.
+  std::int64_t grid = 1;
 };
 
 // `sequences` are in order of admission. The decoding ones come first.

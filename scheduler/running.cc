@@ -130,6 +130,7 @@ void RunningRequest::AppendTo(std::vector<PlanSequence>& sequences,
                         .paused = paused_};
   if (Prefilling()) {
     sequence.prompt_left = FeedUntil() - fed_;
+    sequence.position = fed_;
     sequences.push_back(sequence);
     members.push_back({.request = this, .candidate = 0});
     return;
@@ -145,10 +146,15 @@ void RunningRequest::AppendTo(std::vector<PlanSequence>& sequences,
   }
 }
 
-// No span reaches across a place where a prefix is to be kept.
+// No span reaches across a place where a prefix is to be kept, or where what is prompt to
+// the engine ends.
 std::int64_t RunningRequest::FeedUntil() const {
   const auto next = std::ranges::upper_bound(from_.keep_at, fed_);
-  return next == from_.keep_at.end() ? prefill_ : std::min(*next, prefill_);
+  std::int64_t end = next == from_.keep_at.end() ? prefill_ : std::min(*next, prefill_);
+  const std::int64_t first_logits = prompt_tokens_ - 1;
+  if (engine_.info().prompt_grid > 1 && fed_ < first_logits)
+    end = std::min(end, first_logits);
+  return end;
 }
 
 Span RunningRequest::MakeSpan(std::int32_t candidate, std::int64_t tokens) const {
@@ -332,9 +338,18 @@ bool RunningRequest::UsesCache() const {
   return accepted_->request.use_prefix_cache && context_.cache.enabled();
 }
 
+// Whether any prompt that begins with the first `length` tokens could go on from what
+// they have become, with the bits of feeding it whole.
+bool RunningRequest::CanBeCached(std::int64_t length) const {
+  if (!context_.cache.enabled() || length < PrefixCache::kMinTokens) return false;
+  const std::int64_t grid = engine_.info().prompt_grid;
+  return grid == 1 || (length % grid == 0 && length < prompt_tokens_ &&
+                       accepted_->request.base == nullptr);
+}
+
 // The sequence holds `length` tokens now, and anything can go on from there.
 void RunningRequest::KeepForCache(std::int64_t length) {
-  if (length < PrefixCache::kMinTokens) return;
+  if (!CanBeCached(length)) return;
   const auto tokens = std::span(fed_tokens_).first(static_cast<std::size_t>(length));
   context_.cache.Insert(
       accepted_->request.tenant, tokens,
@@ -351,7 +366,7 @@ std::shared_ptr<KeptPrefix> RunningRequest::KeepAll() {
   // In the midst of a prompt GOLD layers have not run on what others would need.
   const bool complete =
       Decodes() || (accepted_->request.kind == RequestKind::kPrefill && !Prefilling());
-  if (complete && context_.cache.enabled() && length >= PrefixCache::kMinTokens) {
+  if (complete && CanBeCached(length)) {
     const auto tokens = std::span(fed_tokens_).first(static_cast<std::size_t>(length));
     context_.cache.Insert(accepted_->request.tenant, tokens, kept);
   }

@@ -7,6 +7,9 @@
 // itself, as it later feeds the tokens it samples. Scoring feeds context and continuation
 // as one prompt and collects scores on the way; pre-filling feeds all but the last token.
 //
+// Where the engine computes prompts in blocks, every prompt stops one token short, and
+// that token is fed by itself.
+//
 // What a base has run already is not fed. On the way, prefixes are kept for the prefix
 // cache; at the end, the sequence is kept for who asked for it.
 //
@@ -173,6 +176,7 @@ class RunningRequest {
 
   bool Prefilling() const { return fed_ < prefill_; }
   bool UsesCache() const;
+  bool CanBeCached(std::int64_t length) const;
   std::int64_t FeedUntil() const;
   void KeepForCache(std::int64_t length);
   bool Decodes() const { return !Prefilling() && prefill_ >= prompt_tokens_; }

@@ -276,8 +276,9 @@ bool Scheduler::Impl::BuildBatch() {
   members_.clear();
   batch_.clear();
   for (const Running& running : running_) running->AppendTo(sequences_, members_);
-  plan_ = PlanStep(sequences_,
-                   {.tokens = step_tokens_, .prompt_tokens = pacer_.prompt_tokens()});
+  plan_ = PlanStep(sequences_, {.tokens = step_tokens_,
+                                .prompt_tokens = pacer_.prompt_tokens(),
+                                .grid = engine_.info().prompt_grid});
   return !plan_.empty();
 }
 

@@ -24,6 +24,22 @@ std::uint64_t Extend(std::uint64_t hash, TokenId token) {
   return Mix(hash, static_cast<std::uint64_t>(token));
 }
 
+// A token that is computed with the others of its block.
+std::uint64_t ExtendInBlock(std::uint64_t hash, TokenId token) {
+  return Mix(hash, static_cast<std::uint64_t>(token) | std::uint64_t{1} << 40);
+}
+
+// Of a prompt, all of it fed, whose last token is not computed in a block.
+std::uint64_t HashOfPrompt(std::span<const TokenId> prompt, std::int64_t grid) {
+  const std::int64_t blocks = grid == 1 ? 0 : (std::ssize(prompt) - 1) / grid * grid;
+  std::uint64_t hash = 0;
+  for (std::int64_t i = 0; i < std::ssize(prompt); ++i) {
+    const TokenId token = prompt[static_cast<std::size_t>(i)];
+    hash = i < blocks ? ExtendInBlock(hash, token) : Extend(hash, token);
+  }
+  return hash;
+}
+
 SampledToken Sample(std::uint64_t hash, const SamplingParams& sampling,
                     std::int64_t generated, std::int32_t vocab_size) {
   std::uint64_t h = Mix(Mix(hash, sampling.seed), sampling.candidate);
@@ -72,6 +88,7 @@ EngineInfo InfoOf(const FakeEngineOptions& options) {
   info.num_pages = options.num_pages;
   info.num_slots = options.num_slots;
   info.max_step_tokens = options.max_step_tokens;
+  info.prompt_grid = options.prompt_grid;
   info.compute_dtype = "f32";
   info.numerics_id = options.numerics_id;
   info.state_bytes = sizeof(std::uint64_t);
@@ -307,7 +324,7 @@ absl::Status FakeEngine::Forward(std::span<const Span> batch,
     GOLDFINCH_CHECK(seen.insert(span.sequence).second);
     GOLDFINCH_CHECK(!Find(span.sequence).lost);
   }
-  GOLDFINCH_CHECK(total <= info_.max_step_tokens);
+  GOLDFINCH_CHECK(total <= info_.max_step_tokens + info_.prompt_grid - 1);
   if (absl::Status status = NoteForward(batch); !status.ok()) {
     for (auto& [id, sequence] : sequences_) sequence.lost = true;
     return status;
@@ -371,6 +388,28 @@ void FakeEngine::Advance(Sequence& sequence, const Span& span) {
       begin, end, GoldRows::Begin(kGoldRows, begin, keep_at, sequence.spec.first_logits));
 }
 
+// And where its blocks are.
+void FakeEngine::PlaceBlocks(Sequence& sequence, const Span& span) const {
+  const std::int64_t grid = info_.prompt_grid;
+  const std::int64_t begin = sequence.num_tokens;
+  const std::int64_t end = begin + std::ssize(span.tokens);
+  const std::int64_t prompt_end = sequence.spec.first_logits;
+  sequence.block_begin = sequence.block_end = 0;
+  if (grid == 1 || begin >= prompt_end) return;
+  GOLDFINCH_CHECK(end == prompt_end || (end < prompt_end && end % grid == 0));
+  sequence.block_begin = (begin + grid - 1) / grid * grid;
+  sequence.block_end = end / grid * grid;
+}
+
+void FakeEngine::Feed(Sequence& sequence, TokenId token) const {
+  GOLDFINCH_CHECK(token >= 0 && token < info_.vocab_size);
+  const std::int64_t at = sequence.num_tokens++;
+  sequence.hash = at >= sequence.block_begin && at < sequence.block_end
+                      ? ExtendInBlock(sequence.hash, token)
+                      : Extend(sequence.hash, token);
+  sequence.tokens.push_back(token);
+}
+
 void FakeEngine::RunSpan(const Span& span, SpanResult& result) {
   Sequence& sequence = Find(span.sequence);
   GOLDFINCH_CHECK(sequence.parent == SequenceId::kNone);
@@ -379,17 +418,13 @@ void FakeEngine::RunSpan(const Span& span, SpanResult& result) {
   GOLDFINCH_CHECK(span.output != SpanOutput::kLogits);
   Expand(sequence, std::ssize(span.tokens));
   Advance(sequence, span);
+  PlaceBlocks(sequence, span);
   result = SpanResult();
   if (span.output == SpanOutput::kScore) {
     Score(sequence, span, result);
     return;
   }
-  for (const TokenId token : span.tokens) {
-    GOLDFINCH_CHECK(token >= 0 && token < info_.vocab_size);
-    sequence.hash = Extend(sequence.hash, token);
-    sequence.tokens.push_back(token);
-  }
-  sequence.num_tokens += std::ssize(span.tokens);
+  for (const TokenId token : span.tokens) Feed(sequence, token);
   if (span.output == SpanOutput::kNone) return;
   // The draw that comes next is counted from the first logits on.
   const std::int64_t generated = sequence.num_tokens - 1 - sequence.spec.first_logits;
@@ -405,13 +440,11 @@ void FakeEngine::Score(Sequence& sequence, const Span& span, SpanResult& result)
   GOLDFINCH_CHECK(sequence.num_tokens + span.first_output_row >=
                   sequence.spec.first_logits);
   for (std::int64_t i = 0; i < std::ssize(span.tokens); ++i) {
-    sequence.hash = Extend(sequence.hash, span.tokens[static_cast<std::size_t>(i)]);
-    sequence.tokens.push_back(span.tokens[static_cast<std::size_t>(i)]);
+    Feed(sequence, span.tokens[static_cast<std::size_t>(i)]);
     if (i < span.first_output_row) continue;
     const auto row = static_cast<std::size_t>(i - span.first_output_row);
     result.scores.push_back(ScoreOf(sequence.hash, span.targets[row]));
   }
-  sequence.num_tokens += std::ssize(span.tokens);
 }
 
 EngineUsage FakeEngine::usage() const {
@@ -432,9 +465,9 @@ EngineUsage FakeEngine::usage() const {
 
 std::vector<TokenId> FakeEngine::Expected(std::span<const TokenId> prompt,
                                           const SamplingParams& sampling,
-                                          std::int64_t count, std::int32_t vocab_size) {
-  std::uint64_t hash = 0;
-  for (const TokenId token : prompt) hash = Extend(hash, token);
+                                          std::int64_t count, std::int32_t vocab_size,
+                                          std::int64_t prompt_grid) {
+  std::uint64_t hash = HashOfPrompt(prompt, prompt_grid);
   std::vector<TokenId> tokens;
   for (std::int64_t i = 0; i < count; ++i) {
     tokens.push_back(Sample(hash, sampling, i, vocab_size).token);
@@ -443,10 +476,10 @@ std::vector<TokenId> FakeEngine::Expected(std::span<const TokenId> prompt,
   return tokens;
 }
 
-std::vector<ScoredToken> FakeEngine::ExpectedScores(
-    std::span<const TokenId> context, std::span<const TokenId> continuation) {
-  std::uint64_t hash = 0;
-  for (const TokenId token : context) hash = Extend(hash, token);
+std::vector<ScoredToken> FakeEngine::ExpectedScores(std::span<const TokenId> context,
+                                                    std::span<const TokenId> continuation,
+                                                    std::int64_t prompt_grid) {
+  std::uint64_t hash = HashOfPrompt(context, prompt_grid);
   std::vector<ScoredToken> scores;
   for (const TokenId token : continuation) {
     scores.push_back(ScoreOf(hash, token));

@@ -5,7 +5,8 @@
 // numbered and reference counted as in the real pool. Whatever engine.h calls our bug is
 // a CHECK here: a span past max_tokens or across a keep_at, outputs before first_logits,
 // two spans of one sequence, a branch at the wrong place, a prefix that goes on where its
-// GOLD layers have not run (as if there were one), anything but Close after a fault. So
+// GOLD layers have not run (as if there were one), anything but Close after a fault, with
+// a prompt_grid a span that ends off it in the midst of a prompt. So
 // is a page or a slot that is neither used nor free, which usage() looks for.
 //
 // Threads: as Engine; the controls for tests may be called from any thread.
@@ -35,6 +36,7 @@ struct FakeEngineOptions {
   std::int32_t num_slots = 64;
   std::int32_t max_step_tokens = 512;
   const char* numerics_id = "fake";
+  std::int32_t prompt_grid = 1;  // tokens of whole blocks enter the hash in their own way
   bool expands = false;          // Prepare has something to do: every sequence's own past
   bool expands_in_vain = false;  // and it is always gone again
 };
@@ -67,9 +69,11 @@ class FakeEngine final : public Engine {
   // `count` tokens.
   static std::vector<TokenId> Expected(std::span<const TokenId> prompt,
                                        const SamplingParams& sampling, std::int64_t count,
-                                       std::int32_t vocab_size = 1000);
+                                       std::int32_t vocab_size = 1000,
+                                       std::int64_t prompt_grid = 1);
   static std::vector<ScoredToken> ExpectedScores(std::span<const TokenId> context,
-                                                 std::span<const TokenId> continuation);
+                                                 std::span<const TokenId> continuation,
+                                                 std::int64_t prompt_grid = 1);
 
   // The k-th Open or OpenBranch from now (1: the next) fails with `status`.
   void FailOpen(int k, absl::Status status);
@@ -95,7 +99,8 @@ class FakeEngine final : public Engine {
     std::vector<std::int64_t> pages;  // names of the pages it holds, shared ones first
     std::vector<TokenId> tokens;
     std::int64_t num_tokens = 0;
-    std::uint64_t hash = 0;  // of its tokens
+    std::uint64_t hash = 0;                       // of its tokens
+    std::int64_t block_begin = 0, block_end = 0;  // positions in the span of whole blocks
     GoldRows gold;
     std::int64_t num_sampled = 0;
     std::int64_t num_expanded = 0;
@@ -129,6 +134,8 @@ class FakeEngine final : public Engine {
   bool RunsGold(const Sequence& sequence, std::int64_t tokens) const;
   void Expand(Sequence& sequence, std::int64_t tokens);
   void Advance(Sequence& sequence, const Span& span);
+  void PlaceBlocks(Sequence& sequence, const Span& span) const;
+  void Feed(Sequence& sequence, TokenId token) const;
   void RunSpan(const Span& span, SpanResult& result);
   void Score(Sequence& sequence, const Span& span, SpanResult& result);
 

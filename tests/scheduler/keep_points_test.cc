@@ -39,5 +39,16 @@ TEST(KeepPointsTest, NothingIsKeptOfWhatIsKnownOrAtTheEnd) {
   EXPECT_THAT(KeepPoints({.begin = 4000, .end = 5000}, 16384), ElementsAre(4744, 4936));
 }
 
+TEST(KeepPointsTest, OnAGridAllOfThemAndTheLastBeforeTheEnd) {
+  EXPECT_THAT(KeepPoints({.end = 200, .grid = 64}, 16384), ElementsAre(192));
+  EXPECT_THAT(KeepPoints({.end = 193, .grid = 64}, 16384), ElementsAre(192));
+  EXPECT_THAT(KeepPoints({.end = 192, .grid = 64}, 16384), ElementsAre(128));
+  EXPECT_THAT(KeepPoints({.end = 60, .grid = 64}, 16384), IsEmpty());
+  EXPECT_THAT(KeepPoints({.end = 400, .shared = 150, .grid = 64}, 16384),
+              ElementsAre(128, 384));
+  EXPECT_THAT(KeepPoints({.end = 5000, .grid = 64}, 16384),
+              ElementsAre(896, 3968, 4736, 4928, 4992));
+}
+
 }  // namespace
 }  // namespace goldfinch

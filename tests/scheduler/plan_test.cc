@@ -180,6 +180,27 @@ class RandomWork {
   std::uint64_t turn_ = 0;
 };
 
+TEST(PlanTest, APromptIsCutAtTheGridBehindWhatIsLeft) {
+  const auto tokens = [](std::int64_t position, std::int64_t left, std::int64_t budget) {
+    const PlanSequence prompt{.prompt_left = left, .position = position};
+    return PlanStep(std::span(&prompt, 1), {.tokens = budget, .grid = 64}).at(0).tokens;
+  };
+  EXPECT_EQ(tokens(0, 1000, 1), 64);
+  EXPECT_EQ(tokens(0, 1000, 64), 64);
+  EXPECT_EQ(tokens(0, 1000, 65), 128);
+  EXPECT_EQ(tokens(10, 1000, 54), 54);
+  EXPECT_EQ(tokens(10, 1000, 55), 118);
+  EXPECT_EQ(tokens(64, 30, 10), 30);
+  EXPECT_EQ(tokens(64, 30, 100), 30);
+}
+
+TEST(PlanTest, WhatACutTakesTooMuchIsTakenOnce) {
+  const PlanSequence prompts[] = {{.prompt_left = 100}, {.prompt_left = 100}};
+  const auto plan = PlanStep(prompts, {.tokens = 70, .grid = 64});
+  ASSERT_EQ(plan.size(), 1u);
+  EXPECT_EQ(plan[0].tokens, 100);
+}
+
 TEST(PlanTest, RandomWorkKeepsTheBudgetAndFinishes) {
   for (std::uint64_t seed = 0; seed < 300; ++seed) {
     RandomWork work(seed);
