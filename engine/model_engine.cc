@@ -266,7 +266,8 @@ SpanInput ModelEngineImpl::InputOf(const Span& span) {
           .position = position,
           .tokens = span.tokens,
           .pages = sequence.pages,
-          .gold_begin = begin};
+          .gold_begin = begin,
+          .prompt = info_.prompt_grid > 1 && position < sequence.spec.first_logits};
 }
 
 Preparation ModelEngineImpl::Prepare(SequenceId id, std::int64_t tokens,
@@ -422,6 +423,7 @@ absl::StatusOr<std::unique_ptr<ModelEngine>> ModelEngine::Create(
                   .page_tokens = options.page_tokens,
                   .num_slots = options.max_sequences,
                   .max_step_tokens = static_cast<std::int32_t>(limits->max_rows),
+                  .prompt_grid = static_cast<std::int32_t>(backend->prompt_grid()),
                   .compute_dtype = name,
                   .numerics_id = absl::StrCat(
                       backend->numerics(), "-", name,
@@ -432,6 +434,7 @@ absl::StatusOr<std::unique_ptr<ModelEngine>> ModelEngine::Create(
                       // Attention folds a page at a time.
                       "-p", options.page_tokens),
                   .model_fingerprint = checkpoint.fingerprint()};
+  limits->max_rows += info.prompt_grid - 1;
   const Backend& device = *backend;
   try {
     auto engine = std::make_unique<ModelEngineImpl>(std::move(backend), checkpoint, type,

@@ -13,18 +13,26 @@ constexpr Matrix kNone = {};
 enum C2Input { kC2R, kC2K, kC2V, kC2W, kC2V2 };
 enum FinchInput { kFinchW, kFinchK, kFinchV, kFinchR, kFinchG };
 
+// Products of a batch's rows.
+void Gemm(LayerContext& context, std::span<Backend::Product> products) {
+  for (Backend::Product& product : products) product.prompt_rows = context.prompt_rows;
+  context.backend.Gemm(products);
+}
+void Gemm(LayerContext& context, Backend::Product product) {
+  Gemm(context, std::span(&product, 1));
+}
+
 // cur, diff and x_i = lerp(x, p, maa_i + z_i maa_w2[i]) for the first `count` inputs,
 // with z = tanh(lerp(x, p, maa_x) maa_w1). out[i] may be wherever there is room.
 void MixInputs(LayerContext& context, const LayerWeights& layer, const LayerState& state,
                const Matrix& x, std::span<const Matrix> out) {
-  Backend& b = context.backend;
   Workspace& work = context.work;
   const FinchWeights& w = *layer.finch;
   const Matrix cur = work.cur.Rows(x.rows), diff = work.diff.Rows(x.rows);
   const Matrix mixed = work.mixed[0].Rows(x.rows);
   const Matrix z = work.mix_in.Rows(x.rows).Cols(0, w.mix_down->out());
   StartTimeMix(context, layer, state, w.maa_x, x);
-  b.Gemm({mixed, w.mix_down.get(), z, {.finish = Finish::kTanh}});
+  Gemm(context, {mixed, w.mix_down.get(), z, {.finish = Finish::kTanh}});
   Backend::Product up[5];
   for (std::size_t i = 0; i < out.size(); ++i) {
     const std::int64_t width = w.mix_up[i]->in();
@@ -33,7 +41,7 @@ void MixInputs(LayerContext& context, const LayerWeights& layer, const LayerStat
              out[i],
              {.finish = Finish::kLerp, .bias = w.maa[i], .a = cur, .b = diff}};
   }
-  b.Gemm(std::span(up).first(out.size()));
+  Gemm(context, std::span(up).first(out.size()));
 }
 
 // y from r, k, v and w, all in the workspace.
@@ -59,7 +67,10 @@ void FinchC2(LayerContext& context, const LayerWeights& layer, const LayerState&
   const bool use_v2 = context.config.use_v2;
   const Matrix r = work.r.Rows(rows), k = work.k.Rows(rows), y = work.y.Rows(rows);
   const Matrix decay = work.w.Rows(rows);
-  // v and v2 share the matrix `value`, so they are rows of one product.
+  // v and v2 share the matrix `value`, so they are rows of one product, unless these are
+  // of two classes.
+  const bool two_classes = context.prompt_rows > 0 && context.prompt_rows < rows;
+  const std::int64_t value_rows = use_v2 && !two_classes ? 2 * rows : rows;
   const Matrix values = work.v.Rows(use_v2 ? 2 * rows : rows);
   const Matrix v2 = use_v2 ? values.RowsFrom(rows, rows) : kNone;
   const Matrix mixed[] = {work.mixed[0].Rows(rows), work.mixed[1].Rows(rows),
@@ -69,22 +80,31 @@ void FinchC2(LayerContext& context, const LayerWeights& layer, const LayerState&
   MixInputs(context, layer, state, x, std::span(mixed).first(use_v2 ? 5 : 4));
   const Matrix e = use_v2 ? work.low[1].Rows(rows).Cols(0, w.value2.down->out()) : kNone;
   const Epilogue tanh = {.finish = Finish::kTanh};
-  const Backend::Product in[] = {{mixed[kC2R], w.receptance.get(), r},
-                                 {mixed[kC2K], w.key.get(), k},
-                                 {work.mixed[2].Rows(values.rows), w.value.get(), values},
-                                 {mixed[kC2W], w.decay.down.get(), d, tanh},
-                                 {mixed[kC2V2], w.value2.down.get(), e, tanh}};
-  b.Gemm(std::span(in).first(use_v2 ? 5 : 4));
+  Backend::Product in[6] = {
+      {mixed[kC2R], w.receptance.get(), r, {}, context.prompt_rows},
+      {mixed[kC2K], w.key.get(), k, {}, context.prompt_rows},
+      {work.mixed[2].Rows(value_rows),
+       w.value.get(),
+       values.Rows(value_rows),
+       {},
+       value_rows / rows * context.prompt_rows},
+      {mixed[kC2W], w.decay.down.get(), d, tanh, context.prompt_rows}};
+  std::size_t count = 4;
+  if (use_v2)
+    in[count++] = {mixed[kC2V2], w.value2.down.get(), e, tanh, context.prompt_rows};
+  if (use_v2 && two_classes)
+    in[count++] = {mixed[kC2V2], w.value.get(), v2, {}, context.prompt_rows};
+  b.Gemm(std::span(in).first(count));
   // w = exp(-exp(time_decay + tanh(x_w decay_w1) decay_w2)), k scaled by 1 - w;
   // v2 = x_v2 value^T + tanh(x_v2 value2_w1) value2_w2.
-  const Backend::Product up[] = {{d,
-                                  w.decay.up.get(),
-                                  decay,
-                                  {.finish = Finish::kDecay,
-                                   .bias = w.time_decay,
-                                   .a = context.config.use_one_minus_w ? k : kNone}},
-                                 {e, w.value2.up.get(), v2, {.finish = Finish::kAdd}}};
-  b.Gemm(std::span(up).first(use_v2 ? 2 : 1));
+  Backend::Product up[] = {{d,
+                            w.decay.up.get(),
+                            decay,
+                            {.finish = Finish::kDecay,
+                             .bias = w.time_decay,
+                             .a = context.config.use_one_minus_w ? k : kNone}},
+                           {e, w.value2.up.get(), v2, {.finish = Finish::kAdd}}};
+  Gemm(context, std::span(up).first(use_v2 ? 2 : 1));
   RunWkv(context, w, state.wkv, rows);
   b.AddNorm({.a = y, .b = v2, .norm = w.ln_x, .out = work.normed.Rows(rows)});
 }
@@ -100,17 +120,17 @@ void Finch(LayerContext& context, const LayerWeights& layer, const LayerState& s
   for (std::size_t i = 0; i < 5; ++i) mixed[i] = work.mixed[i].Rows(rows);
   const Matrix d = work.low[0].Rows(rows).Cols(0, w.decay.down->out());
   MixInputs(context, layer, state, x, mixed);
-  const Backend::Product in[] = {
+  Backend::Product in[] = {
       {mixed[kFinchW], w.decay.down.get(), d, {.finish = Finish::kTanh}},
       {mixed[kFinchK], w.key.get(), work.k.Rows(rows)},
       {mixed[kFinchV], w.value.get(), work.v.Rows(rows)},
       {mixed[kFinchR], w.receptance.get(), work.r.Rows(rows)},
       {mixed[kFinchG], w.gate.get(), gate}};
-  b.Gemm(in);
-  b.Gemm({d,
-          w.decay.up.get(),
-          work.w.Rows(rows),
-          {.finish = Finish::kDecay, .bias = w.time_decay}});
+  Gemm(context, in);
+  Gemm(context, {d,
+                 w.decay.up.get(),
+                 work.w.Rows(rows),
+                 {.finish = Finish::kDecay, .bias = w.time_decay}});
   RunWkv(context, w, state.wkv, rows);
   b.AddNorm({.a = y,
              .norm = w.ln_x,
@@ -158,10 +178,10 @@ void FinchTimeMix(LayerContext& context, const LayerWeights& layer,
     FinchC2(context, layer, state, x);
   else
     Finch(context, layer, state, x);
-  context.backend.Gemm({context.work.normed.Rows(x.rows),
-                        layer.finch->output.get(),
-                        x,
-                        {.finish = Finish::kAdd}});
+  Gemm(context, {context.work.normed.Rows(x.rows),
+                 layer.finch->output.get(),
+                 x,
+                 {.finish = Finish::kAdd}});
 }
 
 void ChannelMix(LayerContext& context, const LayerWeights& layer, const LayerState& state,
@@ -179,10 +199,10 @@ void ChannelMix(LayerContext& context, const LayerWeights& layer, const LayerSta
                .num_mixes = 2,
                .mix = {w.maa_k, w.maa_r},
                .mixed = {x_k, x_r}});
-  const Backend::Product in[] = {{x_k, w.key.get(), k, {.finish = Finish::kReluSquared}},
-                                 {x_r, w.receptance.get(), r}};
-  b.Gemm(in);
-  b.Gemm({k, w.value.get(), x, {.finish = Finish::kGatedAdd, .a = r}});
+  Backend::Product in[] = {{x_k, w.key.get(), k, {.finish = Finish::kReluSquared}},
+                           {x_r, w.receptance.get(), r}};
+  Gemm(context, in);
+  Gemm(context, {k, w.value.get(), x, {.finish = Finish::kGatedAdd, .a = r}});
 }
 
 }  // namespace goldfinch

@@ -18,6 +18,7 @@ struct LayerContext {
   const ModelConfig& config;
   Workspace& work;
   RowSpans spans;
+  std::int64_t prompt_rows = 0;  // the last ones of x, see Backend::Product
 };
 
 // State of one layer for all slots, in device memory.

@@ -69,6 +69,8 @@ Model::Model(Backend& backend, const Checkpoint& checkpoint, DType type,
   tokens_ = {inputs_, rows};
   span_begin_ = {inputs_, slots + 1};
   slot_ = {inputs_, slots};
+  lead_ = {inputs_, slots};
+  first_row_.reserve(static_cast<std::size_t>(limits.num_slots));
   logit_row_ = {inputs_, limits.max_logit_rows};
   output_begin_.reserve(static_cast<std::size_t>(limits.num_slots));
   if (config_.num_gold() > 0) {
@@ -250,33 +252,53 @@ void Model::WriteState(std::int32_t slot, std::span<const std::byte> state) {
 std::optional<std::int64_t> Model::PaddingOf(std::span<const SpanInput> spans) const {
   const auto count = static_cast<std::int64_t>(spans.size());
   const bool decodes = std::all_of(spans.begin(), spans.end(), [](const SpanInput& span) {
-    return span.tokens.size() == 1;
+    return span.tokens.size() == 1 && !span.prompt;
   });
   if (!decodes || PaddedSequences(count) > recorded_) return std::nullopt;
   return PaddedSequences(count) - count;
 }
 
+void Model::AddSpan(const SpanInput& span) {
+  span_begin_.Push(static_cast<std::int32_t>(tokens_.size()));
+  slot_.Push(span.slot);
+  const std::int64_t page_tokens = limits_.page_tokens;
+  std::int64_t position = span.position;
+  for (const TokenId token : span.tokens) {
+    tokens_.Push(token);
+    if (cache_ == nullptr) continue;
+    const auto page = static_cast<std::size_t>(position / page_tokens);
+    cache_row_.Push(std::int64_t{span.pages[page]} * page_tokens +
+                    position % page_tokens);
+    ++position;
+  }
+}
+
+// Prompts come last.
 void Model::BuildBatch(std::span<const SpanInput> spans, std::int64_t padding) {
   tokens_.Clear();
   span_begin_.Clear();
   slot_.Clear();
+  lead_.Clear();
   cache_row_.Clear();
-  output_begin_.clear();
-  const std::int64_t page_tokens = limits_.page_tokens;
-  for (const SpanInput& span : spans) {
-    span_begin_.Push(static_cast<std::int32_t>(tokens_.size()));
-    slot_.Push(span.slot);
-    output_begin_.push_back(tokens_.size());
-    std::int64_t position = span.position;
-    for (const TokenId token : span.tokens) {
-      tokens_.Push(token);
-      if (cache_ == nullptr) continue;
-      const auto page = static_cast<std::size_t>(position / page_tokens);
-      cache_row_.Push(std::int64_t{span.pages[page]} * page_tokens +
-                      position % page_tokens);
-      ++position;
-    }
+  first_row_.assign(spans.size(), 0);
+  for (std::size_t i = 0; i < spans.size(); ++i) {
+    if (spans[i].prompt) continue;
+    first_row_[i] = tokens_.size();
+    lead_.Push(static_cast<std::int32_t>(spans[i].tokens.size()));
+    AddSpan(spans[i]);
   }
+  const std::int64_t others = tokens_.size();
+  for (std::size_t i = 0; i < spans.size(); ++i) {
+    if (!spans[i].prompt) continue;
+    first_row_[i] = tokens_.size();
+    // As far as the next multiple of a block.
+    lead_.Push(static_cast<std::int32_t>(
+        (kPromptBlock - spans[i].position % kPromptBlock) % kPromptBlock));
+    AddSpan(spans[i]);
+  }
+  prompt_rows_ = tokens_.size() - others;
+  if (prompt_rows_ == 0) lead_.Clear();
+  output_begin_.assign(first_row_.begin(), first_row_.end());
   for (std::int64_t i = 0; i < padding; ++i) {
     span_begin_.Push(static_cast<std::int32_t>(tokens_.size()));
     slot_.Push(static_cast<std::int32_t>(limits_.num_slots + i));
@@ -287,6 +309,7 @@ void Model::BuildBatch(std::span<const SpanInput> spans, std::int64_t padding) {
   tokens_.Stage();
   span_begin_.Stage();
   slot_.Stage();
+  lead_.Stage();
   if (cache_ != nullptr) cache_row_.Stage();
 }
 
@@ -297,7 +320,9 @@ void Model::RunRecurrent() {
                        .work = *work_,
                        .spans = {.count = static_cast<std::int32_t>(slot_.size()),
                                  .begin = span_begin_.device(),
-                                 .slot = slot_.device()}};
+                                 .slot = slot_.device(),
+                                 .lead = prompt_rows_ > 0 ? lead_.device() : nullptr},
+                       .prompt_rows = prompt_rows_};
   backend_.EmbedNorm(tokens_.device(), weights_.embedding, weights_.ln0, x);
   for (std::int64_t i = 0; i < config_.num_recurrent(); ++i) {
     const LayerWeights& layer = weights_.layers[static_cast<std::size_t>(i)];
@@ -320,9 +345,9 @@ void Model::BuildGold(std::span<const SpanInput> spans, std::int64_t padding) {
   attended_.clear();
   gold_row_sequence_.clear();
   gold_row_position_.clear();
-  std::int64_t row = 0;
   for (std::size_t i = 0; i < spans.size(); ++i) {
     const SpanInput& span = spans[i];
+    const std::int64_t row = first_row_[i];
     const auto count = static_cast<std::int64_t>(span.tokens.size());
     const std::int64_t first =
         std::clamp<std::int64_t>(span.gold_begin - span.position, 0, count);
@@ -342,12 +367,12 @@ void Model::BuildGold(std::span<const SpanInput> spans, std::int64_t padding) {
         gold_row_position_.push_back(span.position + j);
       }
     }
-    row += count;
   }
+  const std::int64_t behind = tokens_.size() - padding;
   for (std::int64_t i = 0; i < padding; ++i) {
     gold_span_begin_.Push(static_cast<std::int32_t>(gold_row_.size()));
     gold_slot_.Push(static_cast<std::int32_t>(limits_.num_slots + i));
-    gold_row_.Push(row + i);
+    gold_row_.Push(behind + i);
   }
   gold_span_begin_.Push(static_cast<std::int32_t>(gold_row_.size()));
   gold_row_.Stage();

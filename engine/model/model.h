@@ -61,6 +61,9 @@ struct SpanInput {
   std::span<const TokenId> tokens;
   std::span<const std::int32_t> pages;  // of the whole sequence; empty without GOLD
   std::int64_t gold_begin = 0;
+  // Its rows are rows of a prompt, where the device knows of a difference
+  // (Backend::prompt_grid): recurrent layers compute them in blocks.
+  bool prompt = false;
 };
 
 class Model {
@@ -127,6 +130,7 @@ class Model {
   ExpandedUsage expanded_usage() const;
 
  private:
+  void AddSpan(const SpanInput& span);
   // Each stages what its half of the pass reads: the spans, and `padding` sequences of
   // one token behind them.
   void BuildBatch(std::span<const SpanInput> spans, std::int64_t padding);
@@ -171,6 +175,9 @@ class Model {
   Matrix x_;       // [rows, D] residual stream of all rows
   Matrix gold_x_;  // [GOLD rows, D]
   StepArray<std::int32_t> tokens_, span_begin_, slot_;
+  StepArray<std::int32_t> lead_;  // RowSpans::lead; nothing in steps without prompts
+  std::int64_t prompt_rows_ = 0;  // the last ones of x_
+  std::vector<std::int64_t> first_row_;  // of x_, a span
   StepArray<std::int64_t> cache_row_;
   StepArray<std::int64_t> gold_row_;  // rows of x_ that GOLD runs on
   StepArray<std::int32_t> gold_span_begin_, gold_slot_;
