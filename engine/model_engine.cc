@@ -27,11 +27,13 @@ class ModelEngineImpl final : public ModelEngine {
         model_(*backend_, checkpoint, type, limits),
         info_(Complete(std::move(info), model_)),
         num_parameters_(checkpoint.num_parameters()),
+        max_logit_rows_(limits.max_logit_rows),
         table_(info_, [this](std::int32_t page) { model_.DropExpanded(page); }) {
     spans_.reserve(static_cast<std::size_t>(limits.num_slots));
-    rows_.reserve(kMaxLogitRows);
-    sample_requests_.reserve(kMaxLogitRows);
-    score_requests_.reserve(kMaxLogitRows);
+    const auto logit_rows = static_cast<std::size_t>(max_logit_rows_);
+    rows_.reserve(logit_rows);
+    sample_requests_.reserve(logit_rows);
+    score_requests_.reserve(logit_rows);
   }
 
   const EngineInfo& info() const override { return info_; }
@@ -92,13 +94,13 @@ class ModelEngineImpl final : public ModelEngine {
   void SampleSpans(std::span<const Span> batch, std::span<SpanResult> results);
   void ScoreSpans(std::span<const Span> batch, std::span<SpanResult> results);
   void CopyLogits(const Span& span, std::size_t index);
-  // Logits of up to kMaxLogitRows rows of a span, from token `first` on.
+  // Logits of up to max_logit_rows_ rows of a span, from token `first` on.
   Matrix SpanLogits(std::size_t index, std::int64_t first, std::int64_t count);
 
   const std::unique_ptr<Backend> backend_;
   Model model_;
   const EngineInfo info_;
-  const std::int64_t num_parameters_;
+  const std::int64_t num_parameters_, max_logit_rows_;
   SequenceTable table_;
 
   // One Forward.
@@ -321,7 +323,7 @@ void ModelEngineImpl::SampleSpans(std::span<const Span> batch,
          .out = &results[i].sample});
     rows_.push_back(
         model_.OutputRow(i, static_cast<std::int64_t>(batch[i].tokens.size()) - 1));
-    if (static_cast<std::int64_t>(rows_.size()) == kMaxLogitRows) flush();
+    if (static_cast<std::int64_t>(rows_.size()) == max_logit_rows_) flush();
   }
   flush();
   for (std::size_t i = 0; i < batch.size(); ++i) {
@@ -354,7 +356,7 @@ void ModelEngineImpl::ScoreSpans(std::span<const Span> batch,
                                  .out = &results[i].scores[j]});
       rows_.push_back(
           model_.OutputRow(i, batch[i].first_output_row + static_cast<std::int64_t>(j)));
-      if (static_cast<std::int64_t>(rows_.size()) == kMaxLogitRows) flush();
+      if (static_cast<std::int64_t>(rows_.size()) == max_logit_rows_) flush();
     }
   }
   flush();
@@ -373,8 +375,8 @@ void ModelEngineImpl::CopyLogits(const Span& span, std::size_t index) {
       static_cast<std::int64_t>(span.tokens.size()) - span.first_output_row;
   const std::int64_t vocab = info_.vocab_size;
   GOLDFINCH_CHECK(static_cast<std::int64_t>(span.logits.size()) == count * vocab);
-  for (std::int64_t first = 0; first < count; first += kMaxLogitRows) {
-    const std::int64_t rows = std::min(kMaxLogitRows, count - first);
+  for (std::int64_t first = 0; first < count; first += max_logit_rows_) {
+    const std::int64_t rows = std::min(max_logit_rows_, count - first);
     const Matrix logits = SpanLogits(index, span.first_output_row + first, rows);
     backend_->CopyToHost(span.logits.data() + first * vocab, logits.data,
                          rows * vocab * static_cast<std::int64_t>(sizeof(float)));
@@ -435,6 +437,9 @@ absl::StatusOr<std::unique_ptr<ModelEngine>> ModelEngine::Create(
                       "-p", options.page_tokens),
                   .model_fingerprint = checkpoint.fingerprint()};
   limits->max_rows += info.prompt_grid - 1;
+  limits->max_logit_rows =
+      std::min(std::max<std::int64_t>(kLeastLogitRows, options.max_sequences),
+               backend->max_logit_rows());
   const Backend& device = *backend;
   try {
     auto engine = std::make_unique<ModelEngineImpl>(std::move(backend), checkpoint, type,

@@ -30,7 +30,8 @@ absl::Status CheckOptions(const ModelEngineOptions& options) {
         absl::StrCat(name, " is ", value, "; it must be in [", low, ", ", high, "]"));
   };
   for (absl::Status status :
-       {bounded("device", options.device, 0, 1024), bounded("threads", options.num_threads, 0, 1024),
+       {bounded("device", options.device, 0, 1024),
+        bounded("threads", options.num_threads, 0, 1024),
         bounded("max_sequences", options.max_sequences, 1, 1 << 20),
         bounded("step_tokens", options.max_step_tokens, 1, 1 << 20),
         bounded("page_tokens", options.page_tokens, 1, kMaxPageTokens),
@@ -53,7 +54,7 @@ absl::StatusOr<ModelLimits> LimitsOf(const ModelEngineOptions& options,
   ModelLimits limits{.max_rows = std::max(options.max_step_tokens, options.max_sequences),
                      .num_slots = options.max_sequences,
                      .page_tokens = options.page_tokens,
-                     .max_logit_rows = kMaxLogitRows,
+                     .max_logit_rows = kLeastLogitRows,
                      .weight_storage = StoredAs(options.weight_storage, type),
                      .cache_storage = StoredAs(options.cache_storage, type),
                      .vocab_table = options.vocab_table};

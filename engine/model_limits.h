@@ -12,13 +12,15 @@
 
 namespace goldfinch {
 
-// Rows of logits computed at once: at a vocabulary of 65536, 16 MiB.
-inline constexpr std::int64_t kMaxLogitRows = 64;
+// Rows of logits computed at once where there are fewer sequences: at a vocabulary of
+// 65536, 16 MiB.
+inline constexpr std::int64_t kLeastLogitRows = 64;
 
 // INVALID_ARGUMENT for numbers out of range.
 absl::Status CheckOptions(const ModelEngineOptions& options);
 
-// Pages and tiles that fit the byte limits; INVALID_ARGUMENT when not one page does.
+// Pages and tiles that fit the byte limits, and kLeastLogitRows; INVALID_ARGUMENT when
+// not one page does.
 absl::StatusOr<ModelLimits> LimitsOf(const ModelEngineOptions& options,
                                      const ModelConfig& config, DType type);
 

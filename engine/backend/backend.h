@@ -95,6 +95,10 @@ class Backend {
   // Device memory taken besides what Allocate and Pack gave out.
   virtual std::int64_t own_bytes() const { return 0; }
 
+  // Rows of logits that a step works out at once: those of one product share the reading
+  // of the head's weights, and each takes a vocabulary of floats.
+  virtual std::int64_t max_logit_rows() const { return 64; }
+
   // Takes what ops of up to `rows` rows, and logits of `vocab_size` columns of up to
   // `sequences` sequences, need besides their arguments, so that a step takes nothing.
   virtual void Prepare(std::int64_t rows, std::int64_t vocab_size,

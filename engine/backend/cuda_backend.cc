@@ -145,6 +145,7 @@ class CudaBackend final : public Backend {
   std::int64_t own_bytes() const override {
     return attention_bytes_ + sampler_.device_bytes();
   }
+  std::int64_t max_logit_rows() const override { return CudaSampler::kMostTasks; }
   void Prepare(std::int64_t, std::int64_t vocab_size, std::int64_t sequences) override {
     UseDevice();
     sampler_.Prepare(vocab_size, sequences);

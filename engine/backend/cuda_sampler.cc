@@ -58,21 +58,23 @@ CudaSampler::CudaSampler(Stream& stream, HostCopies& copies)
 
 void CudaSampler::Prepare(std::int64_t vocab_size, std::int64_t sequences) {
   if (vocab_size <= vocab_size_) return;
-  tasks_.reserve(kMaxTasks);
-  results_.reserve(kMaxTasks);
-  score_tasks_.reserve(kMaxTasks);
-  score_results_.reserve(kMaxTasks);
-  device_tasks_.Allocate(stream_, kMaxTasks);
-  device_results_.Allocate(stream_, kMaxTasks);
-  device_score_tasks_.Allocate(stream_, kMaxTasks);
-  device_score_results_.Allocate(stream_, kMaxTasks);
+  max_tasks_ =
+      std::max(max_tasks_,
+               static_cast<std::size_t>(std::clamp(sequences, kLeastTasks, kMostTasks)));
+  tasks_.reserve(max_tasks_);
+  results_.reserve(max_tasks_);
+  score_tasks_.reserve(max_tasks_);
+  score_results_.reserve(max_tasks_);
+  device_tasks_.Allocate(stream_, max_tasks_);
+  device_results_.Allocate(stream_, max_tasks_);
+  device_score_tasks_.Allocate(stream_, max_tasks_);
+  device_score_results_.Allocate(stream_, max_tasks_);
   const auto vocab = static_cast<std::size_t>(vocab_size);
-  changed_rows_.Allocate(stream_, kMaxTasks * vocab);
-  // A table for each request of a launch at least.
-  const std::int64_t num_tables = std::clamp<std::int64_t>(
-      sequences, static_cast<std::int64_t>(kMaxTasks), kMaxTables);
-  count_tables_.emplace(static_cast<std::int32_t>(num_tables));
-  tables_.Allocate(stream_, static_cast<std::size_t>(num_tables) * vocab);
+  changed_rows_.Allocate(stream_, max_tasks_ * vocab);
+  // Of counts, one for each request of a launch: with 256, 64 MiB at the World
+  // vocabulary.
+  count_tables_.emplace(static_cast<std::int32_t>(max_tasks_));
+  tables_.Allocate(stream_, max_tasks_ * vocab);
   // One request may bias, ban and count every token; many count some thousand each.
   ReserveChanges(4 * vocab);
   vocab_size_ = vocab_size;
@@ -186,7 +188,7 @@ std::size_t CudaSampler::Collect(const Matrix& logits,
   changes_.clear();
   count_tables_->BeginLaunch();
   for (const Backend::SampleRequest& request :
-       requests.first(std::min(kMaxTasks, requests.size()))) {
+       requests.first(std::min(max_tasks_, requests.size()))) {
     GOLDFINCH_CHECK(request.row >= 0 && request.row < logits.rows);
     if (request.params->HasPenalties()) {
       GOLDFINCH_CHECK(request.counts != nullptr);
@@ -222,9 +224,9 @@ void CudaSampler::Score(const Matrix& logits,
                         std::span<const Backend::ScoreRequest> requests) {
   Prepare(logits.cols, 0);
   GOLDFINCH_CHECK(logits.type == DType::kF32);
-  for (std::size_t begin = 0; begin < requests.size(); begin += kMaxTasks) {
+  for (std::size_t begin = 0; begin < requests.size(); begin += max_tasks_) {
     const auto some =
-        requests.subspan(begin, std::min(kMaxTasks, requests.size() - begin));
+        requests.subspan(begin, std::min(max_tasks_, requests.size() - begin));
     score_tasks_.clear();
     for (const auto& [row, target, out] : some) {
       GOLDFINCH_CHECK(row >= 0 && row < logits.rows);

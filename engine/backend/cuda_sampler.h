@@ -1,10 +1,11 @@
 // Sampling and scoring of a CUDA backend: requests become tasks of one launch, what it
 // finds becomes tokens and log-probabilities.
 //
-// A launch takes up to kMaxTasks requests, fewer where their biases, bans and counts are
-// more than it has room for; further ones go in further launches. What penalties look at
-// stays on the device (count_tables.h). Memory is taken in Prepare, and later only where
-// a request's own biases and bans outnumber the vocabulary several times.
+// A launch takes a request of each sequence up to kMostTasks, fewer where their biases,
+// bans and counts are more than it has room for; further ones go in further launches.
+// What penalties look at stays on the device (count_tables.h). Memory is taken in
+// Prepare, and later only where a request's own biases and bans outnumber the vocabulary
+// several times.
 //
 // Threads: as for a Backend.
 #pragma once
@@ -24,6 +25,8 @@ namespace goldfinch::GOLDFINCH_CUDA {
 
 class CudaSampler {
  public:
+  static constexpr std::int64_t kMostTasks = 256;  // of a launch
+
   // Both outlive it.
   CudaSampler(Stream& stream, HostCopies& copies);
 
@@ -36,9 +39,8 @@ class CudaSampler {
   void Score(const Matrix& logits, std::span<const Backend::ScoreRequest> requests);
 
  private:
-  static constexpr std::size_t kMaxTasks = 64;
-  // Of counts, one for each sequence as far as this goes: 64 MiB at the World vocabulary.
-  static constexpr std::int64_t kMaxTables = 256;
+  // Room for as many is taken at least; beyond, for as many as there are sequences.
+  static constexpr std::int64_t kLeastTasks = 64;
 
   // Fills tasks_ and changes_ with as many of the first requests as there is room for,
   // at least one, and returns how many.
@@ -71,6 +73,7 @@ class CudaSampler {
   HostCopies& copies_;
 
   std::int64_t vocab_size_ = 0;  // that there is memory for
+  std::size_t max_tasks_ = 0;    // of a launch
   std::vector<SampleTask> tasks_;
   std::vector<LogitChange> changes_;
   std::vector<SampleResult> results_;

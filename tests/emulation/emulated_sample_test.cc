@@ -101,5 +101,28 @@ TEST_F(EmulatedSampleTest, BitsDoNotDependOnTheOrderOfThreadsAndNothingIsAllocat
   EXPECT_EQ(emulation::NumAllocations(), allocations);
 }
 
+TEST_F(EmulatedSampleTest, AsManySequencesAsWerePreparedForAreOneLaunch) {
+  auto backend = cuda_emulated::CreateCudaBackend({});
+  ASSERT_TRUE(backend.ok()) << backend.status();
+  constexpr std::int64_t kSequences = 200;
+  (*backend)->Prepare(2, 100, kSequences);
+  const auto memory = (*backend)->Allocate(2 * 100 * sizeof(float));
+  const Matrix logits = {.data = memory->data(), .rows = 2, .cols = 100, .stride = 100};
+  const auto calls = [&](std::int64_t sequences) {
+    std::vector<SampledToken> out(static_cast<std::size_t>(sequences));
+    std::vector<Backend::SampleRequest> requests;
+    for (SampledToken& one : out)
+      requests.push_back({.row = 1, .params = &params_[0], .out = &one});
+    const std::int64_t before = emulation::NumCalls();
+    (*backend)->Sample(logits, requests);
+    return emulation::NumCalls() - before;
+  };
+  // Many results may take a copy more; one launch more has its own copies.
+  const std::int64_t once = calls(kSequences);
+  EXPECT_LE(once, calls(1) + 1);
+  EXPECT_GE(calls(kSequences + 1), once + 3);
+  EXPECT_EQ((*backend)->max_logit_rows(), 256);
+}
+
 }  // namespace
 }  // namespace goldfinch
