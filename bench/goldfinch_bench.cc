@@ -2,7 +2,8 @@
 //
 // Prefill is limited by arithmetic (recurrent layers and key compression only), decode
 // by memory: weights once a step, state read and written and expanded keys and values
-// read once a sequence. Limits are measured in the same run, next to each case.
+// read once a sequence. Limits are measured in the same run, next to each case, on the
+// processor or the device that the engine runs on.
 #include <CLI/CLI.hpp>
 #include <algorithm>
 #include <chrono>
@@ -16,10 +17,13 @@
 #include <vector>
 
 #include "absl/strings/str_cat.h"
-#include "bench/machine.h"
+#include "bench/limits.h"
+#include "bench/op_inputs.h"
+#include "bench/resident.h"
 #include "bench/rows.h"
 #include "bench/session_times.h"
 #include "bench/shape.h"
+#include "engine/backend/create_backend.h"
 #include "engine/check.h"
 #include "engine/host_bytes.h"
 #include "engine/model_engine.h"
@@ -48,6 +52,7 @@ struct Flags {
   int threads = 0;
   std::int32_t step_tokens = 512;
   std::int64_t memory_bytes = std::int64_t{16} << 30;
+  std::int64_t sessions = 16;
   bool vocab_table = false;
   bool float_threads = false;
   bool json = false;
@@ -75,7 +80,8 @@ class Bench {
                      : static_cast<int>(std::thread::hardware_concurrency())),
         costs_(CostsOf(checkpoint_.config(), Bytes(flags))),
         only_(flags.cases),
-        rows_(flags.json, /*decimals=*/1) {}
+        rows_(flags.json, /*decimals=*/1),
+        limits_(LimitsOf()) {}
 
   void Run() {
     for (const std::int64_t tokens : {512, 1024, 2048, 8192, 32768, 131072})
@@ -91,7 +97,10 @@ class Bench {
                                "/batch:", batch)});
       }
     }
+    for (const int batch : {64, 256}) WkvDecode(batch);
+    for (const int batch : {1, 16}) Attend(32768, batch);
     SessionBytes();
+    Resident(65536);
     for (const std::int64_t tokens : {8192, 65536}) Parking(tokens);
   }
 
@@ -103,10 +112,51 @@ class Bench {
             .cache = flags.cache_dtype == "int8" ? 1 : compute};
   }
 
+  BackendOptions OptionsOfBackend() const {
+    return {.backend = flags_.backend,
+            .device = flags_.device,
+            .cuda_graphs = flags_.cuda_graphs == "on",
+            .cpu_isa = flags_.cpu_isa,
+            .num_threads = threads_,
+            .pin_threads = !flags_.float_threads};
+  }
+
+  std::unique_ptr<Backend> NewBackend() const {
+    auto backend = CreateBackend(OptionsOfBackend());
+    if (!backend.ok()) Die(backend.status());
+    return *std::move(backend);
+  }
+
+  [[noreturn]] static void Die(const absl::Status& status) {
+    std::fprintf(stderr, "goldfinch-bench: %s\n", std::string(status.message()).c_str());
+    std::exit(1);
+  }
+
+  // Of the device, where the engine runs on one.
+  std::unique_ptr<Limits> LimitsOf() const {
+    if (flags_.backend != "cpu") {
+      std::unique_ptr<Backend> backend = NewBackend();
+      if (backend->numerics().starts_with("cuda"))
+        return DeviceLimits(std::move(backend), bf16_);
+    }
+    return CpuLimits(threads_, bf16_);
+  }
+
   bool Wanted(const std::string& name) const { return std::regex_search(name, only_); }
 
+  // Of tokens.
+  struct Room {
+    std::int64_t cached, expanded;
+    int sequences;
+  };
+  // For sequences of so many tokens each, expanded unless they are to be rebuilt.
+  static Room RoomFor(std::int64_t tokens, int sequences, bool rebuilt) {
+    const std::int64_t all = (tokens / 64 + 2) * 64 * sequences;
+    return {.cached = all, .expanded = rebuilt ? 0 : all, .sequences = sequences};
+  }
+
   // One engine at a time: two would not fit.
-  ModelEngine& EngineFor(std::int64_t tokens, int sequences, bool rebuilt) {
+  ModelEngine& EngineFor(const Room& room) {
     engine_.reset();
     ModelEngineOptions options;
     options.compute_type = bf16_ ? ComputeType::kBf16 : ComputeType::kF32;
@@ -120,18 +170,14 @@ class Bench {
     options.cpu_isa = flags_.cpu_isa;
     options.vocab_table = flags_.vocab_table;
     options.pin_threads = !flags_.float_threads;
-    options.max_sequences = sequences;
+    options.max_sequences = room.sequences;
     options.max_step_tokens = flags_.step_tokens;
-    const double padded = static_cast<double>((tokens / 64 + 2) * 64) * sequences;
-    options.cache_bytes = static_cast<std::int64_t>(padded * costs_.cache_bytes * 1.01);
-    options.expanded_bytes =
-        rebuilt ? 0 : static_cast<std::int64_t>(padded * costs_.expanded_bytes * 1.01);
+    options.cache_bytes = static_cast<std::int64_t>(static_cast<double>(room.cached) *
+                                                    costs_.cache_bytes * 1.01);
+    options.expanded_bytes = static_cast<std::int64_t>(
+        static_cast<double>(room.expanded) * costs_.expanded_bytes * 1.01);
     auto engine = ModelEngine::Create(options, checkpoint_);
-    if (!engine.ok()) {
-      std::fprintf(stderr, "goldfinch-bench: %s\n",
-                   std::string(engine.status().message()).c_str());
-      std::exit(1);
-    }
+    if (!engine.ok()) Die(engine.status());
     engine_ = *std::move(engine);
     return *engine_;
   }
@@ -162,8 +208,8 @@ class Bench {
                                      flags_.case_seconds));
     std::fprintf(stderr, "%s ...\n", name.c_str());
     constexpr int kPasses = 15;
-    const double before = PeakFlops(threads_, bf16_, kPasses);
-    ModelEngine& engine = EngineFor(tokens, 1, false);
+    const double before = limits_->PeakFlops(kPasses);
+    ModelEngine& engine = EngineFor(RoomFor(tokens, 1, false));
     WriteMemory(engine, tokens);
     PrefillOnce(engine, std::min<std::int64_t>(tokens, flags_.step_tokens));  // warm-up
     std::vector<double> seconds;
@@ -173,7 +219,7 @@ class Bench {
     } while (seconds.size() < 5 && Seconds(start) < flags_.case_seconds / 6);
     const double rate = static_cast<double>(tokens) / Median(seconds);
     prefill_rate_ = rate;
-    const double peak = (before + PeakFlops(threads_, bf16_, kPasses)) / 2;
+    const double peak = (before + limits_->PeakFlops(kPasses)) / 2;
     rows_.Print(name, rate, "tokens/s", peak / costs_.prompt_flops);
   }
 
@@ -213,13 +259,13 @@ class Bench {
         !FitsMemory(decode.name, tokens, decode.batch, decode.rebuilt))
       return;
     std::fprintf(stderr, "%s ...\n", decode.name.c_str());
-    ModelEngine& engine = EngineFor(tokens, decode.batch, decode.rebuilt);
+    ModelEngine& engine = EngineFor(RoomFor(tokens, decode.batch, decode.rebuilt));
     std::vector<SequenceId> ids;
     for (int i = 0; i < decode.batch; ++i) {
       ids.push_back(Open(engine, tokens, decode.context));
       FillCache(engine, ids.back(), decode.context);
     }
-    std::vector<double> seconds, bandwidths = {ReadBandwidth(threads_, kPasses)};
+    std::vector<double> seconds, bandwidths = {limits_->Bandwidth(kPasses)};
     // The first step expands the whole context; it is not a decode step.
     const double first = DecodeStep(engine, ids);
     if (decode.rebuilt && first * 3 > flags_.case_seconds)
@@ -228,11 +274,11 @@ class Bench {
     do {
       // Before and after, and in between: a neighbour may come and go within a case.
       if (seconds.size() % kStepsBetween == kStepsBetween - 1)
-        bandwidths.push_back(ReadBandwidth(threads_, 1));
+        bandwidths.push_back(limits_->Bandwidth(1));
       seconds.push_back(DecodeStep(engine, ids));
     } while (static_cast<std::int64_t>(seconds.size()) < kDecodeSteps - 2 &&
              (seconds.size() < 3 || Seconds(start) < flags_.case_seconds / 12));
-    bandwidths.push_back(ReadBandwidth(threads_, kPasses));
+    bandwidths.push_back(limits_->Bandwidth(kPasses));
     const double bandwidth = Median(bandwidths);
     const double expanded =
         decode.rebuilt ? 0 : static_cast<double>(decode.context) * costs_.expanded_bytes;
@@ -252,14 +298,14 @@ class Bench {
     constexpr int kPasses = 15;
     const std::string name = absl::StrCat("expand/t:", context);
     std::vector<double> seconds;
-    const double before = PeakFlops(threads_, bf16_, kPasses);
+    const double before = limits_->PeakFlops(kPasses);
     for (int i = 0; i < 3; ++i) {
       const std::vector<SequenceId> ids = {Open(engine, context + 1, context)};
       FillCache(engine, ids[0], context);
       seconds.push_back(DecodeStep(engine, ids) - step);
       engine.Close(ids[0]);
     }
-    const double peak = (before + PeakFlops(threads_, bf16_, kPasses)) / 2;
+    const double peak = (before + limits_->PeakFlops(kPasses)) / 2;
     rows_.Print(name, static_cast<double>(context) / Median(seconds), "tokens/s",
                 peak / costs_.expand_flops);
   }
@@ -292,8 +338,9 @@ class Bench {
     return *id;
   }
 
-  void FillCache(ModelEngine& engine, SequenceId id, std::int64_t context) {
-    const std::vector<TokenId> tokens = RandomTokens(context);
+  void FillCache(ModelEngine& engine, SequenceId id, std::int64_t context,
+                 unsigned seed = 1) {
+    const std::vector<TokenId> tokens = RandomTokens(context, seed);
     const std::int64_t token_bytes = checkpoint_.config().vocab_size <= 65536 ? 2 : 4;
     const auto key_bytes =
         static_cast<std::size_t>(engine.cache_bytes_per_token() - token_bytes);
@@ -304,8 +351,8 @@ class Bench {
     engine.WriteCache(id, tokens, keys);
   }
 
-  std::vector<TokenId> RandomTokens(std::int64_t count) {
-    std::mt19937 random(1);
+  std::vector<TokenId> RandomTokens(std::int64_t count, unsigned seed = 1) {
+    std::mt19937 random(seed);
     std::vector<TokenId> tokens(static_cast<std::size_t>(count));
     const auto vocab = static_cast<unsigned>(checkpoint_.config().vocab_size);
     for (TokenId& token : tokens) token = static_cast<TokenId>(random() % vocab);
@@ -323,6 +370,91 @@ class Bench {
     rows_.Print("sessions_per_gb/t:65536", 1e9 / bytes, "sessions", 1e9 / full);
   }
 
+  // Seconds of what `op` queues on a backend, the median.
+  template <typename Op>
+  static double Time(Backend& backend, const Op& op) {
+    std::vector<double> seconds;
+    backend.BeginStep();
+    for (int i = 0; i < 30; ++i) {
+      const auto start = Clock::now();
+      op();
+      backend.Synchronize();
+      seconds.push_back(Seconds(start));
+    }
+    backend.EndStep();
+    GOLDFINCH_CHECK(backend.status().ok());
+    return Median(std::move(seconds));
+  }
+
+  // One op by itself, by the bytes that it must move.
+  template <typename Op>
+  void OneOp(const std::string& name, Backend& backend, double bytes, const Op& op) {
+    std::fprintf(stderr, "%s ...\n", name.c_str());
+    const double before = CopyBandwidth(backend, 5);
+    const double rate = bytes / Time(backend, op);
+    const double limit = (before + CopyBandwidth(backend, 5)) / 2;
+    rows_.Print(name, rate, "bytes/s", limit);
+  }
+
+  // States of one layer read and written, a token of each sequence.
+  void WkvDecode(int batch) {
+    const std::string name = absl::StrCat("wkv/batch:", batch);
+    const std::int64_t d = checkpoint_.config().dim_att;
+    if (!Wanted(name)) return;
+    engine_.reset();
+    const auto backend = NewBackend();
+    OpInputs inputs(*backend);
+    const WkvArgs args = inputs.Wkv(batch, d, /*single=*/false);
+    OneOp(name, *backend, 2.0 * 4 * 64 * static_cast<double>(batch * d),
+          [&] { backend->Wkv(args); });
+  }
+
+  // Expanded keys and values of one layer read, in bf16.
+  void Attend(std::int64_t context, int batch) {
+    const std::string name = absl::StrCat("attend/ctx:", context, "/batch:", batch);
+    const std::int64_t d = checkpoint_.config().n_embd;
+    const double bytes = 2.0 * 2 * static_cast<double>(batch * context * d);
+    if (!Wanted(name)) return;
+    if (bytes > static_cast<double>(flags_.memory_bytes))
+      return Skip(name, "--memory_bytes allows less");
+    engine_.reset();
+    const auto backend = NewBackend();
+    OpInputs inputs(*backend);
+    const AttendArgs args = inputs.Attend(batch, context, d);
+    OneOp(name, *backend, bytes, [&] { backend->Attend(args); });
+  }
+
+  // So many sessions in device memory at once, each of which answers.
+  void Resident(std::int64_t tokens) {
+    const std::string name = absl::StrCat("resident/t:", tokens);
+    const auto count = static_cast<int>(flags_.sessions);
+    if (!Wanted(name) || !FitsMemory(name, tokens * count, 1, true)) return;
+    std::fprintf(stderr, "%s ...\n", name.c_str());
+    constexpr int kImages = 3;
+    ModelEngine& engine = EngineFor({.cached = tokens * (count + kImages + 1),
+                                     .expanded = tokens + 128,
+                                     .sequences = 2});
+    std::vector<PrefixImage> images(kImages);
+    for (int i = 0; i < kImages; ++i) {
+      const SequenceId id = Open(engine, tokens, tokens - 1);
+      FillCache(engine, id, tokens - 1, static_cast<unsigned>(i + 1));
+      const PrefixId kept = engine.Keep(id);
+      engine.Close(id);
+      const absl::Status saved = engine.Save(kept, images[static_cast<std::size_t>(i)]);
+      engine.Drop(kept);
+      if (!saved.ok()) Die(saved);
+    }
+    const double peak = limits_->PeakFlops(5);
+    const auto residents = MeasureResidents(engine, images, count, /*next=*/17);
+    if (!residents.ok()) return Skip(name, std::string(residents.status().message()));
+    rows_.Print(name, static_cast<double>(residents->sessions), "sessions", 0);
+    rows_.Print(absl::StrCat("resident_load/t:", tokens), 1 / residents->seconds_to_load,
+                "sessions/s", 0);
+    rows_.Print(absl::StrCat("resident_answer/t:", tokens),
+                1 / residents->seconds_to_answer, "sessions/s",
+                peak / costs_.expand_flops / static_cast<double>(tokens));
+  }
+
   // Parking a whole session and bringing it back, against plain copies of its bytes.
   void Parking(std::int64_t tokens) {
     const auto name = [tokens](const char* what) {
@@ -333,7 +465,7 @@ class Bench {
     if (std::ranges::none_of(names, [this](const auto& n) { return Wanted(n); })) return;
     if (!FitsMemory(name("park"), tokens, 2, true)) return;
     std::fprintf(stderr, "%s ...\n", name("park").c_str());
-    ModelEngine& engine = EngineFor(tokens, 2, true);
+    ModelEngine& engine = EngineFor(RoomFor(tokens, 2, true));
     const SequenceId id = Open(engine, tokens, tokens - 1);
     FillCache(engine, id, tokens - 1);
     const auto times = MeasureSession(engine, id, tokens);
@@ -362,6 +494,7 @@ class Bench {
   const ShapeCosts costs_;
   const std::regex only_;
   const Rows rows_;
+  const std::unique_ptr<Limits> limits_;
   std::unique_ptr<ModelEngine> engine_;
   std::vector<SpanResult> results_;
   double prefill_rate_ = 0;
@@ -392,7 +525,7 @@ int Main(int argc, char** argv) {
       ->check(CLI::IsMember({"auto", "int8"}))
       ->capture_default_str();
   app.add_option("--backend", flags.backend,
-                 "cpu, cuda or auto; limits are the CPU's in any case")
+                 "cpu, cuda or auto; limits are those of what it runs on")
       ->check(CLI::IsMember({"cpu", "cuda", "auto"}))
       ->capture_default_str();
   app.add_option("--device", flags.device, "number of the CUDA device")
@@ -412,6 +545,10 @@ int Main(int argc, char** argv) {
   app.add_flag("--float_threads", flags.float_threads, "do not pin the engine's threads");
   app.add_option("--step_tokens", flags.step_tokens, "prompt tokens in a step")
       ->check(CLI::Range(1, 1 << 16))
+      ->capture_default_str();
+  app.add_option("--sessions", flags.sessions,
+                 "resident at once in the case of that name")
+      ->check(CLI::Range(1, 1 << 20))
       ->capture_default_str();
   app.add_option("--memory_bytes", flags.memory_bytes, "skip what needs more")
       ->capture_default_str();

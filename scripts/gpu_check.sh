@@ -21,17 +21,18 @@ device=0
 bin=
 golden=$root/tests/golden
 out=gpu_check
-steps=tests,sanitizer,verify,bench,peer
+steps=tests,sanitizer,verify,bench,sessions,peer
 shapes=12x768,24x2048
-cases='^prefill/t:(1024|2048|8192|32768|131072)$|^decode/batch:(1|16|64|256)$|^decode/ctx:(1024|32768)/batch:(1|16)$'
+cases='^prefill/t:(1024|2048|8192|32768|131072)$|^decode/batch:(1|16|64|256)$|^decode/ctx:(1024|32768)/batch:(1|16)$|^wkv/|^attend/'
 case_seconds=20
+sessions=4000
 step_seconds=600
 python=python3
 
 usage() {
   echo "usage: gpu_check.sh [--backend=cuda|cpu] [--device=N] [--bin=DIR] [--golden=DIR]" \
-    "[--out=DIR] [--steps=tests,sanitizer,verify,bench,peer] [--shapes=12x768,24x2048]" \
-    "[--cases=REGEX] [--case_seconds=N] [--step_seconds=N] [--python=PROGRAM]"
+    "[--out=DIR] [--steps=tests,sanitizer,verify,bench,sessions,peer]" \
+    "[--shapes=12x768,24x2048] [--cases=REGEX] [--case_seconds=N] [--sessions=N] [--step_seconds=N] [--python=PROGRAM]"
 }
 wrong() {
   usage >&2
@@ -50,6 +51,7 @@ for argument in "$@"; do
     --shapes=*) shapes=$value ;;
     --cases=*) cases=$value ;;
     --case_seconds=*) case_seconds=$value ;;
+    --sessions=*) sessions=$value ;;
     --step_seconds=*) step_seconds=$value ;;
     --python=*) python=$value ;;
     -h | --help) usage; exit 0 ;;
@@ -57,7 +59,7 @@ for argument in "$@"; do
   esac
 done
 for step in ${steps//,/ }; do
-  [[ ,tests,sanitizer,verify,bench,peer, == *,$step,* ]] || wrong "there is no step $step"
+  [[ ,tests,sanitizer,verify,bench,sessions,peer, == *,$step,* ]] || wrong "there is no step $step"
 done
 [[ $device =~ ^[0-9]+$ ]] || wrong "--device is $device; it must be a number"
 for folder in "$bin" "$root/bin" "$root/build/cuda/bin" "$root/build/release/bin"; do
@@ -307,14 +309,16 @@ watch_memory() {
   done
 }
 
+# bench SHAPE FLAGS...: with the most memory that was in use meanwhile.
 bench() {
   local shape=$1 allowed watcher
+  shift
   : >"$memory"
   watch_memory &
   watcher=$!
   allowed=$(query_gpu memory.total | grep -x '[0-9]*')  # MiB; a tenth is left
   run "$bin/goldfinch-bench" --shape="$shape" --backend="$backend" --device="$device" \
-    --cases="$cases" --case_seconds="$case_seconds" --json "${on_cpu[@]}" \
+    "$@" --case_seconds="$case_seconds" --json "${on_cpu[@]}" \
     ${allowed:+--memory_bytes=$((allowed * 9 * (1 << 20) / 10))}
   kill "$watcher" 2>/dev/null
   wait "$watcher" 2>/dev/null
@@ -322,7 +326,7 @@ bench() {
   local most
   most=$(<"$memory")
   note "$( ((code == 0)) && [[ -n $output ]] && echo "ok${most:+, at most $most MiB of the device in use}")" \
-    goldfinch-bench "--shape=$shape" "--backend=$backend" "--cases=$cases"
+    goldfinch-bench "--shape=$shape" "--backend=$backend" "$@"
 }
 
 peer() {
@@ -349,14 +353,13 @@ add_figures() {
   sed -n "s/^{/{\"program\": \"$1\", \"shape\": \"$2\", /p" <<<"$output" >>"$figures"
 }
 
-# One shape's figures, ours beside the peer's where a case has the same name. The bench's
-# limits are the processor's: of a GPU they would say nothing.
+# One shape's figures, ours beside the peer's where a case has the same name.
 figures_table() {
   local shape=$1
   printf '\n## Speed, %s, random bf16 weights\n\n' "$shape"
-  echo "| case | goldfinch | unit | of the processor's limit | PyTorch | PyTorch's memory, MB | goldfinch / PyTorch |"
+  echo "| case | goldfinch | unit | of the limit | PyTorch | PyTorch's memory, MB | goldfinch / PyTorch |"
   echo "|---|---|---|---|---|---|---|"
-  awk -v shape="$shape" -v backend="$backend" '
+  awk -v shape="$shape" '
     function get(key,    at) {
       if (!match($0, "\"" key "\": *(\"[^\"]*\"|[^,}]*)")) return ""
       at = substr($0, RSTART, RLENGTH)
@@ -376,6 +379,7 @@ figures_table() {
       } else {
         ours[name] = get("measured")
         ratio[name] = get("ratio")
+        limit[name] = get("limit")
       }
     }
     END {
@@ -384,7 +388,7 @@ figures_table() {
         known = name in ours
         both = known && peer[name] > 0
         printf "| %s | %s | %s | %s | %s | %s | %s |\n", name, number(ours[name]), unit[name],
-               backend == "cpu" && known ? sprintf("%.2f", ratio[name]) : "-",
+               (known && limit[name] + 0 > 0) ? sprintf("%.2f", ratio[name]) : "-",
                number(peer[name]), number(bytes[name]),
                both ? sprintf("%.2f", ours[name] / peer[name]) : "-"
       }
@@ -411,7 +415,8 @@ if wants peer; then
   fi
 fi
 for shape in ${shapes//,/ }; do
-  wants bench && bench "$shape"
+  wants bench && bench "$shape" "--cases=$cases"
+  wants sessions && bench "$shape" "--cases=^resident/" "--sessions=$sessions"
   wants peer && [[ -z $why_no_peer ]] && peer "$shape"
   grep -q "\"shape\": \"$shape\"" "$figures" && figures_table "$shape" >>"$measured"
 done

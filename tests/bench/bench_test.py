@@ -40,6 +40,15 @@ class BenchTest(unittest.TestCase):
         rows = self.rows("--cases=^(keep|park|restore|open|put|get)/t:8192$")
         self.assertEqual(set(rows), {"keep/t:8192", "park/t:8192", "restore/t:8192", "open/t:8192", "put/t:8192", "get/t:8192"})
 
+    def test_ops_are_measured_beside_copies(self):
+        self.assertEqual(set(self.rows("--cases=^wkv/batch:64$|^attend/ctx:32768/batch:1$")),
+                         {"wkv/batch:64", "attend/ctx:32768/batch:1"})
+
+    def test_many_sessions_are_resident_and_each_answers(self):
+        rows = self.rows("--cases=^resident/", "--sessions=7")
+        self.assertEqual(set(rows), {f"{name}/t:65536" for name in ("resident", "resident_load", "resident_answer")})
+        self.assertEqual(rows["resident/t:65536"]["measured"], 7)
+
     def test_int8_a_vocabulary_table_and_floating_threads_run(self):
         self.assertEqual(set(self.rows("--cases=^decode/batch:1$", "--weight_dtype=int8", "--cache_dtype=int8",
                                        "--vocab_table", "--float_threads")), {"decode/batch:1"})

@@ -19,7 +19,7 @@ ROOT = Path(__file__).resolve().parents[2]
 SCRIPT = ROOT / "scripts" / "gpu_check.sh"
 BIN = Path(sys.argv[1] if len(sys.argv) > 1 else "")
 CASES = "^prefill/t:1024$|^decode/batch:1$"
-SMALL = ("--shapes=3x64", f"--cases={CASES}", "--case_seconds=1")
+SMALL = ("--shapes=3x64", f"--cases={CASES}", "--case_seconds=1", "--sessions=2")
 
 NO_GPU = """#!/bin/sh
 echo "goldfinch verify: no CUDA device: the driver has none" >&2
@@ -107,7 +107,7 @@ class GpuCheckTest(unittest.TestCase):
         result = self.check(SCRIPT, "--backend=cpu", f"--bin={BIN}", *SMALL, "--python=no-such-python")
         self.assertEqual(result.returncode, 0, result.stderr + self.report())
         report = self.report()
-        self.assertTrue(report.startswith("# GPU check: passed, 12 commands\n"), report)
+        self.assertTrue(report.startswith("# GPU check: passed, 13 commands\n"), report)
         self.assertRegex(report, r"\| `gpu_test --gtest_filter=.*` \| 0 \| \d+ \| \d+ passed \|")
         self.assertIn("| `compute-sanitizer` | - | - | not available: it needs a GPU |", report)
         self.assertIn("| 10 of 10 within tolerance |", report)
@@ -119,7 +119,10 @@ class GpuCheckTest(unittest.TestCase):
             self.assertRegex(report, rf"\| {name} \| [\d.]+ \| tokens/s \| [\d.]+ \| - \| - \| - \|")
         figures = [json.loads(line) for line in (self.folder / "out" / "figures.jsonl").read_text().splitlines()]
         self.assertEqual([(row["program"], row["shape"], row["name"]) for row in figures],
-                         [("goldfinch", "3x64", "prefill/t:1024"), ("goldfinch", "3x64", "decode/batch:1")])
+                         [("goldfinch", "3x64", name) for name in (
+                             "prefill/t:1024", "decode/batch:1", "resident/t:65536", "resident_load/t:65536",
+                             "resident_answer/t:65536")])
+        self.assertIn("| resident/t:65536 | 2.0 | sessions | - | - | - | - |", report)
         self.assertIn("exit 0 after", (self.folder / "out" / "log.txt").read_text())
 
     def test_without_a_gpu_it_says_so_in_a_line(self) -> None:
@@ -142,8 +145,8 @@ class GpuCheckTest(unittest.TestCase):
         self.assertIn("| finch | f32 | 7 | 1 |  |  | 124 |", report)
         self.assertIn("## Failed: `goldfinch verify finch --backend=cuda --compute_dtype=f32", report)
         self.assertIn("[  FAILED  ] Backends/GemmTest.Sums/cuda_t1", report)
-        # Beside the peer; and not beside the processor's limits, which say nothing of a GPU.
-        self.assertIn("| decode/batch:1 | 1234 | tokens/s | - | 617 | 3.0 | 2.00 |", report)
+        # Beside the limit and the peer.
+        self.assertIn("| decode/batch:1 | 1234 | tokens/s | 617.20 | 617 | 3.0 | 2.00 |", report)
 
     def test_the_device_and_what_the_sanitizer_says_of_it(self) -> None:
         programs = {"nvidia-smi": NVIDIA_SMI, "compute-sanitizer": SANITIZER}

@@ -1,0 +1,114 @@
+#include "bench/limits.h"
+
+#include <algorithm>
+#include <chrono>
+#include <cstddef>
+#include <vector>
+
+#include "bench/machine.h"
+#include "bench/op_inputs.h"
+#include "engine/check.h"
+
+namespace goldfinch {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+// Work per second of what `queue` queues, `work` of it each time; the median of passes.
+template <typename Queue>
+double MedianRate(Backend& backend, int passes, double work, const Queue& queue) {
+  std::vector<double> rates;
+  backend.BeginStep();
+  queue();  // warm
+  backend.Synchronize();
+  for (int i = 0; i < passes; ++i) {
+    const auto start = Clock::now();
+    queue();
+    backend.Synchronize();
+    rates.push_back(work / std::chrono::duration<double>(Clock::now() - start).count());
+  }
+  backend.EndStep();
+  GOLDFINCH_CHECK(backend.status().ok());
+  const auto middle = rates.begin() + passes / 2;
+  std::nth_element(rates.begin(), middle, rates.end());
+  return *middle;
+}
+
+class OfCpu final : public Limits {
+ public:
+  OfCpu(int threads, bool bf16) : threads_(threads), bf16_(bf16) {}
+  double Bandwidth(int passes) override { return ReadBandwidth(threads_, passes); }
+  double PeakFlops(int passes) override {
+    return goldfinch::PeakFlops(threads_, bf16_, passes);
+  }
+
+ private:
+  const int threads_;
+  const bool bf16_;
+};
+
+// Memory is taken for as long as something is measured: the engine wants it else.
+class OfDevice final : public Limits {
+ public:
+  OfDevice(std::unique_ptr<Backend> backend, bool bf16, const DeviceLimitSizes& sizes)
+      : backend_(std::move(backend)), bf16_(bf16), sizes_(sizes) {
+    backend_->Prepare(sizes_.product, 1, 1);
+  }
+  double Bandwidth(int passes) override {
+    return CopyBandwidth(*backend_, passes, sizes_.copy_bytes);
+  }
+  double PeakFlops(int passes) override {
+    constexpr int kProducts = 4;  // a pass
+    const std::int64_t n = sizes_.product;
+    OpInputs inputs(*backend_);
+    const std::vector<std::uint16_t> weights(static_cast<std::size_t>(n * n), 0x3c23);
+    const DType type = bf16_ ? DType::kBf16 : DType::kF32;
+    const auto w = backend_->Pack({.data = std::as_bytes(std::span(weights)).data(),
+                                   .stored = StoredType::kBf16,
+                                   .rows = n,
+                                   .cols = n,
+                                   .row_stride = n},
+                                  type, type);
+    Matrix x = inputs.Floats(n, n, 0.01f);
+    if (bf16_) {
+      const Matrix halves = inputs.Halves(n, n);
+      backend_->Convert(x, halves);
+      x = halves;
+    }
+    const Matrix y = inputs.Floats(n, n, 0.0f);
+    const auto cube =
+        static_cast<double>(n) * static_cast<double>(n) * static_cast<double>(n);
+    return MedianRate(*backend_, passes, 2.0 * kProducts * cube, [&] {
+      for (int i = 0; i < kProducts; ++i)
+        backend_->Gemm({.x = x, .w = w.get(), .y = y, .prompt_rows = n});
+    });
+  }
+
+ private:
+  const std::unique_ptr<Backend> backend_;
+  const bool bf16_;
+  const DeviceLimitSizes sizes_;
+};
+
+}  // namespace
+
+std::unique_ptr<Limits> CpuLimits(int threads, bool bf16) {
+  return std::make_unique<OfCpu>(threads, bf16);
+}
+
+std::unique_ptr<Limits> DeviceLimits(std::unique_ptr<Backend> backend, bool bf16,
+                                     const DeviceLimitSizes& sizes) {
+  return std::make_unique<OfDevice>(std::move(backend), bf16, sizes);
+}
+
+double CopyBandwidth(Backend& backend, int passes, std::int64_t bytes) {
+  constexpr int kCopies = 8;  // a pass
+  OpInputs inputs(backend);
+  void* const from = inputs.Bytes(bytes);
+  void* const to = inputs.Bytes(bytes);
+  return MedianRate(backend, passes, 2.0 * kCopies * static_cast<double>(bytes), [&] {
+    for (int i = 0; i < kCopies; ++i) backend.CopyOnDevice(to, from, bytes);
+  });
+}
+
+}  // namespace goldfinch

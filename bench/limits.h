@@ -1,0 +1,40 @@
+// The limits that an engine's figures are quoted against: what the backend that it runs
+// on can do right now.
+//
+// Threads: one at a time.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+
+#include "engine/backend/backend.h"
+
+namespace goldfinch {
+
+class Limits {
+ public:
+  virtual ~Limits() = default;
+  // Medians of `passes`. Bytes per second that can be read: by threads of the CPU
+  // (machine.h), or read and written by copies in a device's memory.
+  virtual double Bandwidth(int passes) = 0;
+  // Floating-point operations per second of products in the compute type.
+  virtual double PeakFlops(int passes) = 0;
+};
+
+std::unique_ptr<Limits> CpuLimits(int threads, bool bf16);
+
+// Of a device, measured with a backend of its own on it: copies, and large square
+// products of `size`, by the best that the backend has for prompts.
+struct DeviceLimitSizes {
+  std::int64_t copy_bytes = std::int64_t{1} << 28;
+  std::int64_t product = 8192;
+};
+std::unique_ptr<Limits> DeviceLimits(std::unique_ptr<Backend> backend, bool bf16,
+                                     const DeviceLimitSizes& sizes = {});
+
+// Bytes per second that copies within the backend's memory read and write, the median of
+// `passes`.
+double CopyBandwidth(Backend& backend, int passes,
+                     std::int64_t bytes = DeviceLimitSizes().copy_bytes);
+
+}  // namespace goldfinch

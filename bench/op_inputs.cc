@@ -1,0 +1,94 @@
+#include "bench/op_inputs.h"
+
+#include <cstddef>
+#include <numeric>
+
+#include "engine/check.h"
+
+namespace goldfinch {
+namespace {
+
+constexpr std::int64_t kHead = 64;
+constexpr std::int64_t kPage = 64;
+constexpr std::int64_t kCarry = kHead + 2;  // AttendArgs::carry
+
+}  // namespace
+
+Matrix OpInputs::Floats(std::int64_t rows, std::int64_t cols) {
+  std::mt19937 random(1);
+  std::normal_distribution<float> normal;
+  std::vector<float> values(static_cast<std::size_t>(rows * cols));
+  for (float& value : values) value = normal(random);
+  return {Array(values), DType::kF32, rows, cols, cols};
+}
+
+Matrix OpInputs::Floats(std::int64_t rows, std::int64_t cols, float value) {
+  const std::vector<float> values(static_cast<std::size_t>(rows * cols), value);
+  return {Array(values), DType::kF32, rows, cols, cols};
+}
+
+RowSpans OpInputs::Spans(std::int64_t rows, bool single) {
+  const std::int64_t count = single ? 1 : rows;
+  std::vector<std::int32_t> begin(static_cast<std::size_t>(count) + 1);
+  std::vector<std::int32_t> slot(static_cast<std::size_t>(count));
+  std::iota(begin.begin(), begin.end(), 0);
+  std::iota(slot.begin(), slot.end(), 0);
+  begin.back() = static_cast<std::int32_t>(rows);
+  RowSpans spans = {.count = static_cast<std::int32_t>(count),
+                    .begin = Array(begin),
+                    .slot = Array(slot)};
+  if (single && backend_.prompt_grid() > 1) spans.lead = Array<std::int32_t>({0});
+  return spans;
+}
+
+WkvArgs OpInputs::Wkv(std::int64_t rows, std::int64_t d, bool single) {
+  const std::int64_t heads = d / kHead;
+  return {.r = Floats(rows, d),
+          .k = Floats(rows, d),
+          .v = Floats(rows, d),
+          .w = Floats(rows, d, 0.97f),
+          .state = Floats(single ? 1 : rows, heads * kHead * kHead, 0.01f).f32(0),
+          .spans = Spans(rows, single),
+          .heads = heads,
+          .y = Floats(rows, d, 0.0f)};
+}
+
+AttendArgs OpInputs::Attend(std::int64_t batch, std::int64_t context, std::int64_t d) {
+  GOLDFINCH_CHECK(context % kPage == 0);
+  const std::int64_t tiles = context / kPage;
+  KvTiles kv = {.type = DType::kBf16, .heads = d / kHead, .page_tokens = kPage};
+  // A small number throughout, as the bytes that both halves of it are.
+  const std::vector<std::byte> one(static_cast<std::size_t>(kv.tile_bytes()),
+                                   std::byte{0x3c});
+  kv.data = Bytes(batch * tiles * kv.tile_bytes());
+  auto* place = static_cast<std::byte*>(kv.data);
+  for (std::int64_t i = 0; i < batch * tiles; ++i, place += kv.tile_bytes())
+    backend_.CopyToDevice(place, one.data(), kv.tile_bytes());
+
+  const std::int64_t chunks = (tiles + KvTiles::kCutTiles - 1) / KvTiles::kCutTiles;
+  std::vector<std::int32_t> tile(static_cast<std::size_t>(batch * tiles));
+  std::iota(tile.begin(), tile.end(), 0);
+  std::vector<std::int64_t> tile_position(tile.size());
+  for (std::size_t i = 0; i < tile.size(); ++i)
+    tile_position[i] = static_cast<std::int64_t>(i) % tiles * kPage;
+  std::vector<std::int64_t> position(static_cast<std::size_t>(batch), context - 1);
+  std::vector<std::int32_t> list, tile_begin, chunk_begin;
+  for (std::int64_t i = 0; i <= batch; ++i) {
+    if (i < batch) list.push_back(static_cast<std::int32_t>(i));
+    tile_begin.push_back(static_cast<std::int32_t>(i * tiles));
+    chunk_begin.push_back(static_cast<std::int32_t>(i * chunks));
+  }
+  return {.q = Floats(batch, d),
+          .tiles = kv,
+          .heads = kv.heads,
+          .position = Array(position),
+          .span = Array(list),
+          .tile_begin = Array(tile_begin),
+          .tile = Array(tile),
+          .tile_position = Array(tile_position),
+          .chunk_begin = Array(chunk_begin),
+          .num_chunks = batch * chunks,
+          .carry = Floats(batch, kv.heads * kCarry, 0.0f)};
+}
+
+}  // namespace goldfinch
