@@ -303,7 +303,7 @@ void CudaBackend::Gemm(std::span<const Backend::Product> products) {
   GOLDFINCH_CHECK(!products.empty() && products.size() <= kMaxProducts);
   std::array<GemmArgs, kMaxGemms> args;
   std::size_t count = 0;
-  for (const auto& [x, packed, y, epilogue] : products) {
+  for (const auto& [x, packed, y, epilogue, prompt_rows] : products) {
     const GemmWeights& w = static_cast<const CudaPackedWeights&>(*packed).weights();
     GOLDFINCH_CHECK(x.type == w.type && x.cols == w.in && y.cols == w.out &&
                     x.rows == y.rows && w.in > 0);
