@@ -84,17 +84,20 @@ struct alignas(8) Floats {
   float first, second;
 };
 
-// Starts the copies of a thread's part of a tile: four columns of a row of each.
+// Starts the copies of a thread's part of a tile: four columns of a row of each. Of rows
+// there are `rows`. kAligned: they start at multiples of 16 bytes.
+template <bool kAligned>
 __device__ __forceinline__ void CopyTile(const WkvArgs& args, std::int64_t first,
-                                         std::int64_t column, bool aligned, Raw& raw,
+                                         std::int64_t column, int rows, Raw& raw,
                                          Values& values) {
   constexpr int kColumns = 4, kChunks = kHead / kColumns;
   static_assert(kThreads == kTile * kChunks);
   const int token = static_cast<int>(threadIdx.x) / kChunks;
   const int own = static_cast<int>(threadIdx.x) % kChunks * kColumns;
+  if (token >= rows) return;
   const auto copy = [&](float* to, const Matrix& matrix) {
     const float* const from = Row<float>(matrix, first + token) + column + own;
-    if (aligned) {
+    if constexpr (kAligned) {
       AsyncCopy16(to + own, from, 0);
     } else {
 #pragma unroll
@@ -105,6 +108,54 @@ __device__ __forceinline__ void CopyTile(const WkvArgs& args, std::int64_t first
   copy(raw.rwk[kK + token], args.k);
   copy(raw.rwk[kW + token], args.w);
   copy(values.v[token], args.v);
+}
+
+// Rows [row, end) token by token, through shared memory: for the next token's inputs
+// there are no registers beside the tiles'.
+template <bool kAligned>
+__device__ __forceinline__ void RunTokens(const WkvArgs& args, std::int64_t slot,
+                                          std::int64_t head, std::int64_t row,
+                                          std::int64_t end) {
+  auto& shared = *static_cast<Shared*>(DynamicShared());
+  WkvColumns columns(args, slot, head, static_cast<int>(threadIdx.x) / kWarp);
+  const auto rows_from = [end](std::int64_t first) {
+    return static_cast<int>(end - first < kTile ? end - first : kTile);
+  };
+  const auto copy = [&](std::int64_t first, int stage) {
+    if (first < end)
+      CopyTile<kAligned>(args, first, head * kHead, rows_from(first), shared.raw[stage],
+                         shared.values[stage]);
+    AsyncCommit();
+  };
+  copy(row, 0);
+  for (int stage = 0; row < end; row += kTile, stage ^= 1) {
+    copy(row + kTile, stage ^ 1);
+    AsyncWait<1>();
+    __syncthreads();
+    const Raw& raw = shared.raw[stage];
+    for (int t = 0; t < rows_from(row); ++t) {
+      WkvColumns::Inputs in;
+      const auto load = [&](int first, float(&values)[WkvColumns::kKeys]) {
+#pragma unroll
+        for (int j = 0; j < WkvColumns::kKeys; j += 4) {
+          const auto four =
+              LoadVector<float4>(&raw.rwk[first + t][columns.first_key() + j]);
+          values[j] = four.x;
+          values[j + 1] = four.y;
+          values[j + 2] = four.z;
+          values[j + 3] = four.w;
+        }
+      };
+      load(kR, in.r);
+      load(kK, in.k);
+      load(kW, in.w);
+      in.v = shared.values[stage].v[t][columns.value()];
+      columns.Step(in, row + t);
+    }
+    __syncthreads();  // the room is taken next
+  }
+  AsyncWait<0>();
+  columns.Store();
 }
 
 // Where r of a key is in its row: pairs {big, big, small, small}, or the small ones first
@@ -370,14 +421,15 @@ static_assert(StateTile::kValues * (kThreads - kPreparing) / kWarp == kHead);
 // All tiles of a span, in turns: while tile i is multiplied, i + 1 is prepared and those
 // up to i + 3 are on their way. `state` is the head's, `first` the first row, `column`
 // the head's first.
+template <bool kAligned>
 __device__ __forceinline__ void RunTiles(const WkvArgs& args, float* state,
                                          std::int64_t first, std::int64_t column,
-                                         int tiles, bool aligned) {
+                                         int tiles) {
   auto& shared = *static_cast<Shared*>(DynamicShared());
   const auto copy = [&](int i) {
     if (i < tiles)
-      CopyTile(args, first + std::int64_t{i} * kTile, column, aligned,
-               shared.raw[i % (kStages - 1)], shared.values[i % kStages]);
+      CopyTile<kAligned>(args, first + std::int64_t{i} * kTile, column, kTile,
+                         shared.raw[i % (kStages - 1)], shared.values[i % kStages]);
     AsyncCommit();
   };
   // Of a warp that multiplies, and of a thread that prepares.
@@ -415,10 +467,9 @@ __device__ __forceinline__ void RunTiles(const WkvArgs& args, float* state,
   if (multiplies) own.Store(state);
 }
 
-// A block of threads for each (span, head). `aligned`: rows of the inputs start at
-// multiples of 16 bytes.
-__global__ void __launch_bounds__(kThreads, 2)
-    WkvBlocksKernel(WkvArgs args, bool aligned) {
+// A block of threads for each (span, head).
+template <bool kAligned>
+__global__ void __launch_bounds__(kThreads, 2) WkvBlocksKernel(WkvArgs args) {
   AwaitLaunch();
   // The last spans first: among decoded rows, prompts come last and take longest.
   const std::int64_t span = args.spans.count - 1 - blockIdx.x / args.heads;
@@ -427,27 +478,25 @@ __global__ void __launch_bounds__(kThreads, 2)
   const std::int64_t lead = args.spans.lead[span];
   const std::int64_t blocks =
       end - begin > lead ? (end - begin - lead) / kPromptBlock : 0;
-  // Without a block there is one run, not two.
+  // Without a block there is one run of tokens, not two.
   const std::int64_t first = blocks > 0 ? begin + lead : end;
   const std::int64_t last = first + blocks * kPromptBlock;
   std::int64_t from = begin, to = first;
   for (int phase = 0; phase < 2; ++phase) {
-    if (from < to) {
-      WkvColumns columns(args, slot, head, static_cast<int>(threadIdx.x) / kWarp);
-      columns.Run(from, to);
-      columns.Store();
-    }
+    if (from < to) RunTokens<kAligned>(args, slot, head, from, to);
     if (phase == 1 || blocks == 0) break;
     // The state goes into other threads' hands, and back.
     __syncthreads();
-    RunTiles(args, args.state + (slot * args.heads + head) * kHead * kHead, first,
-             head * kHead, static_cast<int>(blocks) * kTiles, aligned);
+    RunTiles<kAligned>(args, args.state + (slot * args.heads + head) * kHead * kHead,
+                       first, head * kHead, static_cast<int>(blocks) * kTiles);
+    AllowLaunch();
     __syncthreads();
     from = last;
     to = end;
   }
 }
 
+// Rows start at multiples of 16 bytes.
 bool IsAligned(const Matrix& m) {
   return reinterpret_cast<std::uintptr_t>(m.data) % 16 == 0 && m.stride % 4 == 0;
 }
@@ -456,18 +505,18 @@ bool IsAligned(const Matrix& m) {
 
 // Shared memory beyond 48 KiB must be asked for.
 void PrepareWkv(Stream& stream) {
-  stream.Check(
-      cudaFuncSetAttribute(WkvBlocksKernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                           static_cast<int>(sizeof(Shared))),
-      "cudaFuncSetAttribute");
+  for (const auto kernel : {WkvBlocksKernel<true>, WkvBlocksKernel<false>})
+    stream.Check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                                      static_cast<int>(sizeof(Shared))),
+                 "cudaFuncSetAttribute");
 }
 
 void WkvBlocks(Stream& stream, const WkvArgs& args) {
   const bool aligned =
       IsAligned(args.r) && IsAligned(args.k) && IsAligned(args.v) && IsAligned(args.w);
-  Launch(stream, "wkv_blocks", WkvBlocksKernel,
+  Launch(stream, "wkv_blocks", aligned ? WkvBlocksKernel<true> : WkvBlocksKernel<false>,
          dim3(BlocksFor(args.spans.count * args.heads, 1)), kThreads, sizeof(Shared),
-         args, aligned);
+         args);
 }
 
 }  // namespace goldfinch::GOLDFINCH_CUDA

@@ -15,6 +15,8 @@ class WkvColumns {
   static constexpr int kValues = 8;               // of a warp
   static constexpr int kParts = kHead / kValues;  // warps of a head
 
+  static constexpr int kKeys = kHead * kValues / kWarp;  // of a lane
+
   // Of columns [8 part, 8 part + 8) of a head of the state in `slot`.
   __device__ __forceinline__ WkvColumns(const WkvArgs& args, std::int64_t slot,
                                         std::int64_t head, int part)
@@ -29,30 +31,43 @@ class WkvColumns {
     for (int j = 0; j < kKeys; ++j) s_[j] = state_[j * kHead];
   }
 
+  // What a lane takes of a token.
+  struct Inputs {
+    float r[kKeys], k[kKeys], w[kKeys];
+    float v;
+  };
+  // Where in the head's 64.
+  __device__ __forceinline__ int first_key() const { return key_ % kHead; }
+  __device__ __forceinline__ int value() const { return value_ % kHead; }
+
   __device__ __forceinline__ void Run(std::int64_t row, std::int64_t end) {
-    const bool first_lanes = threadIdx.x % kWarp < kValues;
     Inputs in, next;
     if (row < end) Load(row, in);
     for (; row < end; ++row) {
       if (row + 1 < end) Load(row + 1, next);
-      float y = 0.0f, bonus = 0.0f;
-#pragma unroll
-      for (int j = 0; j < kKeys; ++j) {
-        y = Fma(in.r[j], s_[j], y);
-        s_[j] = Fma(in.w[j], s_[j], in.k[j] * in.v);
-      }
-      if (args_.bonus != nullptr) {
-        // Read again for each token: there are no registers to spare.
-        const float* const u = args_.bonus + key_;
-#pragma unroll
-        for (int j = 0; j < kKeys; ++j) bonus = Fma(u[j] * in.k[j], in.r[j], bonus);
-        // Before the sum over lanes is taken, a term of each.
-        y = Fma(bonus, in.v, y);
-      }
-      y = SumKeys(y);
-      if (first_lanes) Row<float>(args_.y, row)[value_] = y;
+      Step(in, row);
       in = next;
     }
+  }
+
+  // One token, whose y is row `row`.
+  __device__ __forceinline__ void Step(const Inputs& in, std::int64_t row) {
+    float y = 0.0f, bonus = 0.0f;
+#pragma unroll
+    for (int j = 0; j < kKeys; ++j) {
+      y = Fma(in.r[j], s_[j], y);
+      s_[j] = Fma(in.w[j], s_[j], in.k[j] * in.v);
+    }
+    if (args_.bonus != nullptr) {
+      // Read again for each token: there are no registers to spare.
+      const float* const u = args_.bonus + key_;
+#pragma unroll
+      for (int j = 0; j < kKeys; ++j) bonus = Fma(u[j] * in.k[j], in.r[j], bonus);
+      // Before the sum over lanes is taken, a term of each.
+      y = Fma(bonus, in.v, y);
+    }
+    y = SumKeys(y);
+    if (threadIdx.x % kWarp < kValues) Row<float>(args_.y, row)[value_] = y;
   }
 
   __device__ __forceinline__ void Store() const {
@@ -61,12 +76,6 @@ class WkvColumns {
   }
 
  private:
-  static constexpr int kKeys = kHead * kValues / kWarp;  // of a lane
-
-  struct Inputs {
-    float r[kKeys], k[kKeys], w[kKeys];
-    float v;
-  };
   __device__ __forceinline__ void Load(std::int64_t row, Inputs& in) const {
     const float* const r = Row<float>(args_.r, row) + key_;
     const float* const k = Row<float>(args_.k, row) + key_;
