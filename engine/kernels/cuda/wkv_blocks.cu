@@ -65,8 +65,8 @@ struct alignas(16) Pair {
 };
 // A tile as it is multiplied.
 struct Prepared {
-  // r with the decays of the tokens before, pairs of keys; see BigPlace.
-  float r[kTile][2 * kHead + 16];
+  // r with the decays of the tokens before, pairs of keys.
+  Pair r[kTile][kHead / 2 + 4];
   // k with the decays of the tokens behind, pairs of tokens.
   Pair k[kTile / 2][kHead + 2];
   Pair a[kTile][kTile / 2 + 4];  // pairs of s; zero where s > t
@@ -158,146 +158,109 @@ __device__ __forceinline__ void RunTokens(const WkvArgs& args, std::int64_t slot
   columns.Store();
 }
 
-// Where r of a key is in its row: pairs {big, big, small, small}, or the small ones first
-// in every other eight, so that the lanes that write big ones write to different banks.
-__device__ __forceinline__ int BigPlace(int key) {
-  return key / 2 * 4 + key / 16 % 2 * 2 + key % 2;
-}
-__device__ __forceinline__ int SmallPlace(int key) { return BigPlace(key) ^ 2; }
-// Keys `key` and `key` + 1 of it, the first of which is even; `eight` is key / 8.
-__device__ __forceinline__ Pair LoadKeys(const float* row, int key, int eight) {
-  const auto four = LoadVector<float4>(row + key * 2);
-  return eight / 2 % 2 == 0 ? Pair{{four.x, four.y}, {four.z, four.w}}
-                            : Pair{{four.z, four.w}, {four.x, four.y}};
-}
-
 __device__ __forceinline__ Pair PairOf(const Split& first, const Split& second) {
   return {{first.big, second.big}, {first.small, second.small}};
 }
-
-// r and k with their decays. A thread has a key of one of them.
-__device__ __forceinline__ void DecayTile(const Raw& raw, int thread, Prepared& to) {
-  const int key = thread % kHead;
-  float decay = 1.0f;
-  if (thread < kHead) {
-    const int big = BigPlace(key), small = SmallPlace(key);
-#pragma unroll
-    for (int t = 0; t < kTile; ++t) {
-      const Split r = SplitOf(raw.rwk[kR + t][key] * decay);
-      to.r[t][big] = r.big;
-      to.r[t][small] = r.small;
-      decay *= raw.rwk[kW + t][key];
-    }
-    to.decay[key] = decay;
-  } else {
-#pragma unroll
-    for (int t = kTile - 2; t >= 0; t -= 2) {
-      const Split second = SplitOf(raw.rwk[kK + t + 1][key] * decay);
-      decay *= raw.rwk[kW + t + 1][key];
-      const Split first = SplitOf(raw.rwk[kK + t][key] * decay);
-      decay *= raw.rwk[kW + t][key];
-      StoreVector(PairOf(first, second), &to.k[t / 2][key]);
-    }
-  }
+__device__ __forceinline__ Pair PairOf(const Floats& values) {
+  return PairOf(SplitOf(values.first), SplitOf(values.second));
+}
+__device__ __forceinline__ Floats operator*(const Floats& a, const Floats& b) {
+  return {a.first * b.first, a.second * b.second};
 }
 
-// A thread's share of A: four keys of two columns, which together are as long as every
-// other such two. The first column goes down from below its diagonal to the last row,
-// then the second one does: fifteen steps, of which step n > 0 is in row
-//   n + first column, in the first;   n, in the second, from n = 16 - first column on.
-// The sixteen lanes of a column have all keys.
-class Mixing {
+// A quarter of the work on a tile, for one warp whose lanes have two keys each: four rows
+// of r and four columns of A, the last of which are as much shorter as the first are
+// longer. What a column has become at the last row is k with its decays.
+template <int kQuarter>
+class Preparing {
  public:
-  __device__ __forceinline__ explicit Mixing(int thread)
-      : first_(thread / kParts), part_(thread % kParts) {}
-
   // `bonus` is the head's, or null.
-  __device__ __forceinline__ void Prepare(const Raw& raw, const float* bonus,
-                                          Prepared& to) const {
-    const int second = kTile - 1 - first_;
-    float k[kKeys], k_second[kKeys], now[kKeys], sums[kTile] = {};
-    Load(raw.rwk[kK + first_], k);
-    Load(raw.rwk[kK + second], k_second);
-    if (bonus != nullptr) {
-      Diagonal(raw, bonus, k, first_, to);
-      Diagonal(raw, bonus, k_second, second, to);
+  __device__ __forceinline__ static void Run(const Raw& raw, const float* bonus,
+                                             Prepared& to) {
+    const int lane = static_cast<int>(threadIdx.x) % kWarp, key = 2 * lane;
+    const auto load = [&](int row) { return LoadVector<Floats>(&raw.rwk[row][key]); };
+    Floats decay = {1.0f, 1.0f}, k[4];
+    float sums[kWarp] = {};
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      k[i] = load(kK + Column(i));
+      if (bonus == nullptr) continue;
+      const auto r = load(kR + Column(i));
+      const float now = WarpSum(
+          Fma(bonus[key + 1] * k[i].second, r.second, bonus[key] * k[i].first * r.first));
+      if (lane == 0) Put(now, Column(i), Column(i), to);
     }
 #pragma unroll
-    for (int n = 1; n < kTile; ++n) {
-      // First columns are of the first half.
-      const bool in_first = n <= kTile / 2 || n <= second;
-      if (n > kTile / 2) {
+    for (int t = 0; t < kTile; ++t) {
+      const bool in_columns = t > Column(0), own_row = t / 4 == kQuarter;
+      Floats r = {};
+      if (in_columns || own_row) r = load(kR + t);
+      if (own_row) StoreVector(PairOf(r * decay), &to.r[t][lane]);
+      const auto w = load(kW + t);
+      if (t / 4 <= kQuarter) decay = decay * w;
 #pragma unroll
-        for (int i = 0; i < kKeys; ++i) k[i] = n == second + 1 ? k_second[i] : k[i];
+      for (int i = 0; i < 4; ++i) {
+        if (t <= Column(i)) continue;
+        sums[Slot(i, t)] = Fma(r.second, k[i].second, r.first * k[i].first);
+        k[i] = k[i] * w;
       }
-      const int t = in_first ? first_ + n : n;
-      Load(raw.rwk[kR + t], now);
-#pragma unroll
-      for (int i = 0; i < kKeys; ++i) sums[n] = Fma(now[i], k[i], sums[n]);
-      if (n == kTile - 1) break;
-      Load(raw.rwk[kW + t], now);
-#pragma unroll
-      for (int i = 0; i < kKeys; ++i) k[i] *= now[i];
     }
-    FoldLanes<kParts / 2>(sums);
-    if (part_ == 0) return;  // step 0 is none
-    if (part_ <= second)
-      Put(SplitOf(sums[0]), first_ + part_, first_, to);
-    else
-      Put(SplitOf(sums[0]), part_, second, to);
+    if (kQuarter == 3) StoreVector(decay, &to.decay[key]);
+#pragma unroll
+    for (int i = 0; i < 4; i += 2) {
+      Pair* const pairs = &to.k[Column(i) / 2][key];
+      StoreVector(PairOf(SplitOf(k[i].first), SplitOf(k[i + 1].first)), pairs);
+      StoreVector(PairOf(SplitOf(k[i].second), SplitOf(k[i + 1].second)), pairs + 1);
+    }
+    FoldLanes<kWarp / 2>(lane, sums);
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      const int row = lane - Slot(i, 0);
+      if (row > Column(i) && row < kTile) Put(sums[0], row, Column(i), to);
+    }
   }
 
-  // What Prepare never writes, and A where there is no bonus.
+  // A where Run never writes, and on the diagonal where there is no bonus.
   __device__ __forceinline__ static void Clear(int thread, Prepared& to) {
     static_assert(kPreparing == kTile * kTile / 2);
     StoreVector(Pair{}, &to.a[thread / (kTile / 2)][thread % (kTile / 2)]);
   }
 
  private:
-  static constexpr int kParts = 16;  // of the keys
-  static constexpr int kKeys = kHead / kParts;
-  static_assert(kPreparing / kParts == kTile / 2 && kParts == kTile && kKeys == 4);
+  static_assert(kPreparing == 4 * kWarp && kHead == 2 * kWarp && kTile == 16);
 
-  __device__ __forceinline__ void Load(const float* row, float (&values)[kKeys]) const {
-    const auto four = LoadVector<float4>(row + part_ * kKeys);
-    values[0] = four.x;
-    values[1] = four.y;
-    values[2] = four.z;
-    values[3] = four.w;
+  // Two pairs of neighbours.
+  __device__ __forceinline__ static constexpr int Column(int i) {
+    return i < 2 ? 2 * kQuarter + i : kTile - 4 - 2 * kQuarter + i;
   }
-  // Sums of the lanes, of which lane i of a column gets number i: at each level it passes
-  // on one half of those it has and adds to the other.
+  // Number of the sum in row t > Column(i); there are 30, column by column.
+  __device__ __forceinline__ static constexpr int Slot(int i, int t) {
+    const int before = i == 0   ? 0
+                       : i == 1 ? kTile - 1 - 2 * kQuarter
+                       : i == 2 ? 2 * kTile - 3 - 4 * kQuarter
+                                : 2 * kTile - 2 - 2 * kQuarter;
+    return before + t - Column(i) - 1;
+  }
+  // Sums of all lanes, of which lane i gets number i: at each level it passes on one half
+  // of those it has and adds to the other.
   template <int kHalf>
-  __device__ __forceinline__ void FoldLanes(float (&sums)[kTile]) const {
-    const bool upper = (part_ & kHalf) != 0;
+  __device__ __forceinline__ static void FoldLanes(int lane, float (&sums)[kWarp]) {
+    const bool upper = (lane & kHalf) != 0;
 #pragma unroll
     for (int i = 0; i < kHalf; ++i) {
       const float keep = upper ? sums[i + kHalf] : sums[i];
       const float pass = upper ? sums[i] : sums[i + kHalf];
       sums[i] = keep + __shfl_xor_sync(kAllLanes, pass, kHalf);
     }
-    if constexpr (kHalf > 1) FoldLanes<kHalf / 2>(sums);
+    if constexpr (kHalf > 1) FoldLanes<kHalf / 2>(lane, sums);
   }
-  __device__ __forceinline__ static void Put(const Split& value, int row, int column,
+  __device__ __forceinline__ static void Put(float value, int row, int column,
                                              Prepared& to) {
+    const Split split = SplitOf(value);
     Pair& pair = to.a[row][column / 2];
-    pair.big[column % 2] = value.big;
-    pair.small[column % 2] = value.small;
+    pair.big[column % 2] = split.big;
+    pair.small[column % 2] = split.small;
   }
-  __device__ __forceinline__ void Diagonal(const Raw& raw, const float* bonus,
-                                           const float (&k)[kKeys], int token,
-                                           Prepared& to) const {
-    float r[kKeys], sum = 0.0f;
-    Load(raw.rwk[kR + token], r);
-#pragma unroll
-    for (int i = 0; i < kKeys; ++i) sum = Fma(bonus[part_ * kKeys + i] * k[i], r[i], sum);
-#pragma unroll
-    for (int lanes = 1; lanes < kParts; lanes *= 2)
-      sum += __shfl_xor_sync(kAllLanes, sum, lanes);
-    if (part_ == 0) Put(SplitOf(sum), token, token, to);
-  }
-
-  const int first_, part_;
 };
 
 // A left operand: sixteen values, a pair of neighbours along the sum for each lane.
@@ -392,7 +355,7 @@ class StateTile {
       const Left s = LeftOf(s_[n][0], s_[n][2], s_[n][1], s_[n][3]);
 #pragma unroll
       for (int m = 0; m < 2; ++m) {
-        const Pair r = LoadKeys(tile.r[8 * m + g_], 8 * n + 2 * q_, n);
+        const auto r = LoadVector<Pair>(&tile.r[8 * m + g_][4 * n + q_]);
         MultiplySmall(small[m], s, r);
         MultiplyBig(big[m], s, r);
       }
@@ -436,15 +399,14 @@ __device__ __forceinline__ void RunTiles(const WkvArgs& args, float* state,
   const bool multiplies = threadIdx.x < kThreads - kPreparing;
   const int thread = static_cast<int>(threadIdx.x) % kPreparing;
   StateTile own(thread / kWarp * StateTile::kValues);
-  const Mixing mixing(thread);
   const float* const bonus = args.bonus != nullptr ? args.bonus + column : nullptr;
 
   for (int i = 0; i < kStages - 1; ++i) copy(i);
   if (multiplies) {
     own.Load(state);
   } else {
-    Mixing::Clear(thread, shared.prepared[0]);
-    Mixing::Clear(thread, shared.prepared[1]);
+    Preparing<0>::Clear(thread, shared.prepared[0]);
+    Preparing<0>::Clear(thread, shared.prepared[1]);
   }
   for (int i = -1; i < tiles; ++i) {
     AsyncWait<kStages - 3>();
@@ -459,8 +421,19 @@ __device__ __forceinline__ void RunTiles(const WkvArgs& args, float* state,
     } else if (i + 1 < tiles) {
       const Raw& raw = shared.raw[(i + 1) % (kStages - 1)];
       Prepared& prepared = shared.prepared[(i + 1) % 2];
-      DecayTile(raw, thread, prepared);
-      mixing.Prepare(raw, bonus, prepared);
+      switch (thread / kWarp) {
+        case 0:
+          Preparing<0>::Run(raw, bonus, prepared);
+          break;
+        case 1:
+          Preparing<1>::Run(raw, bonus, prepared);
+          break;
+        case 2:
+          Preparing<2>::Run(raw, bonus, prepared);
+          break;
+        default:
+          Preparing<3>::Run(raw, bonus, prepared);
+      }
     }
   }
   AsyncWait<0>();
