@@ -263,8 +263,8 @@ __device__ __forceinline__ void Mma(float (&d)[4], const uint4& a, unsigned b0,
 }
 
 // A float32 as a tf32 number (eleven bits), to nearest, and the rest, of which the tensor
-// cores see eleven bits too: all but 2^-21 of it. A NaN stays one, in `small` at least; of
-// an infinity `small` is NaN.
+// cores see eleven bits too: all but 2^-21 of it. A NaN stays one, in `small` at least;
+// of an infinity `small` is NaN.
 struct Split {
   float big, small;
 };
@@ -275,7 +275,8 @@ __device__ __forceinline__ Split SplitOf(float value) {
 }
 
 // d += a b of one warp, m16n8k8 in tf32 with float32 sums. Of the operands all but
-// the upper 19 bits are ignored. Lane l holds, with g = l / 4 and q = l % 4 (PTX ISA, "Matrix fragments for mma.m16n8k8"):
+// the upper 19 bits are ignored. Lane l holds, with g = l / 4 and q = l % 4 (PTX ISA,
+// "Matrix fragments for mma.m16n8k8"):
 //   a[0]: row g, k q     a[1]: row g+8     a[2], a[3]: the same at k + 4
 //   b0: k q of column g                    b1: at k + 4
 //   d[0], d[1]: row g, columns 2q and 2q+1           d[2], d[3]: row g+8
@@ -314,8 +315,8 @@ __device__ __forceinline__ void MmaTf32(float (&d)[4], const float (&a)[4], floa
       "{%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
       : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
       : "r"(__float_as_uint(a[0])), "r"(__float_as_uint(a[1])),
-        "r"(__float_as_uint(a[2])), "r"(__float_as_uint(a[3])),
-        "r"(__float_as_uint(b0)), "r"(__float_as_uint(b1)));
+        "r"(__float_as_uint(a[2])), "r"(__float_as_uint(a[3])), "r"(__float_as_uint(b0)),
+        "r"(__float_as_uint(b1)));
 #endif
 }
 

@@ -29,8 +29,7 @@ constexpr int kParts = WkvColumns::kParts;
 // A warp for each (span, head, eight values); blocks are of any number of warps.
 __global__ void __launch_bounds__(kParts* kWarp) WkvKernel(WkvArgs args) {
   AwaitLaunch();
-  const std::int64_t task =
-      (std::int64_t{blockIdx.x} * blockDim.x + threadIdx.x) / kWarp;
+  const std::int64_t task = (std::int64_t{blockIdx.x} * blockDim.x + threadIdx.x) / kWarp;
   const std::int64_t span = task / (args.heads * kParts);
   if (span >= args.spans.count) return;
   WkvColumns columns(args, args.spans.slot[span], task / kParts % args.heads,

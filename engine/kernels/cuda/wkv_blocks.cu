@@ -27,12 +27,13 @@
 // values and all keys each, as the accumulators of S^T; taken for the left operand they
 // are S^T with the keys of each eight in another order. Beside them, four warps prepare
 // the tile that comes next (A, and r and k with their decays, already split) and copies
-// of three tiles are under way.
+// of the two tiles behind it are under way.
 //
 // A NaN spoils its sequence as elsewhere, and besides the earlier rows of its tile: A is
 // 0 there, and 0 times NaN is none.
 //
-// 94 KiB of shared memory, two blocks of threads on a multiprocessor of sm_90.
+// 94 KiB of shared memory and 128 registers: two blocks of threads on a multiprocessor of
+// sm_90. By count it is shared memory that takes the time, 80 cycles a token and head.
 #include "engine/kernels/cuda/device.h"
 #include "engine/kernels/cuda/kernels.h"
 #include "engine/kernels/cuda/wkv_blocks.h"

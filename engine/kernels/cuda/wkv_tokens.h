@@ -12,23 +12,24 @@ namespace goldfinch::GOLDFINCH_CUDA {
 class WkvColumns {
  public:
   static constexpr int kHead = 64;
-  static constexpr int kValues = 8;               // of a warp
-  static constexpr int kParts = kHead / kValues;  // warps of a head
-
+  static constexpr int kValues = 8;                      // of a warp
+  static constexpr int kParts = kHead / kValues;         // warps of a head
   static constexpr int kKeys = kHead * kValues / kWarp;  // of a lane
 
   // Of columns [8 part, 8 part + 8) of a head of the state in `slot`.
   __device__ __forceinline__ WkvColumns(const WkvArgs& args, std::int64_t slot,
                                         std::int64_t head, int part)
-      : args_(args) {
-    const int lane = static_cast<int>(threadIdx.x) % kWarp;
-    const int own = part * kValues + lane % kValues;
-    const int own_key = lane / kValues * kKeys;
+      : args_(args), lane_(static_cast<int>(threadIdx.x) % kWarp) {
+    const int own = part * kValues + lane_ % kValues;
+    const int own_key = lane_ / kValues * kKeys;
     value_ = static_cast<int>(head) * kHead + own;
     key_ = static_cast<int>(head) * kHead + own_key;
     state_ = args.state + ((slot * args.heads + head) * kHead + own_key) * kHead + own;
 #pragma unroll
-    for (int j = 0; j < kKeys; ++j) s_[j] = state_[j * kHead];
+    for (int j = 0; j < kKeys; ++j) {
+      s_[j] = state_[j * kHead];
+      u_[j] = args.bonus != nullptr ? args.bonus[key_ + j] : 0.0f;
+    }
   }
 
   // What a lane takes of a token.
@@ -59,15 +60,13 @@ class WkvColumns {
       s_[j] = Fma(in.w[j], s_[j], in.k[j] * in.v);
     }
     if (args_.bonus != nullptr) {
-      // Read again for each token: there are no registers to spare.
-      const float* const u = args_.bonus + key_;
 #pragma unroll
-      for (int j = 0; j < kKeys; ++j) bonus = Fma(u[j] * in.k[j], in.r[j], bonus);
+      for (int j = 0; j < kKeys; ++j) bonus = Fma(u_[j] * in.k[j], in.r[j], bonus);
       // Before the sum over lanes is taken, a term of each.
       y = Fma(bonus, in.v, y);
     }
     y = SumKeys(y);
-    if (threadIdx.x % kWarp < kValues) Row<float>(args_.y, row)[value_] = y;
+    if (lane_ < kValues) Row<float>(args_.y, row)[value_] = y;
   }
 
   __device__ __forceinline__ void Store() const {
@@ -96,9 +95,10 @@ class WkvColumns {
   }
 
   const WkvArgs& args_;
+  const int lane_;
   int value_, key_;
   float* state_;
-  float s_[kKeys];
+  float s_[kKeys], u_[kKeys];
 };
 
 }  // namespace goldfinch::GOLDFINCH_CUDA
