@@ -93,6 +93,7 @@ class CudaBackend final : public Backend {
     stream_.overlap = device.major >= 9;
     stream_.multiprocessors = device.multiProcessorCount;
     PrepareGemm(stream_);
+    PrepareWkv(stream_);
   }
   ~CudaBackend() override { Synchronize(); }
 

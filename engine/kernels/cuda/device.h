@@ -174,6 +174,16 @@ __device__ __forceinline__ void AsyncCopy16(void* to, const void* from, int zero
                : "memory");
 #endif
 }
+// The same of four bytes, for rows that start anywhere.
+__device__ __forceinline__ void AsyncCopy4(void* to, const void* from) {
+#if defined(GOLDFINCH_CUDA_EMULATION)
+  emulation::AsyncCopy(to, from, 4, 0);
+#else
+  const auto address = static_cast<unsigned>(__cvta_generic_to_shared(to));
+  asm volatile("cp.async.ca.shared.global [%0], [%1], 4;" ::"r"(address), "l"(from)
+               : "memory");
+#endif
+}
 __device__ __forceinline__ void AsyncCommit() {
 #if defined(GOLDFINCH_CUDA_EMULATION)
   emulation::AsyncCommit();
@@ -249,6 +259,64 @@ __device__ __forceinline__ void Mma(float (&d)[4], const uint4& a, unsigned b0,
       "{%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
       : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
       : "r"(a.x), "r"(a.y), "r"(a.z), "r"(a.w), "r"(b0), "r"(b1));
+#endif
+}
+
+// A float32 as a tf32 number (eleven bits), to nearest, and the rest, of which the tensor
+// cores see eleven bits too: all but 2^-21 of it. A NaN stays one, in `small` at least;
+// of an infinity `small` is NaN.
+struct Split {
+  float big, small;
+};
+inline constexpr unsigned kTf32Bits = 0xffffe000u;
+__device__ __forceinline__ Split SplitOf(float value) {
+  const float big = __uint_as_float((__float_as_uint(value) + 0x1000u) & kTf32Bits);
+  return {big, value - big};
+}
+
+// d += a b of one warp, m16n8k8 in tf32 with float32 sums. Of the operands all but
+// the upper 19 bits are ignored. Lane l holds, with g = l / 4 and q = l % 4 (PTX ISA,
+// "Matrix fragments for mma.m16n8k8"):
+//   a[0]: row g, k q     a[1]: row g+8     a[2], a[3]: the same at k + 4
+//   b0: k q of column g                    b1: at k + 4
+//   d[0], d[1]: row g, columns 2q and 2q+1           d[2], d[3]: row g+8
+#if defined(GOLDFINCH_CUDA_EMULATION)
+struct Tf32Fragments {
+  float a[4], b[2];
+};
+inline void MmaTf32Lane(const unsigned char (*all)[emulation::kSlotBytes], unsigned lane,
+                        void* out) {
+  auto* d = static_cast<float*>(out);
+  const auto fragments = [all](unsigned from) {
+    Tf32Fragments f;
+    std::memcpy(&f, all[from], sizeof f);
+    return f;
+  };
+  const auto tf32 = [](float x) {
+    return __uint_as_float(__float_as_uint(x) & kTf32Bits);
+  };
+  for (unsigned i = 0; i < 4; ++i) {
+    const unsigned row = lane / 4 + i / 2 * 8, column = lane % 4 * 2 + i % 2;
+    for (unsigned k = 0; k < 8; ++k) {
+      const float a = fragments(row % 8 * 4 + k % 4).a[row / 8 + k / 4 * 2];
+      const float b = fragments(column * 4 + k % 4).b[k / 4];
+      d[i] = Fma(tf32(a), tf32(b), d[i]);
+    }
+  }
+}
+#endif
+__device__ __forceinline__ void MmaTf32(float (&d)[4], const float (&a)[4], float b0,
+                                        float b1) {
+#if defined(GOLDFINCH_CUDA_EMULATION)
+  const Tf32Fragments mine = {{a[0], a[1], a[2], a[3]}, {b0, b1}};
+  emulation::Gather(kAllLanes, &mine, sizeof mine, MmaTf32Lane, d);
+#else
+  asm("mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32 "
+      "{%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
+      : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
+      : "r"(__float_as_uint(a[0])), "r"(__float_as_uint(a[1])),
+        "r"(__float_as_uint(a[2])), "r"(__float_as_uint(a[3])), "r"(__float_as_uint(b0)),
+        "r"(__float_as_uint(b1)));
 #endif
 }
 

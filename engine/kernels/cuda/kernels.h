@@ -45,7 +45,8 @@ void ScatterQuantized(Stream& stream, const Matrix& in, const std::int64_t* inde
 void GatherQuantized(Stream& stream, const Matrix& in, const std::uint16_t* scales,
                      const std::int64_t* index, const Matrix& out);
 
-// wkv.cu
+// wkv.cu, wkv_blocks.cu
+void PrepareWkv(Stream& stream);  // once for a device, before the first Wkv
 void Wkv(Stream& stream, const WkvArgs& args);
 
 // attend.cu

@@ -14,96 +14,38 @@
 //
 // Bits do not depend on the cut of a sequence into spans, nor on what else runs. With
 // one token a span it is the reading and writing of S that takes the time, with many it
-// is the chain from token to token; one order serves both.
+// is the chain from token to token; one order serves both. Where prompts have blocks
+// (RowSpans::lead), wkv_blocks.cu takes over, with this order for all other rows.
 #include "engine/kernels/cuda/device.h"
 #include "engine/kernels/cuda/kernels.h"
+#include "engine/kernels/cuda/wkv_blocks.h"
+#include "engine/kernels/cuda/wkv_tokens.h"
 
 namespace goldfinch::GOLDFINCH_CUDA {
 namespace {
 
-constexpr int kHead = 64;
-constexpr int kValues = 8;                   // of a warp
-constexpr int kKeys = kHead * kValues / 32;  // of a lane
-constexpr int kParts = kHead / kValues;      // warps of a head
-
-struct Inputs {
-  float r[kKeys], k[kKeys], w[kKeys];
-  float v;
-};
-
-__device__ __forceinline__ void LoadInputs(const WkvArgs& args, std::int64_t row, int key,
-                                           int value, Inputs& in) {
-  const float* const r = Row<float>(args.r, row) + key;
-  const float* const k = Row<float>(args.k, row) + key;
-  const float* const w = Row<float>(args.w, row) + key;
-#pragma unroll
-  for (int j = 0; j < kKeys; ++j) {
-    in.r[j] = r[j];
-    in.k[j] = k[j];
-    in.w[j] = w[j];
-  }
-  in.v = Row<float>(args.v, row)[value];
-}
-
-// Across the four lanes that have one value's keys.
-__device__ __forceinline__ float SumKeys(float part) {
-  part += __shfl_xor_sync(kAllLanes, part, 8);
-  part += __shfl_xor_sync(kAllLanes, part, 16);
-  return part;
-}
+constexpr int kParts = WkvColumns::kParts;
 
 // A warp for each (span, head, eight values); blocks are of any number of warps.
 __global__ void __launch_bounds__(kParts* kWarp) WkvKernel(WkvArgs args) {
   AwaitLaunch();
-  const std::int64_t task =
-      (std::int64_t{blockIdx.x} * blockDim.x + threadIdx.x) / kWarp;
+  const std::int64_t task = (std::int64_t{blockIdx.x} * blockDim.x + threadIdx.x) / kWarp;
   const std::int64_t span = task / (args.heads * kParts);
   if (span >= args.spans.count) return;
-  const std::int64_t head = task / kParts % args.heads;
-  const int lane = static_cast<int>(threadIdx.x) % kWarp;
-  const int own = static_cast<int>(task % kParts) * kValues + lane % kValues;
-  const int own_key = lane / kValues * kKeys;
-  const int value = static_cast<int>(head) * kHead + own;
-  const int key = static_cast<int>(head) * kHead + own_key;
-  float* const state =
-      args.state +
-      ((args.spans.slot[span] * args.heads + head) * kHead + own_key) * kHead + own;
-  float s[kKeys], u[kKeys];
-#pragma unroll
-  for (int j = 0; j < kKeys; ++j) {
-    s[j] = state[j * kHead];
-    u[j] = args.bonus != nullptr ? args.bonus[key + j] : 0.0f;
-  }
-  const std::int64_t end = args.spans.begin[span + 1];
-  std::int64_t row = args.spans.begin[span];
-  Inputs in, next;
-  if (row < end) LoadInputs(args, row, key, value, in);
-  for (; row < end; ++row) {
-    if (row + 1 < end) LoadInputs(args, row + 1, key, value, next);
-    float y = 0.0f, bonus = 0.0f;
-#pragma unroll
-    for (int j = 0; j < kKeys; ++j) {
-      y = Fma(in.r[j], s[j], y);
-      s[j] = Fma(in.w[j], s[j], in.k[j] * in.v);
-    }
-    if (args.bonus != nullptr) {
-#pragma unroll
-      for (int j = 0; j < kKeys; ++j) bonus = Fma(u[j] * in.k[j], in.r[j], bonus);
-      // Before the sum over lanes is taken, a term of each.
-      y = Fma(bonus, in.v, y);
-    }
-    y = SumKeys(y);
-    if (lane < kValues) Row<float>(args.y, row)[value] = y;
-    in = next;
-  }
+  WkvColumns columns(args, args.spans.slot[span], task / kParts % args.heads,
+                     static_cast<int>(task % kParts));
+  columns.Run(args.spans.begin[span], args.spans.begin[span + 1]);
   AllowLaunch();
-#pragma unroll
-  for (int j = 0; j < kKeys; ++j) state[j * kHead] = s[j];
+  columns.Store();
 }
 
 }  // namespace
 
 void Wkv(Stream& stream, const WkvArgs& args) {
+  if (args.spans.lead != nullptr) {
+    WkvBlocks(stream, args);
+    return;
+  }
   const std::int64_t warps = args.spans.count * args.heads * kParts;
   // A head a block where there are enough of them, so that its rows of S are asked for
   // together; else two warps a block, to spread them over the processors.

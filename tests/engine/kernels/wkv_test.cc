@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "tests/engine/kernels/op_test.h"
+#include "tests/engine/kernels/wkv_device.h"
 
 namespace goldfinch {
 namespace {
@@ -15,62 +16,13 @@ namespace {
 using reference::Spans;
 using reference::WkvInputs;
 
-constexpr std::int64_t kState = 64 * 64;  // of one head
-
-WkvInputs RandomInputs(std::int64_t rows, std::int64_t heads, std::uint64_t seed) {
-  WkvInputs in;
-  in.r = RandomGrid(rows, heads * 64, seed);
-  in.k = RandomGrid(rows, heads * 64, seed + 1);
-  in.v = RandomGrid(rows, heads * 64, seed + 2);
-  // Decays of every size, of which some are exactly none and all.
-  in.w = Rounded(Each([](double d) { return std::exp(-std::exp(4 * d)); },
-                      RandomGrid(rows, heads * 64, seed + 3)),
-                 DType::kF32);
-  return in;
-}
-
-// The tensors of WkvInputs, and calls over parts of their rows.
-class DeviceWkv {
- public:
-  DeviceWkv(Backend& backend, const WkvInputs& in, const Grid* bonus)
-      : backend_(backend),
-        r_(backend, in.r),
-        k_(backend, in.k),
-        v_(backend, in.v),
-        w_(backend, in.w),
-        bonus_(FlatArray(backend, bonus != nullptr ? *bonus : Grid())),
-        has_bonus_(bonus != nullptr) {}
-
-  // Spans count rows from `begin`.
-  Tensor Run(std::int64_t begin, const Spans& spans, const DeviceArray<float>& state) {
-    const std::int64_t rows = spans.begin.back();
-    const DeviceSpans device(backend_, spans);
-    Tensor y(backend_, rows, r_->cols, DType::kF32);
-    backend_.Wkv({.r = r_->RowsFrom(begin, rows),
-                  .k = k_->RowsFrom(begin, rows),
-                  .v = v_->RowsFrom(begin, rows),
-                  .w = w_->RowsFrom(begin, rows),
-                  .bonus = has_bonus_ ? bonus_.data() : nullptr,
-                  .state = state.data(),
-                  .spans = device.get(),
-                  .heads = r_->cols / 64,
-                  .y = *y});
-    backend_.Synchronize();
-    return y;
-  }
-
- private:
-  Backend& backend_;
-  const Tensor r_, k_, v_, w_;
-  const DeviceArray<float> bonus_;
-  const bool has_bonus_;
-};
+constexpr std::int64_t kState = kWkvState;
 
 class WkvTest : public OpTest {
  protected:
   void ExpectRecurrence(std::int64_t heads, const Spans& spans, const Grid* bonus) {
     const std::int64_t rows = spans.begin.back(), slots = 7;
-    WkvInputs in = RandomInputs(rows, heads, 1);
+    WkvInputs in = RandomWkvInputs(rows, heads, 1);
     in.bonus = bonus;
     in.spans = spans;
     const Grid fresh = RandomGrid(slots, heads * kState, 6);
@@ -129,7 +81,7 @@ TEST_P(WkvTest, AnyCutOfASequenceGivesTheSameBitsAndState) {
   constexpr std::int64_t kRows = 97;
   const Grid bonus = RandomGrid(1, 2 * 64, 9), fresh = RandomGrid(3, 2 * kState, 10);
   for (const Grid* u : {static_cast<const Grid*>(nullptr), &bonus}) {
-    DeviceWkv wkv(backend(), RandomInputs(kRows, 2, 11), u);
+    DeviceWkv wkv(backend(), RandomWkvInputs(kRows, 2, 11), u);
     const DeviceArray<float> whole_state = FlatArray(backend(), fresh);
     const std::vector<RowBits> whole =
         wkv.Run(0, {.begin = {0, kRows}, .slot = {1}}, whole_state).Bits();
@@ -152,7 +104,7 @@ TEST_P(WkvTest, AnyCutOfASequenceGivesTheSameBitsAndState) {
 
 TEST_P(WkvTest, SequenceHasTheSameBitsAmongOthersAndInAnySlot) {
   const Grid fresh = RandomGrid(1, 2 * kState, 16);
-  const WkvInputs in = RandomInputs(60, 2, 17);
+  const WkvInputs in = RandomWkvInputs(60, 2, 17);
   DeviceWkv wkv(backend(), in, nullptr);
   Grid states(4, 2 * kState, 0.25);
   for (std::int64_t j = 0; j < 2 * kState; ++j) states(2, j) = fresh(0, j);
@@ -167,7 +119,7 @@ TEST_P(WkvTest, SequenceHasTheSameBitsAmongOthersAndInAnySlot) {
 }
 
 TEST_P(WkvTest, SequenceOfNaNLeavesItsBatchMatesAlone) {
-  WkvInputs in = RandomInputs(12, 1, 18);
+  WkvInputs in = RandomWkvInputs(12, 1, 18);
   DeviceWkv clean(backend(), in, nullptr);
   for (std::int64_t i = 4; i < 8; ++i) in.k(i, 5) = in.v(i, 9) = std::nan("");
   DeviceWkv poisoned(backend(), in, nullptr);
