@@ -20,7 +20,7 @@ namespace goldfinch::GOLDFINCH_CUDA {
 namespace {
 
 // Raised whenever a change of ours changes bits.
-constexpr int kKernelVersion = 2;
+constexpr int kKernelVersion = 3;
 
 constexpr int kLeastMajor = 8;  // bf16 tensor cores, cp.async
 
@@ -98,6 +98,7 @@ class CudaBackend final : public Backend {
   ~CudaBackend() override { Synchronize(); }
 
   std::string numerics() const override { return name_; }
+  std::int64_t prompt_grid() const override { return kPromptBlock; }
 
   std::unique_ptr<DeviceMemory> Allocate(std::int64_t bytes) override {
     GOLDFINCH_CHECK(bytes >= 0);
