@@ -216,7 +216,7 @@ void CpuBackend::Gemm(std::span<const Product> products) {
   const bool narrow = all_panels < 8 * pool_.num_threads();
   std::int64_t tasks = 0, work = 0, most_rows = 0;
   for (std::size_t i = 0; i < products.size(); ++i) {
-    const auto& [x, weights, y, epilogue] = products[i];
+    const auto& [x, weights, y, epilogue, prompt_rows] = products[i];
     const GemmPanels& w = static_cast<const CpuPackedWeights&>(*weights).panels();
     GOLDFINCH_CHECK(x.type == w.type && x.cols == w.in && y.cols == w.out &&
                     x.rows == y.rows && w.in > 0);
