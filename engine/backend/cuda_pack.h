@@ -4,6 +4,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <cstdint>
 #include <vector>
 
 #include "engine/backend/backend.h"
@@ -19,5 +20,8 @@ struct CudaPacked {
 // As Backend::Pack says.
 CudaPacked PackForCuda(const HostMatrix& weights, DType type, DType storage,
                        ThreadPool& pool);
+
+// [out, in] in bf16, without gaps.
+std::vector<std::uint16_t> RowMajorBf16(const HostMatrix& weights, ThreadPool& pool);
 
 }  // namespace goldfinch
