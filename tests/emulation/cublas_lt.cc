@@ -30,10 +30,10 @@ struct cublasLtMatmulPreferenceOpaque_t {
 namespace emulation {
 namespace {
 
-constexpr std::int64_t kParts = 3;  // of a sum, with kSplit
+constexpr std::int64_t kParts = 3;  // of a sum, with kSplit and kInPlace
 
 Lt library = Lt::kWhole;
-std::int64_t products[3] = {};
+std::int64_t products[4] = {};
 std::int64_t fail_in = -1;
 
 // A product's shape, y [out, rows] = W' [in, out] transposed times x [in, rows]; dies if
@@ -63,6 +63,10 @@ Shape ShapeOf(cublasLtMatmulDesc_t desc, cublasLtMatrixLayout_t a,
 // An algorithm is its number and how aligned W, x and y are.
 LtAlgorithm NumberOf(const cublasLtMatmulAlgo_t& algorithm) {
   return static_cast<LtAlgorithm>(algorithm.data[0]);
+}
+
+bool Splits(LtAlgorithm algorithm) {
+  return algorithm == LtAlgorithm::kSplit || algorithm == LtAlgorithm::kInPlace;
 }
 
 std::size_t WorkspaceOf(const cublasLtMatmulAlgo_t& algorithm, const Shape& shape) {
@@ -123,7 +127,7 @@ struct Product {
       for (std::int64_t row = 0; row < shape.rows; ++row) {
         const float* const in = inputs[static_cast<std::size_t>(row)].data();
         float sum = 0.0f;
-        if (algorithm == LtAlgorithm::kSplit)
+        if (Splits(algorithm))
           for (std::int64_t k = 0; k < shape.in; k += part)
             sum +=
                 Dot(weights.data() + k, in + k, std::min(part, shape.in - k), from_last);
@@ -229,15 +233,15 @@ cublasStatus_t cublasLtMatmulAlgoGetHeuristic(
     cublasLtMatmulHeuristicResult_t results[], int* count) {
   const emulation::Shape shape = emulation::ShapeOf(desc, a, b, c, d);
   *count = 0;
-  for (const LtAlgorithm number :
-       {LtAlgorithm::kSplit, LtAlgorithm::kByRows, LtAlgorithm::kGood}) {
+  for (const LtAlgorithm number : {LtAlgorithm::kSplit, LtAlgorithm::kInPlace,
+                                   LtAlgorithm::kByRows, LtAlgorithm::kGood}) {
     if (number == LtAlgorithm::kGood && emulation::library != emulation::Lt::kWhole)
       continue;
     cublasLtMatmulHeuristicResult_t result = {};
     result.algo.data[0] = static_cast<std::uint64_t>(number);
     for (int i = 0; i < 4; ++i) result.algo.data[1 + i] = preference->alignment[i];
     result.workspaceSize = emulation::WorkspaceOf(result.algo, shape);
-    // A scheme that is not in the mask is found out by whoever asked, or not.
+    // kInPlace comes whatever the mask of schemes: whoever asked must look.
     if (result.workspaceSize > preference->workspace || *count == most) continue;
     results[(*count)++] = result;
   }
@@ -258,15 +262,16 @@ cublasStatus_t cublasLtMatmulAlgoConfigGetAttribute(
   const bool narrow = name == CUBLASLT_ALGO_CONFIG_INNER_SHAPE_ID ||
                       name == CUBLASLT_ALGO_CONFIG_CLUSTER_SHAPE_ID;
   if (bytes != (narrow ? 2u : 4u)) return CUBLAS_STATUS_INVALID_VALUE;
-  const bool split = emulation::NumberOf(*algorithm) == LtAlgorithm::kSplit;
+  const LtAlgorithm number = emulation::NumberOf(*algorithm);
   std::uint32_t found = 0;
   if (name == CUBLASLT_ALGO_CONFIG_ID)
     found = static_cast<std::uint32_t>(algorithm->data[0]);
   if (name == CUBLASLT_ALGO_CONFIG_SPLITK_NUM)
-    found = split ? static_cast<std::uint32_t>(emulation::kParts) : 1;
+    found = emulation::Splits(number) ? static_cast<std::uint32_t>(emulation::kParts) : 1;
   if (name == CUBLASLT_ALGO_CONFIG_REDUCTION_SCHEME)
-    found =
-        split ? CUBLASLT_REDUCTION_SCHEME_COMPUTE_TYPE : CUBLASLT_REDUCTION_SCHEME_NONE;
+    found = number == LtAlgorithm::kSplit     ? CUBLASLT_REDUCTION_SCHEME_COMPUTE_TYPE
+            : number == LtAlgorithm::kInPlace ? CUBLASLT_REDUCTION_SCHEME_INPLACE
+                                              : CUBLASLT_REDUCTION_SCHEME_NONE;
   std::memcpy(value, &found, bytes);
   *written = bytes;
   return CUBLAS_STATUS_SUCCESS;
