@@ -26,6 +26,7 @@ namespace goldfinch::GOLDFINCH_CUDA {
   F(MatmulDescSetAttribute)             \
   F(MatrixLayoutCreate)                 \
   F(MatrixLayoutDestroy)                \
+  F(MatrixLayoutSetAttribute)           \
   F(MatmulPreferenceCreate)             \
   F(MatmulPreferenceDestroy)            \
   F(MatmulPreferenceSetAttribute)       \

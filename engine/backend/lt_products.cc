@@ -4,6 +4,7 @@
 #include <array>
 #include <bit>
 #include <cstddef>
+#include <span>
 
 #include "absl/strings/str_cat.h"
 #include "engine/check.h"
@@ -61,12 +62,6 @@ bool IsDirect(const GemmArgs& p) {
 
 }  // namespace
 
-// How the matrices of a product lie. Any of them is null if it could not be made.
-struct LtProducts::Layouts {
-  LtOwned<cublasLtMatrixLayout_t> w, x, y;
-  bool ok() const { return w != nullptr && x != nullptr && y != nullptr; }
-};
-
 // Device memory of a trial.
 struct LtProducts::Probe {
   const void* w;
@@ -79,26 +74,36 @@ std::unique_ptr<LtProducts> LtProducts::Create(Stream& stream, HostCopies& copie
                                                bool batch_invariant) {
   const CublasLt* const library = LoadCublasLt();
   if (library == nullptr || !stream.ok()) return nullptr;
-  auto handle = LtMake<cublasLtHandle_t>(library->Create, library->Destroy);
-  auto operation = LtMake<cublasLtMatmulDesc_t>(
-      library->MatmulDescCreate, library->MatmulDescDestroy, CUBLAS_COMPUTE_32F, kSums);
+  const auto layout = [library](cudaDataType_t type) {
+    return LtMake<cublasLtMatrixLayout_t>(
+        library->MatrixLayoutCreate, library->MatrixLayoutDestroy, type, std::uint64_t{8},
+        std::uint64_t{8}, std::int64_t{8});
+  };
+  Objects objects = {
+      .handle = LtMake<cublasLtHandle_t>(library->Create, library->Destroy),
+      .operation = LtMake<cublasLtMatmulDesc_t>(library->MatmulDescCreate,
+                                                library->MatmulDescDestroy,
+                                                CUBLAS_COMPUTE_32F, kSums),
+      .w = layout(kInputs),
+      .x = layout(kInputs),
+      .y = layout(kSums)};
   cudaGetLastError();  // of a device the library does not want
-  if (handle == nullptr || operation == nullptr) return nullptr;
+  if (objects.handle == nullptr || objects.operation == nullptr || objects.w == nullptr ||
+      objects.x == nullptr || objects.y == nullptr)
+    return nullptr;
   const cublasOperation_t transposed = CUBLAS_OP_T;
-  if (library->MatmulDescSetAttribute(operation.get(), CUBLASLT_MATMUL_DESC_TRANSA,
-                                      &transposed,
+  if (library->MatmulDescSetAttribute(objects.operation.get(),
+                                      CUBLASLT_MATMUL_DESC_TRANSA, &transposed,
                                       sizeof transposed) != CUBLAS_STATUS_SUCCESS)
     return nullptr;
-  return std::make_unique<LtProducts>(*library, std::move(handle), std::move(operation),
-                                      stream, copies, batch_invariant);
+  return std::make_unique<LtProducts>(*library, std::move(objects), stream, copies,
+                                      batch_invariant);
 }
 
-LtProducts::LtProducts(const CublasLt& library, LtOwned<cublasLtHandle_t> handle,
-                       LtOwned<cublasLtMatmulDesc_t> operation, Stream& stream,
+LtProducts::LtProducts(const CublasLt& library, Objects objects, Stream& stream,
                        HostCopies& copies, bool batch_invariant)
     : library_(library),
-      handle_(std::move(handle)),
-      operation_(std::move(operation)),
+      objects_(std::move(objects)),
       stream_(stream),
       copies_(copies),
       batch_invariant_(batch_invariant) {}
@@ -114,33 +119,36 @@ std::int64_t LtProducts::MostRows(std::int64_t out) {
   return std::min(kMostRows, kScratchSums / out / 64 * 64);
 }
 
-LtProducts::Layouts LtProducts::LayoutsOf(const Shape& shape, std::int64_t rows,
-                                          std::int64_t x_stride,
-                                          std::int64_t y_stride) const {
-  const auto make = [this](cudaDataType_t type, std::int64_t height, std::int64_t width,
-                           std::int64_t stride) {
-    return LtMake<cublasLtMatrixLayout_t>(
-        library_.MatrixLayoutCreate, library_.MatrixLayoutDestroy, type,
-        static_cast<std::uint64_t>(height), static_cast<std::uint64_t>(width), stride);
+cublasStatus_t LtProducts::Lay(const Shape& shape, std::int64_t rows,
+                               std::int64_t x_stride, std::int64_t y_stride) const {
+  cublasStatus_t status = CUBLAS_STATUS_SUCCESS;
+  const auto set = [&](const LtOwned<cublasLtMatrixLayout_t>& layout,
+                       cublasLtMatrixLayoutAttribute_t name, std::int64_t value) {
+    if (status == CUBLAS_STATUS_SUCCESS)
+      status =
+          library_.MatrixLayoutSetAttribute(layout.get(), name, &value, sizeof value);
   };
-  return {make(kInputs, shape.in, shape.out, shape.in),
-          make(kInputs, shape.in, rows, x_stride),
-          make(kSums, shape.out, rows, y_stride)};
-}
-
-LtProducts::Layouts LtProducts::LayoutsOf(const Shape& shape, std::int64_t rows) const {
-  return LayoutsOf(shape, rows, shape.in, shape.out);
+  const auto lay = [&](const LtOwned<cublasLtMatrixLayout_t>& layout, std::int64_t height,
+                       std::int64_t width, std::int64_t stride) {
+    set(layout, CUBLASLT_MATRIX_LAYOUT_ROWS, height);
+    set(layout, CUBLASLT_MATRIX_LAYOUT_COLS, width);
+    set(layout, CUBLASLT_MATRIX_LAYOUT_LD, stride);
+  };
+  lay(objects_.w, shape.in, shape.out, shape.in);
+  lay(objects_.x, shape.in, rows, x_stride);
+  lay(objects_.y, shape.out, rows, y_stride);
+  return status;
 }
 
 cublasStatus_t LtProducts::Multiply(const Shape& shape, const Algorithm& algorithm,
                                     const void* w, const Matrix& x, float* y,
                                     std::int64_t y_stride, bool add) {
-  const Layouts layouts = LayoutsOf(shape, x.rows, x.stride, y_stride);
-  if (!layouts.ok()) return CUBLAS_STATUS_ALLOC_FAILED;
+  const cublasStatus_t status = Lay(shape, x.rows, x.stride, y_stride);
+  if (status != CUBLAS_STATUS_SUCCESS) return status;
   const float one = 1.0f, old = add ? 1.0f : 0.0f;
-  return library_.Matmul(handle_.get(), operation_.get(), &one, w, layouts.w.get(),
-                         x.data, layouts.x.get(), &old, y, layouts.y.get(), y,
-                         layouts.y.get(), &algorithm,
+  return library_.Matmul(objects_.handle.get(), objects_.operation.get(), &one, w,
+                         objects_.w.get(), x.data, objects_.x.get(), &old, y,
+                         objects_.y.get(), y, objects_.y.get(), &algorithm,
                          workspace_ == nullptr ? nullptr : workspace_->data(),
                          static_cast<std::size_t>(workspace_bytes_), stream_.handle);
 }
@@ -195,10 +203,9 @@ bool LtProducts::Choose(std::int64_t out, std::int64_t in, void* w) {
 
 std::vector<LtProducts::Algorithm> LtProducts::Candidates(const Shape& shape,
                                                           std::int64_t rows) const {
-  const Layouts layouts = LayoutsOf(shape, rows);
   const auto preference = LtMake<cublasLtMatmulPreference_t>(
       library_.MatmulPreferenceCreate, library_.MatmulPreferenceDestroy);
-  if (!layouts.ok() || preference == nullptr) return {};
+  if (preference == nullptr || !Lay(shape, rows)) return {};
   bool ok = true;
   const auto set = [&](cublasLtMatmulPreferenceAttributes_t name, auto value) {
     ok = library_.MatmulPreferenceSetAttribute(preference.get(), name, &value,
@@ -218,9 +225,9 @@ std::vector<LtProducts::Algorithm> LtProducts::Candidates(const Shape& shape,
   std::array<cublasLtMatmulHeuristicResult_t, kMostCandidates> results = {};
   int count = 0;
   if (!ok || library_.MatmulAlgoGetHeuristic(
-                 handle_.get(), operation_.get(), layouts.w.get(), layouts.x.get(),
-                 layouts.y.get(), layouts.y.get(), preference.get(), kMostCandidates,
-                 results.data(), &count) != CUBLAS_STATUS_SUCCESS)
+                 objects_.handle.get(), objects_.operation.get(), objects_.w.get(),
+                 objects_.x.get(), objects_.y.get(), objects_.y.get(), preference.get(),
+                 kMostCandidates, results.data(), &count) != CUBLAS_STATUS_SUCCESS)
     return {};
   std::vector<Algorithm> algorithms;
   for (const auto& result : std::span(results).first(static_cast<std::size_t>(count)))
@@ -230,12 +237,12 @@ std::vector<LtProducts::Algorithm> LtProducts::Candidates(const Shape& shape,
 
 bool LtProducts::Supports(const Shape& shape, const Algorithm& algorithm,
                           std::int64_t rows) const {
-  const Layouts layouts = LayoutsOf(shape, rows);
   cublasLtMatmulHeuristicResult_t result = {};
-  return layouts.ok() &&
-         library_.MatmulAlgoCheck(handle_.get(), operation_.get(), layouts.w.get(),
-                                  layouts.x.get(), layouts.y.get(), layouts.y.get(),
-                                  &algorithm, &result) == CUBLAS_STATUS_SUCCESS &&
+  return Lay(shape, rows) &&
+         library_.MatmulAlgoCheck(objects_.handle.get(), objects_.operation.get(),
+                                  objects_.w.get(), objects_.x.get(), objects_.y.get(),
+                                  objects_.y.get(), &algorithm,
+                                  &result) == CUBLAS_STATUS_SUCCESS &&
          result.workspaceSize <= static_cast<std::size_t>(workspace_bytes_);
 }
 

@@ -31,8 +31,14 @@ class LtProducts {
   // stream and the calling thread's. Both arguments outlive it.
   static std::unique_ptr<LtProducts> Create(Stream& stream, HostCopies& copies,
                                             bool batch_invariant);
-  LtProducts(const CublasLt& library, LtOwned<cublasLtHandle_t> handle,
-             LtOwned<cublasLtMatmulDesc_t> operation, Stream& stream, HostCopies& copies,
+  // What a call of the library wants, made once: a step takes no memory of the host's
+  // either.
+  struct Objects {
+    LtOwned<cublasLtHandle_t> handle;
+    LtOwned<cublasLtMatmulDesc_t> operation;
+    LtOwned<cublasLtMatrixLayout_t> w, x, y;  // set anew for each call
+  };
+  LtProducts(const CublasLt& library, Objects objects, Stream& stream, HostCopies& copies,
              bool batch_invariant);
 
   // Whether matrices [out, in] are worth it, and of sides the algorithms are asked for.
@@ -65,15 +71,17 @@ class LtProducts {
   // Number i is for more than 2^(i-1) and up to 2^i rows, or number 0 for all. Empty:
   // none is good.
   using Choice = std::vector<Algorithm>;
-  struct Layouts;
   struct Probe;
 
   // Rows of one call: more of them go one piece after the other.
   static std::int64_t MostRows(std::int64_t out);
 
-  Layouts LayoutsOf(const Shape& shape, std::int64_t rows, std::int64_t x_stride,
-                    std::int64_t y_stride) const;
-  Layouts LayoutsOf(const Shape& shape, std::int64_t rows) const;
+  // Says how the matrices of the next call lie.
+  cublasStatus_t Lay(const Shape& shape, std::int64_t rows, std::int64_t x_stride,
+                     std::int64_t y_stride) const;
+  bool Lay(const Shape& shape, std::int64_t rows) const {
+    return Lay(shape, rows, shape.in, shape.out) == CUBLAS_STATUS_SUCCESS;
+  }
   // y = W x, or y += W x.
   cublasStatus_t Multiply(const Shape& shape, const Algorithm& algorithm, const void* w,
                           const Matrix& x, float* y, std::int64_t y_stride, bool add);
@@ -88,8 +96,7 @@ class LtProducts {
   Choice OneForEach(const Shape& shape) const;
 
   const CublasLt& library_;
-  const LtOwned<cublasLtHandle_t> handle_;
-  const LtOwned<cublasLtMatmulDesc_t> operation_;
+  const Objects objects_;
   Stream& stream_;
   HostCopies& copies_;
   const bool batch_invariant_;

@@ -201,6 +201,19 @@ cublasStatus_t cublasLtMatrixLayoutCreate(cublasLtMatrixLayout_t* layout,
 cublasStatus_t cublasLtMatrixLayoutDestroy(cublasLtMatrixLayout_t layout) {
   return emulation::Delete(layout);
 }
+cublasStatus_t cublasLtMatrixLayoutSetAttribute(cublasLtMatrixLayout_t layout,
+                                                cublasLtMatrixLayoutAttribute_t name,
+                                                const void* value, std::size_t bytes) {
+  switch (name) {
+    case CUBLASLT_MATRIX_LAYOUT_ROWS:
+      return emulation::Read(layout->height, value, bytes);
+    case CUBLASLT_MATRIX_LAYOUT_COLS:
+      return emulation::Read(layout->width, value, bytes);
+    case CUBLASLT_MATRIX_LAYOUT_LD:
+      return emulation::Read(layout->stride, value, bytes);
+  }
+  return CUBLAS_STATUS_INVALID_VALUE;
+}
 cublasStatus_t cublasLtMatmulPreferenceCreate(cublasLtMatmulPreference_t* preference) {
   *preference = new cublasLtMatmulPreferenceOpaque_t;
   return CUBLAS_STATUS_SUCCESS;

@@ -228,8 +228,8 @@ TEST_P(EmulatedEngineTest, NotBatchInvariantManyRowsAreTheLibrarysAndTheNumerics
     EXPECT_EQ(id.find("-lt990100-") != std::string::npos, bf16) << id;
     const std::int64_t before = NumLtProducts(emulation::LtAlgorithm::kSplit);
     const std::int64_t chunks[] = {257};
-    logits.push_back(FeedInChunks(
-        *engine, RandomTokens(257, engine->info().vocab_size, 4), chunks));
+    logits.push_back(
+        FeedInChunks(*engine, RandomTokens(257, engine->info().vocab_size, 4), chunks));
     EXPECT_EQ(NumLtProducts(emulation::LtAlgorithm::kSplit) > before,
               bf16 && !batch_invariant);
   }

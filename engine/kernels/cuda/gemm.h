@@ -29,8 +29,8 @@ struct GemmArgs {
   // The product of rows [first, first + count) alone, with their operands.
   GemmArgs Rows(std::int64_t first, std::int64_t count) const {
     GemmArgs some = *this;
-    for (Matrix* m : {&some.x, &some.y, &some.epilogue.a, &some.epilogue.b,
-                      &some.epilogue.copy})
+    for (Matrix* m :
+         {&some.x, &some.y, &some.epilogue.a, &some.epilogue.b, &some.epilogue.copy})
       if (m->data != nullptr) *m = m->RowsFrom(first, count);
     return some;
   }
