@@ -47,6 +47,7 @@ struct Flags {
   std::string backend = "cpu";
   int device = 0;
   std::string cuda_graphs = "on";
+  std::string batch_invariant = "on";
   std::string cpu_isa = "auto";
   double case_seconds = 60;
   int threads = 0;
@@ -167,6 +168,7 @@ class Bench {
     options.backend = flags_.backend;
     options.device = flags_.device;
     options.cuda_graphs = flags_.cuda_graphs == "on";
+    options.batch_invariant = flags_.batch_invariant == "on";
     options.cpu_isa = flags_.cpu_isa;
     options.vocab_table = flags_.vocab_table;
     options.pin_threads = !flags_.float_threads;
@@ -532,6 +534,9 @@ int Main(int argc, char** argv) {
       ->check(CLI::Range(0, 1024))
       ->capture_default_str();
   app.add_option("--cuda_graphs", flags.cuda_graphs)
+      ->check(CLI::IsMember({"on", "off"}))
+      ->capture_default_str();
+  app.add_option("--batch_invariant", flags.batch_invariant)
       ->check(CLI::IsMember({"on", "off"}))
       ->capture_default_str();
   app.add_option("--cpu_isa", flags.cpu_isa)->capture_default_str();

@@ -4,15 +4,17 @@
 
 # All sources in CUDA's language, and those that are C++ but see its headers. The tests
 # compile them for their emulated device too, with nvcc or without.
-set(GOLDFINCH_CUDA_KERNELS attend elementwise gemm norm quantize sample
-  wkv wkv_blocks)
+set(GOLDFINCH_CUDA_KERNELS attend elementwise finish_sums gemm norm probe quantize
+  sample wkv wkv_blocks)
 list(TRANSFORM GOLDFINCH_CUDA_KERNELS PREPEND "${PROJECT_SOURCE_DIR}/engine/kernels/cuda/")
 list(TRANSFORM GOLDFINCH_CUDA_KERNELS APPEND ".cu")
 set(GOLDFINCH_CUDA_HOST
+  "${PROJECT_SOURCE_DIR}/engine/backend/cublas_lt.cc"
   "${PROJECT_SOURCE_DIR}/engine/backend/cuda_backend.cc"
   "${PROJECT_SOURCE_DIR}/engine/backend/cuda_graphs.cc"
   "${PROJECT_SOURCE_DIR}/engine/backend/cuda_memory.cc"
-  "${PROJECT_SOURCE_DIR}/engine/backend/cuda_sampler.cc")
+  "${PROJECT_SOURCE_DIR}/engine/backend/cuda_sampler.cc"
+  "${PROJECT_SOURCE_DIR}/engine/backend/lt_products.cc")
 
 set(GOLDFINCH_HAS_CUDA OFF)
 if(GOLDFINCH_SANITIZE AND GOLDFINCH_CUDA STREQUAL "AUTO")
@@ -34,6 +36,8 @@ if(GOLDFINCH_CUDA)
     enable_language(CUDA)
     # Graphs with launches that overlap.
     find_package(CUDAToolkit 12.3 REQUIRED)
+    # The library itself is looked for when a backend is made (engine/backend/cublas_lt.h).
+    find_file(GOLDFINCH_CUBLASLT_HEADER cublasLt.h HINTS ${CUDAToolkit_INCLUDE_DIRS} REQUIRED)
     if(NOT CMAKE_CUDA20_STANDARD_COMPILE_OPTION)  # CMake 3.25 does not know of it
       set(CMAKE_CUDA20_STANDARD_COMPILE_OPTION -std=c++20)
       set(CMAKE_CUDA20_EXTENSION_COMPILE_OPTION -std=c++20)

@@ -25,7 +25,7 @@ class ModelEngineImpl final : public ModelEngine {
                   DType type, const ModelLimits& limits, EngineInfo info)
       : backend_(std::move(backend)),
         model_(*backend_, checkpoint, type, limits),
-        info_(Complete(std::move(info), model_)),
+        info_(Complete(std::move(info), *backend_, model_)),
         num_parameters_(checkpoint.num_parameters()),
         max_logit_rows_(limits.max_logit_rows),
         table_(info_, [this](std::int32_t page) { model_.DropExpanded(page); }) {
@@ -77,7 +77,10 @@ class ModelEngineImpl final : public ModelEngine {
   }
 
  private:
-  static EngineInfo Complete(EngineInfo info, const Model& model) {
+  static EngineInfo Complete(EngineInfo info, const Backend& backend,
+                             const Model& model) {
+    // Only now: it may tell of what was chosen for the model's matrices.
+    info.numerics_id.insert(0, backend.numerics());
     info.state_bytes = model.state_bytes();
     info.key_bytes = model.stored_key_bytes();
     info.num_pages = model.num_pages();
@@ -401,6 +404,7 @@ absl::StatusOr<std::unique_ptr<ModelEngine>> ModelEngine::Create(
     auto backend = CreateBackend({.backend = options.backend,
                                   .device = options.device,
                                   .cuda_graphs = options.cuda_graphs,
+                                  .batch_invariant = options.batch_invariant,
                                   .cpu_isa = options.cpu_isa,
                                   .num_threads = options.num_threads,
                                   .pin_threads = options.pin_threads});
@@ -427,8 +431,9 @@ absl::StatusOr<std::unique_ptr<ModelEngine>> ModelEngine::Create(
                   .max_step_tokens = static_cast<std::int32_t>(limits->max_rows),
                   .prompt_grid = static_cast<std::int32_t>(backend->prompt_grid()),
                   .compute_dtype = name,
+                  // Behind the backend's.
                   .numerics_id = absl::StrCat(
-                      backend->numerics(), "-", name,
+                      "-", name,
                       options.weight_storage == StorageType::kInt8  ? "-w8"
                       : options.weight_storage == StorageType::kFp8 ? "-wf8"
                                                                     : "",

@@ -27,6 +27,9 @@ struct ModelEngineOptions {
   std::string backend = "cpu";  // "cpu", "cuda" or "auto", see BackendOptions
   std::int32_t device = 0;      // number of the CUDA device
   bool cuda_graphs = true;  // decode steps are launched as graphs; no bit depends on it
+  // A row has the same bits among any other rows. Off, products of many rows on a CUDA
+  // device may be faster; the CPU's bits are the same either way.
+  bool batch_invariant = true;
   // Unset: bf16 when the weights are stored in bf16, else f32.
   std::optional<ComputeType> compute_type;
   StorageType weight_storage = StorageType::kCompute;  // of the large matrices

@@ -160,6 +160,11 @@ void Describe(CLI::App& app, ServerFlags& flags) {
                  "on: decode steps are launched as CUDA graphs; or off")
       ->check(CLI::IsMember({"on", "off"}))
       ->capture_default_str();
+  app.add_option("--batch_invariant", flags.batch_invariant,
+                 "on: what else runs changes no bit; off: it may, on CUDA devices, where "
+                 "large batches can be faster")
+      ->check(CLI::IsMember({"on", "off"}))
+      ->capture_default_str();
   app.add_option("--cpu_isa", flags.cpu_isa, "Instruction set to compute with")
       ->check(CLI::IsMember({"auto", "plain", "avx2", "avx512", "avx512_bf16"}))
       ->capture_default_str();

@@ -69,8 +69,8 @@ class Backend {
  public:
   virtual ~Backend() = default;
 
-  // Backend, instruction-set path and kernel version; with the dtypes it makes a
-  // numerics id.
+  // Backend, instruction-set path, kernel version, and what was chosen for the weights
+  // packed so far; with the dtypes it makes a numerics id.
   virtual std::string numerics() const = 0;
 
   virtual std::unique_ptr<DeviceMemory> Allocate(std::int64_t bytes) = 0;

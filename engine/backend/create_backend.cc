@@ -12,8 +12,9 @@ namespace {
 absl::StatusOr<std::unique_ptr<Backend>> CreateCuda(
     [[maybe_unused]] const BackendOptions& options) {
 #if defined(GOLDFINCH_HAS_CUDA)
-  return cuda::CreateCudaBackend(
-      {.device = options.device, .graphs = options.cuda_graphs});
+  return cuda::CreateCudaBackend({.device = options.device,
+                                  .graphs = options.cuda_graphs,
+                                  .batch_invariant = options.batch_invariant});
 #else
   return absl::UnavailableError("this build has no CUDA backend");
 #endif

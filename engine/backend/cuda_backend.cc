@@ -11,6 +11,7 @@
 #include "engine/backend/cuda_memory.h"
 #include "engine/backend/cuda_pack.h"
 #include "engine/backend/cuda_sampler.h"
+#include "engine/backend/lt_products.h"
 #include "engine/check.h"
 #include "engine/kernels/cuda/gemm.h"
 #include "engine/kernels/cuda/kernels.h"
@@ -21,6 +22,9 @@ namespace {
 
 // Raised whenever a change of ours changes bits.
 constexpr int kKernelVersion = 3;
+
+// Rows of decoding that are worth a library's product. Graphs are of no more.
+constexpr std::int64_t kManyRows = 256;
 
 constexpr int kLeastMajor = 8;  // bf16 tensor cores, cp.async
 
@@ -55,16 +59,22 @@ absl::StatusOr<cudaDeviceProp> FindDevice(int device) {
 class CudaPackedWeights final : public PackedWeights {
  public:
   CudaPackedWeights(const GemmWeights& weights, std::unique_ptr<DeviceMemory> memory,
-                    std::unique_ptr<DeviceMemory> scales, std::int64_t bytes)
+                    std::unique_ptr<DeviceMemory> scales,
+                    std::unique_ptr<DeviceMemory> row_major, std::int64_t bytes)
       : PackedWeights(weights.out, weights.in, bytes),
         weights_(weights),
         memory_(std::move(memory)),
-        scales_(std::move(scales)) {}
+        scales_(std::move(scales)),
+        row_major_(std::move(row_major)) {}
   const GemmWeights& weights() const { return weights_; }
+  // For LtProducts; null: our own kernel has all of its products.
+  const void* row_major() const {
+    return row_major_ == nullptr ? nullptr : row_major_->data();
+  }
 
  private:
   const GemmWeights weights_;
-  const std::unique_ptr<DeviceMemory> memory_, scales_;
+  const std::unique_ptr<DeviceMemory> memory_, scales_, row_major_;
 };
 
 // Made before, and gone after, everything that is queued on it.
@@ -86,6 +96,8 @@ class CudaBackend final : public Backend {
       : device_(options.device),
         name_(absl::StrCat("cuda-sm", device.major, device.minor, "-v", kKernelVersion)),
         use_graphs_(options.graphs),
+        batch_invariant_(options.batch_invariant),
+        lt_(LtProducts::Create(stream_, copies_, options.batch_invariant)),
         attention_(stream_, options.attention_bytes),
         attention_bytes_(options.attention_bytes),
         partials_(options.attention_bytes / kPartialBytes),
@@ -97,7 +109,10 @@ class CudaBackend final : public Backend {
   }
   ~CudaBackend() override { Synchronize(); }
 
-  std::string numerics() const override { return name_; }
+  std::string numerics() const override {
+    return absl::StrCat(name_, lt_ == nullptr ? "" : lt_->numerics(),
+                        batch_invariant_ ? "" : "-nbi");
+  }
   std::int64_t prompt_grid() const override { return kPromptBlock; }
 
   std::unique_ptr<DeviceMemory> Allocate(std::int64_t bytes) override {
@@ -145,7 +160,8 @@ class CudaBackend final : public Backend {
     return static_cast<std::int64_t>(free);
   }
   std::int64_t own_bytes() const override {
-    return attention_bytes_ + sampler_.device_bytes();
+    return attention_bytes_ + sampler_.device_bytes() +
+           (lt_ == nullptr ? 0 : lt_->device_bytes());
   }
   std::int64_t max_logit_rows() const override { return CudaSampler::kMostTasks; }
   void Prepare(std::int64_t, std::int64_t vocab_size, std::int64_t sequences) override {
@@ -268,6 +284,10 @@ class CudaBackend final : public Backend {
   // nothing.
   void UseDevice() { stream_.Check(cudaSetDevice(device_), "cudaSetDevice"); }
 
+  // The row from which on a product is the library's; x.rows: all of it is our own.
+  std::int64_t FirstOfLibrary(const Backend::Product& product,
+                              const void* row_major) const;
+
   const int device_;
   OwnedStream stream_;
   const std::string name_;
@@ -275,6 +295,8 @@ class CudaBackend final : public Backend {
   CudaGraphs graphs_{stream_};
   HostCopies copies_;
   CudaSampler sampler_{stream_, copies_};
+  const bool batch_invariant_;
+  const std::unique_ptr<LtProducts> lt_;  // null: there is no library
   const CudaMemory attention_;  // partial results
   const std::int64_t attention_bytes_;
   const std::int64_t partials_;
@@ -297,23 +319,61 @@ std::unique_ptr<PackedWeights> CudaBackend::Pack(const HostMatrix& weights, DTyp
   auto scales = upload(packed.scales.data(), packed.scales.size() * sizeof(float));
   w.data = memory->data();
   w.scales = static_cast<const float*>(scales->data());
+  std::unique_ptr<DeviceMemory> row_major;
+  if (lt_ != nullptr && storage == DType::kBf16 && LtProducts::IsWorthIt(w.out, w.in)) {
+    const std::int64_t bytes = w.out * w.in * SizeOf(DType::kBf16);
+    row_major = Allocate(bytes);
+    if (lt_->Choose(w.out, w.in, row_major->data())) {
+      CopyToDevice(row_major->data(), RowMajorBf16(weights, pack_pool_).data(), bytes);
+      taken += bytes;
+    } else {
+      row_major.reset();
+    }
+  }
   return std::make_unique<CudaPackedWeights>(w, std::move(memory), std::move(scales),
-                                             taken);
+                                             std::move(row_major), taken);
+}
+
+std::int64_t CudaBackend::FirstOfLibrary(const Backend::Product& product,
+                                         const void* row_major) const {
+  const std::int64_t rows = product.x.rows;
+  const std::int64_t others = rows - product.prompt_rows;
+  if (row_major == nullptr) return rows;
+  // Without the promise the library has the large batches of decoding too, which no graph
+  // is recorded of.
+  if (!batch_invariant_ && !graphs_.recording() && others > kManyRows) return 0;
+  return others;
 }
 
 void CudaBackend::Gemm(std::span<const Backend::Product> products) {
   static_assert(kMaxProducts == kMaxGemms);
   GOLDFINCH_CHECK(!products.empty() && products.size() <= kMaxProducts);
-  std::array<GemmArgs, kMaxGemms> args;
-  std::size_t count = 0;
-  for (const auto& [x, packed, y, epilogue, prompt_rows] : products) {
-    const GemmWeights& w = static_cast<const CudaPackedWeights&>(*packed).weights();
+  struct LibraryProduct {
+    GemmArgs args;
+    const void* w;
+  };
+  std::array<GemmArgs, kMaxGemms> own;
+  std::array<LibraryProduct, kMaxGemms> library;
+  std::size_t num_own = 0, num_library = 0;
+  for (const Product& product : products) {
+    const auto& [x, packed, y, epilogue, prompt_rows] = product;
+    const auto& weights = static_cast<const CudaPackedWeights&>(*packed);
+    const GemmWeights& w = weights.weights();
     GOLDFINCH_CHECK(x.type == w.type && x.cols == w.in && y.cols == w.out &&
                     x.rows == y.rows && w.in > 0);
     GOLDFINCH_CHECK(!epilogue.resume || (y.type == DType::kF32 && w.storage == w.type));
-    if (x.rows > 0) args[count++] = {x, w, y, epilogue};
+    GOLDFINCH_CHECK(prompt_rows >= 0 && prompt_rows <= x.rows);
+    const GemmArgs args = {x, w, y, epilogue};
+    const std::int64_t first =
+        LtProducts::Takes(args) ? FirstOfLibrary(product, weights.row_major()) : x.rows;
+    if (first > 0) own[num_own++] = args.Rows(0, first);
+    if (first < x.rows)
+      library[num_library++] = {args.Rows(first, x.rows - first), weights.row_major()};
   }
-  GOLDFINCH_CUDA::Gemm(stream_, std::span(args).first(count));
+  // What is recorded are steps without prompts: the library may do what no graph holds.
+  GOLDFINCH_CHECK(num_library == 0 || !graphs_.recording());
+  GOLDFINCH_CUDA::Gemm(stream_, std::span(own).first(num_own));
+  for (const auto& [args, w] : std::span(library).first(num_library)) lt_->Run(args, w);
 }
 
 }  // namespace

@@ -27,6 +27,9 @@ struct CudaBackendOptions {
   std::int64_t attention_bytes = 64 << 20;
   // Steps that come again are recorded as CUDA graphs.
   bool graphs = true;
+  // A row has the same bits among any other rows. Else products of many rows may be
+  // faster, where there is cuBLASLt.
+  bool batch_invariant = true;
 };
 
 }  // namespace goldfinch

@@ -33,7 +33,9 @@ CudaGraphs::Owned<cudaGraphExec_t> CudaGraphs::Make(const std::function<void()>&
   if (!stream_.Check(cudaStreamBeginCapture(stream_.handle, cudaStreamCaptureModeRelaxed),
                      "cudaStreamBeginCapture"))
     return nullptr;
+  recording_ = true;
   ops();
+  recording_ = false;
   // Also after an error within: the stream would else stay as it is.
   cudaGraph_t captured = nullptr;
   stream_.Check(cudaStreamEndCapture(stream_.handle, &captured), "cudaStreamEndCapture");

@@ -25,6 +25,8 @@ class CudaGraphs {
   void Record(std::int64_t key, const std::function<void()>& ops);
   // Launches it, if there is one.
   bool Replay(std::int64_t key);
+  // What is queued now becomes part of a graph.
+  bool recording() const { return recording_; }
 
  private:
   struct Destroy {
@@ -38,6 +40,7 @@ class CudaGraphs {
   Owned<cudaGraphExec_t> Make(const std::function<void()>& ops);
 
   Stream& stream_;
+  bool recording_ = false;
   std::map<std::int64_t, Owned<cudaGraphExec_t>> graphs_;
 };
 

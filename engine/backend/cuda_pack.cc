@@ -26,4 +26,16 @@ CudaPacked PackForCuda(const HostMatrix& weights, DType type, DType storage,
   return packed;
 }
 
+std::vector<std::uint16_t> RowMajorBf16(const HostMatrix& weights, ThreadPool& pool) {
+  std::vector<std::uint16_t> out(static_cast<std::size_t>(weights.rows * weights.cols));
+  pool.ParallelFor(
+      weights.rows, kBlockOutputs, [&](std::int64_t begin, std::int64_t end) {
+        for (std::int64_t row = begin; row < end; ++row)
+          StoreRow(weights, row, DType::kBf16,
+                   reinterpret_cast<std::byte*>(out.data() + row * weights.cols),
+                   [](std::int64_t col) { return col; });
+      });
+  return out;
+}
+
 }  // namespace goldfinch

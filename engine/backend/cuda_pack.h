@@ -20,4 +20,7 @@ struct CudaPacked {
 CudaPacked PackForCuda(const HostMatrix& weights, DType type, DType storage,
                        ThreadPool& pool);
 
+// [out, in] in bf16, without gaps.
+std::vector<std::uint16_t> RowMajorBf16(const HostMatrix& weights, ThreadPool& pool);
+
 }  // namespace goldfinch

@@ -1,5 +1,7 @@
 // What only the emulated device can show of the CUDA backend: that no kernel depends on
 // the order of its threads, that a step allocates nothing, what a fault becomes.
+#include <algorithm>
+#include <cmath>
 #include <cstdint>
 #include <memory>
 #include <span>
@@ -210,6 +212,34 @@ TEST_P(EmulatedEngineTest, AFaultWhileGraphsAreRecordedIsAnErrorOfTheEngine) {
     EXPECT_THAT(std::string(status.message()), testing::HasSubstr("cuda_graphs=off"));
     emulation::FailCall(-1);
   }
+}
+
+// More rows than graphs are recorded of.
+TEST_P(EmulatedEngineTest, NotBatchInvariantManyRowsAreTheLibrarysAndTheNumericsIdTells) {
+  const bool bf16 = GetParam() == ComputeType::kBf16;
+  std::vector<std::vector<float>> logits;
+  for (const bool batch_invariant : {true, false}) {
+    const auto engine = MakeEngine(folder_.path(), GetParam(), [&](auto& options) {
+      options.backend = "cuda_emulated";
+      options.batch_invariant = batch_invariant;
+    });
+    const std::string& id = engine->info().numerics_id;
+    EXPECT_EQ(id.find("-nbi-") == std::string::npos, batch_invariant) << id;
+    EXPECT_EQ(id.find("-lt990100-") != std::string::npos, bf16) << id;
+    const std::int64_t before = NumLtProducts(emulation::LtAlgorithm::kSplit);
+    const std::int64_t chunks[] = {257};
+    logits.push_back(
+        FeedInChunks(*engine, RandomTokens(257, engine->info().vocab_size, 4), chunks));
+    EXPECT_EQ(NumLtProducts(emulation::LtAlgorithm::kSplit) > before,
+              bf16 && !batch_invariant);
+  }
+  ASSERT_EQ(logits[0].size(), logits[1].size());
+  float largest = 0.0f, difference = 0.0f;
+  for (std::size_t i = 0; i < logits[0].size(); ++i) {
+    largest = std::max(largest, std::abs(logits[0][i]));
+    difference = std::max(difference, std::abs(logits[0][i] - logits[1][i]));
+  }
+  EXPECT_LE(difference, bf16 ? 0.05f * largest : 0.0f);
 }
 
 // The last calls of a step are those of sampling and scoring.

@@ -25,6 +25,19 @@ std::int64_t NumGraphLaunches();
 enum class Driver { kTwoDevices, kNoDevice, kTooOld };
 void SetDriver(Driver driver);
 
+// What the machine has of cuBLASLt: the library, with an algorithm that adds parts of a
+// sum from a workspace, one that adds them where they are, one whose bits depend on the
+// number of rows, and, liked least, one that is good for everything; only the first
+// three; a library that wants none of the devices; or none.
+enum class Lt { kWhole, kNothingGood, kNoHandle, kNone };
+void SetLt(Lt value);
+// Products it has computed so far, by the number of the algorithm in this list.
+enum class LtAlgorithm { kSplit, kInPlace, kByRows, kGood };
+std::int64_t NumLtProducts(LtAlgorithm algorithm);
+// The product that is `calls` calls away is refused, as is every later one until this is
+// called again; negative: none is.
+void FailLtProduct(std::int64_t calls);
+
 // Bytes of device and host memory that are allocated now, and calls of cudaMalloc and
 // cudaHostAlloc so far.
 std::int64_t AllocatedBytes();

@@ -12,6 +12,7 @@
 #include "tests/emulation/die.h"
 #include "tests/emulation/emulation.h"
 #include "tests/emulation/kernel.h"
+#include "tests/emulation/library.h"
 #include "tests/emulation/memory.h"
 
 // NOLINTBEGIN: the names are CUDA's.
@@ -146,6 +147,14 @@ cudaError_t Enqueue(cudaStream_t stream, const void* function, Kernel kernel) {
   return cudaSuccess;
 }
 
+cudaError_t EnqueueLibrary(cudaStream_t stream, std::function<void()> run) {
+  if (const cudaError_t error = Call(); error != cudaSuccess) return error;
+  if (stream->device != current_device) return cudaErrorInvalidResourceHandle;
+  Push(stream, {std::nullopt, std::move(run)});
+  return cudaSuccess;
+}
+int CurrentDevice() { return current_device; }
+
 void FailCall(std::int64_t calls_away) { fail_in = calls_away; }
 std::int64_t NumCalls() { return calls; }
 std::int64_t NumGraphLaunches() { return graph_launches; }
@@ -179,6 +188,8 @@ const char* cudaGetErrorName(cudaError_t error) {
       return "cudaErrorIllegalAddress";
     case cudaErrorStreamCaptureUnsupported:
       return "cudaErrorStreamCaptureUnsupported";
+    case cudaErrorUnknown:
+      return "cudaErrorUnknown";
   }
   return "?";
 }
@@ -204,6 +215,8 @@ const char* cudaGetErrorString(cudaError_t error) {
       return "an illegal memory access was encountered";
     case cudaErrorStreamCaptureUnsupported:
       return "operation not permitted when stream is capturing";
+    case cudaErrorUnknown:
+      return "unknown error";
   }
   return "?";
 }

@@ -14,6 +14,7 @@
 #include "engine/kernels/cuda/gemm.h"
 
 #include "engine/kernels/cuda/device.h"
+#include "engine/kernels/cuda/finish_sum.h"
 
 namespace goldfinch::GOLDFINCH_CUDA {
 namespace {
@@ -45,47 +46,10 @@ __device__ __forceinline__ const Product& FindProduct(const Products& products,
   return products.at[i];
 }
 
-// What becomes of one sum. All kernels share it and, contraction being off, its bits.
-__device__ __forceinline__ void FinishSum(const Product& p, std::int64_t row,
-                                          std::int64_t col, float sum) {
-  const Epilogue& e = p.epilogue;
+__device__ __forceinline__ void FinishProduct(const Product& p, std::int64_t row,
+                                              std::int64_t col, float sum) {
   if (p.scales != nullptr) sum *= p.scales[col];
-  if (e.resume) sum = Row<float>(p.y, row)[col] + sum;
-  switch (e.finish) {
-    case Finish::kStore:
-      Put(sum, p.y, row, col);
-      return;
-    case Finish::kTanh:
-      Put(tanhf(sum), p.y, row, col);
-      return;
-    case Finish::kReluSquared: {
-      // Compared this way a NaN stays one.
-      const float positive = sum < 0.0f ? 0.0f : sum;
-      Put(positive * positive, p.y, row, col);
-      return;
-    }
-    case Finish::kLerp: {
-      const float v = Fma(Row<float>(e.b, row)[col], e.bias[col] + sum,
-                          Row<float>(e.a, row)[col]);
-      if (e.copy.data != nullptr) Put(v, e.copy, row, col);
-      Put(v, p.y, row, col);
-      return;
-    }
-    case Finish::kDecay: {
-      const float decay = ExpOrZero(-expf(e.bias[col] + sum));
-      if (e.a.data != nullptr) Row<float>(e.a, row)[col] *= 1.0f - decay;
-      Put(decay, p.y, row, col);
-      return;
-    }
-    case Finish::kAdd:
-      Put(Row<float>(p.y, row)[col] + sum, p.y, row, col);
-      return;
-    case Finish::kGatedAdd: {
-      const float gate = Sigmoid(Row<float>(e.a, row)[col]);
-      Put(Fma(gate, sum, Row<float>(p.y, row)[col]), p.y, row, col);
-      return;
-    }
-  }
+  FinishSum(p.y, p.epilogue, row, col, sum);
 }
 
 // Both fragments of a lane's part of a strip.
@@ -252,7 +216,7 @@ __global__ void __launch_bounds__(kThreads) FewRows(Products products) {
     float total = sums[0][r][output];
 #pragma unroll
     for (int s = 1; s < kSlices; ++s) total += sums[s][r][output];
-    FinishSum(p, row, col, total);
+    FinishProduct(p, row, col, total);
   }
 }
 
@@ -366,7 +330,7 @@ __global__ void __launch_bounds__(kThreads) ManyRows(Products products) {
     const std::int64_t col = (first_block + warp_block + b) * kBlockOutputs + lane / 4 +
                              e / 2 * 8;
     const std::int64_t row = first_row + warp_row + g * 8 + lane % 4 * 2 + e % 2;
-    if (col < p.out && row < p.rows) FinishSum(p, row, col, value);
+    if (col < p.out && row < p.rows) FinishProduct(p, row, col, value);
   }
 }
 
@@ -422,7 +386,7 @@ __global__ void __launch_bounds__(kThreads) F32Tile(Products products) {
     for (int j = 0; j < 4; ++j) {
       const std::int64_t row = first_row + thread_row + 16 * i;
       const std::int64_t col = first_col + thread_col + 16 * j;
-      if (row < p.rows && col < p.out) FinishSum(p, row, col, sum[i][j]);
+      if (row < p.rows && col < p.out) FinishProduct(p, row, col, sum[i][j]);
     }
 }
 

@@ -25,6 +25,15 @@ struct GemmArgs {
   GemmWeights w = {};
   Matrix y = {};
   Epilogue epilogue = {};
+
+  // The product of rows [first, first + count) alone, with their operands.
+  GemmArgs Rows(std::int64_t first, std::int64_t count) const {
+    GemmArgs some = *this;
+    for (Matrix* m :
+         {&some.x, &some.y, &some.epilogue.a, &some.epilogue.b, &some.epilogue.copy})
+      if (m->data != nullptr) *m = m->RowsFrom(first, count);
+    return some;
+  }
 };
 
 inline constexpr std::size_t kMaxGemms = 16;
@@ -35,5 +44,10 @@ void PrepareGemm(Stream& stream);
 // Up to kMaxGemms products in as few launches as their types allow. Finish and operands
 // as in op_args.h; with `resume` the sum over these inputs is added to y as one number.
 void Gemm(Stream& stream, std::span<const GemmArgs> products);
+
+// finish_sums.cu: what Gemm does with its sums, to those of another product. They are
+// [rows, out] without gaps; y has at most 65535 rows.
+void FinishSums(Stream& stream, const float* sums, const Matrix& y,
+                const Epilogue& epilogue);
 
 }  // namespace goldfinch::GOLDFINCH_CUDA

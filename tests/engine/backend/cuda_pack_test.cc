@@ -95,5 +95,26 @@ TEST(CudaPackTest, PaddingIsZeroAndBytesHaveAScaleAnOutput) {
   }
 }
 
+TEST(CudaPackTest, RowMajorIsEveryElementRoundedInItsPlace) {
+  ThreadPool pool(2);
+  constexpr std::int64_t kOut = 40, kIn = 24;
+  std::vector<float> values;
+  for (std::int64_t i = 0; i < kOut * kIn; ++i)
+    values.push_back(1.0f / static_cast<float>(i + 3));
+  // Stored [in, out].
+  const auto packed = RowMajorBf16({.data = reinterpret_cast<std::byte*>(values.data()),
+                                    .stored = StoredType::kF32,
+                                    .rows = kOut,
+                                    .cols = kIn,
+                                    .row_stride = 1,
+                                    .col_stride = kOut},
+                                   pool);
+  ASSERT_EQ(static_cast<std::int64_t>(packed.size()), kOut * kIn);
+  for (std::int64_t i = 0; i < kOut; ++i)
+    for (std::int64_t j = 0; j < kIn; ++j)
+      ASSERT_EQ(packed[static_cast<std::size_t>(i * kIn + j)],
+                RoundToBf16(values[static_cast<std::size_t>(j * kOut + i)]));
+}
+
 }  // namespace
 }  // namespace goldfinch

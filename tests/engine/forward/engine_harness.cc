@@ -95,6 +95,7 @@ absl::StatusOr<std::unique_ptr<ModelEngine>> CreateEngine(
   if (!checkpoint.ok()) return checkpoint.status();
   CudaBackendOptions device = cuda_emulated::kTightOptions;
   device.graphs = options.cuda_graphs;
+  device.batch_invariant = options.batch_invariant;
   auto backend = cuda_emulated::CreateCudaBackend(device);
   if (!backend.ok()) return backend.status();
   return ModelEngine::Create(options, *checkpoint, *std::move(backend));

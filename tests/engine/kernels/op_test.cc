@@ -6,14 +6,14 @@
 #include <random>
 
 #include "engine/backend/cpu_backend.h"
-#include "tests/emulation/emulated_backend.h"
 #include "engine/bf16.h"
+#include "tests/emulation/emulated_backend.h"
 
 namespace goldfinch {
 namespace {
 
-// Foreign elements left and right of a row.
-constexpr std::int64_t kLeft = 32, kRight = 5;
+// Foreign elements left of a row, and right of it: an odd number, or not.
+constexpr std::int64_t kLeft = 32, kRight = 5, kAlignedRight = 8;
 
 std::int64_t RowBytes(const Matrix& m) { return m.cols * SizeOf(m.type); }
 
@@ -94,9 +94,11 @@ void OpTest::SetUp() {
   backend_ = *std::move(backend);
 }
 
-Tensor::Tensor(Backend& backend, std::int64_t rows, std::int64_t cols, DType type)
+Tensor::Tensor(Backend& backend, std::int64_t rows, std::int64_t cols, DType type,
+               Rows starts)
     : backend_(backend) {
-  view_ = {.type = type, .rows = rows, .cols = cols, .stride = kLeft + cols + kRight};
+  const std::int64_t right = starts == Rows::kAligned ? kAlignedRight : kRight;
+  view_ = {.type = type, .rows = rows, .cols = cols, .stride = kLeft + cols + right};
   const std::int64_t bytes = (rows + 2) * view_.stride * SizeOf(type);
   memory_ = backend.Allocate(bytes);
   const std::vector<std::uint8_t> foreign(static_cast<std::size_t>(bytes), 0xff);
@@ -104,8 +106,8 @@ Tensor::Tensor(Backend& backend, std::int64_t rows, std::int64_t cols, DType typ
   view_.data = static_cast<char*>(memory_->data()) + RowOffset(view_, 0);
 }
 
-Tensor::Tensor(Backend& backend, const Grid& values, DType type)
-    : Tensor(backend, values.rows(), values.cols(), type) {
+Tensor::Tensor(Backend& backend, const Grid& values, DType type, Rows starts)
+    : Tensor(backend, values.rows(), values.cols(), type, starts) {
   std::vector<std::uint8_t> bytes = Bytes();
   for (std::int64_t i = 0; i < values.rows(); ++i)
     for (std::int64_t j = 0; j < values.cols(); ++j)

@@ -57,13 +57,19 @@ class OpTest : public testing::TestWithParam<BackendCase> {
 // The bytes of one row.
 using RowBits = std::string;
 
+// Where rows of a matrix start: anywhere, or at multiples of 16 bytes, as those of a
+// model do (if columns are a multiple of 8).
+enum class Rows { kAnywhere, kAligned };
+
 // A matrix on the device. It is a view into more memory: foreign elements left and right
-// of every row (an odd number, so rows are not aligned) and a foreign row above and
-// below, all of them NaN, so that reading them shows.
+// of every row and a foreign row above and below, all of them NaN, so that reading them
+// shows.
 class Tensor {
  public:
-  Tensor(Backend& backend, std::int64_t rows, std::int64_t cols, DType type);
-  Tensor(Backend& backend, const Grid& values, DType type = DType::kF32);
+  Tensor(Backend& backend, std::int64_t rows, std::int64_t cols, DType type,
+         Rows starts = Rows::kAnywhere);
+  Tensor(Backend& backend, const Grid& values, DType type = DType::kF32,
+         Rows starts = Rows::kAnywhere);
 
   const Matrix& operator*() const { return view_; }
   const Matrix* operator->() const { return &view_; }
