@@ -41,6 +41,9 @@ struct HostMatrix {
   std::int64_t cols = 0;
   std::int64_t row_stride = 0;
   std::int64_t col_stride = 1;
+  // Whether there will be rows of prompts for it (Backend::Product::prompt_rows), for
+  // which a device may keep it a second time.
+  bool of_prompts = true;
 };
 
 // Weights of y = x W^T on the device, W being [out, in], in whatever layout the

@@ -97,7 +97,10 @@ class CudaBackend final : public Backend {
         name_(absl::StrCat("cuda-sm", device.major, device.minor, "-v", kKernelVersion)),
         use_graphs_(options.graphs),
         batch_invariant_(options.batch_invariant),
-        lt_(LtProducts::Create(stream_, copies_, options.batch_invariant)),
+        lt_(LtProducts::Create(stream_, copies_,
+                               {.batch_invariant = options.batch_invariant,
+                                .rows = options.library_rows,
+                                .least_side = options.library_least_side})),
         attention_(stream_, options.attention_bytes),
         attention_bytes_(options.attention_bytes),
         partials_(options.attention_bytes / kPartialBytes),
@@ -297,7 +300,7 @@ class CudaBackend final : public Backend {
   CudaSampler sampler_{stream_, copies_};
   const bool batch_invariant_;
   const std::unique_ptr<LtProducts> lt_;  // null: there is no library
-  const CudaMemory attention_;  // partial results
+  const CudaMemory attention_;            // partial results
   const std::int64_t attention_bytes_;
   const std::int64_t partials_;
   ThreadPool pack_pool_;
@@ -320,7 +323,8 @@ std::unique_ptr<PackedWeights> CudaBackend::Pack(const HostMatrix& weights, DTyp
   w.data = memory->data();
   w.scales = static_cast<const float*>(scales->data());
   std::unique_ptr<DeviceMemory> row_major;
-  if (lt_ != nullptr && storage == DType::kBf16 && LtProducts::IsWorthIt(w.out, w.in)) {
+  if (lt_ != nullptr && weights.of_prompts && storage == DType::kBf16 &&
+      lt_->IsWorthIt(w.out, w.in)) {
     const std::int64_t bytes = w.out * w.in * SizeOf(DType::kBf16);
     row_major = Allocate(bytes);
     if (lt_->Choose(w.out, w.in, row_major->data())) {

@@ -17,13 +17,9 @@ namespace {
 // in x rows, y one of out x rows, and y = W' x, W being transposed.
 constexpr cudaDataType_t kInputs = CUDA_R_16BF, kSums = CUDA_R_32F;
 
-// Of a call, and so those that algorithms are chosen for: enough to fill a device.
-constexpr std::int64_t kMostRows = 1024;
-// Sums on their way to FinishSums: kMostRows of 8192 outputs.
-constexpr std::int64_t kScratchSums = std::int64_t{8} << 20;
-// Of more outputs too few rows would go at once.
-constexpr std::int64_t kMostOutputs = kScratchSums / 64;
-constexpr std::int64_t kLeastSide = 64;
+// Sums on their way to FinishSums: as many as the most rows have of so many outputs. Of
+// more outputs fewer rows go at once, and too few of these.
+constexpr std::int64_t kScratchOutputs = 4096, kMostOutputs = 32768;
 
 // Of pointers and of rows, which algorithms that load vectors want.
 constexpr std::uint32_t kAlignment = 16;
@@ -71,7 +67,8 @@ struct LtProducts::Probe {
 };
 
 std::unique_ptr<LtProducts> LtProducts::Create(Stream& stream, HostCopies& copies,
-                                               bool batch_invariant) {
+                                               const Options& options) {
+  GOLDFINCH_CHECK(options.rows >= 64);
   const CublasLt* const library = LoadCublasLt();
   if (library == nullptr || !stream.ok()) return nullptr;
   const auto layout = [library](cudaDataType_t type) {
@@ -97,26 +94,27 @@ std::unique_ptr<LtProducts> LtProducts::Create(Stream& stream, HostCopies& copie
                                       sizeof transposed) != CUBLAS_STATUS_SUCCESS)
     return nullptr;
   return std::make_unique<LtProducts>(*library, std::move(objects), stream, copies,
-                                      batch_invariant);
+                                      options);
 }
 
 LtProducts::LtProducts(const CublasLt& library, Objects objects, Stream& stream,
-                       HostCopies& copies, bool batch_invariant)
+                       HostCopies& copies, const Options& options)
     : library_(library),
       objects_(std::move(objects)),
       stream_(stream),
       copies_(copies),
-      batch_invariant_(batch_invariant) {}
+      options_(options) {}
 
-bool LtProducts::IsWorthIt(std::int64_t out, std::int64_t in) {
-  return out >= kLeastSide && in >= kLeastSide && out % 8 == 0 && in % 8 == 0 &&
-         out <= kMostOutputs;
+bool LtProducts::IsWorthIt(std::int64_t out, std::int64_t in) const {
+  return out >= options_.least_side && in >= options_.least_side && out % 8 == 0 &&
+         in % 8 == 0 && out <= kMostOutputs;
 }
 
 bool LtProducts::Takes(const GemmArgs& product) { return IsAligned(product.x); }
 
-std::int64_t LtProducts::MostRows(std::int64_t out) {
-  return std::min(kMostRows, kScratchSums / out / 64 * 64);
+std::int64_t LtProducts::MostRows(std::int64_t out) const {
+  const std::int64_t fitting = options_.rows * kScratchOutputs / out / 8 * 8;
+  return std::min(options_.rows, fitting);
 }
 
 cublasStatus_t LtProducts::Lay(const Shape& shape, std::int64_t rows,
@@ -193,11 +191,11 @@ bool LtProducts::Choose(std::int64_t out, std::int64_t in, void* w) {
   }
   // An algorithm without a workspace has no room for parts of a sum: one more reason why
   // it cannot add them up in an order that depends on the number of rows.
-  if (!batch_invariant_ && workspace_ == nullptr) {
+  if (!options_.batch_invariant && workspace_ == nullptr) {
     workspace_ = std::make_unique<CudaMemory>(stream_, kWorkspaceBytes);
     workspace_bytes_ = kWorkspaceBytes;
   }
-  found->second = batch_invariant_ ? OneForAll(shape, w) : OneForEach(shape);
+  found->second = options_.batch_invariant ? OneForAll(shape, w) : OneForEach(shape);
   return !found->second.empty();
 }
 
@@ -219,7 +217,7 @@ std::vector<LtProducts::Algorithm> LtProducts::Candidates(const Shape& shape,
                           CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES,
                           CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES})
     set(name, kAlignment);
-  if (batch_invariant_)
+  if (options_.batch_invariant)
     set(CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK,
         static_cast<std::uint32_t>(CUBLASLT_REDUCTION_SCHEME_NONE));
   std::array<cublasLtMatmulHeuristicResult_t, kMostCandidates> results = {};

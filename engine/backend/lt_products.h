@@ -2,7 +2,7 @@
 // algorithms computes a product, and what becomes of the sums.
 //
 // Batch-invariant, it uses one algorithm for all numbers of rows: the first of those it
-// names for kMostRows rows that adds up a sum in one block of threads and was seen to
+// names for the most rows that adds up a sum in one block of threads and was seen to
 // give rows the same bits alone, among others and at another place. Which is fastest is
 // not measured: two equal machines must choose the same one.
 //
@@ -27,10 +27,15 @@ namespace goldfinch::GOLDFINCH_CUDA {
 
 class LtProducts {
  public:
+  struct Options {
+    bool batch_invariant = true;
+    std::int64_t rows = 0;        // of a call, at most: 64 at least
+    std::int64_t least_side = 0;  // of W
+  };
   // Null where the library is absent or does not want this device, which is that of the
   // stream and the calling thread's. Both arguments outlive it.
   static std::unique_ptr<LtProducts> Create(Stream& stream, HostCopies& copies,
-                                            bool batch_invariant);
+                                            const Options& options);
   // What a call of the library wants, made once: a step takes no memory of the host's
   // either.
   struct Objects {
@@ -39,10 +44,10 @@ class LtProducts {
     LtOwned<cublasLtMatrixLayout_t> w, x, y;  // set anew for each call
   };
   LtProducts(const CublasLt& library, Objects objects, Stream& stream, HostCopies& copies,
-             bool batch_invariant);
+             const Options& options);
 
   // Whether matrices [out, in] are worth it, and of sides the algorithms are asked for.
-  static bool IsWorthIt(std::int64_t out, std::int64_t in);
+  bool IsWorthIt(std::int64_t out, std::int64_t in) const;
   // Whether there is an algorithm for W [out, in], for which IsWorthIt. Chosen at the
   // first time, which takes memory for steps to come and waits for the device. Throws
   // std::bad_alloc. `w` is device memory for W in bf16, written over.
@@ -74,7 +79,7 @@ class LtProducts {
   struct Probe;
 
   // Rows of one call: more of them go one piece after the other.
-  static std::int64_t MostRows(std::int64_t out);
+  std::int64_t MostRows(std::int64_t out) const;
 
   // Says how the matrices of the next call lie.
   cublasStatus_t Lay(const Shape& shape, std::int64_t rows, std::int64_t x_stride,
@@ -99,7 +104,7 @@ class LtProducts {
   const Objects objects_;
   Stream& stream_;
   HostCopies& copies_;
-  const bool batch_invariant_;
+  const Options options_;
   std::map<Shape, Choice> choices_;
   // Sums on their way to FinishSums, and partial ones of the library's.
   std::unique_ptr<CudaMemory> scratch_, workspace_;

@@ -37,6 +37,8 @@ class Loader {
  private:
   LayerWeights Layer(std::int32_t index) {
     const std::string block = "blocks." + std::to_string(index) + ".";
+    // GOLD layers see the last rows of a prompt only, which are few.
+    of_prompts_ = index < checkpoint_.config().num_recurrent();
     LayerWeights layer;
     layer.ln1 = Norm(block + "ln1");
     layer.ln2 = Norm(block + "ln2");
@@ -186,7 +188,8 @@ class Loader {
                       type_);
   }
 
-  Linear PackMatrix(const HostMatrix& matrix, DType storage) {
+  Linear PackMatrix(HostMatrix matrix, DType storage) {
+    matrix.of_prompts = of_prompts_;
     Linear packed = backend_.Pack(matrix, type_, storage);
     out_.bytes += packed->bytes();
     return packed;
@@ -206,6 +209,7 @@ class Loader {
   const DType storage_;
   Backend& backend_;
   ModelWeights& out_;
+  bool of_prompts_ = false;
 };
 
 }  // namespace
