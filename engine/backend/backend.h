@@ -98,6 +98,10 @@ class Backend {
   // Device memory taken besides what Allocate and Pack gave out.
   virtual std::int64_t own_bytes() const { return 0; }
 
+  // Rows of products that are enough to fill the device: work that has no bound of its own
+  // goes in pieces of so many. At least kMaxPageTokens.
+  virtual std::int64_t piece_rows() const { return 256; }
+
   // Rows of logits that a step works out at once: those of one product share the reading
   // of the head's weights, and each takes a vocabulary of floats.
   virtual std::int64_t max_logit_rows() const { return 64; }

@@ -95,6 +95,7 @@ class CudaBackend final : public Backend {
   CudaBackend(const CudaBackendOptions& options, const cudaDeviceProp& device)
       : device_(options.device),
         name_(absl::StrCat("cuda-sm", device.major, device.minor, "-v", kKernelVersion)),
+        piece_rows_(options.piece_rows),
         use_graphs_(options.graphs),
         batch_invariant_(options.batch_invariant),
         lt_(LtProducts::Create(stream_, copies_,
@@ -166,6 +167,7 @@ class CudaBackend final : public Backend {
     return attention_bytes_ + sampler_.device_bytes() +
            (lt_ == nullptr ? 0 : lt_->device_bytes());
   }
+  std::int64_t piece_rows() const override { return piece_rows_; }
   std::int64_t max_logit_rows() const override { return CudaSampler::kMostTasks; }
   void Prepare(std::int64_t, std::int64_t vocab_size, std::int64_t sequences) override {
     UseDevice();
@@ -294,6 +296,7 @@ class CudaBackend final : public Backend {
   const int device_;
   OwnedStream stream_;
   const std::string name_;
+  const std::int64_t piece_rows_;
   const bool use_graphs_;
   CudaGraphs graphs_{stream_};
   HostCopies copies_;

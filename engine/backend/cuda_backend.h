@@ -25,6 +25,7 @@ struct CudaBackendOptions {
   int device = 0;
   // Of partial results of attention: more of them at once, up to what a step has.
   std::int64_t attention_bytes = 64 << 20;
+  std::int64_t piece_rows = 2048;  // Backend::piece_rows
   // Steps that come again are recorded as CUDA graphs.
   bool graphs = true;
   // A row has the same bits among any other rows. Else products of many rows may be

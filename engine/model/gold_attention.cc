@@ -24,6 +24,7 @@ GoldAttention::GoldAttention(DeviceArena& memory, StepInputs& inputs, GoldCache&
       arena_(arena),
       num_heads_(num_heads),
       num_gold_(num_gold),
+      scratch_tiles_(cache.shape().num_tiles - arena.num_slots()),
       position_(inputs, max_rows),
       row_sequence_(inputs, max_rows),
       tile_begin_(inputs, max_sequences + 1),
@@ -31,11 +32,11 @@ GoldAttention::GoldAttention(DeviceArena& memory, StepInputs& inputs, GoldCache&
       tile_(inputs, kMaxGroupTiles),
       tile_position_(inputs, kMaxGroupTiles),
       carry_(memory.Take(max_rows, num_heads * kCarryPerHead, DType::kF32)) {
-  GOLDFINCH_CHECK(arena.num_slots() + kScratchTiles <= cache.shape().num_tiles);
+  GOLDFINCH_CHECK(scratch_tiles_ >= KvTiles::kCutTiles);
   sequences_.reserve(static_cast<std::size_t>(max_sequences));
   // Steps of more pages, those that sequences share counted for each, want more.
   tiles_.reserve(static_cast<std::size_t>(kMaxGroupTiles + max_sequences));
-  targets_.reserve(static_cast<std::size_t>(GoldCache::kMaxTargets));
+  targets_.reserve(static_cast<std::size_t>(cache.shape().max_targets));
 }
 
 void GoldAttention::Begin(std::span<const AttendedSequence> sequences,
@@ -79,7 +80,7 @@ void GoldAttention::AddPadding(std::int64_t index) {
   // tile from before.
   const std::int64_t row = PaddingRow(index);
   const std::int64_t page_tokens = cache_.shape().page_tokens;
-  if (static_cast<std::int64_t>(targets_.size()) == GoldCache::kMaxTargets)
+  if (static_cast<std::int64_t>(targets_.size()) == cache_.shape().max_targets)
     FlushTargets(0, num_gold_);
   targets_.push_back({.row = row,
                       .previous_row = row - 1,
@@ -111,8 +112,8 @@ void GoldAttention::Fill(const AttendedSequence& sequence, std::int64_t page_ind
   const std::int64_t filled = arena_.filled(slot);
   if (filled >= end) return;
   const std::int64_t added = end - filled;
-  GOLDFINCH_CHECK(added <= GoldCache::kMaxTargets);
-  if (static_cast<std::int64_t>(targets_.size()) + added > GoldCache::kMaxTargets)
+  GOLDFINCH_CHECK(added <= cache_.shape().max_targets);
+  if (static_cast<std::int64_t>(targets_.size()) + added > cache_.shape().max_targets)
     FlushTargets(0, num_gold_);
   AddTargets(sequence, page_index, filled, end, slot);
   arena_.set_filled(slot, end);
@@ -177,11 +178,11 @@ void GoldAttention::FlushTargets(std::int64_t first_layer, std::int64_t last_lay
 bool GoldAttention::ChunkFits(std::size_t begin, std::int64_t scratch) const {
   const std::int32_t sequence = tiles_[begin].sequence;
   std::int64_t count = 0;
-  for (std::size_t i = begin; i < tiles_.size() && tiles_[i].sequence == sequence &&
-                              count < KvTiles::kCutTiles;
+  for (std::size_t i = begin;
+       i < tiles_.size() && tiles_[i].sequence == sequence && count < KvTiles::kCutTiles;
        ++i, ++count)
     scratch += tiles_[i].slot < 0 ? 1 : 0;
-  return scratch <= kScratchTiles && tile_.size() + count <= kMaxGroupTiles;
+  return scratch <= scratch_tiles_ && tile_.size() + count <= kMaxGroupTiles;
 }
 
 std::size_t GoldAttention::BuildGroup(std::size_t begin, std::int64_t gold_layer) {
@@ -200,7 +201,8 @@ std::size_t GoldAttention::BuildGroup(std::size_t begin, std::int64_t gold_layer
       if (tile.slot < 0) {
         place = arena_.num_slots() + scratch++;
         const std::int64_t count = TokensOn(sequences_[s], tile.page_index);
-        if (static_cast<std::int64_t>(targets_.size()) + count > GoldCache::kMaxTargets)
+        if (static_cast<std::int64_t>(targets_.size()) + count >
+            cache_.shape().max_targets)
           FlushTargets(gold_layer, gold_layer + 1);
         AddTargets(sequences_[s], tile.page_index, 0, count, place);
       }

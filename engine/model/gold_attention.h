@@ -27,9 +27,11 @@ struct AttendedSequence {
 
 class GoldAttention {
  public:
-  // Tiles beyond the arena's, shared by all that does not fit it.
-  static constexpr std::int64_t kScratchTiles = 8;
-  static_assert(kScratchTiles >= KvTiles::kCutTiles);
+  // Tiles beyond the arena's, shared by all that does not fit it: as much as is expanded
+  // at once, and no less than a list of tiles is cut by.
+  static std::int64_t ScratchTiles(std::int64_t max_targets, std::int64_t page_tokens) {
+    return std::max(KvTiles::kCutTiles, max_targets / page_tokens);
+  }
 
   // `arena` decides on tiles [0, arena.num_slots()) of `cache`; the scratch tiles follow.
   GoldAttention(DeviceArena& memory, StepInputs& inputs, GoldCache& cache,
@@ -102,7 +104,7 @@ class GoldAttention {
   StepInputs& inputs_;
   GoldCache& cache_;
   ExpandedArena& arena_;
-  const std::int64_t num_heads_, num_gold_;
+  const std::int64_t num_heads_, num_gold_, scratch_tiles_;
 
   std::vector<AttendedSequence> sequences_;
   std::vector<Tile> tiles_;  // by sequence, then by position

@@ -25,6 +25,7 @@ GoldCache::GoldCache(DeviceArena& arena, StepInputs& inputs, const ModelConfig& 
                      const ModelWeights& weights, DType type, const GoldCacheShape& shape,
                      std::int64_t max_mix_width)
     : b_(arena.backend()), config_(config), weights_(weights), shape_(shape) {
+  GOLDFINCH_CHECK(shape.max_targets >= kMaxPageTokens);
   const std::int64_t d = config.n_embd, c = config.compressed_dim();
   for (std::int32_t layer = 0; layer < config.num_gold(); ++layer) {
     KvTiles tiles{
@@ -42,7 +43,7 @@ GoldCache::GoldCache(DeviceArena& arena, StepInputs& inputs, const ModelConfig& 
     b_.CopyToDevice(frequency_, frequency, sizeof frequency);
   }
 
-  const std::int64_t targets = kMaxTargets, sources = 2 * kMaxTargets;
+  const std::int64_t targets = shape.max_targets, sources = 2 * targets;
   source_row_ = {inputs, sources};
   source_tokens_ = static_cast<std::int32_t*>(
       arena.TakeBytes(sources * static_cast<std::int64_t>(sizeof(std::int32_t))));
@@ -78,8 +79,8 @@ void GoldCache::TakePages(DeviceArena& arena, std::int64_t num_pages) {
 void GoldCache::Append(const Matrix& x, const std::int32_t* tokens,
                        const std::int64_t* index, const Matrix& scratch) {
   b_.Convert(x, scratch);
-  for (std::int64_t first = 0; first < x.rows; first += kMaxTargets) {
-    const std::int64_t count = std::min(kMaxTargets, x.rows - first);
+  for (std::int64_t first = 0; first < x.rows; first += shape_.max_targets) {
+    const std::int64_t count = std::min(shape_.max_targets, x.rows - first);
     const Matrix c = key_.Rows(count).Cols(0, keys_.cols);
     b_.Gemm({scratch.RowsFrom(first, count), weights_.compress.get(), c});
     if (scales_ != nullptr)
@@ -172,8 +173,8 @@ void GoldCache::EmbeddingPart(const Matrix& e, const Matrix& out) {
 
 void GoldCache::FillVocabTable() {
   std::vector<std::int32_t> tokens;
-  for (std::int64_t first = 0; first < vocab_table_.rows; first += kMaxTargets) {
-    const std::int64_t count = std::min(kMaxTargets, vocab_table_.rows - first);
+  for (std::int64_t first = 0; first < vocab_table_.rows; first += shape_.max_targets) {
+    const std::int64_t count = std::min(shape_.max_targets, vocab_table_.rows - first);
     tokens.resize(static_cast<std::size_t>(count));
     std::iota(tokens.begin(), tokens.end(), static_cast<std::int32_t>(first));
     b_.CopyToDevice(source_tokens_, tokens.data(),
@@ -199,7 +200,7 @@ void GoldCache::CopyPage(std::int32_t from, std::int32_t to) {
 }
 
 void GoldCache::StageTargets(std::span<const ExpandTarget> targets) {
-  GOLDFINCH_CHECK(static_cast<std::int64_t>(targets.size()) <= kMaxTargets);
+  GOLDFINCH_CHECK(static_cast<std::int64_t>(targets.size()) <= shape_.max_targets);
   source_row_.Clear();
   current_.Clear();
   previous_.Clear();
@@ -315,7 +316,8 @@ void GoldCache::Expand(std::int64_t first, std::int64_t last) {
   if (count == 0) return;
   Decompress();
   // Few targets leave room for several layers at once.
-  const std::int64_t group = std::clamp<std::int64_t>(kMaxTargets / count, 1, kMaxLayers);
+  const std::int64_t group =
+      std::clamp<std::int64_t>(shape_.max_targets / count, 1, kMaxLayers);
   for (std::int64_t layer = first; layer < last; layer += group)
     ExpandLayers(layer, std::min(layer + group, last), count);
 }

@@ -25,9 +25,10 @@ namespace goldfinch {
 struct GoldCacheShape {
   DType storage = DType::kBf16;  // of compressed keys: the compute type or kI8
   std::int64_t page_tokens = 0;
-  std::int64_t num_tiles = 0;  // per layer
-  bool vocab_table = false;    // keep every token's part of a decompressed key
-  std::int64_t spare_rows = 0;  // behind the pages, for tokens of no sequence
+  std::int64_t num_tiles = 0;    // per layer
+  std::int64_t max_targets = 0;  // of one Expand; at least kMaxPageTokens
+  bool vocab_table = false;      // keep every token's part of a decompressed key
+  std::int64_t spare_rows = 0;   // behind the pages, for tokens of no sequence
 };
 
 // One token whose keys and values are wanted.
@@ -40,10 +41,6 @@ struct ExpandTarget {
 
 class GoldCache {
  public:
-  // Targets of one Expand.
-  static constexpr std::int64_t kMaxTargets = 256;
-  static_assert(kMaxTargets >= kMaxPageTokens);
-
   GoldCache(DeviceArena& arena, StepInputs& inputs, const ModelConfig& config,
             const ModelWeights& weights, DType type, const GoldCacheShape& shape,
             std::int64_t max_mix_width);
@@ -59,7 +56,7 @@ class GoldCache {
   void Append(const Matrix& x, const std::int32_t* tokens, const std::int64_t* index,
               const Matrix& scratch);
 
-  // Up to kMaxTargets tokens that the next Expand is about, which wants an upload of the
+  // Up to max_targets tokens that the next Expand is about, which wants an upload of the
   // step's inputs in between.
   void StageTargets(std::span<const ExpandTarget> targets);
   std::int64_t num_targets() const { return current_.size(); }
@@ -113,7 +110,7 @@ class GoldCache {
   // and their predecessors; then each target's own rows and its predecessor's.
   void Decompress();
   // Keys and values of GOLD layers [first, last), at most kMaxLayers, for `count`
-  // targets; (last - first) * count is at most kMaxTargets.
+  // targets; (last - first) * count is at most max_targets.
   void ExpandLayers(std::int64_t first, std::int64_t last, std::int64_t count);
 
   static constexpr std::int64_t kMaxLayers =

@@ -77,7 +77,9 @@ Model::Model(Backend& backend, const Checkpoint& checkpoint, DType type,
     const GoldCacheShape shape{
         .storage = limits.cache_storage,
         .page_tokens = limits.page_tokens,
-        .num_tiles = limits.arena_slots + GoldAttention::kScratchTiles,
+        .num_tiles = limits.arena_slots + GoldAttention::ScratchTiles(
+                                              backend.piece_rows(), limits.page_tokens),
+        .max_targets = backend.piece_rows(),
         .vocab_table = limits.vocab_table,
         .spare_rows = 2 * padding};
     cache_row_ = {inputs_, rows};
