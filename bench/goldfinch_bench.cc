@@ -51,7 +51,7 @@ struct Flags {
   std::string cpu_isa = "auto";
   double case_seconds = 60;
   int threads = 0;
-  std::int32_t step_tokens = 512;
+  std::int32_t step_tokens = 0;
   std::int64_t memory_bytes = std::int64_t{16} << 30;
   std::int64_t sessions = 16;
   bool vocab_table = false;
@@ -213,7 +213,7 @@ class Bench {
     const double before = limits_->PeakFlops(kPasses);
     ModelEngine& engine = EngineFor(RoomFor(tokens, 1, false));
     WriteMemory(engine, tokens);
-    PrefillOnce(engine, std::min<std::int64_t>(tokens, flags_.step_tokens));  // warm-up
+    PrefillOnce(engine, std::min<std::int64_t>(tokens, engine.info().max_step_tokens));
     std::vector<double> seconds;
     const auto start = Clock::now();
     do {
@@ -238,9 +238,9 @@ class Bench {
     const auto prompt = RandomTokens(tokens);
     const SequenceId id = Open(engine, tokens, tokens - 1);
     const auto start = Clock::now();
-    for (std::int64_t begin = 0; begin < tokens; begin += flags_.step_tokens) {
-      const std::int64_t count =
-          std::min<std::int64_t>(flags_.step_tokens, tokens - begin);
+    const std::int64_t step = engine.info().max_step_tokens;
+    for (std::int64_t begin = 0; begin < tokens; begin += step) {
+      const std::int64_t count = std::min(step, tokens - begin);
       Span span;
       span.sequence = id;
       span.tokens = std::span(prompt).subspan(static_cast<std::size_t>(begin),
@@ -548,9 +548,9 @@ int Main(int argc, char** argv) {
       ->capture_default_str();
   app.add_flag("--vocab_table", flags.vocab_table, "keep the vocabulary's part of keys");
   app.add_flag("--float_threads", flags.float_threads, "do not pin the engine's threads");
-  app.add_option("--step_tokens", flags.step_tokens, "prompt tokens in a step")
-      ->check(CLI::Range(1, 1 << 16))
-      ->capture_default_str();
+  app.add_option("--step_tokens", flags.step_tokens,
+                 "prompt tokens in a step (default: as the server's)")
+      ->check(CLI::Range(1, 1 << 16));
   app.add_option("--sessions", flags.sessions,
                  "resident at once in the case of that name")
       ->check(CLI::Range(1, 1 << 20))

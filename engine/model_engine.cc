@@ -422,7 +422,11 @@ absl::StatusOr<std::unique_ptr<ModelEngine>> ModelEngine::Create(
   const ComputeType compute = options.compute_type.value_or(
       checkpoint.stored_bf16() ? ComputeType::kBf16 : ComputeType::kF32);
   const DType type = compute == ComputeType::kBf16 ? DType::kBf16 : DType::kF32;
-  auto limits = LimitsOf(options, checkpoint.config(), type);
+  // Prompts fill the device twice over.
+  ModelEngineOptions sized = options;
+  if (sized.max_step_tokens == 0)
+    sized.max_step_tokens = static_cast<std::int32_t>(2 * backend->piece_rows());
+  auto limits = LimitsOf(sized, checkpoint.config(), type);
   if (!limits.ok()) return limits.status();
   const char* name = compute == ComputeType::kBf16 ? "bf16" : "f32";
   EngineInfo info{.vocab_size = checkpoint.config().vocab_size,

@@ -47,7 +47,8 @@ struct ModelEngineOptions {
   std::int64_t host_bytes = 0;
   std::int64_t expanded_bytes = 1 << 30;  // arena of expanded keys and values
   std::int32_t max_sequences = 64;        // state slots
-  std::int32_t max_step_tokens = 512;     // rows in one Forward
+  // Rows in one Forward; 0: what suits the backend, 512 on the CPU and 4096 on CUDA.
+  std::int32_t max_step_tokens = 0;
   std::int32_t page_tokens = 64;
 };
 

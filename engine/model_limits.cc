@@ -33,7 +33,7 @@ absl::Status CheckOptions(const ModelEngineOptions& options) {
        {bounded("device", options.device, 0, 1024),
         bounded("threads", options.num_threads, 0, 1024),
         bounded("max_sequences", options.max_sequences, 1, 1 << 20),
-        bounded("step_tokens", options.max_step_tokens, 1, 1 << 20),
+        bounded("step_tokens", options.max_step_tokens, 0, 1 << 20),
         bounded("page_tokens", options.page_tokens, 1, kMaxPageTokens),
         bounded("cache_bytes", options.cache_bytes, 1, std::int64_t{1} << 50),
         bounded("expanded_bytes", options.expanded_bytes, 0, std::int64_t{1} << 50)}) {

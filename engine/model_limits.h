@@ -19,8 +19,8 @@ inline constexpr std::int64_t kLeastLogitRows = 64;
 // INVALID_ARGUMENT for numbers out of range.
 absl::Status CheckOptions(const ModelEngineOptions& options);
 
-// Pages and tiles that fit the byte limits, and kLeastLogitRows; INVALID_ARGUMENT when
-// not one page does.
+// Of options.max_step_tokens above 0. Pages and tiles that fit the byte limits, and
+// kLeastLogitRows; INVALID_ARGUMENT when not one page does.
 absl::StatusOr<ModelLimits> LimitsOf(const ModelEngineOptions& options,
                                      const ModelConfig& config, DType type);
 

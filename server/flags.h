@@ -50,7 +50,7 @@ struct ServerFlags {
   std::int64_t expanded_bytes = std::int64_t{1} << 30;
   std::int64_t max_sequences = 64;
   std::int64_t page_tokens = 64;
-  std::int64_t step_tokens = 512;
+  std::int64_t step_tokens = 0;  // 0, when not given: what suits the backend
   std::int64_t step_milliseconds = 50;
   std::int64_t max_context_tokens = 1048576;
   std::int64_t default_max_tokens = 256;

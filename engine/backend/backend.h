@@ -80,6 +80,9 @@ class Backend {
   virtual void CopyToDevice(void* device, const void* host, std::int64_t bytes) = 0;
   virtual void CopyToHost(void* host, const void* device, std::int64_t bytes) = 0;
   virtual void CopyOnDevice(void* to, const void* from, std::int64_t bytes) = 0;
+  // Whether each copy to the host waits for the device, however small: what lies in many
+  // places is then better gathered in one first.
+  virtual bool copies_wait() const { return false; }
   virtual void Zero(void* device, std::int64_t bytes) = 0;
   virtual void Synchronize() = 0;
   // The device's first fault, INTERNAL, found by now; ops since then did nothing. After
@@ -98,8 +101,8 @@ class Backend {
   // Device memory taken besides what Allocate and Pack gave out.
   virtual std::int64_t own_bytes() const { return 0; }
 
-  // Rows of products that are enough to fill the device: work that has no bound of its own
-  // goes in pieces of so many. At least kMaxPageTokens.
+  // Rows of products that are enough to fill the device: work that has no bound of its
+  // own goes in pieces of so many. At least kMaxPageTokens.
   virtual std::int64_t piece_rows() const { return 256; }
 
   // Rows of logits that a step works out at once: those of one product share the reading
@@ -192,6 +195,12 @@ class Backend {
                              std::int64_t count, const TokenStore& to) = 0;
   virtual void GatherTokens(const TokenStore& from, const std::int64_t* index,
                             std::int64_t count, std::int32_t* to) = 0;
+  // Blocks of so many bytes: to[i] = from[index[i]], or, scattering, to[index[i]] =
+  // from[i].
+  virtual void GatherBlocks(const void* from, std::int64_t bytes,
+                            const std::int64_t* index, std::int64_t count, void* to) = 0;
+  virtual void ScatterBlocks(const void* from, std::int64_t bytes,
+                             const std::int64_t* index, std::int64_t count, void* to) = 0;
   // ScatterRows and GatherRows of rows kept in int8 with a bf16 scale each: a row's
   // scale is its largest magnitude / 127, its elements round(x / scale).
   virtual void ScatterQuantized(const Matrix& in, const std::int64_t* index,

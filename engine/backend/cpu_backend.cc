@@ -140,6 +140,20 @@ class CpuBackend final : public Backend {
       to[i] = from.narrow ? static_cast<const std::uint16_t*>(from.data)[index[i]]
                           : static_cast<const std::int32_t*>(from.data)[index[i]];
   }
+  void GatherBlocks(const void* from, std::int64_t bytes, const std::int64_t* index,
+                    std::int64_t count, void* to) override {
+    for (std::int64_t i = 0; i < count; ++i)
+      std::memcpy(static_cast<std::byte*>(to) + i * bytes,
+                  static_cast<const std::byte*>(from) + index[i] * bytes,
+                  static_cast<std::size_t>(bytes));
+  }
+  void ScatterBlocks(const void* from, std::int64_t bytes, const std::int64_t* index,
+                     std::int64_t count, void* to) override {
+    for (std::int64_t i = 0; i < count; ++i)
+      std::memcpy(static_cast<std::byte*>(to) + index[i] * bytes,
+                  static_cast<const std::byte*>(from) + i * bytes,
+                  static_cast<std::size_t>(bytes));
+  }
   void ScatterQuantized(const Matrix& in, const std::int64_t* index, const Matrix& out,
                         std::uint16_t* scales) override {
     ForRows(in, [&](auto begin, auto end) {

@@ -29,8 +29,8 @@ bool MeansNoDevice(const absl::Status& status) {
 absl::StatusOr<std::unique_ptr<Backend>> CreateBackend(const BackendOptions& options) {
   if (options.backend == "cuda") return CreateCuda(options);
   if (options.backend != "cpu" && options.backend != "auto")
-    return absl::InvalidArgumentError(absl::StrCat(
-        "backend is ", options.backend, "; it must be cpu, cuda or auto"));
+    return absl::InvalidArgumentError(
+        absl::StrCat("backend is ", options.backend, "; it must be cpu, cuda or auto"));
   if (options.backend == "auto")
     if (auto cuda = CreateCuda(options); !MeansNoDevice(cuda.status())) return cuda;
   return CreateCpuBackend({.isa = options.cpu_isa,

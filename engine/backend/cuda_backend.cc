@@ -139,6 +139,7 @@ class CudaBackend final : public Backend {
                                   cudaMemcpyDeviceToDevice, stream_.handle),
                   "cudaMemcpyAsync");
   }
+  bool copies_wait() const override { return true; }
   void Zero(void* device, std::int64_t bytes) override {
     if (bytes == 0 || !stream_.ok()) return;
     UseDevice();
@@ -241,6 +242,16 @@ class CudaBackend final : public Backend {
   void GatherTokens(const TokenStore& from, const std::int64_t* index, std::int64_t count,
                     std::int32_t* to) override {
     GOLDFINCH_CUDA::GatherTokens(stream_, from, index, count, to);
+  }
+  void GatherBlocks(const void* from, std::int64_t bytes, const std::int64_t* index,
+                    std::int64_t count, void* to) override {
+    UseDevice();
+    GOLDFINCH_CUDA::GatherBlocks(stream_, from, bytes, index, count, to);
+  }
+  void ScatterBlocks(const void* from, std::int64_t bytes, const std::int64_t* index,
+                     std::int64_t count, void* to) override {
+    UseDevice();
+    GOLDFINCH_CUDA::ScatterBlocks(stream_, from, bytes, index, count, to);
   }
   void ScatterQuantized(const Matrix& in, const std::int64_t* index, const Matrix& out,
                         std::uint16_t* scales) override {

@@ -24,7 +24,11 @@ std::int64_t TokenBytes(const ModelConfig& config) {
 GoldCache::GoldCache(DeviceArena& arena, StepInputs& inputs, const ModelConfig& config,
                      const ModelWeights& weights, DType type, const GoldCacheShape& shape,
                      std::int64_t max_mix_width)
-    : b_(arena.backend()), config_(config), weights_(weights), shape_(shape) {
+    : b_(arena.backend()),
+      config_(config),
+      weights_(weights),
+      shape_(shape),
+      inputs_(inputs) {
   GOLDFINCH_CHECK(shape.max_targets >= kMaxPageTokens);
   const std::int64_t d = config.n_embd, c = config.compressed_dim();
   for (std::int32_t layer = 0; layer < config.num_gold(); ++layer) {
@@ -44,6 +48,14 @@ GoldCache::GoldCache(DeviceArena& arena, StepInputs& inputs, const ModelConfig& 
   }
 
   const std::int64_t targets = shape.max_targets, sources = 2 * targets;
+  if (b_.copies_wait()) {
+    const std::int64_t rows = StagedPages() * shape.page_tokens;
+    page_ = {inputs, StagedPages()};
+    staged_.tokens = arena.TakeBytes(rows * TokenBytes(config));
+    staged_.keys = arena.TakeBytes(rows * c * SizeOf(shape.storage));
+    if (shape.storage == DType::kI8)
+      staged_.scales = static_cast<std::uint16_t*>(arena.TakeBytes(rows * kScaleBytes));
+  }
   source_row_ = {inputs, sources};
   source_tokens_ = static_cast<std::int32_t*>(
       arena.TakeBytes(sources * static_cast<std::int64_t>(sizeof(std::int32_t))));
@@ -110,58 +122,113 @@ std::int64_t GoldCache::RowBytes(const ModelConfig& config, DType storage) {
          (storage == DType::kI8 ? kScaleBytes : 0);
 }
 
-void GoldCache::WriteRows(std::int64_t row, std::span<const TokenId> tokens,
-                          std::span<const std::byte> keys) {
-  const auto count = static_cast<std::int64_t>(tokens.size());
-  const std::int64_t key_bytes = keys_.cols * SizeOf(keys_.type);
-  GOLDFINCH_CHECK(count <= kMaxPageTokens &&
-                  static_cast<std::int64_t>(keys.size()) == count * stored_key_bytes());
-  std::array<std::uint16_t, kMaxPageTokens> narrow;
-  std::transform(tokens.begin(), tokens.end(), narrow.begin(),
-                 [](TokenId token) { return static_cast<std::uint16_t>(token); });
-  b_.CopyToDevice(
-      TokenAt(row),
-      tokens_.narrow ? static_cast<const void*>(narrow.data()) : tokens.data(),
-      count * TokenBytes(config_));
-  if (scales_ == nullptr) {
-    b_.CopyToDevice(keys_.RowsFrom(row, count).data, keys.data(), count * key_bytes);
+void GoldCache::Write(const Rows& rows, std::span<const TokenId> tokens,
+                      std::span<const std::byte> keys) {
+  const std::size_t count = tokens.size();
+  const auto key_bytes = static_cast<std::size_t>(keys_.cols * SizeOf(keys_.type));
+  const auto stored_bytes = static_cast<std::size_t>(stored_key_bytes());
+  GOLDFINCH_CHECK(keys.size() == count * stored_bytes);
+  if (tokens_.narrow) {
+    host_tokens_.resize(count);
+    std::transform(tokens.begin(), tokens.end(), host_tokens_.begin(),
+                   [](TokenId token) { return static_cast<std::uint16_t>(token); });
+  }
+  const auto copy = [this](void* to, const void* from, std::size_t bytes) {
+    b_.CopyToDevice(to, from, static_cast<std::int64_t>(bytes));
+  };
+  copy(rows.tokens,
+       tokens_.narrow ? static_cast<const void*>(host_tokens_.data()) : tokens.data(),
+       count * static_cast<std::size_t>(TokenBytes(config_)));
+  if (rows.scales == nullptr) {
+    copy(rows.keys, keys.data(), keys.size());
     return;
   }
-  std::array<std::uint16_t, kMaxPageTokens> scales;
-  host_keys_.resize(static_cast<std::size_t>(count * key_bytes));
-  for (std::int64_t i = 0; i < count; ++i) {
-    const std::byte* key = keys.data() + i * stored_key_bytes();
-    std::memcpy(host_keys_.data() + i * key_bytes, key,
-                static_cast<std::size_t>(key_bytes));
-    std::memcpy(&scales[static_cast<std::size_t>(i)], key + key_bytes, kScaleBytes);
+  host_scales_.resize(count);
+  host_keys_.resize(count * key_bytes);
+  for (std::size_t i = 0; i < count; ++i) {
+    const std::byte* key = keys.data() + i * stored_bytes;
+    std::memcpy(host_keys_.data() + i * key_bytes, key, key_bytes);
+    std::memcpy(&host_scales_[i], key + key_bytes, kScaleBytes);
   }
-  b_.CopyToDevice(keys_.RowsFrom(row, count).data, host_keys_.data(), count * key_bytes);
-  b_.CopyToDevice(scales_ + row, scales.data(), count * kScaleBytes);
+  copy(rows.keys, host_keys_.data(), host_keys_.size());
+  copy(rows.scales, host_scales_.data(), count * kScaleBytes);
 }
 
-void GoldCache::ReadRows(std::int64_t row, std::span<TokenId> tokens,
-                         std::span<std::byte> keys) const {
-  const auto count = static_cast<std::int64_t>(tokens.size());
-  const std::int64_t key_bytes = keys_.cols * SizeOf(keys_.type);
-  GOLDFINCH_CHECK(count <= kMaxPageTokens &&
-                  static_cast<std::int64_t>(keys.size()) == count * stored_key_bytes());
-  std::array<std::uint16_t, kMaxPageTokens> narrow;
-  b_.CopyToHost(tokens_.narrow ? static_cast<void*>(narrow.data()) : tokens.data(),
-                TokenAt(row), count * TokenBytes(config_));
-  if (tokens_.narrow) std::copy_n(narrow.begin(), count, tokens.begin());
-  if (scales_ == nullptr) {
-    b_.CopyToHost(keys.data(), keys_.RowsFrom(row, count).data, count * key_bytes);
-    return;
-  }
-  std::array<std::uint16_t, kMaxPageTokens> scales;
-  b_.CopyToHost(scales.data(), scales_ + row, count * kScaleBytes);
-  b_.CopyToHost(keys.data(), keys_.RowsFrom(row, count).data, count * key_bytes);
+void GoldCache::Read(const Rows& rows, std::span<TokenId> tokens,
+                     std::span<std::byte> keys) {
+  const std::size_t count = tokens.size();
+  const auto key_bytes = static_cast<std::size_t>(keys_.cols * SizeOf(keys_.type));
+  const auto stored_bytes = static_cast<std::size_t>(stored_key_bytes());
+  GOLDFINCH_CHECK(keys.size() == count * stored_bytes);
+  const auto copy = [this](void* to, const void* from, std::size_t bytes) {
+    b_.CopyToHost(to, from, static_cast<std::int64_t>(bytes));
+  };
+  if (tokens_.narrow) host_tokens_.resize(count);
+  copy(tokens_.narrow ? static_cast<void*>(host_tokens_.data()) : tokens.data(),
+       rows.tokens, count * static_cast<std::size_t>(TokenBytes(config_)));
+  if (tokens_.narrow) std::ranges::copy(host_tokens_, tokens.begin());
+  copy(keys.data(), rows.keys, count * key_bytes);
+  if (rows.scales == nullptr) return;
+  host_scales_.resize(count);
+  copy(host_scales_.data(), rows.scales, count * kScaleBytes);
   // From the last one on, so that none is overwritten before it has moved.
-  for (std::int64_t i = count - 1; i >= 0; --i) {
-    std::byte* key = keys.data() + i * stored_key_bytes();
-    std::memmove(key, keys.data() + i * key_bytes, static_cast<std::size_t>(key_bytes));
-    std::memcpy(key + key_bytes, &scales[static_cast<std::size_t>(i)], kScaleBytes);
+  for (std::size_t i = count; i-- > 0;) {
+    std::byte* key = keys.data() + i * stored_bytes;
+    std::memmove(key, keys.data() + i * key_bytes, key_bytes);
+    std::memcpy(key + key_bytes, &host_scales_[i], kScaleBytes);
   }
+}
+
+template <typename Visit>
+void GoldCache::ForPages(std::span<const std::int32_t> pages, std::int64_t count,
+                         const Visit& visit) {
+  const std::int64_t page_tokens = shape_.page_tokens;
+  for (std::int64_t first = 0; first < count;) {
+    page_.Clear();
+    std::int64_t rows = 0;
+    for (; first + rows < count && page_.size() < StagedPages(); rows += page_tokens)
+      page_.Push(pages[static_cast<std::size_t>((first + rows) / page_tokens)]);
+    rows = std::min(rows, count - first);
+    page_.Stage();
+    inputs_.Upload();
+    visit(static_cast<std::size_t>(first), static_cast<std::size_t>(rows));
+    first += rows;
+  }
+}
+
+template <typename Move>
+void GoldCache::MovePages(const Move& move) const {
+  const std::int64_t rows = shape_.page_tokens;
+  move(tokens_.data, rows * TokenBytes(config_), staged_.tokens);
+  move(keys_.data, rows * keys_.cols * SizeOf(keys_.type), staged_.keys);
+  if (scales_ != nullptr) move(scales_, rows * kScaleBytes, staged_.scales);
+}
+
+void GoldCache::WritePages(std::span<const std::int32_t> pages,
+                           std::span<const TokenId> tokens,
+                           std::span<const std::byte> keys) {
+  const auto stored_bytes = static_cast<std::size_t>(stored_key_bytes());
+  ForPages(pages, static_cast<std::int64_t>(tokens.size()),
+           [&](std::size_t first, std::size_t count) {
+             Write(staged_, tokens.subspan(first, count),
+                   keys.subspan(first * stored_bytes, count * stored_bytes));
+             MovePages([this](void* all, std::int64_t bytes, void* staged) {
+               b_.ScatterBlocks(staged, bytes, page_.device(), page_.size(), all);
+             });
+           });
+}
+
+void GoldCache::ReadPages(std::span<const std::int32_t> pages, std::span<TokenId> tokens,
+                          std::span<std::byte> keys) {
+  const auto stored_bytes = static_cast<std::size_t>(stored_key_bytes());
+  ForPages(pages, static_cast<std::int64_t>(tokens.size()),
+           [&](std::size_t first, std::size_t count) {
+             MovePages([this](void* all, std::int64_t bytes, void* staged) {
+               b_.GatherBlocks(all, bytes, page_.device(), page_.size(), staged);
+             });
+             Read(staged_, tokens.subspan(first, count),
+                  keys.subspan(first * stored_bytes, count * stored_bytes));
+           });
 }
 
 // The part of decompressed keys that embedded tokens make.

@@ -9,6 +9,7 @@
 // Threads: one at a time.
 #pragma once
 
+#include <algorithm>
 #include <array>
 #include <cstddef>
 #include <cstdint>
@@ -94,15 +95,52 @@ class GoldCache {
   // Host tokens and keys to and from consecutive rows of one page. A key is D/R elements
   // of the storage type, then, in int8, its scale: stored_key_bytes() in all.
   void WriteRows(std::int64_t row, std::span<const TokenId> tokens,
-                 std::span<const std::byte> keys);
-  void ReadRows(std::int64_t row, std::span<TokenId> tokens,
-                std::span<std::byte> keys) const;
+                 std::span<const std::byte> keys) {
+    Write(RowsAt(row), tokens, keys);
+  }
+  void ReadRows(std::int64_t row, std::span<TokenId> tokens, std::span<std::byte> keys) {
+    Read(RowsAt(row), tokens, keys);
+  }
+  // The same of the first rows of these pages, one page after the other, in few copies;
+  // what WritePages leaves behind them on the last page is not defined. Only where the
+  // backend's copies wait.
+  void WritePages(std::span<const std::int32_t> pages, std::span<const TokenId> tokens,
+                  std::span<const std::byte> keys);
+  void ReadPages(std::span<const std::int32_t> pages, std::span<TokenId> tokens,
+                 std::span<std::byte> keys);
   std::int64_t stored_key_bytes() const;
 
   // Copies the rows of one page, for a branch that will write to its own copy.
   void CopyPage(std::int32_t from, std::int32_t to);
 
  private:
+  // Consecutive rows in device memory, of the pages or on their way.
+  struct Rows {
+    void* tokens = nullptr;
+    void* keys = nullptr;
+    std::uint16_t* scales = nullptr;  // int8 keys only
+  };
+  Rows RowsAt(std::int64_t row) const {
+    return {TokenAt(row), keys_.RowsFrom(row, 0).data,
+            scales_ == nullptr ? nullptr : scales_ + row};
+  }
+  void Write(const Rows& rows, std::span<const TokenId> tokens,
+             std::span<const std::byte> keys);
+  void Read(const Rows& rows, std::span<TokenId> tokens, std::span<std::byte> keys);
+  // Calls visit(first, count) for these first `count` tokens of the pages, some pages at
+  // a time, whose numbers page_ then holds.
+  template <typename Visit>
+  void ForPages(std::span<const std::int32_t> pages, std::int64_t count,
+                const Visit& visit);
+  // Calls move(all pages of an array, bytes of a page, where it is staged).
+  template <typename Move>
+  void MovePages(const Move& move) const;
+  // Pages that are on their way at once.
+  std::int64_t StagedPages() const {
+    constexpr std::int64_t kStagedTokens = 16384;
+    return std::max<std::int64_t>(1, kStagedTokens / shape_.page_tokens);
+  }
+
   void EmbeddingPart(const Matrix& e, const Matrix& out);
   void FillVocabTable();
   void* TokenAt(std::int64_t row) const;
@@ -141,7 +179,13 @@ class GoldCache {
   std::vector<KvTiles> tiles_;       // one a GOLD layer
   double* frequency_ = nullptr;      // rope, [32]
 
-  std::vector<std::byte> host_keys_;  // of a page in int8, on its way to the device
+  // Of rows on their way between host and device.
+  std::vector<std::uint16_t> host_tokens_, host_scales_;
+  std::vector<std::byte> host_keys_;  // in int8
+  // Pages on their way, where copies wait.
+  StepInputs& inputs_;
+  StepArray<std::int64_t> page_;
+  Rows staged_;
 
   // Sources: rows read by one Expand, see num_sources.
   StepArray<std::int64_t> source_row_;

@@ -64,6 +64,8 @@ Model::Model(Backend& backend, const Checkpoint& checkpoint, DType type,
       state.wkv = floats(slots * config_.num_heads() * kHeadState);
     states_.push_back(state);
   }
+  if (backend.copies_wait())
+    staged_state_ = static_cast<std::byte*>(memory_.TakeBytes(state_bytes()));
   work_ = std::make_unique<Workspace>(memory_, config_, type, rows, width);
   x_ = memory_.Take(rows, d, DType::kF32);
   tokens_ = {inputs_, rows};
@@ -210,6 +212,10 @@ void Model::ForEachRun(std::span<const std::int32_t> pages, std::int64_t begin,
 void Model::WriteCache(std::span<const std::int32_t> pages, std::int64_t position,
                        std::span<const TokenId> tokens, std::span<const std::byte> keys) {
   if (cache_ == nullptr) return;
+  if (position == 0 && backend_.copies_wait()) {
+    cache_->WritePages(pages, tokens, keys);
+    return;
+  }
   const auto key_bytes = static_cast<std::size_t>(cache_->stored_key_bytes());
   ForEachRun(pages, position, static_cast<std::int64_t>(tokens.size()),
              [&](std::int64_t row, std::size_t at, std::size_t run) {
@@ -219,35 +225,48 @@ void Model::WriteCache(std::span<const std::int32_t> pages, std::int64_t positio
 }
 
 void Model::ReadCache(std::span<const std::int32_t> pages, std::int64_t count,
-                      std::vector<TokenId>& tokens, std::span<std::byte> keys) const {
+                      std::vector<TokenId>& tokens, std::span<std::byte> keys) {
   tokens.clear();
   GOLDFINCH_CHECK(static_cast<std::int64_t>(keys.size()) == count * stored_key_bytes());
   if (cache_ == nullptr) return;
   const auto key_bytes = static_cast<std::size_t>(cache_->stored_key_bytes());
   tokens.resize(static_cast<std::size_t>(count));
+  if (backend_.copies_wait()) {
+    cache_->ReadPages(pages, tokens, keys);
+    return;
+  }
   ForEachRun(pages, 0, count, [&](std::int64_t row, std::size_t at, std::size_t run) {
     cache_->ReadRows(row, std::span(tokens).subspan(at, run),
                      keys.subspan(at * key_bytes, run * key_bytes));
   });
 }
 
-void Model::ReadState(std::int32_t slot, std::span<std::byte> state) const {
+void Model::ReadState(std::int32_t slot, std::span<std::byte> state) {
   GOLDFINCH_CHECK(static_cast<std::int64_t>(state.size()) == state_bytes());
-  std::byte* to = state.data();
+  std::int64_t at = 0;
   ForEachState([&](float* all, std::int64_t count) {
     const std::int64_t bytes = count * static_cast<std::int64_t>(sizeof(float));
-    backend_.CopyToHost(to, all + slot * count, bytes);
-    to += bytes;
+    if (staged_state_ != nullptr)
+      backend_.CopyOnDevice(staged_state_ + at, all + slot * count, bytes);
+    else
+      backend_.CopyToHost(state.data() + at, all + slot * count, bytes);
+    at += bytes;
   });
+  if (staged_state_ != nullptr) backend_.CopyToHost(state.data(), staged_state_, at);
 }
 
 void Model::WriteState(std::int32_t slot, std::span<const std::byte> state) {
   GOLDFINCH_CHECK(static_cast<std::int64_t>(state.size()) == state_bytes());
-  const std::byte* from = state.data();
+  if (staged_state_ != nullptr)
+    backend_.CopyToDevice(staged_state_, state.data(), state_bytes());
+  std::int64_t at = 0;
   ForEachState([&](float* all, std::int64_t count) {
     const std::int64_t bytes = count * static_cast<std::int64_t>(sizeof(float));
-    backend_.CopyToDevice(all + slot * count, from, bytes);
-    from += bytes;
+    if (staged_state_ != nullptr)
+      backend_.CopyOnDevice(all + slot * count, staged_state_ + at, bytes);
+    else
+      backend_.CopyToDevice(all + slot * count, state.data() + at, bytes);
+    at += bytes;
   });
 }
 

@@ -92,10 +92,10 @@ class Model {
   // The first `count` tokens and their keys, as WriteCache takes them; nothing without
   // GOLD layers.
   void ReadCache(std::span<const std::int32_t> pages, std::int64_t count,
-                 std::vector<TokenId>& tokens, std::span<std::byte> keys) const;
+                 std::vector<TokenId>& tokens, std::span<std::byte> keys);
   // The state of a slot: layer after layer the two shift vectors and, where there is
   // one, the recurrent state [heads, 64 key, 64 value]; float32.
-  void ReadState(std::int32_t slot, std::span<std::byte> state) const;
+  void ReadState(std::int32_t slot, std::span<std::byte> state);
   void WriteState(std::int32_t slot, std::span<const std::byte> state);
   // The page's content is about to change hands.
   void DropExpanded(std::int32_t page) { arena_->Drop(page); }
@@ -166,6 +166,7 @@ class Model {
   std::int64_t recorded_ = 0;  // most sequences of a step that is recorded
 
   std::vector<LayerState> states_;
+  std::byte* staged_state_ = nullptr;  // of one slot on its way, where copies wait
   std::unique_ptr<Workspace> work_;
   std::unique_ptr<ExpandedArena> arena_;      // null without GOLD layers
   std::unique_ptr<GoldCache> cache_;          // the same

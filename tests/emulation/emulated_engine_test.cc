@@ -4,6 +4,7 @@
 #include <cmath>
 #include <cstdint>
 #include <memory>
+#include <random>
 #include <span>
 #include <string>
 #include <thread>
@@ -291,6 +292,43 @@ TEST_P(EmulatedEngineTest, NothingIsSavedAfterAFault) {
     engine->Drop(prefix);
   }
   engine->Close(id);
+}
+
+// Longer than what is staged at once, on pages in no order, the last one not full.
+TEST_P(EmulatedEngineTest, LongImagesComeBackAsTheyWere) {
+  for (const StorageType cache : {StorageType::kCompute, StorageType::kInt8}) {
+    const auto engine = Make(0.0, cache);
+    const EngineInfo& info = engine->info();
+    constexpr std::int64_t kLength = 20003;
+    PrefixImage image;
+    image.length = kLength;
+    image.tokens = RandomTokens(kLength, info.vocab_size, 5);
+    std::mt19937 random(1);
+    std::vector<std::byte> keys(static_cast<std::size_t>(kLength * info.key_bytes));
+    std::vector<std::byte> state(static_cast<std::size_t>(info.state_bytes));
+    for (std::vector<std::byte>* bytes : {&keys, &state})
+      for (std::byte& byte : *bytes) byte = static_cast<std::byte>(random());
+    image.keys = keys;
+    image.state = state;
+    PrefixImage small = image;
+    small.length = 100;
+    small.tokens.resize(100);
+    small.keys = image.keys.first(static_cast<std::size_t>(100 * info.key_bytes));
+    const auto first = engine->Load(small), second = engine->Load(small);
+    ASSERT_TRUE(first.ok() && second.ok());
+    engine->Drop(*first);
+    const auto loaded = engine->Load(image);
+    ASSERT_TRUE(loaded.ok()) << loaded.status();
+    PrefixImage saved;
+    const std::int64_t before = emulation::NumCalls();
+    ASSERT_TRUE(engine->Save(*loaded, saved).ok());
+    EXPECT_LT(emulation::NumCalls() - before, 100) << "2501 pages";
+    EXPECT_EQ(saved.tokens, image.tokens);
+    EXPECT_TRUE(std::ranges::equal(saved.keys, image.keys));
+    EXPECT_TRUE(std::ranges::equal(saved.state, image.state));
+    engine->Drop(*second);
+    engine->Drop(*loaded);
+  }
 }
 
 // Each copy to the host is waited for.

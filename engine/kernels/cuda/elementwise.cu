@@ -3,6 +3,7 @@
 //   Convert     out = in
 //   GatherRows, ScatterRows, GatherShift, GatherTokenRows: rows by their indices
 //   GatherTokens, ScatterTokens: token ids by their indices
+//   GatherBlocks, ScatterBlocks: runs of bytes by their indices
 // Inputs float32 (Convert's and GatherRows' may be bf16); outputs float32, or rounded to
 // bf16 where the matrix says so. What is fused with a product is in gemm.cu.
 //
@@ -81,9 +82,43 @@ __global__ void __launch_bounds__(kThreads)
   if (i < count) to[i] = static_cast<std::int32_t>(from[index[i]]);
 }
 
+// A block is `pieces` of T.
+template <typename T>
+__global__ void __launch_bounds__(kThreads)
+    BlocksKernel(const T* from, std::int64_t pieces, const std::int64_t* index, T* to,
+                 bool scatter) {
+  AwaitLaunch();
+  const std::int64_t col = Column();
+  if (col >= pieces) return;
+  const std::int64_t own = std::int64_t{blockIdx.x} * pieces + col;
+  const std::int64_t other = index[blockIdx.x] * pieces + col;
+  StoreVector(LoadVector<T>(from + (scatter ? own : other)),
+              to + (scatter ? other : own));
+}
+
 // Rows along x, which alone may be many.
 dim3 GridOf(std::int64_t rows, std::int64_t cols) {
   return dim3(static_cast<unsigned>(rows), BlocksFor(cols, kThreads));
+}
+
+template <typename T>
+void MoveBlocksOf(Stream& stream, const char* name, const void* from, std::int64_t bytes,
+                  const std::int64_t* index, std::int64_t count, void* to, bool scatter) {
+  const std::int64_t pieces = bytes / static_cast<std::int64_t>(sizeof(T));
+  Launch(stream, name, BlocksKernel<T>, GridOf(count, pieces), kThreads, 0,
+         static_cast<const T*>(from), pieces, index, static_cast<T*>(to), scatter);
+}
+
+// In the largest pieces that blocks and memory are made of.
+void MoveBlocks(Stream& stream, const char* name, const void* from, std::int64_t bytes,
+                const std::int64_t* index, std::int64_t count, void* to, bool scatter) {
+  const auto places = reinterpret_cast<std::uintptr_t>(from) |
+                      reinterpret_cast<std::uintptr_t>(to) |
+                      static_cast<std::uintptr_t>(bytes);
+  const auto move = places % 16 == 0  ? MoveBlocksOf<uint4>
+                    : places % 2 == 0 ? MoveBlocksOf<std::uint16_t>
+                                      : MoveBlocksOf<std::uint8_t>;
+  move(stream, name, from, bytes, index, count, to, scatter);
 }
 
 }  // namespace
@@ -143,6 +178,16 @@ void GatherTokens(Stream& stream, const TokenStore& from, const std::int64_t* in
   else
     Launch(stream, "gather_tokens", GatherTokensKernel<std::int32_t>, grid, kThreads, 0,
            static_cast<const std::int32_t*>(from.data), index, count, to);
+}
+
+void GatherBlocks(Stream& stream, const void* from, std::int64_t bytes,
+                  const std::int64_t* index, std::int64_t count, void* to) {
+  MoveBlocks(stream, "gather_blocks", from, bytes, index, count, to, false);
+}
+
+void ScatterBlocks(Stream& stream, const void* from, std::int64_t bytes,
+                   const std::int64_t* index, std::int64_t count, void* to) {
+  MoveBlocks(stream, "scatter_blocks", from, bytes, index, count, to, true);
 }
 
 }  // namespace goldfinch::GOLDFINCH_CUDA

@@ -38,6 +38,10 @@ void ScatterTokens(Stream& stream, const std::int32_t* from, const std::int64_t*
                    std::int64_t count, const TokenStore& to);
 void GatherTokens(Stream& stream, const TokenStore& from, const std::int64_t* index,
                   std::int64_t count, std::int32_t* to);
+void GatherBlocks(Stream& stream, const void* from, std::int64_t bytes,
+                  const std::int64_t* index, std::int64_t count, void* to);
+void ScatterBlocks(Stream& stream, const void* from, std::int64_t bytes,
+                   const std::int64_t* index, std::int64_t count, void* to);
 
 // quantize.cu
 void ScatterQuantized(Stream& stream, const Matrix& in, const std::int64_t* index,

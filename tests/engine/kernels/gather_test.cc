@@ -106,6 +106,33 @@ TEST_P(GatherTest, TokensMoveByTheirIndex) {
   EXPECT_EQ(back.Read(), (std::vector<std::int32_t>{11, 12, 65535, -1}));
 }
 
+TEST_P(GatherTest, BlocksOfAnySizeMoveByTheirIndex) {
+  const std::vector<std::int64_t> places = {6, 0, 3, 5};
+  const DeviceArray<std::int64_t> index(backend(), places);
+  for (const std::size_t bytes : {1, 2, 6, 7, 16, 48, 5000, 16384}) {
+    std::vector<std::uint8_t> all(8 * bytes), want(places.size() * bytes);
+    for (std::size_t i = 0; i < all.size(); ++i)
+      all[i] = static_cast<std::uint8_t>(i * 7 + i / bytes);
+    for (std::size_t i = 0; i < want.size(); ++i)
+      want[i] = all[static_cast<std::size_t>(places[i / bytes]) * bytes + i % bytes];
+    const DeviceArray<std::uint8_t> from(backend(), all);
+    const DeviceArray<std::uint8_t> some(backend(),
+                                         std::vector<std::uint8_t>(want.size()));
+    const DeviceArray<std::uint8_t> back(backend(),
+                                         std::vector<std::uint8_t>(all.size()));
+    const auto size = static_cast<std::int64_t>(bytes);
+    backend().GatherBlocks(from.data(), size, index.data(), 4, some.data());
+    EXPECT_EQ(some.Read(), want) << bytes;
+    backend().ScatterBlocks(some.data(), size, index.data(), 4, back.data());
+    std::vector<std::uint8_t> scattered(all.size());
+    for (const std::int64_t place : places) {
+      const auto begin = all.begin() + place * size;
+      std::copy(begin, begin + size, scattered.begin() + place * size);
+    }
+    EXPECT_EQ(back.Read(), scattered) << bytes;
+  }
+}
+
 // Half a unit of a scale that is itself rounded to bf16 (one part in 512).
 TEST_P(GatherTest, QuantizedRowsComeBackWithinHalfAUnitOfTheirScale) {
   const std::vector<std::int64_t> places = {4, 0, 2};
