@@ -8,7 +8,8 @@ target_compile_options(goldfinch_options INTERFACE
   -Wnon-virtual-dtor -Woverloaded-virtual -Werror)
 
 add_library(goldfinch_generated_options INTERFACE)
-target_compile_options(goldfinch_generated_options INTERFACE -w)
+# Small: hardly any of it runs more than once a message.
+target_compile_options(goldfinch_generated_options INTERFACE -w -Os)
 
 if(GOLDFINCH_SANITIZE)
   add_compile_options(-fsanitize=${GOLDFINCH_SANITIZE} -fno-omit-frame-pointer

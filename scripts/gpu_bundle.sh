@@ -61,7 +61,8 @@ for program in "${programs[@]}"; do
   done < <(ldd "$build/bin/$program" | awk '$2 == "=>" { print $1, $3 }')
   patchelf --set-rpath '$ORIGIN/../lib' "$out/bin/$program"
 done
-cp -r tests/golden "$out/tests/"
+mkdir "$out/tests/golden"
+cp -r tests/golden/*/ "$out/tests/golden/"
 cp bench/peers/*.{md,py,txt} "$out/bench/peers/"
 cp scripts/gpu_check.sh "$out/"
 
