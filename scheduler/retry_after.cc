@@ -22,8 +22,7 @@ absl::Status WithRetryAfter(absl::Status status, std::chrono::nanoseconds wait) 
 std::optional<std::chrono::nanoseconds> RetryAfterOf(const absl::Status& status) {
   const absl::optional<absl::Cord> payload = status.GetPayload(kPayload);
   std::int64_t nanoseconds = 0;
-  if (!payload.has_value() ||
-      !absl::SimpleAtoi(std::string(*payload), &nanoseconds)) {
+  if (!payload.has_value() || !absl::SimpleAtoi(std::string(*payload), &nanoseconds)) {
     return std::nullopt;
   }
   return std::chrono::nanoseconds(nanoseconds);

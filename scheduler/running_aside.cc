@@ -86,8 +86,8 @@ Grant RunningRequest::MakeRoomForCandidates() {
       opened += whole;
       continue;
     }
-    opened += context_.keeper.PagesToOpen(*candidate.aside,
-                                          accepted_->needs.sequence_tokens);
+    opened +=
+        context_.keeper.PagesToOpen(*candidate.aside, accepted_->needs.sequence_tokens);
     if (info.num_pages > 0) own -= candidate.aside->length() / info.page_tokens;
   }
   if (unfinished_ > info.num_slots - usage.slots_used ||
@@ -107,8 +107,7 @@ Grant RunningRequest::MakeRoomForCandidates() {
 }
 
 SequenceSpec RunningRequest::SpecOf(std::size_t index) const {
-  SequenceSpec spec =
-      SequenceSpecOf(*accepted_, from_, static_cast<std::int32_t>(index));
+  SequenceSpec spec = SequenceSpecOf(*accepted_, from_, static_cast<std::int32_t>(index));
   if (accepted_->request.kind == RequestKind::kGenerate) {
     spec.num_generated = candidates_[index].generated;
   }

@@ -11,9 +11,10 @@
 namespace goldfinch {
 namespace {
 
-// Services may drift apart by so many steps full of prompt before requests of one tenant
-// are put aside for another that already holds its part. Each costs two copies of a state.
-constexpr double kSlackSteps = 4;
+// Services may drift apart by so many steps full of prompt, and no more than so many
+// tokens of it, before requests of one tenant are put aside for another that already
+// holds its part. Each costs two copies of a state.
+constexpr std::int64_t kSlackSteps = 4, kSlackTokens = 2048;
 
 // A request that came back runs for so many steps before its tenant's excess can put it
 // aside again.
@@ -131,8 +132,8 @@ std::vector<std::size_t> Scheduler::Impl::ThoseWhoYield(TenantAccount& newcomer)
   return yielding;
 }
 
-// Of the most served tenant that has to: a request that is paused, of the lowest priority,
-// the newest.
+// Of the most served tenant that has to: a request that is paused, of the lowest
+// priority, the newest.
 std::optional<std::size_t> Scheduler::Impl::NextToYield(
     const TenantAccount& newcomer, std::span<const std::size_t> yielding) const {
   std::optional<std::size_t> next;
@@ -149,9 +150,10 @@ std::optional<std::size_t> Scheduler::Impl::NextToYield(
         std::ranges::count(yielding, i) > 0) {
       continue;
     }
-    const double slack = kSlackSteps * kPromptTokenService *
-                         static_cast<double>(step_tokens_) /
-                         std::min(holder.policy.weight, newcomer.policy.weight);
+    const double slack =
+        kPromptTokenService *
+        static_cast<double>(std::min(kSlackSteps * step_tokens_, kSlackTokens)) /
+        std::min(holder.policy.weight, newcomer.policy.weight);
     const Yield yield = tenants_.HasToYield(holder, newcomer, slack);
     if (yield == Yield::kNo) continue;
     const bool just_back =

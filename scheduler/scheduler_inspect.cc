@@ -22,8 +22,8 @@ RequestInfo InfoOf(const AcceptedRequest& accepted, TimePoint now) {
 }
 
 void Scheduler::Impl::ListRequests(RequestFilter filter, InfoCallback done) {
-  const bool posted = inbox_->Post(
-      [this, filter = std::move(filter), done] { done(InfosOf(filter)); });
+  const bool posted =
+      inbox_->Post([this, filter = std::move(filter), done] { done(InfosOf(filter)); });
   if (!posted) done({});
 }
 
@@ -36,9 +36,8 @@ std::vector<RequestInfo> Scheduler::Impl::InfosOf(const RequestFilter& filter) c
     infos.push_back(running != nullptr ? running->Info(now) : InfoOf(accepted, now));
   };
   for (const Running& running : running_) add(running->accepted(), running.get());
-  tenants_.ForEachWaiting([&](const Waiting& waiting) {
-    add(waiting.accepted(), waiting.aside.get());
-  });
+  tenants_.ForEachWaiting(
+      [&](const Waiting& waiting) { add(waiting.accepted(), waiting.aside.get()); });
   std::ranges::sort(infos, {}, &RequestInfo::id);
   if (infos.size() > filter.limit) infos.resize(filter.limit);
   return infos;

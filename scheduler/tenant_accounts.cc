@@ -64,7 +64,8 @@ void TenantAccounts::Charge(TenantAccount& account, double service) {
 
 void TenantAccounts::ChargePrompt(const AcceptedRequest& accepted, std::int64_t tokens) {
   Charge(*accepted.account, kPromptTokenService * static_cast<double>(tokens));
-  if (accepted.account->meter != nullptr) accepted.account->meter->prompt_tokens += tokens;
+  if (accepted.account->meter != nullptr)
+    accepted.account->meter->prompt_tokens += tokens;
 }
 
 void TenantAccounts::ChargeGenerated(const AcceptedRequest& accepted) {
@@ -113,8 +114,8 @@ TenantDemand TenantAccounts::DemandOf(const TenantAccount& account) const {
   TenantDemand demand;
   demand.service = account.counter.service;
   demand.held = Held(account, account.slots, account.pages);
-  demand.waits = !account.waiting.empty() &&
-                 account.requests < account.policy.max_running_requests;
+  demand.waits =
+      !account.waiting.empty() && account.requests < account.policy.max_running_requests;
   if (demand.waits) {
     demand.arrival = static_cast<std::uint64_t>(account.waiting.begin()->first.second);
   }
@@ -129,7 +130,7 @@ TenantAccount* TenantAccounts::Next() const {
 }
 
 Yield TenantAccounts::HasToYield(const TenantAccount& holder,
-                                const TenantAccount& newcomer, double slack) const {
+                                 const TenantAccount& newcomer, double slack) const {
   const RequestNeeds& needs = newcomer.waiting.begin()->second.accepted().needs;
   return goldfinch::HasToYield(
       DemandOf(holder), DemandOf(newcomer),

@@ -56,6 +56,16 @@ TEST(StepPacerTest, AStepThatWasNotFullSaysNothingButThatItWasTooLong) {
   EXPECT_EQ(pacer.prompt_tokens(), 128);
 }
 
+// The last token of a prompt, or what is left of one, in a step that took its time.
+TEST(StepPacerTest, AStepOfFewTokensSaysNothing) {
+  StepPacer pacer(4096, milliseconds(50));
+  pacer.Note(1, milliseconds(5));
+  pacer.Note(1, milliseconds(500));
+  pacer.Note(StepPacer::kLeastTokens - 1, milliseconds(500));
+  pacer.Note(40, milliseconds(20));
+  EXPECT_EQ(pacer.prompt_tokens(), 4096);
+}
+
 TEST(StepPacerTest, PromptsGoOnWhateverTheyTake) {
   StepPacer slow(512, milliseconds(1));
   StepPacer small(20, milliseconds(1));
