@@ -20,6 +20,9 @@ constexpr cudaDataType_t kInputs = CUDA_R_16BF, kSums = CUDA_R_32F;
 // Sums on their way to FinishSums: as many as the most rows have of so many outputs. Of
 // more outputs fewer rows go at once, and too few of these.
 constexpr std::int64_t kScratchOutputs = 4096, kMostOutputs = 32768;
+// Rows of x are that much apart when algorithms are asked for and tried, as they are in a
+// step (DeviceArena::TakeInput), beyond what they have.
+constexpr std::int64_t kRowPad = 32;
 
 // Of pointers and of rows, which algorithms that load vectors want.
 constexpr std::uint32_t kAlignment = 16;
@@ -138,6 +141,10 @@ cublasStatus_t LtProducts::Lay(const Shape& shape, std::int64_t rows,
   return status;
 }
 
+bool LtProducts::Lay(const Shape& shape, std::int64_t rows) const {
+  return Lay(shape, rows, shape.in + kRowPad, shape.out) == CUBLAS_STATUS_SUCCESS;
+}
+
 cublasStatus_t LtProducts::Multiply(const Shape& shape, const Algorithm& algorithm,
                                     const void* w, const Matrix& x, float* y,
                                     std::int64_t y_stride, bool add) {
@@ -195,7 +202,7 @@ bool LtProducts::Choose(std::int64_t out, std::int64_t in, void* w) {
     workspace_ = std::make_unique<CudaMemory>(stream_, kWorkspaceBytes);
     workspace_bytes_ = kWorkspaceBytes;
   }
-  found->second = options_.batch_invariant ? OneForAll(shape, w) : OneForEach(shape);
+  found->second = options_.batch_invariant ? OneForAll(shape, w) : OneForEach(shape, w);
   return !found->second.empty();
 }
 
@@ -262,11 +269,17 @@ bool LtProducts::AddsInOneBlock(const Algorithm& algorithm) const {
 }
 
 bool LtProducts::KeepsBits(const Shape& shape, const Algorithm& algorithm,
-                           const Probe& probe) {
+                           const Probe& probe, bool add) {
+  // Adding may be another kernel; here it is to zeros.
   const auto multiply = [&](std::int64_t first, std::int64_t count, float* y) {
+    if (add)
+      stream_.Check(cudaMemsetAsync(
+                        y, 0, static_cast<std::size_t>(count * shape.out) * sizeof(float),
+                        stream_.handle),
+                    "cudaMemsetAsync");
     if (!stream_.ok()) return false;
     const bool done = Multiply(shape, algorithm, probe.w, probe.x.RowsFrom(first, count),
-                               y, shape.out, false) == CUBLAS_STATUS_SUCCESS;
+                               y, shape.out, add) == CUBLAS_STATUS_SUCCESS;
     if (!done) cudaGetLastError();  // a refusal; a fault shows again
     return done;
   };
@@ -292,7 +305,8 @@ bool LtProducts::KeepsBits(const Shape& shape, const Algorithm& algorithm,
 
 LtProducts::Choice LtProducts::OneForAll(const Shape& shape, void* w) {
   const std::int64_t rows = MostRows(shape.out);
-  const CudaMemory inputs(stream_, rows * shape.in * SizeOf(DType::kBf16));
+  const std::int64_t elements = rows * (shape.in + kRowPad);
+  const CudaMemory inputs(stream_, elements * SizeOf(DType::kBf16));
   const CudaMemory sums(stream_, rows * shape.out * SizeOf(DType::kF32));
   const CudaMemory different(stream_, sizeof(unsigned));
   const Probe probe = {.w = w,
@@ -300,29 +314,45 @@ LtProducts::Choice LtProducts::OneForAll(const Shape& shape, void* w) {
                              .type = DType::kBf16,
                              .rows = rows,
                              .cols = shape.in,
-                             .stride = shape.in},
+                             .stride = shape.in + kRowPad},
                        .all = static_cast<float*>(scratch_->data()),
                        .some = static_cast<float*>(sums.data()),
                        .different = static_cast<unsigned*>(different.data())};
   FillProbe(stream_, static_cast<std::uint16_t*>(w), shape.out * shape.in, 1);
-  FillProbe(stream_, static_cast<std::uint16_t*>(inputs.data()), rows * shape.in, 2);
+  FillProbe(stream_, static_cast<std::uint16_t*>(inputs.data()), elements, 2);
   for (const Algorithm& algorithm : Candidates(shape, rows))
     if (AddsInOneBlock(algorithm) && Supports(shape, algorithm, 1) &&
-        Supports(shape, algorithm, rows) && KeepsBits(shape, algorithm, probe))
+        Supports(shape, algorithm, rows) && KeepsBits(shape, algorithm, probe, false) &&
+        KeepsBits(shape, algorithm, probe, true))
       return {algorithm};
   return {};
 }
 
-LtProducts::Choice LtProducts::OneForEach(const Shape& shape) const {
+LtProducts::Choice LtProducts::OneForEach(const Shape& shape, void* w) {
+  const std::int64_t most = MostRows(shape.out);
+  const CudaMemory inputs(stream_, most * (shape.in + kRowPad) * SizeOf(DType::kBf16));
+  const Matrix x = {.data = inputs.data(),
+                    .type = DType::kBf16,
+                    .rows = most,
+                    .cols = shape.in,
+                    .stride = shape.in + kRowPad};
+  auto* const sums = static_cast<float*>(scratch_->data());
   Choice choice;
-  for (std::int64_t rows = 1;; rows = std::min(2 * rows, MostRows(shape.out))) {
+  for (std::int64_t rows = 1;; rows = std::min(2 * rows, most)) {
     const std::vector<Algorithm> candidates = Candidates(shape, rows);
     const auto good = std::find_if(candidates.begin(), candidates.end(), [&](auto& a) {
-      return Supports(shape, a, rows / 2 + 1) && Supports(shape, a, rows);
+      // Each is run once, so that its code is there before the rest of the memory is
+      // taken.
+      return Supports(shape, a, rows / 2 + 1) && Supports(shape, a, rows) &&
+             Multiply(shape, a, w, x.Rows(rows), sums, shape.out, false) ==
+                 CUBLAS_STATUS_SUCCESS &&
+             Multiply(shape, a, w, x.Rows(rows), sums, shape.out, true) ==
+                 CUBLAS_STATUS_SUCCESS;
     });
+    cudaGetLastError();  // of those that refused
     if (good == candidates.end()) return {};
     choice.push_back(*good);
-    if (rows == MostRows(shape.out)) return choice;
+    if (rows == most) return choice;
   }
 }
 

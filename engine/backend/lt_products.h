@@ -84,9 +84,8 @@ class LtProducts {
   // Says how the matrices of the next call lie.
   cublasStatus_t Lay(const Shape& shape, std::int64_t rows, std::int64_t x_stride,
                      std::int64_t y_stride) const;
-  bool Lay(const Shape& shape, std::int64_t rows) const {
-    return Lay(shape, rows, shape.in, shape.out) == CUBLAS_STATUS_SUCCESS;
-  }
+  // As steps have them.
+  bool Lay(const Shape& shape, std::int64_t rows) const;
   // y = W x, or y += W x.
   cublasStatus_t Multiply(const Shape& shape, const Algorithm& algorithm, const void* w,
                           const Matrix& x, float* y, std::int64_t y_stride, bool add);
@@ -96,9 +95,12 @@ class LtProducts {
   bool Supports(const Shape& shape, const Algorithm& algorithm, std::int64_t rows) const;
   std::int64_t Attribute(const Algorithm& algorithm, std::size_t index) const;
   bool AddsInOneBlock(const Algorithm& algorithm) const;
-  bool KeepsBits(const Shape& shape, const Algorithm& algorithm, const Probe& probe);
+  // Whether rows have the same bits in every way that is tried, y being stored or added
+  // to.
+  bool KeepsBits(const Shape& shape, const Algorithm& algorithm, const Probe& probe,
+                 bool add);
   Choice OneForAll(const Shape& shape, void* w);
-  Choice OneForEach(const Shape& shape) const;
+  Choice OneForEach(const Shape& shape, void* w);
 
   const CublasLt& library_;
   const Objects objects_;
