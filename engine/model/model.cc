@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <limits>
 #include <new>
+#include <numeric>
+#include <utility>
 
 #include "engine/check.h"
 #include "engine/model/gold_layer.h"
@@ -33,6 +35,7 @@ std::int64_t MaxMixWidth(const ModelWeights& weights) {
 }
 
 constexpr std::int64_t kHeadState = 64 * 64;
+constexpr auto kFloatBytes = static_cast<std::int64_t>(sizeof(float));
 
 // Keys of records.
 enum class Half { kRecurrent, kGold };
@@ -54,18 +57,11 @@ Model::Model(Backend& backend, const Checkpoint& checkpoint, DType type,
   const std::int64_t rows = limits.max_rows + padding, d = config_.n_embd;
   const std::int64_t slots = limits.num_slots + padding;
   const std::int64_t width = MaxMixWidth(weights_);
-  const auto floats = [this](std::int64_t count) {
-    return static_cast<float*>(
-        memory_.TakeBytes(count * static_cast<std::int64_t>(sizeof(float))));
-  };
-  for (std::int32_t i = 0; i < config_.n_layer; ++i) {
-    LayerState state{.att_shift = floats(slots * d), .ffn_shift = floats(slots * d)};
-    if (i < config_.num_recurrent())
-      state.wkv = floats(slots * config_.num_heads() * kHeadState);
-    states_.push_back(state);
-  }
-  if (backend.copies_wait())
+  TakeStates(slots);
+  if (backend.copies_wait()) {
     staged_state_ = static_cast<std::byte*>(memory_.TakeBytes(state_bytes()));
+    blocks_ = {inputs_, state_bytes() / (state_block_ * kFloatBytes)};
+  }
   work_ = std::make_unique<Workspace>(memory_, config_, type, rows, width);
   x_ = memory_.Take(rows, d, DType::kF32);
   tokens_ = {inputs_, rows};
@@ -114,6 +110,22 @@ Model::Model(Backend& backend, const Checkpoint& checkpoint, DType type,
   if (backend.records()) RecordDecoding();
 }
 
+void Model::TakeStates(std::int64_t slots) {
+  const std::int64_t d = config_.n_embd, wkv = config_.num_heads() * kHeadState;
+  const std::int64_t all = 2 * config_.n_layer * d + config_.num_recurrent() * wkv;
+  state_block_ = std::gcd(d, wkv);
+  state_memory_ = static_cast<float*>(memory_.TakeBytes(slots * all * kFloatBytes));
+  float* next = state_memory_;
+  const auto take = [&](std::int64_t count) {
+    return std::exchange(next, next + slots * count);
+  };
+  for (std::int32_t i = 0; i < config_.n_layer; ++i) {
+    LayerState state{.att_shift = take(d), .ffn_shift = take(d)};
+    if (i < config_.num_recurrent()) state.wkv = take(wkv);
+    states_.push_back(state);
+  }
+}
+
 std::int64_t Model::PagesOfShare() {
   const DeviceBytes taken = device_bytes();
   const std::int64_t left =
@@ -145,7 +157,7 @@ void Model::ForEachState(const Visit& visit) const {
 std::int64_t Model::state_bytes() const {
   std::int64_t bytes = 0;
   ForEachState([&bytes](float*, std::int64_t count) {
-    bytes += count * static_cast<std::int64_t>(sizeof(float));
+    bytes += count * kFloatBytes;
   });
   return bytes;
 }
@@ -170,16 +182,47 @@ ExpandedUsage Model::expanded_usage() const {
           .evictions = arena_->evictions()};
 }
 
-void Model::ClearSlot(std::int32_t slot) {
+void Model::StageBlocks(std::int32_t slot) {
+  blocks_.Clear();
   ForEachState([&](float* state, std::int64_t count) {
-    backend_.Zero(state + slot * count, count * static_cast<std::int64_t>(sizeof(float)));
+    const std::int64_t first = (state - state_memory_ + slot * count) / state_block_;
+    for (std::int64_t i = 0; i < count / state_block_; ++i) blocks_.Push(first + i);
+  });
+  blocks_.Stage();
+  inputs_.Upload();
+}
+
+void Model::GatherSlot(std::int32_t slot) {
+  StageBlocks(slot);
+  backend_.GatherBlocks(state_memory_, state_block_ * kFloatBytes, blocks_.device(),
+                        blocks_.size(), staged_state_);
+}
+
+void Model::ScatterSlot(std::int32_t slot) {
+  StageBlocks(slot);
+  backend_.ScatterBlocks(staged_state_, state_block_ * kFloatBytes, blocks_.device(),
+                         blocks_.size(), state_memory_);
+}
+
+void Model::ClearSlot(std::int32_t slot) {
+  if (staged_state_ != nullptr) {
+    backend_.Zero(staged_state_, state_bytes());
+    ScatterSlot(slot);
+    return;
+  }
+  ForEachState([&](float* state, std::int64_t count) {
+    backend_.Zero(state + slot * count, count * kFloatBytes);
   });
 }
 
 void Model::CopySlot(std::int32_t from, std::int32_t to) {
+  if (staged_state_ != nullptr) {
+    GatherSlot(from);
+    ScatterSlot(to);
+    return;
+  }
   ForEachState([&](float* state, std::int64_t count) {
-    backend_.CopyOnDevice(state + to * count, state + from * count,
-                          count * static_cast<std::int64_t>(sizeof(float)));
+    backend_.CopyOnDevice(state + to * count, state + from * count, count * kFloatBytes);
   });
 }
 
@@ -187,7 +230,7 @@ void Model::PoisonGoldShifts(std::int32_t slot) {
   const std::int64_t d = config_.n_embd;
   const std::vector<float> poison(static_cast<std::size_t>(d),
                                   std::numeric_limits<float>::quiet_NaN());
-  const std::int64_t bytes = d * static_cast<std::int64_t>(sizeof(float));
+  const std::int64_t bytes = d * kFloatBytes;
   for (std::int64_t i = config_.num_recurrent(); i < config_.n_layer; ++i) {
     if (i > config_.num_recurrent())
       backend_.CopyToDevice(State(i).att_shift + slot * d, poison.data(), bytes);
@@ -243,30 +286,29 @@ void Model::ReadCache(std::span<const std::int32_t> pages, std::int64_t count,
 
 void Model::ReadState(std::int32_t slot, std::span<std::byte> state) {
   GOLDFINCH_CHECK(static_cast<std::int64_t>(state.size()) == state_bytes());
-  std::int64_t at = 0;
+  if (staged_state_ != nullptr) {
+    GatherSlot(slot);
+    backend_.CopyToHost(state.data(), staged_state_, state_bytes());
+    return;
+  }
+  std::byte* to = state.data();
   ForEachState([&](float* all, std::int64_t count) {
-    const std::int64_t bytes = count * static_cast<std::int64_t>(sizeof(float));
-    if (staged_state_ != nullptr)
-      backend_.CopyOnDevice(staged_state_ + at, all + slot * count, bytes);
-    else
-      backend_.CopyToHost(state.data() + at, all + slot * count, bytes);
-    at += bytes;
+    backend_.CopyToHost(to, all + slot * count, count * kFloatBytes);
+    to += count * kFloatBytes;
   });
-  if (staged_state_ != nullptr) backend_.CopyToHost(state.data(), staged_state_, at);
 }
 
 void Model::WriteState(std::int32_t slot, std::span<const std::byte> state) {
   GOLDFINCH_CHECK(static_cast<std::int64_t>(state.size()) == state_bytes());
-  if (staged_state_ != nullptr)
+  if (staged_state_ != nullptr) {
     backend_.CopyToDevice(staged_state_, state.data(), state_bytes());
-  std::int64_t at = 0;
+    ScatterSlot(slot);
+    return;
+  }
+  const std::byte* from = state.data();
   ForEachState([&](float* all, std::int64_t count) {
-    const std::int64_t bytes = count * static_cast<std::int64_t>(sizeof(float));
-    if (staged_state_ != nullptr)
-      backend_.CopyOnDevice(all + slot * count, staged_state_ + at, bytes);
-    else
-      backend_.CopyToDevice(all + slot * count, state.data() + at, bytes);
-    at += bytes;
+    backend_.CopyToDevice(all + slot * count, from, count * kFloatBytes);
+    from += count * kFloatBytes;
   });
 }
 

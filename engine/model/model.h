@@ -143,6 +143,7 @@ class Model {
   void RecordDecoding();
   // Sequences to pad a decode step with; none for any other step.
   std::optional<std::int64_t> PaddingOf(std::span<const SpanInput> spans) const;
+  void TakeStates(std::int64_t slots);
   // Of cache_share; everything else has been taken. Throws std::bad_alloc when it is less
   // than one.
   std::int64_t PagesOfShare();
@@ -152,6 +153,10 @@ class Model {
   template <typename Visit>
   void ForEachRun(std::span<const std::int32_t> pages, std::int64_t begin,
                   std::int64_t count, const Visit& visit) const;
+  // Between a slot and staged_state_, one launch.
+  void GatherSlot(std::int32_t slot);
+  void ScatterSlot(std::int32_t slot);
+  void StageBlocks(std::int32_t slot);
   // Every state array with its floats per slot.
   template <typename Visit>
   void ForEachState(const Visit& visit) const;
@@ -166,7 +171,13 @@ class Model {
   std::int64_t recorded_ = 0;  // most sequences of a step that is recorded
 
   std::vector<LayerState> states_;
-  std::byte* staged_state_ = nullptr;  // of one slot on its way, where copies wait
+  // The arrays of states_ lie behind each other and are made of blocks of so many floats,
+  // of which a slot has some in each.
+  float* state_memory_ = nullptr;
+  std::int64_t state_block_ = 0;
+  // Where copies wait: one slot's state on its way, and which blocks it has.
+  std::byte* staged_state_ = nullptr;
+  StepArray<std::int64_t> blocks_;
   std::unique_ptr<Workspace> work_;
   std::unique_ptr<ExpandedArena> arena_;      // null without GOLD layers
   std::unique_ptr<GoldCache> cache_;          // the same
