@@ -238,9 +238,12 @@ class Bench {
     const auto prompt = RandomTokens(tokens);
     const SequenceId id = Open(engine, tokens, tokens - 1);
     const auto start = Clock::now();
-    const std::int64_t step = engine.info().max_step_tokens;
-    for (std::int64_t begin = 0; begin < tokens; begin += step) {
-      const std::int64_t count = std::min(step, tokens - begin);
+    // As the scheduler cuts it.
+    const std::int64_t grid = engine.info().prompt_grid;
+    const std::int64_t step = std::max(grid, engine.info().max_step_tokens / grid * grid);
+    for (std::int64_t begin = 0, count = 0; begin < tokens; begin += count) {
+      count = std::min(step, tokens - begin);
+      if (grid > 1 && begin < tokens - 1) count = std::min(count, tokens - 1 - begin);
       Span span;
       span.sequence = id;
       span.tokens = std::span(prompt).subspan(static_cast<std::size_t>(begin),

@@ -265,6 +265,8 @@ SpanInput ModelEngineImpl::InputOf(const Span& span) {
   GOLDFINCH_CHECK(next == keep_at.end() || end <= *next);
   const std::int64_t begin =
       GoldRows::Begin(gold_rows(), position, keep_at, sequence.spec.first_logits);
+  const bool prompt = info_.prompt_grid > 1 && position < sequence.spec.first_logits;
+  GOLDFINCH_CHECK(!prompt || end <= sequence.spec.first_logits);
   sequence.gold.Advance(position, end, begin);
   Feed(sequence, span.tokens);
   return {.slot = static_cast<std::int32_t>(span.sequence),
@@ -272,7 +274,7 @@ SpanInput ModelEngineImpl::InputOf(const Span& span) {
           .tokens = span.tokens,
           .pages = sequence.pages,
           .gold_begin = begin,
-          .prompt = info_.prompt_grid > 1 && position < sequence.spec.first_logits};
+          .prompt = prompt};
 }
 
 Preparation ModelEngineImpl::Prepare(SequenceId id, std::int64_t tokens,

@@ -111,6 +111,7 @@ class Verifier {
   struct Other {
     SequenceId id = SequenceId::kNone;
     std::int64_t left = 0;
+    std::int64_t prompt_left = 0;  // no span reaches across its end
     std::vector<TokenId> tokens;
   };
 
@@ -152,12 +153,15 @@ absl::Status Verifier::AddOtherSpan(Other& other, std::int64_t& room) {
   if (other.left == 0) {
     if (other.id != SequenceId::kNone) engine_.Close(other.id);
     other.id = SequenceId::kNone;
-    auto id = Open(kOtherTokens, random_() % kOtherTokens);
+    const auto first_logits = static_cast<std::int64_t>(random_() % kOtherTokens);
+    auto id = Open(kOtherTokens, static_cast<std::size_t>(first_logits));
     if (!id.ok()) return id.status();
     other.id = *id;
     other.left = kOtherTokens;
+    other.prompt_left = first_logits;
   }
-  const std::int64_t most = std::min({std::int64_t{24}, other.left, room});
+  std::int64_t most = std::min({std::int64_t{24}, other.left, room});
+  if (other.prompt_left > 0) most = std::min(most, other.prompt_left);
   const std::int64_t count =
       1 + static_cast<std::int64_t>(random_()) % std::max<std::int64_t>(1, most);
   other.tokens.clear();
@@ -165,6 +169,7 @@ absl::Status Verifier::AddOtherSpan(Other& other, std::int64_t& room) {
     other.tokens.push_back(static_cast<TokenId>(
         random_() % static_cast<unsigned>(engine_.info().vocab_size)));
   other.left -= static_cast<std::int64_t>(other.tokens.size());
+  other.prompt_left -= static_cast<std::int64_t>(other.tokens.size());
   room -= static_cast<std::int64_t>(other.tokens.size());
   Span span;
   span.sequence = other.id;
@@ -196,8 +201,11 @@ absl::Status Verifier::Feed(SequenceId id, std::span<const TokenId> tokens,
   const std::size_t chunk = options_.chunk > 0
                                 ? std::min(most, static_cast<std::size_t>(options_.chunk))
                                 : most;
-  for (std::size_t begin = 0; begin < tokens.size(); begin += chunk) {
-    const std::size_t count = std::min(chunk, tokens.size() - begin);
+  for (std::size_t begin = 0, count = 0; begin < tokens.size(); begin += count) {
+    count = std::min(chunk, tokens.size() - begin);
+    // What is prompt to an engine that computes it in blocks ends there.
+    if (engine_.info().prompt_grid > 1 && begin < first_output)
+      count = std::min(count, first_output - begin);
     Span span;
     span.sequence = id;
     span.tokens = tokens.subspan(begin, count);

@@ -5,8 +5,8 @@
 #include <random>
 
 #include "engine/check.h"
-#include "tests/engine/model/random_model.h"
 #include "tests/emulation/emulated_backend.h"
+#include "tests/engine/model/random_model.h"
 
 namespace goldfinch {
 namespace {
@@ -168,8 +168,11 @@ std::vector<float> FeedInChunks(Engine& engine, std::span<const TokenId> tokens,
   std::vector<float> all;
   std::size_t next = 0;
   for (std::int64_t begin = 0; begin < count;) {
-    const std::int64_t chunk =
+    std::int64_t chunk =
         std::min(chunks[std::min(next++, chunks.size() - 1)], count - begin);
+    // What is prompt to an engine that computes it in blocks ends there.
+    if (engine.info().prompt_grid > 1 && begin < first_logits)
+      chunk = std::min(chunk, first_logits - begin);
     const auto part =
         tokens.subspan(static_cast<std::size_t>(begin), static_cast<std::size_t>(chunk));
     Span span;
