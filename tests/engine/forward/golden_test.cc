@@ -107,6 +107,14 @@ TEST_P(GoldenTest, GreedyTokensAgreeWhereTheMarginIsAboveTheTolerance) {
   sampling.temperature = 0;
   const SequenceId id = OpenSequence(
       *engine_, prompt + static_cast<std::int64_t>(greedy.size()), prompt - 1, sampling);
+  // As the scheduler feeds it where prompts are computed in blocks.
+  if (engine_->info().prompt_grid > 1 && prompt > 1) {
+    Span span;
+    span.sequence = id;
+    span.tokens = std::span(tokens).first(tokens.size() - 1);
+    Forward(*engine_, std::span(&span, 1));
+    tokens = {tokens.back()};
+  }
   for (std::size_t i = 0; i < greedy.size(); ++i) {
     Span span;
     span.sequence = id;
@@ -125,7 +133,8 @@ std::vector<GoldenParam> Params() {
   std::vector<GoldenParam> params;
   for (const char* model : {"goldfinch", "goldfinch-rope", "goldfinch-ratio6",
                             "goldfinch-no-v2", "finch-upgrade", "finch"})
-    for (const char* isa : {"plain", "avx2", "avx512", "avx512_bf16", "cuda_emulated", "cuda"})
+    for (const char* isa :
+         {"plain", "avx2", "avx512", "avx512_bf16", "cuda_emulated", "cuda"})
       for (const ComputeType type : {ComputeType::kF32, ComputeType::kBf16})
         params.push_back({model, isa, type});
   return params;
