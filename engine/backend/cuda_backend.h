@@ -33,10 +33,10 @@ struct CudaBackendOptions {
   bool batch_invariant = true;
   // Most rows that cuBLASLt gets at once, and that its algorithms are chosen for: with
   // fewer, products of a model's width do not fill a large device.
-  std::int64_t library_rows = 4096;
+  std::int64_t lt_rows = 4096;
   // Matrices with a shorter side stay with our own kernels: these run small products side
   // by side, and what makes a narrow one long is the finish of its sums.
-  std::int64_t library_least_side = 256;
+  std::int64_t lt_least_side = 256;
 };
 
 }  // namespace goldfinch
