@@ -263,10 +263,10 @@ SpanInput ModelEngineImpl::InputOf(const Span& span) {
   const std::span<const std::int64_t> keep_at = sequence.spec.keep_at;
   const auto next = std::upper_bound(keep_at.begin(), keep_at.end(), position);
   GOLDFINCH_CHECK(next == keep_at.end() || end <= *next);
+  const std::int64_t first_logits = sequence.spec.first_logits;
   const std::int64_t begin =
-      GoldRows::Begin(gold_rows(), position, keep_at, sequence.spec.first_logits);
-  const bool prompt = info_.prompt_grid > 1 && position < sequence.spec.first_logits;
-  GOLDFINCH_CHECK(!prompt || end <= sequence.spec.first_logits);
+      GoldRows::Begin(gold_rows(), position, keep_at, first_logits);
+  GOLDFINCH_CHECK(info_.SpanEnd(position, end, first_logits) == end);
   sequence.gold.Advance(position, end, begin);
   Feed(sequence, span.tokens);
   return {.slot = static_cast<std::int32_t>(span.sequence),
@@ -274,7 +274,7 @@ SpanInput ModelEngineImpl::InputOf(const Span& span) {
           .tokens = span.tokens,
           .pages = sequence.pages,
           .gold_begin = begin,
-          .prompt = prompt};
+          .prompt = info_.IsPrompt(position, first_logits)};
 }
 
 Preparation ModelEngineImpl::Prepare(SequenceId id, std::int64_t tokens,

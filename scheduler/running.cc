@@ -150,11 +150,9 @@ void RunningRequest::AppendTo(std::vector<PlanSequence>& sequences,
 // the engine ends.
 std::int64_t RunningRequest::FeedUntil() const {
   const auto next = std::ranges::upper_bound(from_.keep_at, fed_);
-  std::int64_t end = next == from_.keep_at.end() ? prefill_ : std::min(*next, prefill_);
-  const std::int64_t first_logits = prompt_tokens_ - 1;
-  if (engine_.info().prompt_grid > 1 && fed_ < first_logits)
-    end = std::min(end, first_logits);
-  return end;
+  const std::int64_t end =
+      next == from_.keep_at.end() ? prefill_ : std::min(*next, prefill_);
+  return engine_.info().SpanEnd(fed_, end, prompt_tokens_ - 1);
 }
 
 Span RunningRequest::MakeSpan(std::int32_t candidate, std::int64_t tokens) const {

@@ -202,10 +202,11 @@ absl::Status Verifier::Feed(SequenceId id, std::span<const TokenId> tokens,
                                 ? std::min(most, static_cast<std::size_t>(options_.chunk))
                                 : most;
   for (std::size_t begin = 0, count = 0; begin < tokens.size(); begin += count) {
-    count = std::min(chunk, tokens.size() - begin);
-    // What is prompt to an engine that computes it in blocks ends there.
-    if (engine_.info().prompt_grid > 1 && begin < first_output)
-      count = std::min(count, first_output - begin);
+    count = static_cast<std::size_t>(engine_.info().SpanEnd(
+                static_cast<std::int64_t>(begin),
+                static_cast<std::int64_t>(std::min(begin + chunk, tokens.size())),
+                static_cast<std::int64_t>(first_output))) -
+            begin;
     Span span;
     span.sequence = id;
     span.tokens = tokens.subspan(begin, count);

@@ -395,8 +395,9 @@ void FakeEngine::PlaceBlocks(Sequence& sequence, const Span& span) const {
   const std::int64_t end = begin + std::ssize(span.tokens);
   const std::int64_t prompt_end = sequence.spec.first_logits;
   sequence.block_begin = sequence.block_end = 0;
-  if (grid == 1 || begin >= prompt_end) return;
-  GOLDFINCH_CHECK(end == prompt_end || (end < prompt_end && end % grid == 0));
+  GOLDFINCH_CHECK(info_.SpanEnd(begin, end, prompt_end) == end);
+  if (!info_.IsPrompt(begin, prompt_end)) return;
+  GOLDFINCH_CHECK(end == prompt_end || end % grid == 0);
   sequence.block_begin = (begin + grid - 1) / grid * grid;
   sequence.block_end = end / grid * grid;
 }

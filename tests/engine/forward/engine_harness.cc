@@ -168,11 +168,10 @@ std::vector<float> FeedInChunks(Engine& engine, std::span<const TokenId> tokens,
   std::vector<float> all;
   std::size_t next = 0;
   for (std::int64_t begin = 0; begin < count;) {
-    std::int64_t chunk =
-        std::min(chunks[std::min(next++, chunks.size() - 1)], count - begin);
-    // What is prompt to an engine that computes it in blocks ends there.
-    if (engine.info().prompt_grid > 1 && begin < first_logits)
-      chunk = std::min(chunk, first_logits - begin);
+    const std::int64_t asked = chunks[std::min(next++, chunks.size() - 1)];
+    const std::int64_t chunk =
+        engine.info().SpanEnd(begin, std::min(begin + asked, count), first_logits) -
+        begin;
     const auto part =
         tokens.subspan(static_cast<std::size_t>(begin), static_cast<std::size_t>(chunk));
     Span span;
