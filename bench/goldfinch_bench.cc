@@ -4,12 +4,12 @@
 // by memory: weights once a step, state read and written and expanded keys and values
 // read once a sequence. Limits are measured in the same run, next to each case, on the
 // processor or the device that the engine runs on.
-#include <CLI/CLI.hpp>
 #include <algorithm>
 #include <chrono>
 #include <cstdio>
 #include <cstring>
 #include <memory>
+#include <optional>
 #include <random>
 #include <regex>
 #include <string>
@@ -17,7 +17,9 @@
 #include <vector>
 
 #include "absl/strings/str_cat.h"
+#include "bench/bench_flags.h"
 #include "bench/limits.h"
+#include "bench/median.h"
 #include "bench/op_inputs.h"
 #include "bench/resident.h"
 #include "bench/rows.h"
@@ -37,29 +39,6 @@ double Seconds(Clock::time_point since) {
   return std::chrono::duration<double>(Clock::now() - since).count();
 }
 
-struct Flags {
-  std::string shape = "12x768";
-  std::string model;
-  std::string cases = ".*";
-  std::string compute_dtype = "bf16";
-  std::string weight_dtype = "auto";
-  std::string cache_dtype = "auto";
-  std::string backend = "cpu";
-  int device = 0;
-  std::string cuda_graphs = "on";
-  std::string batch_invariant = "on";
-  std::string cpu_isa = "auto";
-  double case_seconds = 60;
-  int threads = 0;
-  std::int32_t step_tokens = 0;
-  std::int64_t memory_bytes = std::int64_t{16} << 30;
-  std::int64_t sessions = 16;
-  bool vocab_table = false;
-  bool float_threads = false;
-  bool json = false;
-  bool long_contexts = false;
-};
-
 struct DecodeCase {
   std::int64_t context;
   int batch;
@@ -72,7 +51,7 @@ constexpr std::int64_t kDecodeSteps = 200;  // at most, and room kept for them
 
 class Bench {
  public:
-  Bench(const Flags& flags, Checkpoint checkpoint)
+  Bench(const BenchFlags& flags, Checkpoint checkpoint)
       : flags_(flags),
         checkpoint_(std::move(checkpoint)),
         bf16_(flags.compute_dtype == "bf16"),
@@ -106,24 +85,21 @@ class Bench {
   }
 
  private:
-  static ElementBytes Bytes(const Flags& flags) {
+  static ElementBytes Bytes(const BenchFlags& flags) {
     const std::int64_t compute = flags.compute_dtype == "bf16" ? 2 : 4;
     return {.compute = compute,
             .weights = flags.weight_dtype == "auto" ? compute : 1,
             .cache = flags.cache_dtype == "int8" ? 1 : compute};
   }
 
-  BackendOptions OptionsOfBackend() const {
-    return {.backend = flags_.backend,
-            .device = flags_.device,
-            .cuda_graphs = flags_.cuda_graphs == "on",
-            .cpu_isa = flags_.cpu_isa,
-            .num_threads = threads_,
-            .pin_threads = !flags_.float_threads};
-  }
-
   std::unique_ptr<Backend> NewBackend() const {
-    auto backend = CreateBackend(OptionsOfBackend());
+    auto backend = CreateBackend({.backend = flags_.backend,
+                                  .device = flags_.device,
+                                  .cuda_graphs = flags_.cuda_graphs == "on",
+                                  .batch_invariant = flags_.batch_invariant == "on",
+                                  .cpu_isa = flags_.cpu_isa,
+                                  .num_threads = threads_,
+                                  .pin_threads = !flags_.float_threads});
     if (!backend.ok()) Die(backend.status());
     return *std::move(backend);
   }
@@ -242,8 +218,8 @@ class Bench {
     const std::int64_t grid = engine.info().prompt_grid;
     const std::int64_t step = std::max(grid, engine.info().max_step_tokens / grid * grid);
     for (std::int64_t begin = 0, count = 0; begin < tokens; begin += count) {
-      count = std::min(step, tokens - begin);
-      if (grid > 1 && begin < tokens - 1) count = std::min(count, tokens - 1 - begin);
+      const std::int64_t end = std::min(begin + step, tokens);
+      count = engine.info().SpanEnd(begin, end, tokens - 1) - begin;
       Span span;
       span.sequence = id;
       span.tokens = std::span(prompt).subspan(static_cast<std::size_t>(begin),
@@ -375,28 +351,12 @@ class Bench {
     rows_.Print("sessions_per_gb/t:65536", 1e9 / bytes, "sessions", 1e9 / full);
   }
 
-  // Seconds of what `op` queues on a backend, the median.
-  template <typename Op>
-  static double Time(Backend& backend, const Op& op) {
-    std::vector<double> seconds;
-    backend.BeginStep();
-    for (int i = 0; i < 30; ++i) {
-      const auto start = Clock::now();
-      op();
-      backend.Synchronize();
-      seconds.push_back(Seconds(start));
-    }
-    backend.EndStep();
-    GOLDFINCH_CHECK(backend.status().ok());
-    return Median(std::move(seconds));
-  }
-
   // One op by itself, by the bytes that it must move.
   template <typename Op>
   void OneOp(const std::string& name, Backend& backend, double bytes, const Op& op) {
     std::fprintf(stderr, "%s ...\n", name.c_str());
     const double before = CopyBandwidth(backend, 5);
-    const double rate = bytes / Time(backend, op);
+    const double rate = MedianRate(backend, /*passes=*/30, bytes, op);
     const double limit = (before + CopyBandwidth(backend, 5)) / 2;
     rows_.Print(name, rate, "bytes/s", limit);
   }
@@ -487,12 +447,7 @@ class Bench {
     report("get", times->get, times->file_read);
   }
 
-  static double Median(std::vector<double> values) {
-    std::nth_element(values.begin(), values.begin() + values.size() / 2, values.end());
-    return values[values.size() / 2];
-  }
-
-  const Flags flags_;
+  const BenchFlags flags_;
   const Checkpoint checkpoint_;
   const bool bf16_;
   const int threads_;
@@ -505,7 +460,7 @@ class Bench {
   double prefill_rate_ = 0;
 };
 
-absl::StatusOr<Checkpoint> MakeCheckpoint(const Flags& flags) {
+absl::StatusOr<Checkpoint> MakeCheckpoint(const BenchFlags& flags) {
   if (!flags.model.empty()) return Checkpoint::Load(flags.model);
   auto config = ConfigOfShape(flags.shape);
   if (!config.ok()) return config.status();
@@ -513,56 +468,9 @@ absl::StatusOr<Checkpoint> MakeCheckpoint(const Flags& flags) {
 }
 
 int Main(int argc, char** argv) {
-  Flags flags;
-  CLI::App app("Measures the engine against what the machine allows.");
-  app.add_option("--shape", flags.shape, "LAYERSxWIDTH of a random model")
-      ->capture_default_str();
-  app.add_option("--model", flags.model, "a model directory instead of --shape");
-  app.add_option("--cases", flags.cases, "only cases whose name matches this regex")
-      ->capture_default_str();
-  app.add_option("--compute_dtype", flags.compute_dtype)
-      ->check(CLI::IsMember({"f32", "bf16"}))
-      ->capture_default_str();
-  app.add_option("--weight_dtype", flags.weight_dtype, "auto: the compute type")
-      ->check(CLI::IsMember({"auto", "int8", "fp8"}))
-      ->capture_default_str();
-  app.add_option("--cache_dtype", flags.cache_dtype, "auto: the compute type")
-      ->check(CLI::IsMember({"auto", "int8"}))
-      ->capture_default_str();
-  app.add_option("--backend", flags.backend,
-                 "cpu, cuda or auto; limits are those of what it runs on")
-      ->check(CLI::IsMember({"cpu", "cuda", "auto"}))
-      ->capture_default_str();
-  app.add_option("--device", flags.device, "number of the CUDA device")
-      ->check(CLI::Range(0, 1024))
-      ->capture_default_str();
-  app.add_option("--cuda_graphs", flags.cuda_graphs)
-      ->check(CLI::IsMember({"on", "off"}))
-      ->capture_default_str();
-  app.add_option("--batch_invariant", flags.batch_invariant)
-      ->check(CLI::IsMember({"on", "off"}))
-      ->capture_default_str();
-  app.add_option("--cpu_isa", flags.cpu_isa)->capture_default_str();
-  app.add_option("--case_seconds", flags.case_seconds, "skip what would take longer")
-      ->check(CLI::PositiveNumber)
-      ->capture_default_str();
-  app.add_option("--threads", flags.threads, "0: one a hardware thread")
-      ->check(CLI::Range(0, 1024))
-      ->capture_default_str();
-  app.add_flag("--vocab_table", flags.vocab_table, "keep the vocabulary's part of keys");
-  app.add_flag("--float_threads", flags.float_threads, "do not pin the engine's threads");
-  app.add_option("--step_tokens", flags.step_tokens,
-                 "prompt tokens in a step (default: as the server's)")
-      ->check(CLI::Range(1, 1 << 16));
-  app.add_option("--sessions", flags.sessions,
-                 "resident at once in the case of that name")
-      ->check(CLI::Range(1, 1 << 20))
-      ->capture_default_str();
-  app.add_option("--memory_bytes", flags.memory_bytes, "skip what needs more")
-      ->capture_default_str();
-  app.add_flag("--json", flags.json, "only JSON lines on stdout");
-  app.add_flag("--long_contexts", flags.long_contexts, "decode at 128k tokens too");
-  CLI11_PARSE(app, argc, argv);
+  BenchFlags flags;
+  if (const std::optional<int> exit_code = ParseFlags(argc, argv, flags))
+    return *exit_code;
   ReuseLargeBuffers();  // as the server does
   auto checkpoint = MakeCheckpoint(flags);
   if (!checkpoint.ok()) {

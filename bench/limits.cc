@@ -1,8 +1,7 @@
 #include "bench/limits.h"
 
-#include <algorithm>
-#include <chrono>
 #include <cstddef>
+#include <utility>
 #include <vector>
 
 #include "bench/machine.h"
@@ -11,28 +10,6 @@
 
 namespace goldfinch {
 namespace {
-
-using Clock = std::chrono::steady_clock;
-
-// Work per second of what `queue` queues, `work` of it each time; the median of passes.
-template <typename Queue>
-double MedianRate(Backend& backend, int passes, double work, const Queue& queue) {
-  std::vector<double> rates;
-  backend.BeginStep();
-  queue();  // warm
-  backend.Synchronize();
-  for (int i = 0; i < passes; ++i) {
-    const auto start = Clock::now();
-    queue();
-    backend.Synchronize();
-    rates.push_back(work / std::chrono::duration<double>(Clock::now() - start).count());
-  }
-  backend.EndStep();
-  GOLDFINCH_CHECK(backend.status().ok());
-  const auto middle = rates.begin() + passes / 2;
-  std::nth_element(rates.begin(), middle, rates.end());
-  return *middle;
-}
 
 class OfCpu final : public Limits {
  public:

@@ -4,10 +4,15 @@
 // Threads: one at a time.
 #pragma once
 
+#include <chrono>
 #include <cstdint>
 #include <memory>
+#include <utility>
+#include <vector>
 
+#include "bench/median.h"
 #include "engine/backend/backend.h"
+#include "engine/check.h"
 
 namespace goldfinch {
 
@@ -31,6 +36,26 @@ struct DeviceLimitSizes {
 };
 std::unique_ptr<Limits> DeviceLimits(std::unique_ptr<Backend> backend, bool bf16,
                                      const DeviceLimitSizes& sizes = {});
+
+// `work` per second of what queue() queues on a backend, so much of it each time; the
+// median of `passes`, each of which waits for the device.
+template <typename Queue>
+double MedianRate(Backend& backend, int passes, double work, const Queue& queue) {
+  using Clock = std::chrono::steady_clock;
+  std::vector<double> rates;
+  backend.BeginStep();
+  queue();  // warm
+  backend.Synchronize();
+  for (int i = 0; i < passes; ++i) {
+    const auto start = Clock::now();
+    queue();
+    backend.Synchronize();
+    rates.push_back(work / std::chrono::duration<double>(Clock::now() - start).count());
+  }
+  backend.EndStep();
+  GOLDFINCH_CHECK(backend.status().ok());
+  return Median(std::move(rates));
+}
 
 // Bytes per second that copies within the backend's memory read and write, the median of
 // `passes`.

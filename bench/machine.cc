@@ -8,8 +8,10 @@
 #include <chrono>
 #include <functional>
 #include <thread>
+#include <utility>
 #include <vector>
 
+#include "bench/median.h"
 #include "engine/check.h"
 
 #if defined(__x86_64__)
@@ -45,8 +47,7 @@ template <typename Measure>
 double MedianOf(int passes, const Measure& measure) {
   std::vector<double> values;
   for (int i = 0; i < passes; ++i) values.push_back(measure());
-  std::nth_element(values.begin(), values.begin() + passes / 2, values.end());
-  return values[static_cast<std::size_t>(passes / 2)];
+  return Median(std::move(values));
 }
 
 // Runs body(thread) on every thread at once and returns how long the slowest took.

@@ -96,7 +96,7 @@ void NormShiftOp(benchmark::State& state) {
   const std::int64_t rows = state.range(0), d = state.range(1);
   NormShiftArgs args = {.x = bench->Floats(rows, d),
                         .norm = {bench->Floats(1, d).f32(0), bench->Floats(1, d).f32(0)},
-                        .state = bench->Floats(rows, d).f32(0),
+                        .state = bench->Floats(rows, d),
                         .spans = bench->Spans(rows, rows > 64),
                         .num_mixes = 2,
                         .mix = {bench->Floats(1, d).f32(0), bench->Floats(1, d).f32(0)},

@@ -47,7 +47,7 @@ WkvArgs OpInputs::Wkv(std::int64_t rows, std::int64_t d, bool single) {
           .k = Floats(rows, d),
           .v = Floats(rows, d),
           .w = Floats(rows, d, 0.97f),
-          .state = Floats(single ? 1 : rows, heads * kHead * kHead, 0.01f).f32(0),
+          .state = Floats(single ? 1 : rows, heads * kHead * kHead, 0.01f),
           .spans = Spans(rows, single),
           .heads = heads,
           .y = Floats(rows, d, 0.0f)};

@@ -1,6 +1,5 @@
 #include "bench/session_times.h"
 
-#include <algorithm>
 #include <chrono>
 #include <functional>
 #include <memory>
@@ -9,6 +8,7 @@
 #include <vector>
 
 #include "bench/folder.h"
+#include "bench/median.h"
 #include "engine/check.h"
 #include "sessions/directory_store.h"
 #include "sessions/files.h"
@@ -23,12 +23,6 @@ double Time(const std::function<void()>& work) {
   const auto start = std::chrono::steady_clock::now();
   work();
   return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
-}
-
-double Median(std::vector<double>& values) {
-  const auto middle = values.begin() + values.size() / 2;
-  std::nth_element(values.begin(), middle, values.end());
-  return *middle;
 }
 
 // The session as its owner would park it.

@@ -109,10 +109,10 @@ class Backend {
   // of the head's weights, and each takes a vocabulary of floats.
   virtual std::int64_t max_logit_rows() const { return 64; }
 
-  // Takes what ops of up to `rows` rows, and logits of `vocab_size` columns of up to
-  // `sequences` sequences, need besides their arguments, so that a step takes nothing.
+  // Takes what ops of up to `rows` rows, and of `logit_rows` rows of `vocab_size` logits,
+  // need besides their arguments, so that a step takes nothing.
   virtual void Prepare(std::int64_t rows, std::int64_t vocab_size,
-                       std::int64_t sequences) = 0;
+                       std::int64_t logit_rows) = 0;
 
   // Ops of one step come between the two, closely one after another: a device may keep
   // its threads awake meanwhile.
@@ -166,7 +166,7 @@ class Backend {
   // state[slots[i]] = LN(x[rows[i]]) for i in [0, count).
   virtual void NormToState(const Matrix& x, const NormWeights& norm,
                            const std::int32_t* rows, const std::int32_t* slots,
-                           std::int64_t count, float* state) = 0;
+                           std::int64_t count, const Matrix& state) = 0;
   // out = cur + diff * mix, rounded to out's type; mix is [cols].
   virtual void Lerp(const Matrix& cur, const Matrix& diff, const float* mix,
                     const Matrix& out) = 0;

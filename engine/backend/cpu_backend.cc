@@ -75,7 +75,8 @@ class CpuBackend final : public Backend {
   }
   void NormShift(const NormShiftArgs& args) override;
   void NormToState(const Matrix& x, const NormWeights& norm, const std::int32_t* rows,
-                   const std::int32_t* slots, std::int64_t count, float* state) override {
+                   const std::int32_t* slots, std::int64_t count,
+                   const Matrix& state) override {
     pool_.ParallelFor(count, RowGrain(x.cols), [&](auto begin, auto end) {
       kernels_.norm_to_state(x, norm, rows, slots, state, begin, end);
     });

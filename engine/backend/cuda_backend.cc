@@ -169,10 +169,10 @@ class CudaBackend final : public Backend {
            (lt_ == nullptr ? 0 : lt_->device_bytes());
   }
   std::int64_t piece_rows() const override { return piece_rows_; }
-  std::int64_t max_logit_rows() const override { return CudaSampler::kMostTasks; }
-  void Prepare(std::int64_t, std::int64_t vocab_size, std::int64_t sequences) override {
+  std::int64_t max_logit_rows() const override { return 256; }
+  void Prepare(std::int64_t, std::int64_t vocab_size, std::int64_t logit_rows) override {
     UseDevice();
-    sampler_.Prepare(vocab_size, sequences);
+    sampler_.Prepare(vocab_size, logit_rows);
   }
   void BeginStep() override { UseDevice(); }
   void EndStep() override {}
@@ -201,7 +201,8 @@ class CudaBackend final : public Backend {
     GOLDFINCH_CUDA::NormShift(stream_, args);
   }
   void NormToState(const Matrix& x, const NormWeights& norm, const std::int32_t* rows,
-                   const std::int32_t* slots, std::int64_t count, float* state) override {
+                   const std::int32_t* slots, std::int64_t count,
+                   const Matrix& state) override {
     GOLDFINCH_CUDA::NormToState(stream_, x, norm, rows, slots, count, state);
   }
   void Lerp(const Matrix& cur, const Matrix& diff, const float* mix,

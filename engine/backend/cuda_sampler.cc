@@ -56,11 +56,10 @@ void Finish(const SamplingParams& params, const SampleResult& result,
 CudaSampler::CudaSampler(Stream& stream, HostCopies& copies)
     : stream_(stream), copies_(copies) {}
 
-void CudaSampler::Prepare(std::int64_t vocab_size, std::int64_t sequences) {
+void CudaSampler::Prepare(std::int64_t vocab_size, std::int64_t logit_rows) {
   if (vocab_size <= vocab_size_) return;
   max_tasks_ =
-      std::max(max_tasks_,
-               static_cast<std::size_t>(std::clamp(sequences, kLeastTasks, kMostTasks)));
+      std::max(max_tasks_, static_cast<std::size_t>(std::max(logit_rows, kLeastTasks)));
   tasks_.reserve(max_tasks_);
   results_.reserve(max_tasks_);
   score_tasks_.reserve(max_tasks_);

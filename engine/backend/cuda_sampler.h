@@ -1,7 +1,7 @@
 // Sampling and scoring of a CUDA backend: requests become tasks of one launch, what it
 // finds becomes tokens and log-probabilities.
 //
-// A launch takes a request of each sequence up to kMostTasks, fewer where their biases,
+// A launch takes as many requests as Prepare was told of rows, fewer where their biases,
 // bans and counts are more than it has room for; further ones go in further launches.
 // What penalties look at stays on the device (count_tables.h). Memory is taken in
 // Prepare, and later only where a request's own biases and bans outnumber the vocabulary
@@ -25,13 +25,11 @@ namespace goldfinch::GOLDFINCH_CUDA {
 
 class CudaSampler {
  public:
-  static constexpr std::int64_t kMostTasks = 256;  // of a launch
-
   // Both outlive it.
   CudaSampler(Stream& stream, HostCopies& copies);
 
-  // For rows of `vocab_size` logits, of about so many sequences at once.
-  void Prepare(std::int64_t vocab_size, std::int64_t sequences);
+  // For rows of `vocab_size` logits, so many at once.
+  void Prepare(std::int64_t vocab_size, std::int64_t logit_rows);
   // Taken by Prepare.
   std::int64_t device_bytes() const;
   // The results of a device that has failed are token 0 throughout.
@@ -39,8 +37,7 @@ class CudaSampler {
   void Score(const Matrix& logits, std::span<const Backend::ScoreRequest> requests);
 
  private:
-  // Room for as many is taken at least; beyond, for as many as there are sequences.
-  static constexpr std::int64_t kLeastTasks = 64;
+  static constexpr std::int64_t kLeastTasks = 64;  // of a launch
 
   // Fills tasks_ and changes_ with as many of the first requests as there is room for,
   // at least one, and returns how many.

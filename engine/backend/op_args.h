@@ -70,7 +70,7 @@ struct NormShiftArgs {
   static constexpr int kMaxMixes = 2;
   Matrix x = {};
   NormWeights norm = {};
-  float* state = nullptr;  // [slots, cols]
+  Matrix state = {};  // [slots, cols]
   RowSpans spans = {};
   Matrix cur = {};   // data null: not stored
   Matrix diff = {};  // stored where cur is
@@ -85,7 +85,7 @@ struct NormShiftArgs {
 struct WkvArgs {
   Matrix r = {}, k = {}, v = {}, w = {};  // [rows, heads * 64]
   const float* bonus = nullptr;           // u [heads, 64]; null: none
-  float* state = nullptr;                 // [slots, heads, 64 key, 64 value]
+  Matrix state = {};                      // [slots, heads * 64 key * 64 value]
   RowSpans spans = {};
   std::int64_t heads = 0;
   Matrix y = {};  // [rows, heads * 64]

@@ -45,7 +45,8 @@ void MixInputs(LayerContext& context, const LayerWeights& layer, const LayerStat
 }
 
 // y from r, k, v and w, all in the workspace.
-void RunWkv(LayerContext& context, const FinchWeights& w, float* wkv, std::int64_t rows) {
+void RunWkv(LayerContext& context, const FinchWeights& w, const Matrix& wkv,
+            std::int64_t rows) {
   const Workspace& work = context.work;
   context.backend.Wkv({.r = work.r.Rows(rows),
                        .k = work.k.Rows(rows),

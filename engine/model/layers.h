@@ -23,9 +23,9 @@ struct LayerContext {
 
 // State of one layer for all slots, in device memory.
 struct LayerState {
-  float* att_shift = nullptr;  // [slots, D]: LN1 of the last token
-  float* ffn_shift = nullptr;  // [slots, D]: LN2 of the last token
-  float* wkv = nullptr;        // [slots, heads, 64, 64]; recurrent layers only
+  Matrix att_shift = {};  // [slots, D]: LN1 of the last token
+  Matrix ffn_shift = {};  // [slots, D]: LN2 of the last token
+  Matrix wkv = {};        // [slots, heads * 64 * 64]; recurrent layers only
 };
 
 // What every time mix starts from, left in the workspace: cur = LN1(x), diff, and

@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <limits>
 #include <new>
-#include <numeric>
 #include <utility>
 
 #include "engine/check.h"
@@ -58,10 +57,6 @@ Model::Model(Backend& backend, const Checkpoint& checkpoint, DType type,
   const std::int64_t slots = limits.num_slots + padding;
   const std::int64_t width = MaxMixWidth(weights_);
   TakeStates(slots);
-  if (backend.copies_wait()) {
-    staged_state_ = static_cast<std::byte*>(memory_.TakeBytes(state_bytes()));
-    blocks_ = {inputs_, state_bytes() / (state_block_ * kFloatBytes)};
-  }
   work_ = std::make_unique<Workspace>(memory_, config_, type, rows, width);
   x_ = memory_.Take(rows, d, DType::kF32);
   tokens_ = {inputs_, rows};
@@ -101,7 +96,7 @@ Model::Model(Backend& backend, const Checkpoint& checkpoint, DType type,
   last_ = memory_.Take(limits.max_logit_rows, d, DType::kF32);
   last_normed_ = memory_.TakeInput(limits.max_logit_rows, d, type);
   logits_ = memory_.Take(limits.max_logit_rows, config_.vocab_size, DType::kF32);
-  backend_.Prepare(rows, config_.vocab_size, limits.num_slots);
+  backend_.Prepare(rows, config_.vocab_size, limits.max_logit_rows);
   if (cache_ != nullptr) {
     if (limits_.cache_share > 0.0) limits_.num_pages = PagesOfShare();
     cache_->TakePages(memory_, limits_.num_pages);
@@ -110,14 +105,15 @@ Model::Model(Backend& backend, const Checkpoint& checkpoint, DType type,
   if (backend.records()) RecordDecoding();
 }
 
+// A slot's states lie side by side, in the order of ReadState, so that each of its moves is
+// one copy. Slots are an odd number of cache lines apart, as rows of inputs are.
 void Model::TakeStates(std::int64_t slots) {
   const std::int64_t d = config_.n_embd, wkv = config_.num_heads() * kHeadState;
-  const std::int64_t all = 2 * config_.n_layer * d + config_.num_recurrent() * wkv;
-  state_block_ = std::gcd(d, wkv);
-  state_memory_ = static_cast<float*>(memory_.TakeBytes(slots * all * kFloatBytes));
-  float* next = state_memory_;
-  const auto take = [&](std::int64_t count) {
-    return std::exchange(next, next + slots * count);
+  slots_ = memory_.TakeInput(
+      slots, 2 * config_.n_layer * d + config_.num_recurrent() * wkv, DType::kF32);
+  std::int64_t next = 0;
+  const auto take = [&](std::int64_t cols) {
+    return slots_.Cols(std::exchange(next, next + cols), cols);
   };
   for (std::int32_t i = 0; i < config_.n_layer; ++i) {
     LayerState state{.att_shift = take(d), .ffn_shift = take(d)};
@@ -144,23 +140,7 @@ LayerState Model::State(std::int64_t layer) const {
   return states_[static_cast<std::size_t>(layer)];
 }
 
-template <typename Visit>
-void Model::ForEachState(const Visit& visit) const {
-  const std::int64_t d = config_.n_embd;
-  for (const LayerState& state : states_) {
-    visit(state.att_shift, d);
-    visit(state.ffn_shift, d);
-    if (state.wkv != nullptr) visit(state.wkv, config_.num_heads() * kHeadState);
-  }
-}
-
-std::int64_t Model::state_bytes() const {
-  std::int64_t bytes = 0;
-  ForEachState([&bytes](float*, std::int64_t count) {
-    bytes += count * kFloatBytes;
-  });
-  return bytes;
-}
+std::int64_t Model::state_bytes() const { return slots_.cols * kFloatBytes; }
 
 DeviceBytes Model::device_bytes() const {
   DeviceBytes bytes{.weights = weights_.bytes,
@@ -182,48 +162,12 @@ ExpandedUsage Model::expanded_usage() const {
           .evictions = arena_->evictions()};
 }
 
-void Model::StageBlocks(std::int32_t slot) {
-  blocks_.Clear();
-  ForEachState([&](float* state, std::int64_t count) {
-    const std::int64_t first = (state - state_memory_ + slot * count) / state_block_;
-    for (std::int64_t i = 0; i < count / state_block_; ++i) blocks_.Push(first + i);
-  });
-  blocks_.Stage();
-  inputs_.Upload();
-}
-
-void Model::GatherSlot(std::int32_t slot) {
-  StageBlocks(slot);
-  backend_.GatherBlocks(state_memory_, state_block_ * kFloatBytes, blocks_.device(),
-                        blocks_.size(), staged_state_);
-}
-
-void Model::ScatterSlot(std::int32_t slot) {
-  StageBlocks(slot);
-  backend_.ScatterBlocks(staged_state_, state_block_ * kFloatBytes, blocks_.device(),
-                         blocks_.size(), state_memory_);
-}
-
 void Model::ClearSlot(std::int32_t slot) {
-  if (staged_state_ != nullptr) {
-    backend_.Zero(staged_state_, state_bytes());
-    ScatterSlot(slot);
-    return;
-  }
-  ForEachState([&](float* state, std::int64_t count) {
-    backend_.Zero(state + slot * count, count * kFloatBytes);
-  });
+  backend_.Zero(slots_.f32(slot), state_bytes());
 }
 
 void Model::CopySlot(std::int32_t from, std::int32_t to) {
-  if (staged_state_ != nullptr) {
-    GatherSlot(from);
-    ScatterSlot(to);
-    return;
-  }
-  ForEachState([&](float* state, std::int64_t count) {
-    backend_.CopyOnDevice(state + to * count, state + from * count, count * kFloatBytes);
-  });
+  backend_.CopyOnDevice(slots_.f32(to), slots_.f32(from), state_bytes());
 }
 
 void Model::PoisonGoldShifts(std::int32_t slot) {
@@ -233,8 +177,8 @@ void Model::PoisonGoldShifts(std::int32_t slot) {
   const std::int64_t bytes = d * kFloatBytes;
   for (std::int64_t i = config_.num_recurrent(); i < config_.n_layer; ++i) {
     if (i > config_.num_recurrent())
-      backend_.CopyToDevice(State(i).att_shift + slot * d, poison.data(), bytes);
-    backend_.CopyToDevice(State(i).ffn_shift + slot * d, poison.data(), bytes);
+      backend_.CopyToDevice(State(i).att_shift.f32(slot), poison.data(), bytes);
+    backend_.CopyToDevice(State(i).ffn_shift.f32(slot), poison.data(), bytes);
   }
 }
 
@@ -284,32 +228,14 @@ void Model::ReadCache(std::span<const std::int32_t> pages, std::int64_t count,
   });
 }
 
-void Model::ReadState(std::int32_t slot, std::span<std::byte> state) {
+void Model::ReadState(std::int32_t slot, std::span<std::byte> state) const {
   GOLDFINCH_CHECK(static_cast<std::int64_t>(state.size()) == state_bytes());
-  if (staged_state_ != nullptr) {
-    GatherSlot(slot);
-    backend_.CopyToHost(state.data(), staged_state_, state_bytes());
-    return;
-  }
-  std::byte* to = state.data();
-  ForEachState([&](float* all, std::int64_t count) {
-    backend_.CopyToHost(to, all + slot * count, count * kFloatBytes);
-    to += count * kFloatBytes;
-  });
+  backend_.CopyToHost(state.data(), slots_.f32(slot), state_bytes());
 }
 
 void Model::WriteState(std::int32_t slot, std::span<const std::byte> state) {
   GOLDFINCH_CHECK(static_cast<std::int64_t>(state.size()) == state_bytes());
-  if (staged_state_ != nullptr) {
-    backend_.CopyToDevice(staged_state_, state.data(), state_bytes());
-    ScatterSlot(slot);
-    return;
-  }
-  const std::byte* from = state.data();
-  ForEachState([&](float* all, std::int64_t count) {
-    backend_.CopyToDevice(all + slot * count, from, count * kFloatBytes);
-    from += count * kFloatBytes;
-  });
+  backend_.CopyToDevice(slots_.f32(slot), state.data(), state_bytes());
 }
 
 std::optional<std::int64_t> Model::PaddingOf(std::span<const SpanInput> spans) const {
@@ -344,22 +270,21 @@ void Model::BuildBatch(std::span<const SpanInput> spans, std::int64_t padding) {
   lead_.Clear();
   cache_row_.Clear();
   first_row_.assign(spans.size(), 0);
-  for (std::size_t i = 0; i < spans.size(); ++i) {
-    if (spans[i].prompt) continue;
-    first_row_[i] = tokens_.size();
-    lead_.Push(static_cast<std::int32_t>(spans[i].tokens.size()));
-    AddSpan(spans[i]);
+  prompt_rows_ = 0;
+  for (const bool prompt : {false, true}) {
+    for (std::size_t i = 0; i < spans.size(); ++i) {
+      const SpanInput& span = spans[i];
+      if (span.prompt != prompt) continue;
+      const auto count = static_cast<std::int64_t>(span.tokens.size());
+      first_row_[i] = tokens_.size();
+      // As far as the next multiple of a block, or all of it.
+      const std::int64_t to_block =
+          (kPromptBlock - span.position % kPromptBlock) % kPromptBlock;
+      lead_.Push(static_cast<std::int32_t>(prompt ? to_block : count));
+      if (prompt) prompt_rows_ += count;
+      AddSpan(span);
+    }
   }
-  const std::int64_t others = tokens_.size();
-  for (std::size_t i = 0; i < spans.size(); ++i) {
-    if (!spans[i].prompt) continue;
-    first_row_[i] = tokens_.size();
-    // As far as the next multiple of a block.
-    lead_.Push(static_cast<std::int32_t>(
-        (kPromptBlock - spans[i].position % kPromptBlock) % kPromptBlock));
-    AddSpan(spans[i]);
-  }
-  prompt_rows_ = tokens_.size() - others;
   if (prompt_rows_ == 0) lead_.Clear();
   output_begin_.assign(first_row_.begin(), first_row_.end());
   for (std::int64_t i = 0; i < padding; ++i) {

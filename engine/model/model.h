@@ -95,7 +95,7 @@ class Model {
                  std::vector<TokenId>& tokens, std::span<std::byte> keys);
   // The state of a slot: layer after layer the two shift vectors and, where there is
   // one, the recurrent state [heads, 64 key, 64 value]; float32.
-  void ReadState(std::int32_t slot, std::span<std::byte> state);
+  void ReadState(std::int32_t slot, std::span<std::byte> state) const;
   void WriteState(std::int32_t slot, std::span<const std::byte> state);
   // The page's content is about to change hands.
   void DropExpanded(std::int32_t page) { arena_->Drop(page); }
@@ -153,13 +153,6 @@ class Model {
   template <typename Visit>
   void ForEachRun(std::span<const std::int32_t> pages, std::int64_t begin,
                   std::int64_t count, const Visit& visit) const;
-  // Between a slot and staged_state_, one launch.
-  void GatherSlot(std::int32_t slot);
-  void ScatterSlot(std::int32_t slot);
-  void StageBlocks(std::int32_t slot);
-  // Every state array with its floats per slot.
-  template <typename Visit>
-  void ForEachState(const Visit& visit) const;
 
   Backend& backend_;
   DeviceArena memory_;
@@ -171,13 +164,7 @@ class Model {
   std::int64_t recorded_ = 0;  // most sequences of a step that is recorded
 
   std::vector<LayerState> states_;
-  // The arrays of states_ lie behind each other and are made of blocks of so many floats,
-  // of which a slot has some in each.
-  float* state_memory_ = nullptr;
-  std::int64_t state_block_ = 0;
-  // Where copies wait: one slot's state on its way, and which blocks it has.
-  std::byte* staged_state_ = nullptr;
-  StepArray<std::int64_t> blocks_;
+  Matrix slots_;  // [slots, all of a slot's states], float32: states_ are columns of it
   std::unique_ptr<Workspace> work_;
   std::unique_ptr<ExpandedArena> arena_;      // null without GOLD layers
   std::unique_ptr<GoldCache> cache_;          // the same

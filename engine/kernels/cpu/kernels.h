@@ -53,8 +53,8 @@ struct CpuKernels {
   // Leaves the states of spans of more than one row to norm_to_state.
   void (*norm_shift)(const NormShiftArgs& args, std::int64_t begin, std::int64_t end);
   void (*norm_to_state)(const Matrix& x, const NormWeights& norm,
-                        const std::int32_t* rows, const std::int32_t* slots, float* state,
-                        std::int64_t begin, std::int64_t end);
+                        const std::int32_t* rows, const std::int32_t* slots,
+                        const Matrix& state, std::int64_t begin, std::int64_t end);
   void (*lerp)(const Matrix& cur, const Matrix& diff, const float* mix, const Matrix& out,
                std::int64_t begin, std::int64_t end);
   void (*convert)(const Matrix& in, const Matrix& out, std::int64_t begin,

@@ -15,7 +15,7 @@ void EmbedNorm(const std::int32_t* tokens, const Matrix& table, const NormWeight
                const Matrix& out, std::int64_t begin, std::int64_t end);
 void NormShift(const NormShiftArgs& args, std::int64_t begin, std::int64_t end);
 void NormToState(const Matrix& x, const NormWeights& norm, const std::int32_t* rows,
-                 const std::int32_t* slots, float* state, std::int64_t begin,
+                 const std::int32_t* slots, const Matrix& state, std::int64_t begin,
                  std::int64_t end);
 void Lerp(const Matrix& cur, const Matrix& diff, const float* mix, const Matrix& out,
           std::int64_t begin, std::int64_t end);

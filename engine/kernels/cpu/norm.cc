@@ -97,7 +97,7 @@ void NormShift(const NormShiftArgs& args, std::int64_t begin, std::int64_t end) 
     while (row >= spans.begin[span + 1]) ++span;
     const bool first = row == spans.begin[span];
     const bool alone = first && row + 1 == spans.begin[span + 1];
-    float* state = args.state + spans.slot[span] * cols;
+    float* state = args.state.f32(spans.slot[span]);
     const auto read = [&](std::int64_t r) {
       return [x = args.x.f32(r)](std::int64_t i) { return Load(x + i); };
     };
@@ -121,10 +121,10 @@ void NormShift(const NormShiftArgs& args, std::int64_t begin, std::int64_t end) 
 }
 
 void NormToState(const Matrix& x, const NormWeights& norm, const std::int32_t* rows,
-                 const std::int32_t* slots, float* state, std::int64_t begin,
+                 const std::int32_t* slots, const Matrix& state, std::int64_t begin,
                  std::int64_t end) {
   for (std::int64_t i = begin; i < end; ++i)
-    NormRow(x.f32(rows[i]), norm, x.cols, state + slots[i] * x.cols);
+    NormRow(x.f32(rows[i]), norm, x.cols, state.f32(slots[i]));
 }
 
 void AddNorm(const AddNormArgs& args, std::int64_t begin, std::int64_t end) {

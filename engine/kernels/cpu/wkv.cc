@@ -51,8 +51,7 @@ void Wkv(const WkvArgs& args, std::int64_t begin, std::int64_t end) {
   for (std::int64_t task = begin; task < end; ++task) {
     const std::int64_t span = task / args.heads, head = task % args.heads;
     const std::int64_t at = head * kHead;
-    float* state =
-        args.state + (args.spans.slot[span] * args.heads + head) * kHead * kHead;
+    float* state = args.state.f32(args.spans.slot[span]) + head * kHead * kHead;
     const float* u = args.bonus != nullptr ? args.bonus + at : nullptr;
     for (std::int64_t row = args.spans.begin[span]; row < args.spans.begin[span + 1];
          ++row) {

@@ -225,35 +225,44 @@ __device__ __forceinline__ void AllowLaunch() {
 //   b[0]: k 2q and 2q+1 of column g                  b[1]: at k + 8
 //   d[0], d[1]: row g, columns 2q and 2q+1           d[2], d[3]: row g+8
 #if defined(GOLDFINCH_CUDA_EMULATION)
-struct Fragments {
-  unsigned a[4], b[2];
-};
-inline void MmaLane(const unsigned char (*all)[emulation::kSlotBytes], unsigned lane,
-                    void* out) {
-  auto* d = static_cast<float*>(out);
-  const auto fragments = [all](unsigned from) {
-    Fragments f;
-    std::memcpy(&f, all[from], sizeof f);
-    return f;
-  };
-  for (unsigned i = 0; i < 4; ++i) {
-    const unsigned row = lane / 4 + i / 2 * 8, column = lane % 4 * 2 + i % 2;
-    for (unsigned k = 0; k < 16; ++k) {
-      const Fragments of_a = fragments(row % 8 * 4 + k % 8 / 2);
-      const Fragments of_b = fragments(column * 4 + k % 8 / 2);
-      const unsigned a = of_a.a[row / 8 + k / 8 * 2], b = of_b.b[k / 8];
-      const float x = k % 2 == 0 ? LowBf16(a) : HighBf16(a);
-      const float y = k % 2 == 0 ? LowBf16(b) : HighBf16(b);
-      d[i] = Fma(x, y, d[i]);
+// What a lane holds of the operands, and what it gets of the product, number by number,
+// in the order of k. A register holds `kPer` neighbours along k, which Register::At tells
+// apart: the shapes of mma.sync with four registers of a and two of b differ in nothing
+// else.
+template <typename Register, unsigned kPer>
+struct MmaOperands {
+  Register a[4], b[2];
+
+  static void Lane(const unsigned char (*all)[emulation::kSlotBytes], unsigned lane,
+                   void* out) {
+    auto* d = static_cast<float*>(out);
+    const auto of = [all](unsigned from) {
+      MmaOperands operands;
+      std::memcpy(&operands, all[from], sizeof operands);
+      return operands;
+    };
+    for (unsigned i = 0; i < 4; ++i) {
+      const unsigned row = lane / 4 + i / 2 * 8, column = lane % 4 * 2 + i % 2;
+      for (unsigned k = 0; k < 8 * kPer; ++k) {
+        const unsigned holder = k / kPer % 4, half = k / (4 * kPer);
+        const Register x = of(row % 8 * 4 + holder).a[row / 8 + half * 2];
+        const Register y = of(column * 4 + holder).b[half];
+        d[i] = Fma(x.At(k % kPer), y.At(k % kPer), d[i]);
+      }
     }
   }
-}
+};
+struct Bf16Pair {
+  unsigned bits;
+  float At(unsigned i) const { return i == 0 ? LowBf16(bits) : HighBf16(bits); }
+};
+using Bf16Operands = MmaOperands<Bf16Pair, 2>;
 #endif
 __device__ __forceinline__ void Mma(float (&d)[4], const uint4& a, unsigned b0,
                                     unsigned b1) {
 #if defined(GOLDFINCH_CUDA_EMULATION)
-  const Fragments mine = {{a.x, a.y, a.z, a.w}, {b0, b1}};
-  emulation::Gather(kAllLanes, &mine, sizeof mine, MmaLane, d);
+  const Bf16Operands mine = {{{a.x}, {a.y}, {a.z}, {a.w}}, {{b0}, {b1}}};
+  emulation::Gather(kAllLanes, &mine, sizeof mine, Bf16Operands::Lane, d);
 #else
   asm("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 "
       "{%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
@@ -281,35 +290,17 @@ __device__ __forceinline__ Split SplitOf(float value) {
 //   b0: k q of column g                    b1: at k + 4
 //   d[0], d[1]: row g, columns 2q and 2q+1           d[2], d[3]: row g+8
 #if defined(GOLDFINCH_CUDA_EMULATION)
-struct Tf32Fragments {
-  float a[4], b[2];
+struct Tf32 {
+  float value;
+  float At(unsigned) const { return __uint_as_float(__float_as_uint(value) & kTf32Bits); }
 };
-inline void MmaTf32Lane(const unsigned char (*all)[emulation::kSlotBytes], unsigned lane,
-                        void* out) {
-  auto* d = static_cast<float*>(out);
-  const auto fragments = [all](unsigned from) {
-    Tf32Fragments f;
-    std::memcpy(&f, all[from], sizeof f);
-    return f;
-  };
-  const auto tf32 = [](float x) {
-    return __uint_as_float(__float_as_uint(x) & kTf32Bits);
-  };
-  for (unsigned i = 0; i < 4; ++i) {
-    const unsigned row = lane / 4 + i / 2 * 8, column = lane % 4 * 2 + i % 2;
-    for (unsigned k = 0; k < 8; ++k) {
-      const float a = fragments(row % 8 * 4 + k % 4).a[row / 8 + k / 4 * 2];
-      const float b = fragments(column * 4 + k % 4).b[k / 4];
-      d[i] = Fma(tf32(a), tf32(b), d[i]);
-    }
-  }
-}
+using Tf32Operands = MmaOperands<Tf32, 1>;
 #endif
 __device__ __forceinline__ void MmaTf32(float (&d)[4], const float (&a)[4], float b0,
                                         float b1) {
 #if defined(GOLDFINCH_CUDA_EMULATION)
-  const Tf32Fragments mine = {{a[0], a[1], a[2], a[3]}, {b0, b1}};
-  emulation::Gather(kAllLanes, &mine, sizeof mine, MmaTf32Lane, d);
+  const Tf32Operands mine = {{{a[0]}, {a[1]}, {a[2]}, {a[3]}}, {{b0}, {b1}}};
+  emulation::Gather(kAllLanes, &mine, sizeof mine, Tf32Operands::Lane, d);
 #else
   asm("mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32 "
       "{%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"

@@ -18,7 +18,7 @@ void EmbedNorm(Stream& stream, const std::int32_t* tokens, const Matrix& table,
 void NormShift(Stream& stream, const NormShiftArgs& args);
 void NormToState(Stream& stream, const Matrix& x, const NormWeights& norm,
                  const std::int32_t* rows, const std::int32_t* slots, std::int64_t count,
-                 float* state);
+                 const Matrix& state);
 void AddNorm(Stream& stream, const AddNormArgs& args);
 void RmsNorm(Stream& stream, const Matrix& in, const Matrix& out);
 

@@ -87,8 +87,7 @@ __global__ void __launch_bounds__(kThreads) NormShiftKernel(NormShiftArgs args) 
   const int span = SpanOf(args.spans, row);
   const bool first = row == args.spans.begin[span];
   const int last_row = args.spans.begin[span + 1] - 1;
-  float* const state =
-      args.state + static_cast<std::int64_t>(args.spans.slot[span]) * args.x.cols;
+  float* const state = Row<float>(args.state, args.spans.slot[span]);
   const float* const x = Row<float>(args.x, row);
   // The row before, or, for the first row, the one whose norm becomes the state.
   const float* const other = Row<float>(args.x, first ? last_row : row - 1);
@@ -114,12 +113,12 @@ __global__ void __launch_bounds__(kThreads) NormShiftKernel(NormShiftArgs args) 
 
 __global__ void __launch_bounds__(kThreads)
     NormToStateKernel(Matrix x, NormWeights norm, const std::int32_t* rows,
-                      const std::int32_t* slots, float* state) {
+                      const std::int32_t* slots, Matrix state) {
   __shared__ float scratch[kWarps];
   AwaitLaunch();
   const int cols = static_cast<int>(x.cols);
   const float* const row = Row<float>(x, rows[blockIdx.x]);
-  float* const to = state + static_cast<std::int64_t>(slots[blockIdx.x]) * x.cols;
+  float* const to = Row<float>(state, slots[blockIdx.x]);
   const Moments m =
       BlockMoments([row](int i) { return row[i]; }, cols, norm.eps, scratch);
   AllowLaunch();
@@ -190,10 +189,10 @@ dim3 RowsOf(std::int64_t rows) { return dim3(static_cast<unsigned>(rows)); }
 
 void EmbedNorm(Stream& stream, const std::int32_t* tokens, const Matrix& table,
                const NormWeights& norm, const Matrix& out) {
-  Launch(stream, "embed_norm",
-         table.type == DType::kF32 ? EmbedNormKernel<float>
-                                   : EmbedNormKernel<std::uint16_t>,
-         RowsOf(out.rows), kThreads, 0, tokens, table, norm, out);
+  Launch(
+      stream, "embed_norm",
+      table.type == DType::kF32 ? EmbedNormKernel<float> : EmbedNormKernel<std::uint16_t>,
+      RowsOf(out.rows), kThreads, 0, tokens, table, norm, out);
 }
 
 void NormShift(Stream& stream, const NormShiftArgs& args) {
@@ -202,7 +201,7 @@ void NormShift(Stream& stream, const NormShiftArgs& args) {
 
 void NormToState(Stream& stream, const Matrix& x, const NormWeights& norm,
                  const std::int32_t* rows, const std::int32_t* slots, std::int64_t count,
-                 float* state) {
+                 const Matrix& state) {
   Launch(stream, "norm_to_state", NormToStateKernel, RowsOf(count), kThreads, 0, x, norm,
          rows, slots, state);
 }

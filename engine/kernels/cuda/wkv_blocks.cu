@@ -461,8 +461,8 @@ __global__ void __launch_bounds__(kThreads, 2) WkvBlocksKernel(WkvArgs args) {
     if (phase == 1 || blocks == 0) break;
     // The state goes into other threads' hands, and back.
     __syncthreads();
-    RunTiles<kAligned>(args, args.state + (slot * args.heads + head) * kHead * kHead,
-                       first, head * kHead, static_cast<int>(blocks) * kTiles);
+    RunTiles<kAligned>(args, Row<float>(args.state, slot) + head * kHead * kHead, first,
+                       head * kHead, static_cast<int>(blocks) * kTiles);
     AllowLaunch();
     __syncthreads();
     from = last;

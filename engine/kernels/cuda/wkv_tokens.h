@@ -24,7 +24,7 @@ class WkvColumns {
     const int own_key = lane_ / kValues * kKeys;
     value_ = static_cast<int>(head) * kHead + own;
     key_ = static_cast<int>(head) * kHead + own_key;
-    state_ = args.state + ((slot * args.heads + head) * kHead + own_key) * kHead + own;
+    state_ = Row<float>(args.state, slot) + (head * kHead + own_key) * kHead + own;
 #pragma unroll
     for (int j = 0; j < kKeys; ++j) {
       s_[j] = state_[j * kHead];

@@ -98,6 +98,7 @@ class DeviceArray {
     if (bytes > 0) backend.CopyToDevice(memory_->data(), values_.data(), bytes);
   }
   T* data() const { return static_cast<T*>(memory_->data()); }
+  std::int64_t size() const { return static_cast<std::int64_t>(values_.size()); }
   // Of the device as it is now.
   std::vector<T> Read() const {
     std::vector<T> now(values_.size());
@@ -112,6 +113,11 @@ class DeviceArray {
   std::vector<T> values_;
   std::unique_ptr<DeviceMemory> memory_;
 };
+
+// A float32 matrix in an array, row after row.
+inline Matrix MatrixOf(const DeviceArray<float>& array, std::int64_t cols) {
+  return {array.data(), DType::kF32, array.size() / cols, cols, cols};
+}
 
 // Weights of y = x w^T.
 std::unique_ptr<PackedWeights> PackWeights(Backend& backend, const Grid& w, DType type,

@@ -37,7 +37,7 @@ class ShiftTest : public OpTest {
     const DeviceSpans device(backend(), spans);
     backend().NormShift({.x = x,
                          .norm = norm_->get(),
-                         .state = state.data(),
+                         .state = MatrixOf(state, kCols),
                          .spans = device.get(),
                          .cur = *cur,
                          .diff = *diff,
@@ -130,7 +130,7 @@ TEST_P(ShiftTest, MixesAreLerpsOfTheRowAndItsPredecessor) {
     const Tensor got1(backend(), 40, kCols, DType::kBf16);
     backend().NormShift({.x = *x,
                          .norm = norm_->get(),
-                         .state = state.data(),
+                         .state = MatrixOf(state, kCols),
                          .spans = spans.get(),
                          .cur = stored ? *cur : Matrix{},
                          .diff = stored ? *diff : Matrix{},
@@ -184,7 +184,8 @@ TEST_P(ShiftTest, StateOfARowIsItsNormWhereverItIsComputed) {
     const DeviceArray<float> state = FlatArray(backend(), Grid(96, kCols, 0.5));
     const RowBits untouched = RowsOf(state, 96)[0];
     const DeviceArray<std::int32_t> from(backend(), rows), to(backend(), slots);
-    backend().NormToState(*x, norm_->get(), from.data(), to.data(), count, state.data());
+    backend().NormToState(*x, norm_->get(), from.data(), to.data(), count,
+                          MatrixOf(state, kCols));
     const std::vector<RowBits> states = RowsOf(state, 96);
     for (std::size_t slot = 0; slot < 96; ++slot) {
       const std::size_t i = 95 - slot;

@@ -53,31 +53,11 @@ class WkvBlocksTest : public OpTest {
     return result;
   }
 
-  void ExpectRecurrence(WkvInputs in, const Spans& spans, const Leads& lead,
+  void ExpectRecurrence(const WkvInputs& in, const Spans& spans, const Leads& lead,
                         const Grid* bonus) {
-    const std::int64_t heads = in.r.cols() / 64, slots = 8;
-    in.bonus = bonus;
-    in.spans = spans;
-    const Grid fresh = RandomGrid(slots, heads * kWkvState, 6);
-    const DeviceArray<float> state = FlatArray(backend(), fresh);
-    const Tensor y = DeviceWkv(backend(), in, bonus).Run(0, spans, state, lead);
-    EXPECT_TRUE(y.SurroundingsAreIntact());
-    Grid want_state = fresh;
-    const Grid want = reference::Wkv(in, want_state);
-    const Grid magnitudes = bonus != nullptr ? reference::Abs(*bonus) : Grid();
-    const WkvInputs sizes = {reference::Abs(in.r),
-                             reference::Abs(in.k),
-                             reference::Abs(in.v),
-                             in.w,
-                             bonus != nullptr ? &magnitudes : nullptr,
-                             spans};
-    Grid state_sizes = reference::Abs(fresh);
-    const Grid y_sizes = reference::Wkv(sizes, state_sizes);
     // What underflows is not of any size.
-    const auto part = [](double size) { return 0x1p-18 * size + 0x1p-110; };
-    ExpectClose(y.Read(), want, Each(part, y_sizes));
-    ExpectClose(ReadGrid(state, slots, heads * kWkvState), want_state,
-                Each(part, state_sizes));
+    ExpectWkv(backend(), in, spans, lead, bonus,
+              [](double size) { return 0x1p-18 * size + 0x1p-110; });
   }
 };
 
@@ -199,7 +179,7 @@ TEST_P(WkvBlocksTest, AlignmentOfRowsChangesNoBits) {
                            y = FlatArray(backend(), Grid(128, 128)),
                            state = FlatArray(backend(), fresh);
   const auto matrix = [](const DeviceArray<float>& array) {
-    return Matrix{array.data(), DType::kF32, 128, 128, 128};
+    return MatrixOf(array, 128);
   };
   const DeviceSpans device(backend(), spans);
   const DeviceArray<std::int32_t> lead(backend(), {0});
@@ -209,7 +189,7 @@ TEST_P(WkvBlocksTest, AlignmentOfRowsChangesNoBits) {
                  .k = matrix(k),
                  .v = matrix(v),
                  .w = matrix(w),
-                 .state = state.data(),
+                 .state = MatrixOf(state, 2 * kWkvState),
                  .spans = row_spans,
                  .heads = 2,
                  .y = matrix(y)});

@@ -1,6 +1,7 @@
 // The recurrence of Finch on a backend, and random inputs for it.
 #pragma once
 
+#include <algorithm>
 #include <cmath>
 #include <cstdint>
 #include <vector>
@@ -51,7 +52,7 @@ class DeviceWkv {
                   .v = v_->RowsFrom(begin, rows),
                   .w = w_->RowsFrom(begin, rows),
                   .bonus = has_bonus_ ? bonus_.data() : nullptr,
-                  .state = state.data(),
+                  .state = MatrixOf(state, r_->cols / 64 * kWkvState),
                   .spans = row_spans,
                   .heads = r_->cols / 64,
                   .y = *y});
@@ -65,5 +66,42 @@ class DeviceWkv {
   const DeviceArray<float> bonus_;
   const bool has_bonus_;
 };
+
+// Runs `in` over the spans, with eight slots of a state, and expects the recurrence of
+// the reference, slots without a span, and no others, as they were, and nothing written
+// beside y. What is allowed for is part(size) of the sums of magnitudes.
+template <typename Part>
+void ExpectWkv(Backend& backend, reference::WkvInputs in, const reference::Spans& spans,
+               const std::vector<std::int32_t>& lead, const Grid* bonus,
+               const Part& part) {
+  constexpr std::int64_t kSlots = 8;
+  const std::int64_t cols = in.r.cols() / 64 * kWkvState;
+  in.bonus = bonus;
+  in.spans = spans;
+  const Grid fresh = RandomGrid(kSlots, cols, 6);
+  const DeviceArray<float> state = FlatArray(backend, fresh);
+  const std::vector<RowBits> before = RowsOf(state, kSlots);
+  const Tensor y = DeviceWkv(backend, in, bonus).Run(0, spans, state, lead);
+  EXPECT_TRUE(y.SurroundingsAreIntact());
+
+  Grid want_state = fresh;
+  const Grid want = reference::Wkv(in, want_state);
+  const Grid magnitudes = bonus != nullptr ? reference::Abs(*bonus) : Grid();
+  const reference::WkvInputs sizes = {reference::Abs(in.r),
+                                      reference::Abs(in.k),
+                                      reference::Abs(in.v),
+                                      in.w,
+                                      bonus != nullptr ? &magnitudes : nullptr,
+                                      spans};
+  Grid state_sizes = reference::Abs(fresh);
+  const Grid y_sizes = reference::Wkv(sizes, state_sizes);
+  ExpectClose(y.Read(), want, Each(part, y_sizes));
+  ExpectClose(ReadGrid(state, kSlots, cols), want_state, Each(part, state_sizes));
+  const std::vector<RowBits> after = RowsOf(state, kSlots);
+  for (std::size_t slot = 0; slot < before.size(); ++slot) {
+    const bool used = std::ranges::count(spans.slot, static_cast<std::int32_t>(slot)) > 0;
+    EXPECT_EQ(used, before[slot] != after[slot]) << "slot " << slot;
+  }
+}
 
 }  // namespace goldfinch

@@ -21,44 +21,10 @@ constexpr std::int64_t kState = kWkvState;
 class WkvTest : public OpTest {
  protected:
   void ExpectRecurrence(std::int64_t heads, const Spans& spans, const Grid* bonus) {
-    const std::int64_t rows = spans.begin.back(), slots = 7;
-    WkvInputs in = RandomWkvInputs(rows, heads, 1);
-    in.bonus = bonus;
-    in.spans = spans;
-    const Grid fresh = RandomGrid(slots, heads * kState, 6);
-    const DeviceArray<float> state = FlatArray(backend(), fresh);
-    const std::vector<RowBits> before = RowsOf(state, slots);
-    const Tensor y = DeviceWkv(backend(), in, bonus).Run(0, spans, state);
-    EXPECT_TRUE(y.SurroundingsAreIntact());
-
-    Grid want_state = fresh;
-    const Grid want = reference::Wkv(in, want_state);
-    const Grid magnitudes = bonus != nullptr ? reference::Abs(*bonus) : Grid();
-    WkvInputs sizes = {reference::Abs(in.r),
-                       reference::Abs(in.k),
-                       reference::Abs(in.v),
-                       in.w,
-                       bonus != nullptr ? &magnitudes : nullptr,
-                       spans};
-    Grid state_sizes = reference::Abs(fresh);
-    const Grid y_sizes = reference::Wkv(sizes, state_sizes);
+    const std::int64_t rows = spans.begin.back();
     const double unit = (3 * static_cast<double>(rows) + 80) * kF32Unit;
-    const auto part = [unit](double size) { return unit * size; };
-    ExpectClose(y.Read(), want, Each(part, y_sizes));
-    ExpectClose(ReadGrid(state, slots, heads * kState), want_state,
-                Each(part, state_sizes));
-    ExpectUnusedSlotsUntouched(spans, before, RowsOf(state, slots));
-  }
-
-  static void ExpectUnusedSlotsUntouched(const Spans& spans,
-                                         const std::vector<RowBits>& before,
-                                         const std::vector<RowBits>& after) {
-    for (std::size_t slot = 0; slot < before.size(); ++slot) {
-      bool used = false;
-      for (const std::int32_t s : spans.slot)
-        used = used || static_cast<std::size_t>(s) == slot;
-      EXPECT_EQ(used, before[slot] != after[slot]) << "slot " << slot;
-    }
+    ExpectWkv(backend(), RandomWkvInputs(rows, heads, 1), spans, /*lead=*/{}, bonus,
+              [unit](double size) { return unit * size; });
   }
 };
 
