@@ -21,6 +21,10 @@ struct RowSpans {
   std::int32_t count = 0;
   const std::int32_t* begin = nullptr;  // [count + 1]
   const std::int32_t* slot = nullptr;   // [count]
+  // The slot that gets the state behind a span; null: its own. Where it is another one,
+  // the span's own stays as it is. No slot is one span's and the next of another. Null in
+  // batches with blocks.
+  const std::int32_t* next_slot = nullptr;  // [count]
   // Rows of each span before its first block; null: there are no blocks. A block is
   // kPromptBlock tokens of a prompt, from a multiple of it on, all of them in this span.
   // They follow each other; behind the last come less than kPromptBlock rows.
@@ -64,8 +68,8 @@ struct Epilogue {
 
 // A normalised row, how far its predecessor is from it, and mixes of the two:
 //   cur = LN(x);  diff[i] = cur[i-1] - cur[i];  mixed[j] = cur + diff * mix[j]
-// Before the first row of a span comes the state of its slot, which becomes the span's
-// last cur.
+// Before the first row of a span comes the state of its slot; the state behind it is the
+// span's last cur.
 struct NormShiftArgs {
   static constexpr int kMaxMixes = 2;
   Matrix x = {};

@@ -20,6 +20,15 @@ std::int64_t Size(const std::vector<T>& values) {
 
 double SigmoidOf(double x) { return 1.0 / (1.0 + std::exp(-x)); }
 
+// States begin in the slots where they end; which these are.
+const std::vector<std::int32_t>& MoveStates(const Spans& spans, Grid& state) {
+  if (spans.next_slot.empty()) return spans.slot;
+  for (std::int64_t s = 0; s < Size(spans.slot); ++s)
+    for (std::int64_t j = 0; j < state.cols(); ++j)
+      state(At(spans.next_slot, s), j) = state(At(spans.slot, s), j);
+  return spans.next_slot;
+}
+
 }  // namespace
 
 Grid Grid::Rows(std::int64_t begin, std::int64_t count) const {
@@ -68,11 +77,12 @@ std::pair<Grid, Grid> NormShift(const Grid& x, const Norm& norm, const Spans& sp
                                 Grid& state) {
   const Grid cur = LayerNorm(x, norm);
   Grid prev(x.rows(), x.cols());
+  const std::vector<std::int32_t>& slots = MoveStates(spans, state);
   for (std::int64_t s = 0; s < Size(spans.slot); ++s) {
     for (std::int64_t i = At(spans.begin, s); i < At(spans.begin, s + 1); ++i) {
       for (std::int64_t j = 0; j < x.cols(); ++j) {
-        prev(i, j) = state(At(spans.slot, s), j);
-        state(At(spans.slot, s), j) = cur(i, j);
+        prev(i, j) = state(At(slots, s), j);
+        state(At(slots, s), j) = cur(i, j);
       }
     }
   }
@@ -165,8 +175,9 @@ void ScatterRows(const Grid& in, const std::vector<std::int64_t>& index, Grid& o
 
 Grid Wkv(const WkvInputs& in, Grid& state) {
   Grid y(in.r.rows(), in.r.cols());
+  const std::vector<std::int32_t>& slots = MoveStates(in.spans, state);
   for (std::int64_t s = 0; s < Size(in.spans.slot); ++s) {
-    const std::int64_t slot = At(in.spans.slot, s);
+    const std::int64_t slot = At(slots, s);
     for (std::int64_t t = At(in.spans.begin, s); t < At(in.spans.begin, s + 1); ++t) {
       for (std::int64_t column = 0; column < y.cols(); ++column) {
         const std::int64_t head = column / kHead * kHead;  // its first column

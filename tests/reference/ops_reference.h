@@ -60,6 +60,7 @@ struct Norm {
 struct Spans {
   std::vector<std::int32_t> begin;
   std::vector<std::int32_t> slot;
+  std::vector<std::int32_t> next_slot = {};  // empty: slot
 };
 
 // y = x w^T.

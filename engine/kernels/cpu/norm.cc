@@ -97,7 +97,10 @@ void NormShift(const NormShiftArgs& args, std::int64_t begin, std::int64_t end) 
     while (row >= spans.begin[span + 1]) ++span;
     const bool first = row == spans.begin[span];
     const bool alone = first && row + 1 == spans.begin[span + 1];
-    float* state = args.state.f32(spans.slot[span]);
+    const std::int32_t* next_slot =
+        spans.next_slot != nullptr ? spans.next_slot : spans.slot;
+    float* next = args.state.f32(next_slot[span]);
+    const float* state = args.state.f32(spans.slot[span]);
     const auto read = [&](std::int64_t r) {
       return [x = args.x.f32(r)](std::int64_t i) { return Load(x + i); };
     };
@@ -114,7 +117,7 @@ void NormShift(const NormShiftArgs& args, std::int64_t begin, std::int64_t end) 
       }
       for (int j = 0; j < args.num_mixes; ++j)
         Write(MulAdd(diff, Load(args.mix[j] + i), cur), args.mixed[j], row, i);
-      if (alone) Store(cur, state + i);
+      if (alone) Store(cur, next + i);
     }
     before = m;
   }

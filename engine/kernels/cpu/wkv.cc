@@ -2,7 +2,8 @@
 //   y = r S [+ v (u . k . r)],   S[j, i] = w[j] S[j, i] + k[j] v[i]
 //   r, k, v, w : [rows, heads, 64]          w is the decay, already in (0, 1)
 //   u          : [heads, 64], or none       the bonus of the current token
-//   S          : [slots, heads, 64 key j, 64 value i]  updated in place
+//   S          : [slots, heads, 64 key j, 64 value i]  from one slot to the next, or in
+//   place
 // Key-major: y accumulates over keys with the values in vector lanes, so there is no
 // sum across lanes, and the order over keys is 0 .. 63 always.
 // y may not alias the inputs. Task = span * heads + head; tasks are independent.
@@ -26,7 +27,8 @@ GOLDFINCH_INLINE float Bonus(const float* u, const float* k, const float* r) {
 }
 
 GOLDFINCH_INLINE void Token(const float* r, const float* k, const float* v,
-                            const float* w, const float* u, float* state, float* out) {
+                            const float* w, const float* u, const float* state,
+                            float* next, float* out) {
   F32x16 value[kParts], y[kParts];
   const F32x16 own = Splat(u != nullptr ? Bonus(u, k, r) : 0.0f);
   for (int part = 0; part < kParts; ++part) {
@@ -34,12 +36,13 @@ GOLDFINCH_INLINE void Token(const float* r, const float* k, const float* v,
     y[part] = u != nullptr ? own * value[part] : F32x16{};
   }
   for (std::int64_t j = 0; j < kHead; ++j) {
-    float* row = state + j * kHead;
+    const float* row = state + j * kHead;
+    float* next_row = next + j * kHead;
     const F32x16 rj = Splat(r[j]), kj = Splat(k[j]), wj = Splat(w[j]);
     for (int part = 0; part < kParts; ++part) {
       const F32x16 s = Load(row + part * kLanes);
       y[part] = MulAdd(rj, s, y[part]);
-      Store(MulAdd(wj, s, kj * value[part]), row + part * kLanes);
+      Store(MulAdd(wj, s, kj * value[part]), next_row + part * kLanes);
     }
   }
   for (int part = 0; part < kParts; ++part) Store(y[part], out + part * kLanes);
@@ -51,12 +54,17 @@ void Wkv(const WkvArgs& args, std::int64_t begin, std::int64_t end) {
   for (std::int64_t task = begin; task < end; ++task) {
     const std::int64_t span = task / args.heads, head = task % args.heads;
     const std::int64_t at = head * kHead;
-    float* state = args.state.f32(args.spans.slot[span]) + head * kHead * kHead;
+    const std::int32_t slot = args.spans.slot[span];
+    const std::int32_t next_slot =
+        args.spans.next_slot != nullptr ? args.spans.next_slot[span] : slot;
+    const float* state = args.state.f32(slot) + head * kHead * kHead;
+    float* const next = args.state.f32(next_slot) + head * kHead * kHead;
     const float* u = args.bonus != nullptr ? args.bonus + at : nullptr;
     for (std::int64_t row = args.spans.begin[span]; row < args.spans.begin[span + 1];
          ++row) {
       Token(args.r.f32(row) + at, args.k.f32(row) + at, args.v.f32(row) + at,
-            args.w.f32(row) + at, u, state, args.y.f32(row) + at);
+            args.w.f32(row) + at, u, state, next, args.y.f32(row) + at);
+      state = next;
     }
   }
 }

@@ -79,7 +79,8 @@ __device__ __forceinline__ int SpanOf(const RowSpans& spans, int row) {
 }
 
 // The predecessor of a row is normalised anew, so rows need nothing from each other. The
-// first row of a span, which alone reads the state, also leaves the last row's there.
+// first row of a span, which alone reads the state, also leaves the last row's in the
+// slot that gets it.
 __global__ void __launch_bounds__(kThreads) NormShiftKernel(NormShiftArgs args) {
   __shared__ float scratch[kWarps];
   AwaitLaunch();
@@ -87,7 +88,11 @@ __global__ void __launch_bounds__(kThreads) NormShiftKernel(NormShiftArgs args) 
   const int span = SpanOf(args.spans, row);
   const bool first = row == args.spans.begin[span];
   const int last_row = args.spans.begin[span + 1] - 1;
-  float* const state = Row<float>(args.state, args.spans.slot[span]);
+  const std::int32_t slot = args.spans.slot[span];
+  const std::int32_t next_slot =
+      args.spans.next_slot != nullptr ? args.spans.next_slot[span] : slot;
+  const float* const state = Row<float>(args.state, slot);
+  float* const next = Row<float>(args.state, next_slot);
   const float* const x = Row<float>(args.x, row);
   // The row before, or, for the first row, the one whose norm becomes the state.
   const float* const other = Row<float>(args.x, first ? last_row : row - 1);
@@ -107,7 +112,7 @@ __global__ void __launch_bounds__(kThreads) NormShiftKernel(NormShiftArgs args) 
     }
     for (int j = 0; j < args.num_mixes; ++j)
       Put(Fma(diff, args.mix[j][i], cur), args.mixed[j], row, i);
-    if (first) state[i] = theirs;
+    if (first) next[i] = theirs;
   }
 }
 

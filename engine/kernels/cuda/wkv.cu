@@ -2,7 +2,7 @@
 //   y = r S [+ v (u . k . r)],   S[j, i] = w[j] S[j, i] + k[j] v[i]
 //   r, k, v, w : [rows, heads, 64]          w is the decay, already in (0, 1)
 //   u          : [heads, 64], or none       the bonus of the current token
-//   S          : [slots, heads, 64 key j, 64 value i]  updated in place
+//   S          : [slots, heads, 64 key j, 64 value i]  from one slot to the next, or in place
 // y may not alias the inputs.
 //
 // Columns of S need nothing from each other. A warp has eight of them (values) in
@@ -26,15 +26,28 @@ namespace {
 
 constexpr int kParts = WkvColumns::kParts;
 
-// A warp for each (span, head, eight values); blocks are of any number of warps.
-__global__ void __launch_bounds__(kParts* kWarp) WkvKernel(WkvArgs args) {
+// Of a step that decodes, with one token a span, it is the bytes on their way that count:
+// 2 KB a warp, of 20 warps on a multiprocessor.
+constexpr int kWarpsOfOne = kParts / 2, kBlocksOfOne = 5;
+
+// A warp for each (span, head, eight values); blocks are of any number of warps up to
+// kParts, or kWarpsOfOne.
+template <bool kOne>
+__global__ void __launch_bounds__(kOne ? kWarpsOfOne * kWarp : kParts * kWarp,
+                                  kOne ? kBlocksOfOne : 1) WkvKernel(WkvArgs args) {
   AwaitLaunch();
   const std::int64_t task = (std::int64_t{blockIdx.x} * blockDim.x + threadIdx.x) / kWarp;
   const std::int64_t span = task / (args.heads * kParts);
   if (span >= args.spans.count) return;
-  WkvColumns columns(args, args.spans.slot[span], task / kParts % args.heads,
+  const std::int32_t slot = args.spans.slot[span];
+  const std::int32_t next_slot =
+      args.spans.next_slot != nullptr ? args.spans.next_slot[span] : slot;
+  WkvColumns columns(args, slot, next_slot, task / kParts % args.heads,
                      static_cast<int>(task % kParts));
-  columns.Run(args.spans.begin[span], args.spans.begin[span + 1]);
+  if constexpr (kOne)
+    columns.RunOne(args.spans.begin[span]);
+  else
+    columns.Run(args.spans.begin[span], args.spans.begin[span + 1]);
   AllowLaunch();
   columns.Store();
 }
@@ -47,12 +60,14 @@ void Wkv(Stream& stream, const WkvArgs& args) {
     return;
   }
   const std::int64_t warps = args.spans.count * args.heads * kParts;
-  // A head a block where there are enough of them, so that its rows of S are asked for
-  // together; else two warps a block, to spread them over the processors.
+  // Every span has a token, and none has two.
+  const bool one = args.r.rows == args.spans.count;
+  // A head a block where there are enough of them, or half of one, so that its rows of S
+  // are asked for together; else two warps a block, to spread them over the processors.
   const bool many = args.spans.count * args.heads >= 2 * stream.multiprocessors;
-  const int warps_of_block = many ? kParts : 2;
-  Launch(stream, "wkv", WkvKernel, dim3(BlocksFor(warps, warps_of_block)),
-         warps_of_block * kWarp, 0, args);
+  const int warps_of_block = !many ? 2 : one ? kWarpsOfOne : kParts;
+  Launch(stream, "wkv", one ? WkvKernel<true> : WkvKernel<false>,
+         dim3(BlocksFor(warps, warps_of_block)), warps_of_block * kWarp, 0, args);
 }
 
 }  // namespace goldfinch::GOLDFINCH_CUDA

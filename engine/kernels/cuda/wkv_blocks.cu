@@ -118,7 +118,7 @@ __device__ __forceinline__ void RunTokens(const WkvArgs& args, std::int64_t slot
                                           std::int64_t head, std::int64_t row,
                                           std::int64_t end) {
   auto& shared = *static_cast<Shared*>(DynamicShared());
-  WkvColumns columns(args, slot, head, static_cast<int>(threadIdx.x) / kWarp);
+  WkvColumns columns(args, slot, slot, head, static_cast<int>(threadIdx.x) / kWarp);
   const auto rows_from = [end](std::int64_t first) {
     return static_cast<int>(end - first < kTile ? end - first : kTile);
   };

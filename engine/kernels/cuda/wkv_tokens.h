@@ -16,18 +16,22 @@ class WkvColumns {
   static constexpr int kParts = kHead / kValues;         // warps of a head
   static constexpr int kKeys = kHead * kValues / kWarp;  // of a lane
 
-  // Of columns [8 part, 8 part + 8) of a head of the state in `slot`.
+  // Of columns [8 part, 8 part + 8) of a head of the state in `slot`, which goes to
+  // `next_slot`.
   __device__ __forceinline__ WkvColumns(const WkvArgs& args, std::int64_t slot,
-                                        std::int64_t head, int part)
+                                        std::int64_t next_slot, std::int64_t head,
+                                        int part)
       : args_(args), lane_(static_cast<int>(threadIdx.x) % kWarp) {
     const int own = part * kValues + lane_ % kValues;
     const int own_key = lane_ / kValues * kKeys;
     value_ = static_cast<int>(head) * kHead + own;
     key_ = static_cast<int>(head) * kHead + own_key;
-    state_ = Row<float>(args.state, slot) + (head * kHead + own_key) * kHead + own;
+    const std::int64_t at = (head * kHead + own_key) * kHead + own;
+    const float* const state = Row<float>(args.state, slot) + at;
+    next_ = Row<float>(args.state, next_slot) + at;
 #pragma unroll
     for (int j = 0; j < kKeys; ++j) {
-      s_[j] = state_[j * kHead];
+      s_[j] = state[j * kHead];
       u_[j] = args.bonus != nullptr ? args.bonus[key_ + j] : 0.0f;
     }
   }
@@ -51,6 +55,13 @@ class WkvColumns {
     }
   }
 
+  // A span of one token: with nothing after it to load, half as many registers.
+  __device__ __forceinline__ void RunOne(std::int64_t row) {
+    Inputs in;
+    Load(row, in);
+    Step(in, row);
+  }
+
   // One token, whose y is row `row`.
   __device__ __forceinline__ void Step(const Inputs& in, std::int64_t row) {
     float y = 0.0f, bonus = 0.0f;
@@ -71,7 +82,7 @@ class WkvColumns {
 
   __device__ __forceinline__ void Store() const {
 #pragma unroll
-    for (int j = 0; j < kKeys; ++j) state_[j * kHead] = s_[j];
+    for (int j = 0; j < kKeys; ++j) next_[j * kHead] = s_[j];
   }
 
  private:
@@ -97,7 +108,7 @@ class WkvColumns {
   const WkvArgs& args_;
   const int lane_;
   int value_, key_;
-  float* state_;
+  float* next_;
   float s_[kKeys], u_[kKeys];
 };
 

@@ -195,10 +195,14 @@ std::vector<RowBits> RowsOf(const DeviceArray<float>& array, std::int64_t rows) 
 DeviceSpans::DeviceSpans(Backend& backend, const reference::Spans& spans)
     : count(static_cast<std::int32_t>(spans.slot.size())),
       begin(backend, spans.begin),
-      slot(backend, spans.slot) {}
+      slot(backend, spans.slot),
+      next_slot(backend, spans.next_slot) {}
 
 RowSpans DeviceSpans::get() const {
-  return {.count = count, .begin = begin.data(), .slot = slot.data()};
+  return {.count = count,
+          .begin = begin.data(),
+          .slot = slot.data(),
+          .next_slot = next_slot.size() > 0 ? next_slot.data() : nullptr};
 }
 
 DeviceNorm::DeviceNorm(Backend& backend, const reference::Norm& norm)

@@ -137,7 +137,7 @@ struct DeviceSpans {
   DeviceSpans(Backend& backend, const reference::Spans& spans);
   RowSpans get() const;
   std::int32_t count;
-  DeviceArray<std::int32_t> begin, slot;
+  DeviceArray<std::int32_t> begin, slot, next_slot;
 };
 struct DeviceNorm {
   DeviceNorm(Backend& backend, const reference::Norm& norm);

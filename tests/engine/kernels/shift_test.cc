@@ -112,6 +112,21 @@ TEST_P(ShiftTest, PredecessorHasTheBitsOfTheRowBeforeIt) {
                                          before[4]}));
 }
 
+TEST_P(ShiftTest, StatesGoToTheirNextSlotsAndTheirOwnStay) {
+  const Tensor x(backend(), RandomGrid(40, kCols, 4));
+  const std::vector<RowBits> normed = NormBits(x);
+  const DeviceArray<float> state = FlatArray(backend(), RandomGrid(6, kCols, 5));
+  const std::vector<RowBits> before = RowsOf(state, 6);
+  const auto [cur, diff] = Shift(
+      x, 0, {.begin = {0, 17, 18, 40}, .slot = {3, 1, 0}, .next_slot = {2, 5, 0}}, state);
+  EXPECT_EQ(cur, normed);
+  EXPECT_EQ(diff[0], Difference(before[3], normed[0]));
+  EXPECT_EQ(diff[17], Difference(before[1], normed[17]));
+  EXPECT_EQ(diff[18], Difference(before[0], normed[18]));
+  EXPECT_EQ(RowsOf(state, 6), (std::vector<RowBits>{normed[39], before[1], normed[16],
+                                                    before[3], before[4], normed[17]}));
+}
+
 // Mixes are what Lerp makes of cur and diff, in either type, with cur stored or not.
 TEST_P(ShiftTest, MixesAreLerpsOfTheRowAndItsPredecessor) {
   const Tensor x(backend(), RandomGrid(40, kCols, 4));

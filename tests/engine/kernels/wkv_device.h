@@ -99,7 +99,8 @@ void ExpectWkv(Backend& backend, reference::WkvInputs in, const reference::Spans
   ExpectClose(ReadGrid(state, kSlots, cols), want_state, Each(part, state_sizes));
   const std::vector<RowBits> after = RowsOf(state, kSlots);
   for (std::size_t slot = 0; slot < before.size(); ++slot) {
-    const bool used = std::ranges::count(spans.slot, static_cast<std::int32_t>(slot)) > 0;
+    const auto& written = spans.next_slot.empty() ? spans.slot : spans.next_slot;
+    const bool used = std::ranges::count(written, static_cast<std::int32_t>(slot)) > 0;
     EXPECT_EQ(used, before[slot] != after[slot]) << "slot " << slot;
   }
 }

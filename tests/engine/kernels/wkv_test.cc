@@ -43,6 +43,24 @@ TEST_P(WkvTest, SpansFollowTheRecurrenceInTheirOwnSlots) {
   ExpectRecurrence(3, spans, &bonus);
 }
 
+TEST_P(WkvTest, StatesGoToTheirNextSlotsAndTheirOwnStay) {
+  const Grid bonus = RandomGrid(1, 3 * 64, 8);
+  const Spans spans = {
+      .begin = {0, 1, 6, 7, 40}, .slot = {5, 0, 6, 2}, .next_slot = {1, 3, 6, 4}};
+  ExpectRecurrence(3, spans, &bonus);
+  const Grid fresh = RandomGrid(7, 3 * kState, 10);
+  DeviceWkv wkv(backend(), RandomWkvInputs(40, 3, 11), &bonus);
+  const DeviceArray<float> moved = FlatArray(backend(), fresh);
+  const DeviceArray<float> in_place = FlatArray(backend(), fresh);
+  const Spans own = {.begin = spans.begin, .slot = spans.slot};
+  EXPECT_EQ(wkv.Run(0, spans, moved).Bits(), wkv.Run(0, own, in_place).Bits());
+  for (std::size_t i = 0; i < spans.slot.size(); ++i) {
+    const auto slot = static_cast<std::size_t>(spans.slot[i]);
+    const auto next = static_cast<std::size_t>(spans.next_slot[i]);
+    EXPECT_EQ(RowsOf(moved, 7)[next], RowsOf(in_place, 7)[slot]) << i;
+  }
+}
+
 TEST_P(WkvTest, AnyCutOfASequenceGivesTheSameBitsAndState) {
   constexpr std::int64_t kRows = 97;
   const Grid bonus = RandomGrid(1, 2 * 64, 9), fresh = RandomGrid(3, 2 * kState, 10);
