@@ -227,6 +227,8 @@ class Backend {
     std::int64_t row = 0;
     const SamplingParams* params = nullptr;
     const TokenCounts* counts = nullptr;  // null: no penalties
+    // Of StartSample: where among the other set's tokens the one is that `counts` lack.
+    std::optional<std::int64_t> pending = {};
     std::int64_t num_generated = 0;
     SampledToken* out = nullptr;
   };
@@ -237,6 +239,27 @@ class Backend {
     ScoredToken* out = nullptr;
   };
   virtual void Score(const Matrix& logits, std::span<const ScoreRequest> requests) = 0;
+
+  // Whether ops that were queued have not run yet when the call returns, so that a step
+  // can be queued behind one that runs. Where they have, what follows is of no use.
+  virtual bool runs_ahead() const { return false; }
+  // Sample in two halves: the first queues it, the second waits and fills the results.
+  // There are kSampleSets that can be between the two, named from 0; one has as many
+  // requests at most as Prepare was told of rows, of which only `out` is needed after the
+  // first half.
+  static constexpr int kSampleSets = 2;
+  virtual void StartSample(const Matrix& logits, std::span<const SampleRequest> requests,
+                           int set) {
+    static_cast<void>(set);
+    Sample(logits, requests);
+  }
+  virtual void FinishSample(int set) { static_cast<void>(set); }
+  // The tokens of a set, in the order of its requests, on the device: for ops queued
+  // before the set is started again.
+  virtual TokenStore SampledTokens(int set) const {
+    static_cast<void>(set);
+    return {};
+  }
 };
 
 }  // namespace goldfinch

@@ -12,7 +12,8 @@ CountTables::CountTables(std::int32_t num_tables)
   GOLDFINCH_CHECK(num_tables > 0);
 }
 
-std::optional<CountTables::Use> CountTables::Find(const TokenCounts& counts) const {
+std::optional<CountTables::Use> CountTables::Find(const TokenCounts& counts,
+                                                  bool pending) const {
   const auto own = std::find_if(tables_.begin(), tables_.end(), [&](const Table& table) {
     return table.id == counts.id();
   });
@@ -32,17 +33,18 @@ std::optional<CountTables::Use> CountTables::Find(const TokenCounts& counts) con
       use.lacks = Lacks::kLastOutput;
   }
   // What others of this launch read may not change.
-  if (use.lacks != Lacks::kNothing && own->used == launch_) return std::nullopt;
+  const bool changes = pending || use.lacks != Lacks::kNothing;
+  if (changes && own->used == launch_) return std::nullopt;
   return use;
 }
 
-void CountTables::Commit(const Use& use, const TokenCounts& counts) {
+void CountTables::Commit(const Use& use, const TokenCounts& counts, bool pending) {
   Table& table = tables_[static_cast<std::size_t>(use.table)];
   table.id = counts.id();
   table.num_prompt = counts.num_prompt();
-  table.num_outputs = counts.num_outputs();
+  table.num_outputs = counts.num_outputs() + (pending ? 1 : 0);
   table.used = launch_;
-  if (use.lacks != Lacks::kNothing) table.changed = launch_;
+  if (pending || use.lacks != Lacks::kNothing) table.changed = launch_;
 }
 
 }  // namespace goldfinch

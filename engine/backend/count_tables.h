@@ -31,11 +31,12 @@ class CountTables {
   void BeginLaunch() { ++launch_; }
 
   // The table to use for `counts`; none, if that has to wait for the next launch. There
-  // is always one for the first of a launch.
-  std::optional<Use> Find(const TokenCounts& counts) const;
+  // is always one for the first of a launch. With `pending` the device will count one
+  // more output, which the host has not seen.
+  std::optional<Use> Find(const TokenCounts& counts, bool pending = false) const;
 
-  // The table has what it lacked, from now on.
-  void Commit(const Use& use, const TokenCounts& counts);
+  // The table has what it lacked, from now on, and what was pending.
+  void Commit(const Use& use, const TokenCounts& counts, bool pending = false);
 
  private:
   struct Table {

@@ -212,7 +212,10 @@ class CudaBackend final : public Backend {
   void Convert(const Matrix& in, const Matrix& out) override {
     GOLDFINCH_CUDA::Convert(stream_, in, out);
   }
-  void Wkv(const WkvArgs& args) override { GOLDFINCH_CUDA::Wkv(stream_, args); }
+  void Wkv(const WkvArgs& args) override {
+    GOLDFINCH_CHECK(args.spans.lead == nullptr || args.spans.next_slot == nullptr);
+    GOLDFINCH_CUDA::Wkv(stream_, args);
+  }
   void AddNorm(const AddNormArgs& args) override {
     GOLDFINCH_CUDA::AddNorm(stream_, args);
   }
@@ -291,6 +294,17 @@ class CudaBackend final : public Backend {
     UseDevice();
     sampler_.Score(logits, requests);
   }
+  bool runs_ahead() const override { return true; }
+  void StartSample(const Matrix& logits, std::span<const SampleRequest> requests,
+                   int set) override {
+    UseDevice();
+    sampler_.Start(logits, requests, set);
+  }
+  void FinishSample(int set) override {
+    UseDevice();
+    sampler_.Finish(set);
+  }
+  TokenStore SampledTokens(int set) const override { return sampler_.tokens(set); }
 
  private:
   static constexpr std::int64_t kPartialBytes =

@@ -1,5 +1,5 @@
 // The CUDA backend: one device, one stream. Ops are queued and return at once; what waits
-// are Synchronize, copies to the host, Sample and Score.
+// are Synchronize, copies to the host, Sample, FinishSample and Score.
 //
 // Errors: the first one of the device is kept (Backend::status), later ops do nothing.
 // Allocate throws std::bad_alloc when the device has too little memory left.

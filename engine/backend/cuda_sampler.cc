@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstring>
 
 #include "engine/check.h"
 #include "engine/sampling/random.h"
@@ -31,21 +32,20 @@ class Logprobs {
   const double log_sum_exp_;
 };
 
-std::int32_t NumTop(const SamplingParams& params, std::int64_t vocab_size) {
-  GOLDFINCH_CHECK(params.num_logprobs <= kMaxTopLogits);
-  return static_cast<std::int32_t>(
-      std::min<std::int64_t>(params.num_logprobs, vocab_size));
+std::int32_t NumTop(std::int32_t num_logprobs, std::int64_t vocab_size) {
+  GOLDFINCH_CHECK(num_logprobs <= kMaxTopLogits);
+  return static_cast<std::int32_t>(std::min<std::int64_t>(num_logprobs, vocab_size));
 }
 
-void Finish(const SamplingParams& params, const SampleResult& result,
-            std::int64_t vocab_size, SampledToken& out) {
+void Tell(const SampleResult& result, std::int32_t num_logprobs, std::int64_t vocab_size,
+          SampledToken& out) {
   out.token = result.token;
   out.logprob = 0.0f;
   out.top.clear();
-  if (params.num_logprobs < 0) return;
+  if (num_logprobs < 0) return;
   const Logprobs logprobs(result.row, vocab_size);
   out.logprob = logprobs.Of(result.logit);
-  const auto num_top = static_cast<std::size_t>(NumTop(params, vocab_size));
+  const auto num_top = static_cast<std::size_t>(NumTop(num_logprobs, vocab_size));
   out.top.reserve(num_top);
   for (const auto& [token, logit] : std::span(result.top).first(num_top))
     out.top.push_back({token, logprobs.Of(logit)});
@@ -61,11 +61,15 @@ void CudaSampler::Prepare(std::int64_t vocab_size, std::int64_t logit_rows) {
   max_tasks_ =
       std::max(max_tasks_, static_cast<std::size_t>(std::max(logit_rows, kLeastTasks)));
   tasks_.reserve(max_tasks_);
-  results_.reserve(max_tasks_);
   score_tasks_.reserve(max_tasks_);
   score_results_.reserve(max_tasks_);
   device_tasks_.Allocate(stream_, max_tasks_);
-  device_results_.Allocate(stream_, max_tasks_);
+  for (Set& set : sets_) {
+    set.results.Allocate(stream_, max_tasks_);
+    set.tokens.Allocate(stream_, max_tasks_);
+    set.on_host.emplace(max_tasks_ * sizeof(SampleResult));
+    set.wanted.reserve(max_tasks_);
+  }
   device_score_tasks_.Allocate(stream_, max_tasks_);
   device_score_results_.Allocate(stream_, max_tasks_);
   const auto vocab = static_cast<std::size_t>(vocab_size);
@@ -80,15 +84,19 @@ void CudaSampler::Prepare(std::int64_t vocab_size, std::int64_t logit_rows) {
 }
 
 std::int64_t CudaSampler::device_bytes() const {
-  return device_tasks_.bytes + device_changes_.bytes + device_results_.bytes +
-         device_score_tasks_.bytes + device_score_results_.bytes + changed_rows_.bytes +
-         tables_.bytes;
+  std::int64_t bytes = device_tasks_.bytes + device_changes_.bytes +
+                       device_score_tasks_.bytes + device_score_results_.bytes +
+                       changed_rows_.bytes + tables_.bytes;
+  for (const Set& set : sets_) bytes += set.results.bytes + set.tokens.bytes;
+  return bytes;
 }
 
 void CudaSampler::ReserveChanges(std::size_t count) {
   // There is no more to be had of a device that has failed, nor is it needed.
   if (count <= max_changes_ || !stream_.ok()) return;
   changes_.reserve(count);
+  // A launch may still be reading what there was.
+  stream_.Check(cudaStreamSynchronize(stream_.handle), "cudaStreamSynchronize");
   device_changes_.Allocate(stream_, count);
   max_changes_ = count;
 }
@@ -121,7 +129,7 @@ bool CudaSampler::Append(const Backend::SampleRequest& request, std::int64_t voc
   const bool bans = BansNow(params, request.num_generated);
   std::optional<CountTables::Use> counts;
   if (params.HasPenalties()) {
-    counts = count_tables_->Find(*request.counts);
+    counts = count_tables_->Find(*request.counts, request.pending.has_value());
     if (!counts.has_value()) return false;
   }
   const auto num_biases = static_cast<std::int32_t>(params.logit_bias.size());
@@ -150,7 +158,7 @@ bool CudaSampler::Append(const Backend::SampleRequest& request, std::int64_t voc
       .frequency_penalty = params.frequency_penalty,
       .presence_penalty = params.presence_penalty,
       .top_k = params.top_k > 0 && params.top_k < vocab_size ? params.top_k : 0,
-      .num_top = NumTop(params, vocab_size),
+      .num_top = NumTop(params.num_logprobs, vocab_size),
       .if_empty = LowestAllowed(static_cast<std::size_t>(vocab_size), params,
                                 request.num_generated),
       .first_change = static_cast<std::int32_t>(changes_.size()),
@@ -164,7 +172,9 @@ bool CudaSampler::Append(const Backend::SampleRequest& request, std::int64_t voc
     task.table = counts->table;
     task.clear_table = counts->lacks == Lacks::kAll;
     AppendCounts(*request.counts, counts->lacks);
-    count_tables_->Commit(*counts, *request.counts);
+    if (request.pending.has_value())
+      task.pending = static_cast<std::int32_t>(*request.pending);
+    count_tables_->Commit(*counts, *request.counts, request.pending.has_value());
   }
   tasks_.push_back(task);
   return true;
@@ -174,10 +184,59 @@ void CudaSampler::Sample(const Matrix& logits,
                          std::span<const Backend::SampleRequest> requests) {
   Prepare(logits.cols, 0);
   while (!requests.empty()) {
-    const std::size_t count = Collect(logits, requests);
-    Run(logits, requests.first(count));
+    const std::size_t count = std::min(max_tasks_, requests.size());
+    Start(logits, requests.first(count), 0);
+    Finish(0);
     requests = requests.subspan(count);
   }
+}
+
+void CudaSampler::Start(const Matrix& logits,
+                        std::span<const Backend::SampleRequest> requests, int set) {
+  static_assert(Backend::kSampleSets == 2);  // there is one other
+  Set& s = sets_[set];
+  GOLDFINCH_CHECK(logits.cols <= vocab_size_ && requests.size() <= max_tasks_);
+  GOLDFINCH_CHECK(s.wanted.empty());
+  s.vocab_size = logits.cols;
+  for (std::size_t begin = 0; begin < requests.size();) {
+    const std::size_t count = Collect(logits, requests.subspan(begin));
+    Upload(tasks_, device_tasks_);
+    Upload(changes_, device_changes_);
+    GOLDFINCH_CUDA::Sample(stream_,
+                           {.logits = logits,
+                            .tasks = device_tasks_.data(),
+                            .changes = device_changes_.data(),
+                            .scratch = changed_rows_.data(),
+                            .tables = tables_.data(),
+                            .table_stride = vocab_size_,
+                            .results = s.results.data() + begin,
+                            .tokens = s.tokens.data() + begin,
+                            .pending = sets_[1 - set].tokens.data()},
+                           static_cast<std::int64_t>(count));
+    begin += count;
+  }
+  for (const Backend::SampleRequest& request : requests)
+    s.wanted.push_back({request.params->num_logprobs, request.out});
+  if (requests.empty() || !stream_.ok()) return;
+  stream_.Check(cudaMemcpyAsync(s.on_host->data(), s.results.data(),
+                                requests.size() * sizeof(SampleResult),
+                                cudaMemcpyDeviceToHost, stream_.handle),
+                "cudaMemcpyAsync");
+  s.done.Record(stream_);
+}
+
+void CudaSampler::Finish(int set) {
+  Set& s = sets_[set];
+  if (s.wanted.empty()) return;
+  s.done.Wait(stream_);
+  const std::byte* from = s.on_host->data();
+  for (const auto& [num_logprobs, out] : s.wanted) {
+    SampleResult result = {};
+    if (stream_.ok()) std::memcpy(&result, from, sizeof result);
+    Tell(result, num_logprobs, s.vocab_size, *out);
+    from += sizeof result;
+  }
+  s.wanted.clear();
 }
 
 std::size_t CudaSampler::Collect(const Matrix& logits,
@@ -197,26 +256,6 @@ std::size_t CudaSampler::Collect(const Matrix& logits,
   }
   GOLDFINCH_CHECK(!tasks_.empty());
   return tasks_.size();
-}
-
-void CudaSampler::Run(const Matrix& logits,
-                      std::span<const Backend::SampleRequest> requests) {
-  Upload(tasks_, device_tasks_);
-  Upload(changes_, device_changes_);
-  GOLDFINCH_CUDA::Sample(stream_,
-                         {.logits = logits,
-                          .tasks = device_tasks_.data(),
-                          .changes = device_changes_.data(),
-                          .scratch = changed_rows_.data(),
-                          .tables = tables_.data(),
-                          .table_stride = vocab_size_,
-                          .results = device_results_.data()},
-                         static_cast<std::int64_t>(tasks_.size()));
-  results_.assign(tasks_.size(), {});
-  copies_.ToHost(stream_, results_.data(), device_results_.data(),
-                 static_cast<std::int64_t>(results_.size() * sizeof(SampleResult)));
-  for (std::size_t i = 0; i < requests.size(); ++i)
-    Finish(*requests[i].params, results_[i], logits.cols, *requests[i].out);
 }
 
 void CudaSampler::Score(const Matrix& logits,

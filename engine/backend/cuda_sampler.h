@@ -7,6 +7,9 @@
 // Prepare, and later only where a request's own biases and bans outnumber the vocabulary
 // several times.
 //
+// Sampling has two halves, between which the host may do something else: results are
+// copied to page-locked memory behind the launches, and waited for when they are wanted.
+//
 // Threads: as for a Backend.
 #pragma once
 
@@ -34,6 +37,11 @@ class CudaSampler {
   std::int64_t device_bytes() const;
   // The results of a device that has failed are token 0 throughout.
   void Sample(const Matrix& logits, std::span<const Backend::SampleRequest> requests);
+  // As in Backend.
+  void Start(const Matrix& logits, std::span<const Backend::SampleRequest> requests,
+             int set);
+  void Finish(int set);
+  TokenStore tokens(int set) const { return {sets_[set].tokens.data(), false}; }
   void Score(const Matrix& logits, std::span<const Backend::ScoreRequest> requests);
 
  private:
@@ -48,8 +56,6 @@ class CudaSampler {
   bool Append(const Backend::SampleRequest& request, std::int64_t vocab_size);
   void AppendChange(TokenId token, float value);
   void AppendCounts(const TokenCounts& counts, CountTables::Lacks lacks);
-  // The launch, and its results.
-  void Run(const Matrix& logits, std::span<const Backend::SampleRequest> requests);
   void ReserveChanges(std::size_t count);
 
   // Device memory for an array.
@@ -66,6 +72,21 @@ class CudaSampler {
   template <typename T>
   void Upload(const std::vector<T>& values, const Array<T>& to);
 
+  // What of a request is needed for its result.
+  struct Wanted {
+    std::int32_t num_logprobs;
+    SampledToken* out;
+  };
+  // Between Start and Finish.
+  struct Set {
+    Array<SampleResult> results;
+    Array<std::int32_t> tokens;
+    std::optional<PinnedMemory> on_host;  // the results
+    Event done;                           // the copy there
+    std::vector<Wanted> wanted;
+    std::int64_t vocab_size = 0;
+  };
+
   Stream& stream_;
   HostCopies& copies_;
 
@@ -73,13 +94,12 @@ class CudaSampler {
   std::size_t max_tasks_ = 0;    // of a launch
   std::vector<SampleTask> tasks_;
   std::vector<LogitChange> changes_;
-  std::vector<SampleResult> results_;
   std::vector<ScoreTask> score_tasks_;
   std::vector<ScoreResult> score_results_;
   Array<SampleTask> device_tasks_;
   Array<LogitChange> device_changes_;
   std::size_t max_changes_ = 0;  // of a launch
-  Array<SampleResult> device_results_;
+  Set sets_[Backend::kSampleSets];
   Array<ScoreTask> device_score_tasks_;
   Array<ScoreResult> device_score_results_;
   Array<float> changed_rows_;

@@ -69,7 +69,8 @@ __device__ __forceinline__ std::uint64_t ShareOf(std::uint64_t value,
 
 // Penalties of the tokens that a table has counts of, which is brought up to date first.
 __device__ __forceinline__ void Penalise(const SampleTask& task,
-                                         const LogitChange* change, float* table,
+                                         const LogitChange* change,
+                                         const std::int32_t* pending, float* table,
                                          float* row, int count) {
   const int thread = static_cast<int>(threadIdx.x);
   if (task.clear_table)
@@ -77,6 +78,11 @@ __device__ __forceinline__ void Penalise(const SampleTask& task,
   __syncthreads();
   for (int i = thread; i < task.num_counts; i += kRowThreads)
     table[change[i].token] = change[i].value;
+  __syncthreads();
+  if (task.pending >= 0 && thread == 0) {
+    float& entry = table[pending[task.pending]];
+    entry = (entry > 0.0f ? entry : 1.0f) + 1.0f;
+  }
   __syncthreads();
   for (int i = thread; i < count; i += kRowThreads) {
     if (table[i] == 0.0f) continue;
@@ -94,7 +100,8 @@ __device__ __forceinline__ void Penalise(const SampleTask& task,
 // Steps 1 and 2. A bias takes its token's thread through all biases, since a token's are
 // added in their order.
 __device__ __forceinline__ void Change(const SampleTask& task, const LogitChange* change,
-                                       float* table, float* row, int count) {
+                                       const std::int32_t* pending, float* table,
+                                       float* row, int count) {
   const int thread = static_cast<int>(threadIdx.x);
   for (int i = thread; i < task.num_biases; i += kRowThreads) {
     const int token = change[i].token;
@@ -112,7 +119,7 @@ __device__ __forceinline__ void Change(const SampleTask& task, const LogitChange
     row[change[i].token] = MinusInfinity();
   change += task.num_bans;
   __syncthreads();
-  if (task.table >= 0) Penalise(task, change, table, row, count);
+  if (task.table >= 0) Penalise(task, change, pending, table, row, count);
   __syncthreads();
 }
 
@@ -210,7 +217,7 @@ __global__ void __launch_bounds__(kRowThreads, 1)
     for (int i = static_cast<int>(threadIdx.x); i < count; i += kRowThreads)
       changed[i] = raw[i];
     __syncthreads();
-    Change(task, args.changes + task.first_change,
+    Change(task, args.changes + task.first_change, args.pending,
            args.tables + task.table * args.table_stride, changed, count);
     row = changed;
   }
@@ -218,7 +225,10 @@ __global__ void __launch_bounds__(kRowThreads, 1)
   const bool empty = LogitOf(RankedKey(highest.all)) == MinusInfinity();
   const int token = empty ? task.if_empty : Choose(s, row, count, highest, task, one);
   SampleResult& result = args.results[blockIdx.x];
-  if (threadIdx.x == 0) result.token = token;
+  if (threadIdx.x == 0) {
+    result.token = token;
+    args.tokens[blockIdx.x] = token;
+  }
   if (task.num_top < 0) return;
 
   if (row != raw) highest = FindHighest(s, raw, count);

@@ -51,6 +51,8 @@ struct SampleTask {
   std::int32_t num_counts = 0;  // of distinct tokens
   std::int32_t table = -1;      // of counts, for penalties; -1: none
   bool clear_table = false;     // before the counts are entered
+  // One more token to count, of those chosen before; -1: none.
+  std::int32_t pending = -1;
 };
 
 // Of a row as it came: what a logit's log-probability takes.
@@ -94,6 +96,8 @@ struct SampleArgs {
   float* tables = nullptr;
   std::int64_t table_stride = 0;
   SampleResult* results = nullptr;
+  std::int32_t* tokens = nullptr;         // those of the results, side by side
+  const std::int32_t* pending = nullptr;  // tokens chosen before: SampleTask::pending
 };
 void Sample(Stream& stream, const SampleArgs& args, std::int64_t count);
 

@@ -50,6 +50,27 @@ TEST_F(CountTablesTest, ATableLacksWhatWasCountedSinceItWasUsed) {
   EXPECT_EQ(UseInNextLaunch(a_), Lacks::kAll);
 }
 
+// What the device counts by itself is not told to it again, once the host has seen it.
+TEST_F(CountTablesTest, WhatIsPendingIsCountedAlready) {
+  UseInNextLaunch(a_);
+  tables_.BeginLaunch();
+  const auto use = tables_.Find(a_, /*pending=*/true);
+  ASSERT_TRUE(use.has_value());
+  EXPECT_EQ(use->lacks, Lacks::kNothing);
+  tables_.Commit(*use, a_, /*pending=*/true);
+  EXPECT_FALSE(Use(a_).has_value());  // it changes in this launch
+  a_.AddOutput(7);
+  EXPECT_EQ(UseInNextLaunch(a_), Lacks::kNothing);
+  a_.AddOutput(8);
+  EXPECT_EQ(UseInNextLaunch(a_), Lacks::kLastOutput);
+}
+
+TEST_F(CountTablesTest, WhatOthersReadIsNotCountedOn) {
+  UseInNextLaunch(a_);
+  EXPECT_EQ(UseInNextLaunch(a_), Lacks::kNothing);
+  EXPECT_FALSE(tables_.Find(a_, /*pending=*/true).has_value());
+}
+
 TEST_F(CountTablesTest, TheTableUsedLongestAgoGoesToWhoeverHasNone) {
   UseInNextLaunch(a_);
   const std::int32_t of_a = table_;

@@ -51,25 +51,32 @@ Grid OneRow(const std::vector<float>& values) {
   return logits;
 }
 
+// The requests of what is asked, and where their results go.
+struct Requests {
+  Requests(const std::vector<Asked>& asked, std::int64_t vocab_size) : out(asked.size()) {
+    for (const Asked& one : asked) {
+      counts.emplace_back(static_cast<std::int32_t>(vocab_size));
+      counts.back().AddPrompt(one.history.prompt);
+      for (const TokenId token : one.history.output) counts.back().AddOutput(token);
+    }
+    for (std::size_t i = 0; i < asked.size(); ++i)
+      all.push_back({.row = asked[i].row,
+                     .params = &asked[i].params,
+                     .counts = asked[i].params.HasPenalties() ? &counts[i] : nullptr,
+                     .num_generated = asked[i].num_generated,
+                     .out = &out[i]});
+  }
+  std::vector<SampledToken> out;
+  std::vector<TokenCounts> counts;
+  std::vector<Backend::SampleRequest> all;
+};
+
 // One call of Sample.
 std::vector<SampledToken> SampleAll(Backend& backend, const Matrix& logits,
                                     const std::vector<Asked>& asked) {
-  std::vector<SampledToken> out(asked.size());
-  std::vector<TokenCounts> counts;
-  for (const Asked& one : asked) {
-    counts.emplace_back(static_cast<std::int32_t>(logits.cols));
-    counts.back().AddPrompt(one.history.prompt);
-    for (const TokenId token : one.history.output) counts.back().AddOutput(token);
-  }
-  std::vector<Backend::SampleRequest> requests;
-  for (std::size_t i = 0; i < asked.size(); ++i)
-    requests.push_back({.row = asked[i].row,
-                        .params = &asked[i].params,
-                        .counts = asked[i].params.HasPenalties() ? &counts[i] : nullptr,
-                        .num_generated = asked[i].num_generated,
-                        .out = &out[i]});
-  backend.Sample(logits, requests);
-  return out;
+  Requests requests(asked, logits.cols);
+  backend.Sample(logits, requests.all);
+  return requests.out;
 }
 
 // Samples from `logits` and compares each token, and log-probabilities where they were
@@ -425,6 +432,53 @@ TEST_P(SampleTest, ARequestsBitsDoNotDependOnItsBatch) {
   for (std::size_t i = 0; i < asked.size(); ++i)
     expect_same(i, out[asked.size() - 1 - i]);
   ExpectAsTheTwin(backend(), logits, asked);
+}
+
+// Two sets are under way at once, the second started from what the first has chosen; of a
+// request there is nothing left but where its result goes.
+TEST_P(SampleTest, InTwoHalvesItIsTheSameAndTokensAreOnTheDeviceBefore) {
+  constexpr std::int64_t kVocab = 90;
+  const Tensor rows(backend(), RandomGrid(3, kVocab, 9, DType::kF32, 2.0));
+  backend().Prepare(/*rows=*/3, kVocab, /*logit_rows=*/64);
+  std::vector<Asked> asked;
+  for (int i = 0; i < 40; ++i) {
+    asked.push_back(
+        {.row = i % 3, .params = EveryWay()[static_cast<std::size_t>(i % 9)]});
+    asked.back().num_generated = i;
+    if (i % 5 == 0) asked.back().params.logit_bias.assign(300, {7, 0.001f});
+  }
+  const std::vector<Asked> others(asked.rbegin(), asked.rbegin() + 7);
+  const std::vector<SampledToken> want = SampleAll(backend(), *rows, asked);
+  const std::vector<SampledToken> want_others = SampleAll(backend(), *rows, others);
+  std::vector<std::int64_t> index;
+  for (std::int64_t i = 0; i < 40; ++i) index.push_back(39 - i);
+  const DeviceArray<std::int64_t> order(backend(), index);
+  const DeviceArray<std::int32_t> tokens(backend(), std::vector<std::int32_t>(40, -1));
+  for (int round = 0; round < 2; ++round) {
+    Requests first(asked, kVocab), second(others, kVocab);
+    {
+      const std::vector<Asked> gone = asked;  // read by the first half only
+      Requests requests(gone, kVocab);
+      for (std::size_t i = 0; i < gone.size(); ++i) requests.all[i].out = &first.out[i];
+      backend().StartSample(*rows, requests.all, 0);
+    }
+    if (backend().runs_ahead())
+      backend().GatherTokens(backend().SampledTokens(0), order.data(), 40, tokens.data());
+    backend().StartSample(*rows, second.all, 1);
+    backend().FinishSample(0);
+    backend().FinishSample(1);
+    for (std::size_t i = 0; i < asked.size(); ++i) {
+      EXPECT_EQ(first.out[i].token, want[i].token) << asked[i];
+      EXPECT_EQ(first.out[i].logprob, want[i].logprob) << asked[i];
+      EXPECT_EQ(first.out[i].top.size(), want[i].top.size()) << asked[i];
+    }
+    for (std::size_t i = 0; i < others.size(); ++i)
+      EXPECT_EQ(second.out[i].token, want_others[i].token) << others[i];
+    if (!backend().runs_ahead()) continue;
+    const std::vector<std::int32_t> gathered = tokens.Read();
+    for (std::size_t i = 0; i < asked.size(); ++i)
+      EXPECT_EQ(gathered[i], want[39 - i].token);
+  }
 }
 
 }  // namespace
