@@ -8,6 +8,7 @@
 #include <atomic>
 #include <chrono>
 #include <cstdint>
+#include <deque>
 #include <span>
 #include <vector>
 
@@ -20,9 +21,10 @@ namespace goldfinch {
 
 class InstantEngine final : public Engine {
  public:
-  // Steps take `step_time`, in which the processor is free.
+  // Steps take `step_time`, in which the processor is free; with `runs_ahead` the next
+  // one can be queued meanwhile.
   InstantEngine(std::int32_t num_slots, std::int32_t vocab_size,
-                std::chrono::nanoseconds step_time);
+                std::chrono::nanoseconds step_time, bool runs_ahead);
 
   // From the end of one step to the beginning of the next, in seconds, where both had at
   // least `rows` tokens; those since the last call.
@@ -47,12 +49,17 @@ class InstantEngine final : public Engine {
   absl::StatusOr<PrefixId> Load(const PrefixImage& image) override;
   Preparation Prepare(SequenceId sequence, std::int64_t tokens,
                       std::int64_t max_tokens) override;
-  absl::Status Forward(std::span<const Span> batch,
-                       std::span<SpanResult> results) override;
+  void Queue(std::span<const Span> batch, std::span<SpanResult> results) override;
+  bool QueueNext(std::span<const SequenceId> sequences,
+                 std::span<SpanResult> results) override;
+  absl::Status Wait() override;
   EngineUsage usage() const override;
 
  private:
   using Clock = std::chrono::steady_clock;
+  // A step of so many rows, behind those that are queued.
+  void Begin(std::int64_t rows);
+  void Sample(SpanResult& result);
   struct Pause {
     std::int64_t rows;
     double seconds;
@@ -62,6 +69,7 @@ class InstantEngine final : public Engine {
   const std::chrono::nanoseconds step_time_;
   std::vector<SequenceId> free_;
   TokenId next_token_ = 0;
+  std::deque<Clock::time_point> ends_;  // of queued steps
   Clock::time_point last_end_;
   std::int64_t last_rows_ = 0;
   std::atomic<std::int64_t> sampled_{0};

@@ -74,6 +74,7 @@ struct Load {
   int streams = 64;
   std::int64_t max_tokens = 2000;
   microseconds step_time{0};
+  bool runs_ahead = false;
 };
 
 struct Measured {
@@ -93,7 +94,7 @@ class Bench {
   }
 
   Measured Run(const Load& load) const {
-    InstantEngine engine(load.streams, kVocabSize, load.step_time);
+    InstantEngine engine(load.streams, kVocabSize, load.step_time, load.runs_ahead);
     const SteadyClock clock;
     ServerOptions options;
     options.listen = "127.0.0.1:0";
@@ -171,6 +172,8 @@ int Main(int argc, char** argv) {
   constexpr microseconds kGpuStep{1300};
   const Measured steps = bench.Run({.step_time = kGpuStep});
   const LatencySummary pauses = Summarize(steps.pauses);
+  const LatencySummary ahead =
+      Summarize(bench.Run({.step_time = kGpuStep, .runs_ahead = true}).pauses);
   const Measured flood = bench.Run({});
   const auto per_second = [&](const char* field) {
     return flood.client[field].get<double>() / flood.window;
@@ -182,6 +185,8 @@ int Main(int argc, char** argv) {
   const Rows rows(flags.json, /*decimals=*/2);
   rows.Print("pause/streams:64/p50", 1e6 * pauses.p50, "us", pause);
   rows.Print("pause/streams:64/p99", 1e6 * pauses.p99, "us", pause);
+  rows.Print("pause_ahead/streams:64/p50", 1e6 * ahead.p50, "us", pause);
+  rows.Print("pause_ahead/streams:64/p99", 1e6 * ahead.p99, "us", pause);
   rows.Print("cpu/streams:64", 1e6 * steps.cpu_per_token, "us/token", 5);
   rows.Print("cpu/streams:64/instant", 1e6 * flood.cpu_per_token, "us/token", 5);
   rows.Print("tokens/streams:64/instant", per_second("generated_tokens"), "tokens/s",

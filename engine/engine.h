@@ -14,6 +14,12 @@
 // prompt, computed in blocks of that many: then the same holds as long as spans of them
 // end at multiples of it, or at first_logits, across which no span may reach.
 //
+// Steps can overlap: while the device runs one, the next is queued (QueueNext), in which
+// sequences go on with tokens that nobody has seen yet. When the first has been waited
+// for, they are still what it has left: they can be kept as that, and one that has ended
+// can be closed, for which the second step then was in vain. The next QueueNext or Wait
+// makes the others what the second step leaves.
+//
 // Threads: one thread at a time calls the non-const methods (the step thread); info()
 // may be called from any thread.
 #pragma once
@@ -60,6 +66,7 @@ struct EngineInfo {
   std::int32_t max_step_tokens = 0;
   // Where the spans of a prompt may end, see above; 1: anywhere.
   std::int32_t prompt_grid = 1;
+  bool runs_ahead = false;    // QueueNext is of use
   std::string compute_dtype;  // "f32" or "bf16"
   // Backend, instruction-set path, kernel version, dtypes and page size: equal ids
   // promise equal bits.
@@ -171,7 +178,7 @@ struct Span {
   std::span<float> logits;
 };
 
-// Results of one Forward, parallel to its batch; the storage is reused by the next one.
+// Results of one step, parallel to its batch; their storage can be used again.
 struct SpanResult {
   SampledToken sample;              // kSample
   std::vector<ScoredToken> scores;  // kScore, one a target; else empty
@@ -238,11 +245,27 @@ class Engine {
 
   // Runs every span; results[i] belongs to batch[i]. `results` has batch.size()
   // entries. The total of tokens is at most info().max_step_tokens + info().prompt_grid
-  // - 1, and no sequence
-  // grows past its max_tokens (our bug otherwise: CHECK). An error is a device fault:
-  // the open sequences' contents are then undefined and they can only be closed.
-  virtual absl::Status Forward(std::span<const Span> batch,
-                               std::span<SpanResult> results) = 0;
+  // - 1, and no sequence grows past its max_tokens (our bug otherwise: CHECK). An error
+  // is a device fault: the open sequences' contents are then undefined and they can only
+  // be closed.
+  absl::Status Forward(std::span<const Span> batch, std::span<SpanResult> results) {
+    Queue(batch, results);
+    return Wait();
+  }
+
+  // The two halves of Forward; what `results` points to stays until the second has ended.
+  // Between them sequences and prefixes may be kept, saved, dropped and closed, and
+  // nothing else is called but QueueNext.
+  virtual void Queue(std::span<const Span> batch, std::span<SpanResult> results) = 0;
+  virtual absl::Status Wait() = 0;
+
+  // Behind the one step that is queued, queues the next: each of `sequences`, which are
+  // some of those that sample in that step, in its order, goes on with the token that it
+  // samples there, and samples again: results[i]. Two Waits follow, but after an error of
+  // the first, which ends both. False, with nothing
+  // queued, where this engine or these sequences cannot.
+  virtual bool QueueNext(std::span<const SequenceId> sequences,
+                         std::span<SpanResult> results) = 0;
 
   // Slots and pages in use; used + free = total always. Step thread.
   virtual EngineUsage usage() const = 0;

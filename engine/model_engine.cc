@@ -28,12 +28,15 @@ class ModelEngineImpl final : public ModelEngine {
         info_(Complete(std::move(info), *backend_, model_)),
         num_parameters_(checkpoint.num_parameters()),
         max_logit_rows_(limits.max_logit_rows),
-        table_(info_, [this](std::int32_t page) { model_.DropExpanded(page); }) {
+        table_(info_, limits.spare_slots,
+               [this](std::int32_t page) { model_.DropExpanded(page); }) {
     spans_.reserve(static_cast<std::size_t>(limits.num_slots));
     const auto logit_rows = static_cast<std::size_t>(max_logit_rows_);
     rows_.reserve(logit_rows);
     sample_requests_.reserve(logit_rows);
     score_requests_.reserve(logit_rows);
+    for (Flight& flight : flights_)
+      flight.sampled.reserve(static_cast<std::size_t>(limits.num_slots));
   }
 
   const EngineInfo& info() const override { return info_; }
@@ -52,7 +55,7 @@ class ModelEngineImpl final : public ModelEngine {
   absl::StatusOr<SequenceId> OpenBranch(SequenceId parent, std::int64_t at,
                                         const SequenceSpec& spec) override;
   void Branch(SequenceId child) override;
-  void Close(SequenceId sequence) override { table_.Close(sequence); }
+  void Close(SequenceId sequence) override;
   PrefixId Keep(SequenceId sequence) override;
   absl::StatusOr<SequenceId> OpenFrom(PrefixId base, const SequenceSpec& spec,
                                       std::span<const TokenId> history) override;
@@ -65,8 +68,10 @@ class ModelEngineImpl final : public ModelEngine {
   absl::StatusOr<PrefixId> Load(const PrefixImage& image) override;
   Preparation Prepare(SequenceId sequence, std::int64_t tokens,
                       std::int64_t max_tokens) override;
-  absl::Status Forward(std::span<const Span> batch,
-                       std::span<SpanResult> results) override;
+  void Queue(std::span<const Span> batch, std::span<SpanResult> results) override;
+  bool QueueNext(std::span<const SequenceId> sequences,
+                 std::span<SpanResult> results) override;
+  absl::Status Wait() override;
   void WriteCache(SequenceId id, std::span<const TokenId> tokens,
                   std::span<const std::byte> keys) override {
     Sequence& sequence = table_.Get(id);
@@ -77,6 +82,18 @@ class ModelEngineImpl final : public ModelEngine {
   }
 
  private:
+  // A step between Queue or QueueNext and Wait.
+  struct Flight {
+    struct Sampled {
+      SequenceId sequence;  // none: closed since
+      SampledToken* out;
+    };
+    std::vector<Sampled> sampled;  // in the order of their set
+    bool started = false;          // their results are waited for: Backend::FinishSample
+    // It came by QueueNext, and its sequences are still what they were before it.
+    bool ahead = false;
+  };
+
   static EngineInfo Complete(EngineInfo info, const Backend& backend,
                              const Model& model) {
     // Only now: it may tell of what was chosen for the model's matrices.
@@ -90,11 +107,20 @@ class ModelEngineImpl final : public ModelEngine {
   }
   // model.md: GOLD layers are needed on this many positions before a wanted one.
   std::int64_t gold_rows() const { return 2 * std::int64_t{config().num_gold()}; }
+  // Where they begin to run in a span from here.
+  std::int64_t GoldBegin(const Sequence& sequence) const {
+    return GoldRows::Begin(gold_rows(), sequence.length, sequence.spec.keep_at,
+                           sequence.spec.first_logits);
+  }
   void CopyPartialPage(std::span<const std::int32_t> from, std::int64_t length,
                        std::span<const std::int32_t> to);
   SpanInput InputOf(const Span& span);
   void Feed(Sequence& sequence, std::span<const TokenId> tokens);
-  void SampleSpans(std::span<const Span> batch, std::span<SpanResult> results);
+  void SampleSpans(std::span<const Span> batch, std::span<SpanResult> results,
+                   Flight& flight);
+  Flight& first_flight() { return flights_[first_flight_]; }
+  // Those of its sequences that are open go on from what it makes of them.
+  void Settle(Flight& flight);
   void ScoreSpans(std::span<const Span> batch, std::span<SpanResult> results);
   void CopyLogits(const Span& span, std::size_t index);
   // Logits of up to max_logit_rows_ rows of a span, from token `first` on.
@@ -106,7 +132,12 @@ class ModelEngineImpl final : public ModelEngine {
   const std::int64_t num_parameters_, max_logit_rows_;
   SequenceTable table_;
 
-  // One Forward.
+  // The number of one is that of its set of samples.
+  static_assert(Backend::kSampleSets == 2);
+  Flight flights_[Backend::kSampleSets];
+  int num_flights_ = 0, first_flight_ = 0;
+
+  // One step.
   std::vector<SpanInput> spans_;
   std::vector<std::int64_t> rows_;
   std::vector<Backend::SampleRequest> sample_requests_;
@@ -115,7 +146,7 @@ class ModelEngineImpl final : public ModelEngine {
 
 absl::StatusOr<SequenceId> ModelEngineImpl::Open(const SequenceSpec& spec) {
   auto id = table_.Open(spec, {});
-  if (id.ok()) model_.ClearSlot(static_cast<std::int32_t>(*id));
+  if (id.ok()) model_.ClearSlot(table_.Get(*id).slot);
   return id;
 }
 
@@ -147,8 +178,7 @@ void ModelEngineImpl::Branch(SequenceId child_id) {
   GOLDFINCH_CHECK(child.parent != SequenceId::kNone);
   const Sequence& parent = table_.Get(child.parent);
   GOLDFINCH_CHECK(parent.length == child.branch_at);
-  model_.CopySlot(static_cast<std::int32_t>(child.parent),
-                  static_cast<std::int32_t>(child_id));
+  model_.CopySlot(parent.slot, child.slot);
   CopyPartialPage(parent.pages, parent.length, child.pages);
   child.length = parent.length;
   child.gold = parent.gold;
@@ -156,10 +186,17 @@ void ModelEngineImpl::Branch(SequenceId child_id) {
   child.parent = SequenceId::kNone;
 }
 
+void ModelEngineImpl::Close(SequenceId id) {
+  for (Flight& flight : flights_)
+    for (Flight::Sampled& sampled : flight.sampled)
+      if (sampled.sequence == id) sampled.sequence = SequenceId::kNone;
+  table_.Close(id);
+}
+
 PrefixId ModelEngineImpl::Keep(SequenceId id) {
   const PrefixId prefix = table_.Keep(id);
   auto state = std::make_shared<HostBytes>(static_cast<std::size_t>(info_.state_bytes));
-  model_.ReadState(static_cast<std::int32_t>(id), state->span());
+  model_.ReadState(table_.Get(id).slot, state->span());
   table_.Get(prefix).state = std::move(state);
   return prefix;
 }
@@ -174,7 +211,7 @@ absl::StatusOr<SequenceId> ModelEngineImpl::OpenFrom(PrefixId base_id,
   if (!id.ok()) return id;
   Sequence& sequence = table_.Get(*id);
   CopyPartialPage(base.pages, base.length, sequence.pages);
-  model_.WriteState(static_cast<std::int32_t>(*id), base.state->span());
+  model_.WriteState(sequence.slot, base.state->span());
   sequence.length = base.length;
   sequence.gold = base.gold;
   if (!sequence.counts.has_value()) return id;
@@ -264,12 +301,12 @@ SpanInput ModelEngineImpl::InputOf(const Span& span) {
   const auto next = std::upper_bound(keep_at.begin(), keep_at.end(), position);
   GOLDFINCH_CHECK(next == keep_at.end() || end <= *next);
   const std::int64_t first_logits = sequence.spec.first_logits;
-  const std::int64_t begin =
-      GoldRows::Begin(gold_rows(), position, keep_at, first_logits);
+  const std::int64_t begin = GoldBegin(sequence);
   GOLDFINCH_CHECK(info_.SpanEnd(position, end, first_logits) == end);
   sequence.gold.Advance(position, end, begin);
   Feed(sequence, span.tokens);
-  return {.slot = static_cast<std::int32_t>(span.sequence),
+  return {.slot = sequence.slot,
+          .next_slot = sequence.slot,
           .position = position,
           .tokens = span.tokens,
           .pages = sequence.pages,
@@ -280,8 +317,8 @@ SpanInput ModelEngineImpl::InputOf(const Span& span) {
 Preparation ModelEngineImpl::Prepare(SequenceId id, std::int64_t tokens,
                                      std::int64_t max_tokens) {
   const Sequence& sequence = table_.Get(id);
-  const std::int64_t begin = GoldRows::Begin(
-      gold_rows(), sequence.length, sequence.spec.keep_at, sequence.spec.first_logits);
+  const std::int64_t begin = GoldBegin(sequence);
+  GOLDFINCH_CHECK(num_flights_ == 0);
   if (config().num_gold() == 0 || begin >= sequence.length + tokens) return {};
   backend_->BeginStep();
   const Preparation done = model_.Prepare(sequence.pages, sequence.length, max_tokens);
@@ -290,29 +327,37 @@ Preparation ModelEngineImpl::Prepare(SequenceId id, std::int64_t tokens,
   return done;
 }
 
-absl::Status ModelEngineImpl::Forward(std::span<const Span> batch,
-                                      std::span<SpanResult> results) {
-  GOLDFINCH_CHECK(batch.size() == results.size());
+void ModelEngineImpl::Queue(std::span<const Span> batch, std::span<SpanResult> results) {
+  GOLDFINCH_CHECK(num_flights_ == 0 && batch.size() == results.size());
+  Flight& flight = flights_[first_flight_];
+  num_flights_ = 1;
   spans_.clear();
   for (const Span& span : batch) spans_.push_back(InputOf(span));
   for (SpanResult& result : results) result.scores.clear();  // of an earlier step
   backend_->BeginStep();
   model_.Run(spans_);
-  SampleSpans(batch, results);
+  SampleSpans(batch, results, flight);
   ScoreSpans(batch, results);
   for (std::size_t i = 0; i < batch.size(); ++i)
     if (batch[i].output == SpanOutput::kLogits) CopyLogits(batch[i], i);
-  backend_->Synchronize();
   backend_->EndStep();
-  return backend_->status();
 }
 
 void ModelEngineImpl::SampleSpans(std::span<const Span> batch,
-                                  std::span<SpanResult> results) {
+                                  std::span<SpanResult> results, Flight& flight) {
+  const auto samples = std::count_if(batch.begin(), batch.end(), [](const Span& span) {
+    return span.output == SpanOutput::kSample;
+  });
+  flight.started = samples <= max_logit_rows_;
   rows_.clear();
   sample_requests_.clear();
-  const auto flush = [this] {
-    if (!rows_.empty()) backend_->Sample(model_.Logits(rows_), sample_requests_);
+  const auto flush = [&] {
+    if (rows_.empty()) return;
+    const Matrix logits = model_.Logits(rows_);
+    if (flight.started)
+      backend_->StartSample(logits, sample_requests_, first_flight_);
+    else
+      backend_->Sample(logits, sample_requests_);
     rows_.clear();
     sample_requests_.clear();
   };
@@ -326,17 +371,96 @@ void ModelEngineImpl::SampleSpans(std::span<const Span> batch,
          .counts = sequence.counts.has_value() ? &*sequence.counts : nullptr,
          .num_generated = sequence.num_generated,
          .out = &results[i].sample});
+    flight.sampled.push_back({batch[i].sequence, &results[i].sample});
     rows_.push_back(
         model_.OutputRow(i, static_cast<std::int64_t>(batch[i].tokens.size()) - 1));
     if (static_cast<std::int64_t>(rows_.size()) == max_logit_rows_) flush();
   }
   flush();
-  for (std::size_t i = 0; i < batch.size(); ++i) {
-    if (batch[i].output != SpanOutput::kSample) continue;
-    Sequence& sequence = table_.Get(batch[i].sequence);
-    ++sequence.num_generated;
-    if (sequence.counts.has_value()) sequence.counts->AddOutput(results[i].sample.token);
+}
+
+bool ModelEngineImpl::QueueNext(std::span<const SequenceId> sequences,
+                                std::span<SpanResult> results) {
+  GOLDFINCH_CHECK(num_flights_ == 1 && sequences.size() == results.size());
+  Flight& last = first_flight();
+  if (sequences.empty() || !info_.runs_ahead || !last.started) return false;
+  Settle(last);
+  if (static_cast<std::int64_t>(sequences.size()) > table_.spare_slots()) return false;
+
+  const int set = 1 - first_flight_;
+  Flight& flight = flights_[set];
+  flight.started = flight.ahead = true;
+  num_flights_ = 2;
+  static constexpr TokenId kNotSeen = 0;
+  spans_.clear();
+  rows_.clear();
+  sample_requests_.clear();
+  std::size_t sampled = 0;
+  for (std::size_t i = 0; i < sequences.size(); ++i) {
+    while (sampled < last.sampled.size() &&
+           last.sampled[sampled].sequence != sequences[i])
+      ++sampled;
+    GOLDFINCH_CHECK(sampled < last.sampled.size());
+    Sequence& sequence = table_.Get(sequences[i]);
+    GOLDFINCH_CHECK(sequence.length < sequence.spec.max_tokens);
+    table_.TakeNextSlot(sequence);
+    spans_.push_back({.slot = sequence.slot,
+                      .next_slot = sequence.next_slot,
+                      .position = sequence.length,
+                      .tokens = std::span(&kNotSeen, 1),
+                      .pages = sequence.pages,
+                      .gold_begin = GoldBegin(sequence),
+                      .sampled = static_cast<std::int64_t>(sampled)});
+    sample_requests_.push_back(
+        {.row = static_cast<std::int64_t>(i),
+         .params = &sequence.spec.sampling,
+         // The token of the step before is not counted yet.
+         .counts = sequence.counts.has_value() ? &*sequence.counts : nullptr,
+         .pending = static_cast<std::int64_t>(sampled),
+         .num_generated = sequence.num_generated + 1,
+         .out = &results[i].sample});
+    flight.sampled.push_back({sequences[i], &results[i].sample});
   }
+  backend_->BeginStep();
+  model_.Run(spans_, backend_->SampledTokens(first_flight_));
+  for (std::size_t i = 0; i < sequences.size(); ++i)
+    rows_.push_back(model_.OutputRow(i, 0));
+  backend_->StartSample(model_.Logits(rows_), sample_requests_, set);
+  backend_->EndStep();
+  return true;
+}
+
+void ModelEngineImpl::Settle(Flight& flight) {
+  if (!flight.ahead) return;
+  flight.ahead = false;
+  for (const auto& [id, out] : flight.sampled) {
+    if (id == SequenceId::kNone) continue;
+    Sequence& sequence = table_.Get(id);
+    sequence.gold.Advance(sequence.length, sequence.length + 1, GoldBegin(sequence));
+    ++sequence.length;
+    table_.MoveToNextSlot(sequence);
+  }
+}
+
+absl::Status ModelEngineImpl::Wait() {
+  GOLDFINCH_CHECK(num_flights_ > 0);
+  Flight& flight = first_flight();
+  Settle(flight);
+  if (flight.started) backend_->FinishSample(first_flight_);
+  if (num_flights_ == 1) backend_->Synchronize();
+  for (const auto& [id, out] : flight.sampled) {
+    if (id == SequenceId::kNone) continue;
+    Sequence& sequence = table_.Get(id);
+    ++sequence.num_generated;
+    if (sequence.counts.has_value()) sequence.counts->AddOutput(out->token);
+  }
+  flight.sampled.clear();
+  first_flight_ = 1 - first_flight_;
+  --num_flights_;
+  absl::Status status = backend_->status();
+  // A step behind one that failed has failed as well.
+  if (!status.ok() && num_flights_ > 0) static_cast<void>(Wait());
+  return status;
 }
 
 void ModelEngineImpl::ScoreSpans(std::span<const Span> batch,
@@ -436,6 +560,7 @@ absl::StatusOr<std::unique_ptr<ModelEngine>> ModelEngine::Create(
                   .num_slots = options.max_sequences,
                   .max_step_tokens = static_cast<std::int32_t>(limits->max_rows),
                   .prompt_grid = static_cast<std::int32_t>(backend->prompt_grid()),
+                  .runs_ahead = options.run_ahead && backend->runs_ahead(),
                   .compute_dtype = name,
                   // Behind the backend's.
                   .numerics_id = absl::StrCat(
@@ -451,6 +576,10 @@ absl::StatusOr<std::unique_ptr<ModelEngine>> ModelEngine::Create(
   limits->max_logit_rows =
       std::min(std::max<std::int64_t>(kLeastLogitRows, options.max_sequences),
                backend->max_logit_rows());
+  // A step's samples are one set.
+  if (info.runs_ahead)
+    limits->spare_slots =
+        std::min<std::int64_t>(options.max_sequences, limits->max_logit_rows);
   const Backend& device = *backend;
   try {
     auto engine = std::make_unique<ModelEngineImpl>(std::move(backend), checkpoint, type,

@@ -23,9 +23,12 @@ namespace goldfinch {
 inline constexpr double kMaxCacheShare = 0.95;
 
 struct ModelEngineOptions {
-  std::string model_dir;  // holds config.json and model.safetensors
+  std::string model_dir;        // holds config.json and model.safetensors
   std::string backend = "cpu";  // "cpu", "cuda" or "auto", see BackendOptions
   std::int32_t device = 0;      // number of the CUDA device
+  // On a device a step is queued while the one before it runs, which takes a second state
+  // for each sequence; no bit depends on it.
+  bool run_ahead = true;
   bool cuda_graphs = true;  // decode steps are launched as graphs; no bit depends on it
   // A row has the same bits among any other rows. Off, products of many rows on a CUDA
   // device may be faster; the CPU's bits are the same either way.
@@ -39,7 +42,7 @@ struct ModelEngineOptions {
   bool vocab_table = false;
   bool pin_threads = false;      // each to a processor, where there are as many of them
   std::string cpu_isa = "auto";  // "auto", "plain", "avx2", "avx512", "avx512_bf16"
-  std::int64_t cache_bytes = 1 << 30;     // pool of compressed pages
+  std::int64_t cache_bytes = 1 << 30;  // pool of compressed pages
   // Instead of cache_bytes, where above 0: a share, at most kMaxCacheShare, of the memory
   // that is left when all else is there: the device's or, on the CPU, of host_bytes,
   // which the caller says the engine may take.

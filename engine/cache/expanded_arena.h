@@ -6,7 +6,8 @@
 // the current step.
 //
 // Invariant: at most one slot a page; `filled` rows of a slot, from the page's start,
-// are valid. Shared pages share their slot.
+// are valid. Shared pages share their slot. A step in vain (Engine::QueueNext) leaves a row
+// filled that its page will not have: whoever goes on from before it copies the page.
 //
 // Threads: one at a time.
 #pragma once

@@ -8,15 +8,18 @@
 
 namespace goldfinch {
 
-SequenceTable::SequenceTable(const EngineInfo& info,
+SequenceTable::SequenceTable(const EngineInfo& info, std::int64_t spare_slots,
                              std::function<void(std::int32_t)> on_free)
     : info_(info),
       on_free_(std::move(on_free)),
       pool_(info.num_pages),
       open_refs_(static_cast<std::size_t>(info.num_pages), 0),
       sequences_(static_cast<std::size_t>(info.num_slots)) {
-  for (std::int32_t slot = info.num_slots - 1; slot >= 0; --slot)
-    free_slots_.push_back(slot);
+  const auto num_slots = static_cast<std::int32_t>(info.num_slots + spare_slots);
+  free_ids_.reserve(sequences_.size());
+  free_slots_.reserve(static_cast<std::size_t>(num_slots));
+  for (std::int32_t id = info.num_slots; id-- > 0;) free_ids_.push_back(id);
+  for (std::int32_t slot = num_slots; slot-- > 0;) free_slots_.push_back(slot);
 }
 
 Sequence& SequenceTable::Get(SequenceId id) {
@@ -38,13 +41,13 @@ const Prefix& SequenceTable::Get(PrefixId id) const {
 EngineUsage SequenceTable::usage() const {
   return {.pages_used = pool_.used(),
           .pages_open = pages_open_,
-          .slots_used = info_.num_slots - static_cast<std::int32_t>(free_slots_.size())};
+          .slots_used = info_.num_slots - static_cast<std::int32_t>(free_ids_.size())};
 }
 
 absl::StatusOr<SequenceId> SequenceTable::Open(const SequenceSpec& spec,
                                                std::span<const std::int32_t> shared) {
   GOLDFINCH_CHECK(spec.max_tokens > 0 && spec.first_logits < spec.max_tokens);
-  if (free_slots_.empty())
+  if (free_ids_.empty())
     return absl::ResourceExhaustedError(
         absl::StrCat("all ", info_.num_slots, " state slots are in use"));
   const auto num_shared = static_cast<std::int64_t>(shared.size());
@@ -58,15 +61,34 @@ absl::StatusOr<SequenceId> SequenceTable::Open(const SequenceSpec& spec,
   for (const std::int32_t page : pages)
     if (open_refs_[static_cast<std::size_t>(page)]++ == 0) ++pages_open_;
 
-  const std::int32_t slot = free_slots_.back();
-  free_slots_.pop_back();
-  Sequence& sequence = sequences_[static_cast<std::size_t>(slot)];
+  const std::int32_t id = free_ids_.back();
+  free_ids_.pop_back();
+  Sequence& sequence = sequences_[static_cast<std::size_t>(id)];
   sequence = Sequence{.open = true,
+                      .slot = TakeSlot(),
                       .spec = spec,
                       .num_generated = spec.num_generated,
                       .pages = std::move(pages)};
   if (spec.sampling.HasPenalties()) sequence.counts.emplace(info_.vocab_size);
-  return SequenceId{slot};
+  return SequenceId{id};
+}
+
+std::int32_t SequenceTable::TakeSlot() {
+  GOLDFINCH_CHECK(!free_slots_.empty());
+  const std::int32_t slot = free_slots_.back();
+  free_slots_.pop_back();
+  return slot;
+}
+
+void SequenceTable::TakeNextSlot(Sequence& sequence) {
+  GOLDFINCH_CHECK(sequence.next_slot < 0 && spare_slots() > 0);
+  sequence.next_slot = TakeSlot();
+}
+
+void SequenceTable::MoveToNextSlot(Sequence& sequence) {
+  GOLDFINCH_CHECK(sequence.next_slot >= 0);
+  free_slots_.push_back(std::exchange(sequence.slot, sequence.next_slot));
+  sequence.next_slot = -1;
 }
 
 void SequenceTable::Release(std::span<const std::int32_t> pages) {
@@ -79,8 +101,10 @@ void SequenceTable::Close(SequenceId id) {
   for (const std::int32_t page : sequence.pages)
     if (--open_refs_[static_cast<std::size_t>(page)] == 0) --pages_open_;
   Release(sequence.pages);
+  free_slots_.push_back(sequence.slot);
+  if (sequence.next_slot >= 0) free_slots_.push_back(sequence.next_slot);
   sequence = Sequence{};
-  free_slots_.push_back(static_cast<std::int32_t>(id));
+  free_ids_.push_back(static_cast<std::int32_t>(id));
 }
 
 PrefixId SequenceTable::Keep(SequenceId id) {

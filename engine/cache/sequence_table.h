@@ -6,8 +6,12 @@
 // does not look. A sequence that goes on from a prefix shares its full pages and copies
 // the partly filled one.
 //
-// Invariants: a slot is free or has one open sequence; a page is held once by each
-// sequence and prefix that uses it, and is free when nobody does.
+// A sequence has a state slot, and a second one while a step is queued for it of which it
+// is not certain that it will be wanted: the state behind that step goes there.
+//
+// Invariants: a slot is free or has one open sequence, and there is a free one for each
+// sequence that can still be opened; a page is held once by each sequence and prefix that
+// uses it, and is free when nobody does.
 //
 // Threads: one at a time.
 #pragma once
@@ -29,9 +33,11 @@
 
 namespace goldfinch {
 
-// One open sequence; its id is its state slot.
+// One open sequence.
 struct Sequence {
   bool open = false;
+  std::int32_t slot = -1;
+  std::int32_t next_slot = -1;  // none
   SequenceSpec spec = {};
   std::int64_t length = 0;
   std::int64_t num_generated = 0;
@@ -53,7 +59,9 @@ struct Prefix {
 class SequenceTable {
  public:
   // `on_free` hears of every page that nobody holds any more.
-  SequenceTable(const EngineInfo& info, std::function<void(std::int32_t)> on_free);
+  // There are `spare_slots` more slots than sequences.
+  SequenceTable(const EngineInfo& info, std::int64_t spare_slots,
+                std::function<void(std::int32_t)> on_free);
 
   Sequence& Get(SequenceId id);  // CHECK: it is open
   Prefix& Get(PrefixId id);      // CHECK: it is kept
@@ -66,6 +74,14 @@ class SequenceTable {
                                   std::span<const std::int32_t> shared);
   void Close(SequenceId id);
 
+  // How many sequences can take a second slot.
+  std::int64_t spare_slots() const {
+    return static_cast<std::int64_t>(free_slots_.size() - free_ids_.size());
+  }
+  void TakeNextSlot(Sequence& sequence);
+  // It becomes the sequence's slot.
+  void MoveToNextSlot(Sequence& sequence);
+
   // A prefix of the sequence's tokens so far, without its state.
   PrefixId Keep(SequenceId id);
   // A prefix of `length` tokens on pages of its own.
@@ -77,6 +93,7 @@ class SequenceTable {
   std::int64_t PagesToOpen(PrefixId base, std::int64_t max_tokens) const;
 
  private:
+  std::int32_t TakeSlot();
   PrefixId AddPrefix(Prefix prefix);
   void Release(std::span<const std::int32_t> pages);
 
@@ -85,8 +102,8 @@ class SequenceTable {
   PagePool pool_;
   std::vector<std::int32_t> open_refs_;  // by page: sequences that hold it
   std::int64_t pages_open_ = 0;
-  std::vector<Sequence> sequences_;  // by slot
-  std::vector<std::int32_t> free_slots_;
+  std::vector<Sequence> sequences_;  // by id
+  std::vector<std::int32_t> free_ids_, free_slots_;
   std::vector<Prefix> prefixes_;  // grows to the most that were kept at once
   std::vector<std::int32_t> free_prefixes_;
 };

@@ -54,14 +54,16 @@ Model::Model(Backend& backend, const Checkpoint& checkpoint, DType type,
       weights_(ModelWeights::Load(checkpoint, type, limits.weight_storage, backend)) {
   const std::int64_t padding = backend.records() ? kMaxPadding : 0;
   const std::int64_t rows = limits.max_rows + padding, d = config_.n_embd;
-  const std::int64_t slots = limits.num_slots + padding;
+  const std::int64_t slots = limits.num_slots + limits.spare_slots + padding;
   const std::int64_t width = MaxMixWidth(weights_);
   TakeStates(slots);
   work_ = std::make_unique<Workspace>(memory_, config_, type, rows, width);
   x_ = memory_.Take(rows, d, DType::kF32);
-  tokens_ = {inputs_, rows};
+  tokens_ = {inputs_, rows};  // the first of them: StepArray::filled_by_op
   span_begin_ = {inputs_, slots + 1};
   slot_ = {inputs_, slots};
+  next_slot_ = {inputs_, slots};
+  sampled_ = {inputs_, limits.spare_slots};
   lead_ = {inputs_, slots};
   first_row_.reserve(static_cast<std::size_t>(limits.num_slots));
   logit_row_ = {inputs_, limits.max_logit_rows};
@@ -79,6 +81,7 @@ Model::Model(Backend& backend, const Checkpoint& checkpoint, DType type,
     gold_row_ = {inputs_, rows};
     gold_span_begin_ = {inputs_, slots + 1};
     gold_slot_ = {inputs_, slots};
+    gold_next_slot_ = {inputs_, slots};
     lead_row_ = {inputs_, limits.num_slots};
     lead_slot_ = {inputs_, limits.num_slots};
     arena_ = std::make_unique<ExpandedArena>(limits.arena_slots, 0);
@@ -105,8 +108,8 @@ Model::Model(Backend& backend, const Checkpoint& checkpoint, DType type,
   if (backend.records()) RecordDecoding();
 }
 
-// A slot's states lie side by side, in the order of ReadState, so that each of its moves is
-// one copy. Slots are an odd number of cache lines apart, as rows of inputs are.
+// A slot's states lie side by side, in the order of ReadState, so that each of its moves
+// is one copy. Slots are an odd number of cache lines apart, as rows of inputs are.
 void Model::TakeStates(std::int64_t slots) {
   const std::int64_t d = config_.n_embd, wkv = config_.num_heads() * kHeadState;
   slots_ = memory_.TakeInput(
@@ -146,7 +149,7 @@ DeviceBytes Model::device_bytes() const {
   DeviceBytes bytes{.weights = weights_.bytes,
                     .cache = cache_ == nullptr ? 0 : cache_->page_bytes(),
                     .expanded = cache_ == nullptr ? 0 : cache_->tile_bytes(),
-                    .state = limits_.num_slots * state_bytes()};
+                    .state = (limits_.num_slots + limits_.spare_slots) * state_bytes()};
   const std::int64_t table = cache_ == nullptr ? 0 : cache_->table_bytes();
   bytes.weights += table;
   bytes.work = memory_.bytes() - bytes.cache - bytes.expanded - bytes.state - table +
@@ -250,6 +253,7 @@ std::optional<std::int64_t> Model::PaddingOf(std::span<const SpanInput> spans) c
 void Model::AddSpan(const SpanInput& span) {
   span_begin_.Push(static_cast<std::int32_t>(tokens_.size()));
   slot_.Push(span.slot);
+  next_slot_.Push(span.next_slot);
   const std::int64_t page_tokens = limits_.page_tokens;
   std::int64_t position = span.position;
   for (const TokenId token : span.tokens) {
@@ -267,6 +271,7 @@ void Model::BuildBatch(std::span<const SpanInput> spans, std::int64_t padding) {
   tokens_.Clear();
   span_begin_.Clear();
   slot_.Clear();
+  next_slot_.Clear();
   lead_.Clear();
   cache_row_.Clear();
   first_row_.assign(spans.size(), 0);
@@ -289,7 +294,8 @@ void Model::BuildBatch(std::span<const SpanInput> spans, std::int64_t padding) {
   output_begin_.assign(first_row_.begin(), first_row_.end());
   for (std::int64_t i = 0; i < padding; ++i) {
     span_begin_.Push(static_cast<std::int32_t>(tokens_.size()));
-    slot_.Push(static_cast<std::int32_t>(limits_.num_slots + i));
+    slot_.Push(PaddingSlot(i));
+    next_slot_.Push(PaddingSlot(i));
     tokens_.Push(0);
     if (cache_ != nullptr) cache_row_.Push(attention_->PaddingRow(i));
   }
@@ -297,20 +303,23 @@ void Model::BuildBatch(std::span<const SpanInput> spans, std::int64_t padding) {
   tokens_.Stage();
   span_begin_.Stage();
   slot_.Stage();
+  next_slot_.Stage();
   lead_.Stage();
   if (cache_ != nullptr) cache_row_.Stage();
 }
 
 void Model::RunRecurrent() {
   const Matrix x = x_.Rows(tokens_.size());
-  LayerContext context{.backend = backend_,
-                       .config = config_,
-                       .work = *work_,
-                       .spans = {.count = static_cast<std::int32_t>(slot_.size()),
-                                 .begin = span_begin_.device(),
-                                 .slot = slot_.device(),
-                                 .lead = prompt_rows_ > 0 ? lead_.device() : nullptr},
-                       .prompt_rows = prompt_rows_};
+  LayerContext context{
+      .backend = backend_,
+      .config = config_,
+      .work = *work_,
+      .spans = {.count = static_cast<std::int32_t>(slot_.size()),
+                .begin = span_begin_.device(),
+                .slot = slot_.device(),
+                .next_slot = prompt_rows_ > 0 ? nullptr : NextSlots(next_slot_),
+                .lead = prompt_rows_ > 0 ? lead_.device() : nullptr},
+      .prompt_rows = prompt_rows_};
   backend_.EmbedNorm(tokens_.device(), weights_.embedding, weights_.ln0, x);
   for (std::int64_t i = 0; i < config_.num_recurrent(); ++i) {
     const LayerWeights& layer = weights_.layers[static_cast<std::size_t>(i)];
@@ -328,6 +337,7 @@ void Model::BuildGold(std::span<const SpanInput> spans, std::int64_t padding) {
   gold_row_.Clear();
   gold_span_begin_.Clear();
   gold_slot_.Clear();
+  gold_next_slot_.Clear();
   lead_row_.Clear();
   lead_slot_.Clear();
   attended_.clear();
@@ -347,6 +357,7 @@ void Model::BuildGold(std::span<const SpanInput> spans, std::int64_t padding) {
     if (first < count) {
       gold_span_begin_.Push(static_cast<std::int32_t>(gold_row_.size()));
       gold_slot_.Push(span.slot);
+      gold_next_slot_.Push(span.next_slot);
       const auto sequence = static_cast<std::int32_t>(attended_.size());
       attended_.push_back({.pages = span.pages, .length = span.position + count});
       for (std::int64_t j = first; j < count; ++j) {
@@ -359,13 +370,15 @@ void Model::BuildGold(std::span<const SpanInput> spans, std::int64_t padding) {
   const std::int64_t behind = tokens_.size() - padding;
   for (std::int64_t i = 0; i < padding; ++i) {
     gold_span_begin_.Push(static_cast<std::int32_t>(gold_row_.size()));
-    gold_slot_.Push(static_cast<std::int32_t>(limits_.num_slots + i));
+    gold_slot_.Push(PaddingSlot(i));
+    gold_next_slot_.Push(PaddingSlot(i));
     gold_row_.Push(behind + i);
   }
   gold_span_begin_.Push(static_cast<std::int32_t>(gold_row_.size()));
   gold_row_.Stage();
   gold_span_begin_.Stage();
   gold_slot_.Stage();
+  gold_next_slot_.Stage();
   lead_row_.Stage();
   lead_slot_.Stage();
   if (gold_row_.size() > 0)
@@ -385,7 +398,8 @@ void Model::RunGold() {
                        .work = *work_,
                        .spans = {.count = static_cast<std::int32_t>(gold_slot_.size()),
                                  .begin = gold_span_begin_.device(),
-                                 .slot = gold_slot_.device()}};
+                                 .slot = gold_slot_.device(),
+                                 .next_slot = NextSlots(gold_next_slot_)}};
   const Matrix gold_x = gold_x_.Rows(gold_row_.size());
   backend_.GatherRows(x, gold_row_.device(), gold_x);
   attention_->ExpandStaged();
@@ -397,10 +411,18 @@ void Model::RunGold() {
   }
 }
 
-void Model::Run(std::span<const SpanInput> spans) {
+void Model::Run(std::span<const SpanInput> spans, const TokenStore& sampled) {
   const std::optional<std::int64_t> padding = PaddingOf(spans);
   BuildBatch(spans, padding.value_or(0));
+  if (sampled.data != nullptr) {
+    sampled_.Clear();
+    for (const SpanInput& span : spans) sampled_.Push(span.sampled);
+    sampled_.Stage();
+  }
   inputs_.Upload();
+  if (sampled.data != nullptr)
+    backend_.GatherTokens(sampled, sampled_.device(), sampled_.size(),
+                          tokens_.filled_by_op());
   const std::int64_t rows = tokens_.size();
   if (!padding.has_value() || !backend_.Replay(KeyOf(Half::kRecurrent, rows)))
     RunRecurrent();

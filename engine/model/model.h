@@ -40,6 +40,8 @@ inline constexpr std::int64_t kMaxPages = 1 << 30;
 struct ModelLimits {
   std::int64_t max_rows = 0;   // tokens in one pass
   std::int64_t num_slots = 0;  // sequences
+  // More of them, for steps whose states go to other slots; with none no step's do.
+  std::int64_t spare_slots = 0;
   std::int64_t page_tokens = 0;
   std::int64_t num_pages = 0;
   // Instead of num_pages, where above 0: the pages take this share of the memory that is
@@ -57,6 +59,7 @@ struct ModelLimits {
 // Consecutive tokens of one sequence, from `position` on.
 struct SpanInput {
   std::int32_t slot = 0;
+  std::int32_t next_slot = 0;  // gets the state behind it; of a prompt the same slot
   std::int64_t position = 0;
   std::span<const TokenId> tokens;
   std::span<const std::int32_t> pages;  // of the whole sequence; empty without GOLD
@@ -64,6 +67,7 @@ struct SpanInput {
   // Its rows are rows of a prompt, where the device knows of a difference
   // (Backend::prompt_grid): recurrent layers compute them in blocks.
   bool prompt = false;
+  std::int64_t sampled = 0;  // see Run
 };
 
 class Model {
@@ -113,7 +117,9 @@ class Model {
   }
 
   // Runs every span. The logits of their rows can then be asked for until the next Run.
-  void Run(std::span<const SpanInput> spans);
+  // With `sampled` (Backend::SampledTokens) the tokens are there, not in the spans: of
+  // each, which is of one token, the one at SpanInput::sampled.
+  void Run(std::span<const SpanInput> spans, const TokenStore& sampled = {});
 
   // Row to give to Logits for the span's token `index`, which is at gold_begin or later.
   std::int64_t OutputRow(std::size_t span, std::int64_t index) const;
@@ -148,6 +154,12 @@ class Model {
   // than one.
   std::int64_t PagesOfShare();
   LayerState State(std::int64_t layer) const;
+  std::int32_t PaddingSlot(std::int64_t index) const {
+    return static_cast<std::int32_t>(limits_.num_slots + limits_.spare_slots + index);
+  }
+  const std::int32_t* NextSlots(const StepArray<std::int32_t>& next_slot) const {
+    return limits_.spare_slots > 0 ? next_slot.device() : nullptr;
+  }
   // visit(cache row, index from `begin`, count) of the runs within pages that positions
   // [begin, begin + count) are.
   template <typename Visit>
@@ -173,13 +185,14 @@ class Model {
   // One pass.
   Matrix x_;       // [rows, D] residual stream of all rows
   Matrix gold_x_;  // [GOLD rows, D]
-  StepArray<std::int32_t> tokens_, span_begin_, slot_;
-  StepArray<std::int32_t> lead_;  // RowSpans::lead; nothing in steps without prompts
-  std::int64_t prompt_rows_ = 0;  // the last ones of x_
+  StepArray<std::int32_t> tokens_, span_begin_, slot_, next_slot_;
+  StepArray<std::int64_t> sampled_;  // SpanInput::sampled, where Run goes by it
+  StepArray<std::int32_t> lead_;     // RowSpans::lead; nothing in steps without prompts
+  std::int64_t prompt_rows_ = 0;     // the last ones of x_
   std::vector<std::int64_t> first_row_;  // of x_, a span
   StepArray<std::int64_t> cache_row_;
   StepArray<std::int64_t> gold_row_;  // rows of x_ that GOLD runs on
-  StepArray<std::int32_t> gold_span_begin_, gold_slot_;
+  StepArray<std::int32_t> gold_span_begin_, gold_slot_, gold_next_slot_;
   StepArray<std::int32_t> lead_row_, lead_slot_;  // before the first GOLD row
   std::vector<std::int64_t> output_begin_;        // a span: output row of its token 0
   std::vector<AttendedSequence> attended_;

@@ -94,6 +94,9 @@ class StepArray {
   std::int64_t size() const { return size_; }
   std::span<const T> host() const { return {data(), static_cast<std::size_t>(size_)}; }
   const T* device() const { return reinterpret_cast<const T*>(inputs_->device(place_)); }
+  // For an op that fills it in the host's place. No later Upload of the step copies what
+  // lies between arrays before and behind this one if it is reserved first.
+  T* filled_by_op() const { return reinterpret_cast<T*>(inputs_->device(place_)); }
 
   // See StepInputs::Stage.
   void Stage() { inputs_->Stage(place_, size_ * kElement); }

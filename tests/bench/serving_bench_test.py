@@ -9,7 +9,8 @@ import sys
 import unittest
 
 BENCH = sys.argv[1] if len(sys.argv) > 1 else ""
-CASES = {"pause/streams:64/p50", "pause/streams:64/p99", "cpu/streams:64", "cpu/streams:64/instant",
+CASES = {"pause/streams:64/p50", "pause/streams:64/p99",
+         "pause_ahead/streams:64/p50", "pause_ahead/streams:64/p99", "cpu/streams:64", "cpu/streams:64/instant",
          "tokens/streams:64/instant", "messages/streams:64/instant", "first/idle/p50", "first/idle/p99"}
 
 
@@ -21,7 +22,10 @@ class ServingBenchTest(unittest.TestCase):
         self.assertEqual({row["name"] for row in rows}, CASES)
         for row in rows:
             self.assertEqual(set(row), {"name", "measured", "unit", "limit", "ratio"})
-            self.assertGreater(row["measured"], 0, row)
+            if row["name"].startswith("pause_ahead"):
+                self.assertGreaterEqual(row["measured"], 0, row)  # none at all, mostly
+            else:
+                self.assertGreater(row["measured"], 0, row)
             self.assertAlmostEqual(row["ratio"], row["measured"] / row["limit"], delta=1e-6 * row["ratio"])
         by_name = {row["name"]: row["measured"] for row in rows}
         self.assertLessEqual(by_name["messages/streams:64/instant"], by_name["tokens/streams:64/instant"])

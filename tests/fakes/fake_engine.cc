@@ -40,8 +40,8 @@ std::uint64_t HashOfPrompt(std::span<const TokenId> prompt, std::int64_t grid) {
   return hash;
 }
 
-SampledToken Sample(std::uint64_t hash, const SamplingParams& sampling,
-                    std::int64_t generated, std::int32_t vocab_size) {
+SampledToken SampleOf(std::uint64_t hash, const SamplingParams& sampling,
+                      std::int64_t generated, std::int32_t vocab_size) {
   std::uint64_t h = Mix(Mix(hash, sampling.seed), sampling.candidate);
   const auto token = [&] {
     return static_cast<TokenId>(h % static_cast<std::uint64_t>(vocab_size));
@@ -89,6 +89,7 @@ EngineInfo InfoOf(const FakeEngineOptions& options) {
   info.num_slots = options.num_slots;
   info.max_step_tokens = options.max_step_tokens;
   info.prompt_grid = options.prompt_grid;
+  info.runs_ahead = options.runs_ahead;
   info.compute_dtype = "f32";
   info.numerics_id = options.numerics_id;
   info.state_bytes = sizeof(std::uint64_t);
@@ -137,6 +138,7 @@ absl::StatusOr<SequenceId> FakeEngine::OpenBranch(SequenceId parent_id, std::int
 absl::StatusOr<SequenceId> FakeEngine::Take(Sequence sequence, std::int64_t new_pages) {
   GOLDFINCH_CHECK(sequence.spec.max_tokens >= 1);
   GOLDFINCH_CHECK(sequence.spec.first_logits >= 0);
+  GOLDFINCH_CHECK(steps_.empty());
   {
     MutexLock lock(mu_);
     if (absl::Status status = CountDown(fail_open_); !status.ok()) return status;
@@ -178,6 +180,7 @@ void FakeEngine::Branch(SequenceId child_id) {
   GOLDFINCH_CHECK(child.parent != SequenceId::kNone);
   const Sequence& parent = Find(child.parent);
   GOLDFINCH_CHECK(!child.lost && !parent.lost);
+  for (const Step& step : steps_) GOLDFINCH_CHECK(step.next.empty());
   GOLDFINCH_CHECK(parent.num_tokens == child.branch_at);
   child.num_tokens = parent.num_tokens;
   child.tokens = parent.tokens;
@@ -197,6 +200,7 @@ void FakeEngine::Close(SequenceId id) {
   for (const auto& [other_id, other] : sequences_) {
     GOLDFINCH_CHECK(other.parent != id);
   }
+  for (Step& step : steps_) step.next.erase(id);
   sequences_.erase(id);
   free_slots_.insert(id);
 }
@@ -313,30 +317,91 @@ absl::StatusOr<PrefixId> FakeEngine::Load(const PrefixImage& image) {
   return prefix;
 }
 
-absl::Status FakeEngine::Forward(std::span<const Span> batch,
-                                 std::span<SpanResult> results) {
+void FakeEngine::Queue(std::span<const Span> batch, std::span<SpanResult> results) {
+  GOLDFINCH_CHECK(steps_.empty());
   GOLDFINCH_CHECK(!batch.empty() && batch.size() == results.size());
   std::int64_t total = 0;
   std::set<SequenceId> seen;
+  Step step;
+  step.results = results;
+  step.found.resize(batch.size());
   for (const Span& span : batch) {
     total += std::ssize(span.tokens);
     GOLDFINCH_CHECK(!span.tokens.empty());
     GOLDFINCH_CHECK(seen.insert(span.sequence).second);
     GOLDFINCH_CHECK(!Find(span.sequence).lost);
+    step.sequences.push_back(span.sequence);
   }
   GOLDFINCH_CHECK(total <= info_.max_step_tokens + info_.prompt_grid - 1);
-  if (absl::Status status = NoteForward(batch); !status.ok()) {
-    for (auto& [id, sequence] : sequences_) sequence.lost = true;
-    return status;
+  step.status = NoteForward(batch);
+  if (step.status.ok()) {
+    for (std::size_t i = 0; i < batch.size(); ++i) RunSpan(batch[i], step.found[i]);
+    most_expanded_ = std::max(most_expanded_, std::exchange(expanded_, 0));
   }
-  for (std::size_t i = 0; i < batch.size(); ++i) RunSpan(batch[i], results[i]);
+  steps_.push_back(std::move(step));
+}
+
+bool FakeEngine::QueueNext(std::span<const SequenceId> sequences,
+                           std::span<SpanResult> results) {
+  GOLDFINCH_CHECK(steps_.size() == 1 && sequences.size() == results.size());
+  if (!info_.runs_ahead || sequences.empty()) return false;
+  Step& last = steps_.front();
+  Settle(last);
+  Step step;
+  step.results = results;
+  step.found.resize(sequences.size());
+  std::vector<Span> batch;
+  std::size_t before = 0;
+  for (std::size_t i = 0; i < sequences.size(); ++i) {
+    const SequenceId id = sequences[i];
+    while (last.sequences.at(before) != id) ++before;
+    Sequence next = Find(id);
+    GOLDFINCH_CHECK(!next.lost && next.num_tokens < next.spec.max_tokens);
+    if (last.status.ok()) {
+      const TokenId token = last.found[before].sample.token;
+      Span span;
+      span.tokens = std::span(&token, 1);
+      Expand(next, 1);
+      Advance(next, span);
+      PlaceBlocks(next, span);
+      Feed(next, token);
+      Sample(next, step.found[i]);
+    }
+    step.next.emplace(id, std::move(next));
+    step.sequences.push_back(id);
+    batch.emplace_back();
+    batch.back().sequence = id;
+  }
   most_expanded_ = std::max(most_expanded_, std::exchange(expanded_, 0));
+  step.status = NoteForward(batch);
+  ++num_queued_next_;
+  steps_.push_back(std::move(step));
+  return true;
+}
+
+// Nobody has closed those, so they do go on.
+void FakeEngine::Settle(Step& step) {
+  for (auto& [id, next] : std::exchange(step.next, {})) Find(id) = std::move(next);
+}
+
+absl::Status FakeEngine::Wait() {
+  GOLDFINCH_CHECK(!steps_.empty());
+  Settle(steps_.front());
+  const Step step = std::move(steps_.front());
+  steps_.pop_front();
+  if (!step.status.ok()) {
+    for (auto& [id, sequence] : sequences_) sequence.lost = true;
+    steps_.clear();
+    return step.status;
+  }
+  std::ranges::copy(step.found, step.results.begin());
   return absl::OkStatus();
 }
 
 Preparation FakeEngine::Prepare(SequenceId id, std::int64_t tokens,
                                 std::int64_t max_tokens) {
   Sequence& sequence = Find(id);
+  GOLDFINCH_CHECK(steps_.empty());
   GOLDFINCH_CHECK(tokens > 0 && max_tokens >= 0);
   if (!options_.expands || !RunsGold(sequence, tokens)) return {};
   if (options_.expands_in_vain) return {.expanded = max_tokens, .ready = false};
@@ -426,13 +491,16 @@ void FakeEngine::RunSpan(const Span& span, SpanResult& result) {
     return;
   }
   for (const TokenId token : span.tokens) Feed(sequence, token);
-  if (span.output == SpanOutput::kNone) return;
-  // The draw that comes next is counted from the first logits on.
+  if (span.output == SpanOutput::kSample) Sample(sequence, result);
+}
+
+// The draw that comes next is counted from the first logits on.
+void FakeEngine::Sample(Sequence& sequence, SpanResult& result) const {
   const std::int64_t generated = sequence.num_tokens - 1 - sequence.spec.first_logits;
   GOLDFINCH_CHECK(generated >= 0);
   GOLDFINCH_CHECK(generated == sequence.spec.num_generated + sequence.num_sampled++);
   result.sample =
-      Sample(sequence.hash, sequence.spec.sampling, generated, info_.vocab_size);
+      SampleOf(sequence.hash, sequence.spec.sampling, generated, info_.vocab_size);
 }
 
 void FakeEngine::Score(Sequence& sequence, const Span& span, SpanResult& result) {
@@ -471,7 +539,7 @@ std::vector<TokenId> FakeEngine::Expected(std::span<const TokenId> prompt,
   std::uint64_t hash = HashOfPrompt(prompt, prompt_grid);
   std::vector<TokenId> tokens;
   for (std::int64_t i = 0; i < count; ++i) {
-    tokens.push_back(Sample(hash, sampling, i, vocab_size).token);
+    tokens.push_back(SampleOf(hash, sampling, i, vocab_size).token);
     hash = Extend(hash, tokens.back());
   }
   return tokens;

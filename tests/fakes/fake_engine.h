@@ -4,7 +4,8 @@
 // candidate, so a wrong, lost or repeated token changes everything after it. Pages are
 // numbered and reference counted as in the real pool. Whatever engine.h calls our bug is
 // a CHECK here: a span past max_tokens or across a keep_at, outputs before first_logits,
-// two spans of one sequence, a branch at the wrong place, a prefix that goes on where its
+// two spans of one sequence, a branch at the wrong place, a sequence opened while a step
+// is queued, a prefix that goes on where its
 // GOLD layers have not run (as if there were one), anything but Close after a fault, with
 // a prompt_grid a span that ends off it in the midst of a prompt. So
 // is a page or a slot that is neither used nor free, which usage() looks for.
@@ -13,6 +14,7 @@
 #pragma once
 
 #include <cstdint>
+#include <deque>
 #include <functional>
 #include <map>
 #include <optional>
@@ -39,6 +41,7 @@ struct FakeEngineOptions {
   std::int32_t prompt_grid = 1;  // tokens of whole blocks enter the hash in their own way
   bool expands = false;          // Prepare has something to do: every sequence's own past
   bool expands_in_vain = false;  // and it is always gone again
+  bool runs_ahead = false;       // results are told by Wait
 };
 
 class FakeEngine final : public Engine {
@@ -61,8 +64,10 @@ class FakeEngine final : public Engine {
   absl::StatusOr<PrefixId> Load(const PrefixImage& image) override;
   Preparation Prepare(SequenceId sequence, std::int64_t tokens,
                       std::int64_t max_tokens) override;
-  absl::Status Forward(std::span<const Span> batch,
-                       std::span<SpanResult> results) override;
+  void Queue(std::span<const Span> batch, std::span<SpanResult> results) override;
+  bool QueueNext(std::span<const SequenceId> sequences,
+                 std::span<SpanResult> results) override;
+  absl::Status Wait() override;
   EngineUsage usage() const override;
 
   // What a sequence of this prompt samples, worked out without the engine: the first
@@ -77,19 +82,22 @@ class FakeEngine final : public Engine {
 
   // The k-th Open or OpenBranch from now (1: the next) fails with `status`.
   void FailOpen(int k, absl::Status status);
-  // The k-th Forward from now fails with `status`.
+  // The k-th step from now fails with `status`.
   void FailForward(int k, absl::Status status);
   // Every Save from now on fails with `status`, until it is OK again.
   void FailSaves(absl::Status status);
-  // Called at the start of every Forward, on the step thread.
+  // Called when a step is queued, on the step thread; of one that is queued behind
+  // another, with spans without tokens.
   void SetForwardHook(std::function<void(std::span<const Span>)> hook);
 
-  // The next Forward stops inside until Release().
+  // The next step stops inside Queue until Release().
   void BlockForward();
   void WaitUntilBlocked();
   void Release();
 
   std::int64_t num_forwards() const;
+  // Of them, those that were queued behind another one. Step thread.
+  std::int64_t num_queued_next() const { return num_queued_next_; }
   // Most tokens of pasts that one call of Forward or Prepare expanded. Step thread.
   std::int64_t most_expanded() const { return most_expanded_; }
 
@@ -115,11 +123,20 @@ class FakeEngine final : public Engine {
     std::uint64_t hash = 0;
     GoldRows gold;
   };
+  // Between Queue and Wait.
+  struct Step {
+    absl::Status status;
+    std::span<SpanResult> results;
+    std::vector<SpanResult> found;  // what they will be
+    std::vector<SequenceId> sequences;
+    std::map<SequenceId, Sequence> next;  // what open sequences become, if it ran ahead
+  };
   struct Failure {
     int countdown = 0;  // fails when it gets to 0
     absl::Status status;
   };
 
+  void Settle(Step& step);
   Sequence& Find(SequenceId id);
   const Kept& Find(PrefixId id) const;
   absl::StatusOr<SequenceId> Take(Sequence sequence, std::int64_t new_pages);
@@ -137,6 +154,7 @@ class FakeEngine final : public Engine {
   void PlaceBlocks(Sequence& sequence, const Span& span) const;
   void Feed(Sequence& sequence, TokenId token) const;
   void RunSpan(const Span& span, SpanResult& result);
+  void Sample(Sequence& sequence, SpanResult& result) const;
   void Score(Sequence& sequence, const Span& span, SpanResult& result);
 
   const FakeEngineOptions options_;
@@ -144,6 +162,8 @@ class FakeEngine final : public Engine {
 
   // Owned by the step thread.
   std::map<SequenceId, Sequence> sequences_;
+  std::deque<Step> steps_;  // at most two
+  std::int64_t num_queued_next_ = 0;
   std::map<PrefixId, Kept> prefixes_;
   std::int32_t last_prefix_ = -1;
   std::int64_t expanded_ = 0;  // by the Forward that runs

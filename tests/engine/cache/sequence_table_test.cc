@@ -32,7 +32,8 @@ class SequenceTableTest : public testing::Test {
 
   const EngineInfo info_ = Info();
   std::vector<std::int32_t> freed_;
-  SequenceTable table_{info_, [this](std::int32_t page) { freed_.push_back(page); }};
+  SequenceTable table_{info_, /*spare_slots=*/2,
+                       [this](std::int32_t page) { freed_.push_back(page); }};
 };
 
 TEST_F(SequenceTableTest, PrefixKeepsThePagesOfItsTokensOnly) {
@@ -97,6 +98,38 @@ TEST_F(SequenceTableTest, IdsOfPrefixesAreUsedAgain) {
     EXPECT_EQ(static_cast<int>(*std::ranges::max_element(kept)), 3);
     for (const PrefixId id : kept) table_.Drop(id);
   }
+}
+
+// However sequences move, each has slots of its own, and one is left for each that can
+// still be opened.
+TEST_F(SequenceTableTest, SequencesMoveToASecondSlotAndBack) {
+  const SequenceId first = Open(10), second = Open(10);
+  EXPECT_EQ(table_.spare_slots(), 2);
+  const std::int32_t slot = table_.Get(first).slot;
+  table_.TakeNextSlot(table_.Get(first));
+  table_.TakeNextSlot(table_.Get(second));
+  EXPECT_EQ(table_.spare_slots(), 0);
+  EXPECT_EQ(table_.usage().slots_used, 2);
+  const std::int32_t next = table_.Get(first).next_slot;
+  table_.MoveToNextSlot(table_.Get(first));
+  EXPECT_EQ(table_.spare_slots(), 1);
+  EXPECT_EQ(table_.Get(first).slot, next);
+  EXPECT_NE(next, slot);
+  EXPECT_EQ(table_.Get(first).next_slot, -1);
+  table_.Close(second);  // with both of its slots
+  EXPECT_EQ(table_.spare_slots(), 2);
+
+  std::set<std::int32_t> slots = {table_.Get(first).slot};
+  for (int i = 0; i < 3; ++i) {
+    const SequenceId id = Open(10);
+    EXPECT_TRUE(slots.insert(table_.Get(id).slot).second);
+    if (i == 0) {
+      table_.TakeNextSlot(table_.Get(id));
+      EXPECT_TRUE(slots.insert(table_.Get(id).next_slot).second);
+    }
+  }
+  EXPECT_EQ(*slots.begin(), 0);
+  EXPECT_LT(*slots.rbegin(), 6);
 }
 
 }  // namespace
