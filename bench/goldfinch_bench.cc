@@ -47,7 +47,7 @@ struct DecodeCase {
 };
 
 constexpr std::int64_t kShortContext = 64;
-constexpr std::int64_t kDecodeSteps = 200;  // at most, and room kept for them
+constexpr std::size_t kDecodeSteps = 200;  // at most, and room kept for them
 
 class Bench {
  public:
@@ -144,6 +144,7 @@ class Bench {
     options.backend = flags_.backend;
     options.device = flags_.device;
     options.cuda_graphs = flags_.cuda_graphs == "on";
+    options.run_ahead = flags_.run_ahead == "on";
     options.batch_invariant = flags_.batch_invariant == "on";
     options.cpu_isa = flags_.cpu_isa;
     options.vocab_table = flags_.vocab_table;
@@ -162,9 +163,10 @@ class Bench {
 
   bool FitsMemory(const std::string& name, std::int64_t tokens, int sequences,
                   bool rebuilt) const {
+    const bool ahead = flags_.backend != "cpu" && flags_.run_ahead == "on";
     const double need =
         costs_.weight_bytes * 2 +
-        sequences * (costs_.state_bytes +
+        sequences * (costs_.state_bytes * (ahead ? 2 : 1) +
                      static_cast<double>(tokens) *
                          (costs_.cache_bytes + (rebuilt ? 0 : costs_.expanded_bytes)));
     if (need <= static_cast<double>(flags_.memory_bytes)) return true;
@@ -235,7 +237,7 @@ class Bench {
   void Decode(const DecodeCase& decode) {
     constexpr int kPasses = 5;
     constexpr std::size_t kStepsBetween = 8;
-    const std::int64_t tokens = decode.context + kDecodeSteps;
+    const std::int64_t tokens = decode.context + static_cast<std::int64_t>(kDecodeSteps);
     if (!Wanted(decode.name) ||
         !FitsMemory(decode.name, tokens, decode.batch, decode.rebuilt))
       return;
@@ -252,12 +254,14 @@ class Bench {
     if (decode.rebuilt && first * 3 > flags_.case_seconds)
       return Skip(decode.name, "would take longer than --case_seconds");
     const auto start = Clock::now();
+    // As many as the scheduler queues one behind the other, where steps overlap.
+    const std::size_t run = engine.info().runs_ahead ? 2 * kStepsBetween : 1;
     do {
       // Before and after, and in between: a neighbour may come and go within a case.
-      if (seconds.size() % kStepsBetween == kStepsBetween - 1)
+      if (seconds.size() >= kStepsBetween * bandwidths.size())
         bandwidths.push_back(limits_->Bandwidth(1));
-      seconds.push_back(DecodeStep(engine, ids));
-    } while (static_cast<std::int64_t>(seconds.size()) < kDecodeSteps - 2 &&
+      DecodeSteps(engine, ids, run, seconds);
+    } while (seconds.size() + run < kDecodeSteps - 1 &&
              (seconds.size() < 3 || Seconds(start) < flags_.case_seconds / 12));
     bandwidths.push_back(limits_->Bandwidth(kPasses));
     const double bandwidth = Median(bandwidths);
@@ -292,6 +296,15 @@ class Bench {
   }
 
   double DecodeStep(ModelEngine& engine, const std::vector<SequenceId>& ids) {
+    std::vector<double> seconds;
+    DecodeSteps(engine, ids, 1, seconds);
+    return seconds[0];
+  }
+
+  // Steps of all sequences, each from the end of the one before it, behind which it is
+  // queued where the engine can.
+  void DecodeSteps(ModelEngine& engine, const std::vector<SequenceId>& ids,
+                   std::size_t count, std::vector<double>& seconds) {
     std::vector<Span> batch(ids.size());
     const TokenId token = 17;
     for (std::size_t i = 0; i < ids.size(); ++i) {
@@ -299,15 +312,22 @@ class Bench {
       batch[i].tokens = std::span(&token, 1);
       batch[i].output = SpanOutput::kSample;
     }
-    const auto start = Clock::now();
-    Step(engine, batch);
-    return Seconds(start);
+    std::vector<SpanResult> results[2];
+    for (std::vector<SpanResult>& some : results) some.resize(ids.size());
+    auto start = Clock::now();
+    bool is_queued = false;
+    for (std::size_t i = 0; i < count; ++i) {
+      if (!is_queued) engine.Queue(batch, results[i % 2]);
+      is_queued = i + 1 < count && engine.QueueNext(ids, results[(i + 1) % 2]);
+      GOLDFINCH_CHECK(engine.Wait().ok());
+      seconds.push_back(Seconds(start));
+      start = Clock::now();
+    }
   }
 
   void Step(ModelEngine& engine, std::span<const Span> batch) {
-    results_.resize(batch.size());
-    const absl::Status status = engine.Forward(batch, results_);
-    GOLDFINCH_CHECK(status.ok());
+    std::vector<SpanResult> results(batch.size());
+    GOLDFINCH_CHECK(engine.Forward(batch, results).ok());
   }
 
   SequenceId Open(ModelEngine& engine, std::int64_t tokens, std::int64_t first_logits) {
@@ -456,7 +476,6 @@ class Bench {
   const Rows rows_;
   const std::unique_ptr<Limits> limits_;
   std::unique_ptr<ModelEngine> engine_;
-  std::vector<SpanResult> results_;
   double prefill_rate_ = 0;
 };
 

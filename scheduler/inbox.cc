@@ -118,6 +118,7 @@ bool Inbox::Post(std::function<void()> task) {
 
 void Inbox::Wake() {
   MutexLock lock(mu_);
+  room_made_ = true;
   woken_ = true;
   changed_.NotifyOne();
 }
@@ -135,7 +136,15 @@ bool Inbox::closed() const {
 
 Inbox::Contents Inbox::TakeAll() {
   MutexLock lock(mu_);
+  room_made_ = false;
   return std::exchange(contents_, {});
+}
+
+bool Inbox::HasNews() const {
+  MutexLock lock(mu_);
+  return closed_ || room_made_ || contents_.interrupt_all || !contents_.submitted.empty() ||
+         !contents_.cancelled.empty() || !contents_.interrupted.empty() ||
+         !contents_.tasks.empty();
 }
 
 void Inbox::LeftQueue(const AcceptedRequest& accepted, Left why) {

@@ -93,7 +93,7 @@ class Inbox {
   // `task` will run on the step thread (see Scheduler::GetImage). False after Close.
   bool Post(std::function<void()> task);
 
-  // Ends a Wait, or the next one.
+  // A reader has made room: ends a Wait, or the next one.
   void Wake();
 
   // No further Add succeeds; ends every Wait.
@@ -101,6 +101,10 @@ class Inbox {
   bool closed() const;
 
   Contents TakeAll();
+
+  // Whether there is something to take, somebody has made room since the last TakeAll, or
+  // it is closed.
+  bool HasNews() const;
 
   // The request waits no longer: it runs, or it ended unserved.
   enum class Left { kToRun, kUnserved };
@@ -133,6 +137,7 @@ class Inbox {
   Load waiting_ ABSL_GUARDED_BY(mu_);
   std::unordered_map<std::string, Tenant> tenants_ ABSL_GUARDED_BY(mu_);
   bool woken_ ABSL_GUARDED_BY(mu_) = false;  // something happened since the last Wait
+  bool room_made_ ABSL_GUARDED_BY(mu_) = false;  // since the last TakeAll
   bool closed_ ABSL_GUARDED_BY(mu_) = false;
 };
 

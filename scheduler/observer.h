@@ -38,7 +38,8 @@ struct SchedulerLevels {
   EngineUsage engine;
 };
 
-// One step: a Forward, and what was prepared before it. Without sequences, only that.
+// One step of the engine, and what was prepared before it. Without sequences, only that,
+// or one that was of no use: everybody in it had ended when it was queued.
 struct StepReport {
   std::chrono::nanoseconds duration{0};
   std::int64_t prompt_tokens = 0;

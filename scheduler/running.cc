@@ -123,6 +123,13 @@ void RunningRequest::UpdatePaused() {
   paused_ = !stream().HasRoom(Prefilling() ? 1 : unfinished_);
 }
 
+bool RunningRequest::EndsWithNext(std::int32_t candidate) const {
+  return candidates_[static_cast<std::size_t>(candidate)].generated + 1 ==
+         accepted_->request.max_tokens;
+}
+
+bool RunningRequest::HasRoomAhead() const { return stream().Fits(2 * unfinished_); }
+
 void RunningRequest::AppendTo(std::vector<PlanSequence>& sequences,
                               std::vector<Member>& members) {
   PlanSequence sequence{.service = accepted_->account->counter.service,

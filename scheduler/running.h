@@ -102,7 +102,7 @@ class RunningRequest {
   void PutAside();
   // Takes memory as admission does, and goes on. Not kGranted: it is still aside.
   absl::StatusOr<Grant> Resume();
-  // In which step of the scheduler it did last, if ever.
+  // After how many steps of the engine it did last, if ever.
   std::optional<std::uint64_t> resumed_in() const { return resumed_in_; }
   void set_resumed_in(std::uint64_t step) { resumed_in_ = step; }
 
@@ -130,6 +130,15 @@ class RunningRequest {
   // the tokens that this step may still expand.
   bool Prepare(std::int32_t candidate, std::int64_t tokens, std::uint64_t step,
                std::int64_t& left);
+
+  // The sequence that the candidate's next token goes to; none if it has ended.
+  SequenceId sequence(std::int32_t candidate) const {
+    return candidates_[static_cast<std::size_t>(candidate)].sequence;
+  }
+  // Whether the token that a decoding candidate samples next is its last in any case.
+  bool EndsWithNext(std::int32_t candidate) const;
+  // Whether the stream takes what two steps produce.
+  bool HasRoomAhead() const;
 
   // Publishes what the span made by MakeSpan(candidate, tokens) has produced.
   void TakeResult(std::int32_t candidate, std::int64_t tokens, SpanResult& result,

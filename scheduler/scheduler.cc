@@ -4,7 +4,6 @@
 #include <limits>
 #include <memory>
 #include <optional>
-#include <span>
 #include <utility>
 #include <vector>
 
@@ -21,11 +20,6 @@ namespace {
 constexpr std::int64_t kCopyBytesPerStep = 64 << 20;
 // While nothing runs that would wait; what comes meanwhile does, for so much.
 constexpr std::int64_t kIdleCopyBytesPerStep = 256 << 20;
-
-// Tokens of pasts that a step may expand, for each that it may feed. To feed one costs
-// ten times as much and more (docs/performance.md), so a step stays about as long as it
-// would be.
-constexpr std::int64_t kExpandedPerToken = 8;
 
 absl::Status ShutdownStatus() {
   return absl::UnavailableError("the server is shutting down");
@@ -269,89 +263,6 @@ absl::Status Scheduler::Impl::LateStatus(const RunningRequest& running,
   const double limit = std::chrono::duration<double>(options_.slow_reader).count();
   return absl::AbortedError(absl::StrCat("the stream was not read for ", seconds,
                                          " seconds; the limit is ", limit));
-}
-
-bool Scheduler::Impl::BuildBatch() {
-  sequences_.clear();
-  members_.clear();
-  batch_.clear();
-  for (const Running& running : running_) running->AppendTo(sequences_, members_);
-  plan_ = PlanStep(sequences_, {.tokens = step_tokens_,
-                                .prompt_tokens = pacer_.prompt_tokens(),
-                                .grid = engine_.info().prompt_grid});
-  return !plan_.empty();
-}
-
-// Leaves out of the plan what this step has no time to prepare; its turn comes.
-void Scheduler::Impl::PrepareBatch() {
-  const bool others_decode = sequences_[plan_.front().sequence].prompt_left == 0;
-  std::int64_t left =
-      kExpandedPerToken * (others_decode ? pacer_.prompt_tokens() : step_tokens_);
-  std::size_t prepared = 0;
-  for (const PlannedSpan& span : plan_) {
-    const RunningRequest::Member& member = members_[span.sequence];
-    if (!member.request->Prepare(member.candidate, span.tokens, step_, left)) continue;
-    batch_.push_back(member.request->MakeSpan(member.candidate, span.tokens));
-    plan_[prepared++] = span;
-  }
-  plan_.resize(prepared);
-  if (results_.size() < batch_.size()) results_.resize(batch_.size());
-}
-
-void Scheduler::Impl::RunBatch() {
-  const TimePoint started = clock_.Now();
-  PrepareBatch();
-  const absl::Status status =
-      batch_.empty() ? absl::OkStatus()
-                     : engine_.Forward(batch_, std::span(results_).first(batch_.size()));
-  const TimePoint now = clock_.Now();
-  if (!status.ok()) {
-    observer_.OnEngineError(status);
-    EndAllRunning(absl::InternalError("the device failed while the request ran"),
-                  RunningRequest::Leaving::kLost, now);
-    return;
-  }
-  StepReport report{.duration = now - started};
-  report.sequences = std::ssize(batch_);
-  for (const PlannedSpan& span : plan_) {
-    (sequences_[span.sequence].prompt_left == 0 ? report.decode_tokens
-                                                : report.prompt_tokens) += span.tokens;
-  }
-  pacer_.Note(report.prompt_tokens, report.duration);
-  observer_.OnStep(report);
-  Charge(now);
-  Publish(now);
-}
-
-// Before the results are told: whose request has ended is no longer asked.
-void Scheduler::Impl::Charge(TimePoint now) {
-  for (std::size_t i = 0; i < plan_.size(); ++i) {
-    const std::size_t sequence = plan_[i].sequence;
-    const AcceptedRequest& accepted = members_[sequence].request->accepted();
-    if (sequences_[sequence].prompt_left > 0) {
-      tenants_.ChargePrompt(accepted, plan_[i].tokens);
-    }
-    if (batch_[i].output == SpanOutput::kSample) tenants_.ChargeGenerated(accepted);
-  }
-  for (TenantAccount* account : tenants_.active()) {
-    if (account->generated == 0) continue;
-    inbox_->Generated(account->name, account->policy, account->generated, now);
-    account->generated = 0;
-  }
-}
-
-void Scheduler::Impl::Publish(TimePoint now) {
-  for (std::size_t i = 0; i < plan_.size(); ++i) {
-    const RunningRequest::Member& member = members_[plan_[i].sequence];
-    member.request->TakeResult(member.candidate, plan_[i].tokens, results_[i],
-                               {.observer = observer_, .number = ++turns_, .now = now});
-  }
-  for (Running& running : running_) {
-    if (!running->finished()) continue;
-    EndRunning(std::move(running), absl::OkStatus(), RunningRequest::Leaving::kEnded,
-               now);
-  }
-  std::erase(running_, nullptr);
 }
 
 // A request is reported before its stream ends: who sees the end finds it counted.

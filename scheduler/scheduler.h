@@ -2,8 +2,9 @@
 //
 // A step: take the inbox (submissions, cancellations) and drop what is past its
 // deadline; admit waiting requests whose slots and pages fit; plan (every decoding
-// sequence first, then prompt chunks under the token budget; see plan.h); run
-// Engine::Forward once; publish the tokens. A request takes at admission every slot and
+// sequence first, then prompt chunks under the token budget; see plan.h); run a step of
+// the engine, or, while there is nothing to decide, some, one queued behind the other;
+// publish the tokens. A request takes at admission every slot and
 // page it can ever need, so memory runs out only there and nothing is ever recomputed.
 // Pages of kept prefixes (kept_prefix.h) count as free: what was used longest ago is
 // copied to host memory, or forgotten if only the prefix cache had it, before the grant.

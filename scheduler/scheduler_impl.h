@@ -1,9 +1,10 @@
 // Scheduler's insides: scheduler.cc steps, scheduler_admission.cc decides who has memory,
-// scheduler_inspect.cc tells what there is.
+// scheduler_run.cc runs the engine, scheduler_inspect.cc tells what there is.
 //
 // Threads: the public part by any, but Step; the rest is of the step thread.
 #pragma once
 
+#include <chrono>
 #include <cstdint>
 #include <functional>
 #include <memory>
@@ -60,8 +61,28 @@ class Scheduler::Impl {
   bool BuildBatch();
   void PrepareBatch();
   void RunBatch();
-  void Publish(TimePoint now);
-  void Charge(TimePoint now);
+
+  // A step of the engine, and whose its results are. Of a step that runs ahead, some may
+  // have ended since.
+  struct EngineStep {
+    struct Part {
+      RunningRequest::Member member;
+      std::int64_t tokens;
+      bool prompt;
+      bool samples;
+      std::size_t result;
+    };
+    std::vector<Part> parts;
+    std::vector<SpanResult> results;  // as many as it was queued with, or more
+  };
+  // Most steps of the engine, this one the first, before there is something to decide.
+  int MostSteps(const EngineStep& first) const;
+  bool MayRunAhead(bool has_ended) const;
+  bool QueueNext(const EngineStep& step, EngineStep& next);
+  void Report(const EngineStep& step, std::chrono::nanoseconds duration);
+  void Charge(const EngineStep& step, TimePoint now);
+  // `next` is what has been queued behind it, if anything.
+  void Publish(EngineStep& step, EngineStep* next, TimePoint now);
 
   // Of admission.
   enum class Admission { kDone, kNoRoom, kLater };
@@ -106,18 +127,20 @@ class Scheduler::Impl {
   const RunningContext context_{engine_, keeper_, cache_};
   std::vector<std::function<void()>> tasks_;
   StepPacer pacer_;
-  TenantAccounts tenants_;        // and what waits
-  std::vector<Running> running_;  // in order of admission
+  TenantAccounts tenants_;              // and what waits
+  std::vector<Running> running_;        // in order of admission
   std::optional<TimePoint> next_late_;  // no waiting request is late before
-  std::uint64_t step_ = 0;        // steps so far
-  std::uint64_t turns_ = 0;       // spans run so far
-  bool copying_ = false;          // admission goes on making room in the next step
+  std::uint64_t step_ = 0;              // steps so far
+  std::uint64_t engine_step_ = 0;       // steps of the engine so far
+  std::uint64_t turns_ = 0;             // spans run so far
+  bool copying_ = false;                // admission goes on making room in the next step
   // The step's batch; kept between steps for their storage.
   std::vector<PlanSequence> sequences_;
   std::vector<RunningRequest::Member> members_;  // parallel to sequences_
   std::vector<PlannedSpan> plan_;
-  std::vector<Span> batch_;          // parallel to plan_
-  std::vector<SpanResult> results_;  // as many or more
+  std::vector<Span> batch_;  // parallel to plan_
+  EngineStep engine_steps_[2];
+  std::vector<SequenceId> ahead_;  // of a step that runs ahead
 
   Mutex thread_mu_;  // also: one Shutdown at a time
   std::thread thread_ ABSL_GUARDED_BY(thread_mu_);

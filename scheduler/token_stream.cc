@@ -47,6 +47,11 @@ bool TokenStream::HasRoom(std::int64_t count) const {
   return has_room;
 }
 
+bool TokenStream::Fits(std::int64_t count) const {
+  MutexLock lock(mu_);
+  return tokens_held_ + count <= capacity_;
+}
+
 TokenStream::Batch TokenStream::Take() {
   Batch batch;
   bool made_room = false;

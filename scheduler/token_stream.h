@@ -7,7 +7,7 @@
 // bound costs a slow reader its own speed and nobody else's. A writer that was told so
 // is woken by the Take that makes room.
 //
-// Threads: Push, End and HasRoom by the step thread; Take, WaitAndTake and
+// Threads: Push, End, HasRoom and Fits by the step thread; Take, WaitAndTake and
 // SetReadyCallback by one reader. Callbacks hold no lock of the stream. `ready` runs on
 // the writing thread: it must return quickly and may call any of the reader's methods.
 #pragma once
@@ -49,6 +49,9 @@ class TokenStream {
 
   // True when `count` more token events fit; always when none is held.
   bool HasRoom(std::int64_t count) const;
+
+  // True when `count` more fit, even if none is held. Nobody is woken for their sake.
+  bool Fits(std::int64_t count) const;
 
   // Moves out everything held. Empty without `end` when there is nothing yet.
   Batch Take();

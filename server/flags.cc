@@ -160,6 +160,11 @@ void Describe(CLI::App& app, ServerFlags& flags) {
                  "on: decode steps are launched as CUDA graphs; or off")
       ->check(CLI::IsMember({"on", "off"}))
       ->capture_default_str();
+  app.add_option("--run_ahead", flags.run_ahead,
+                 "on: a CUDA device has its next step queued while it runs one, which "
+                 "takes a second state for each sequence; or off")
+      ->check(CLI::IsMember({"on", "off"}))
+      ->capture_default_str();
   app.add_option("--batch_invariant", flags.batch_invariant,
                  "on: what else runs changes no bit; off: it may, on CUDA devices, where "
                  "large batches can be faster")

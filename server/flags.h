@@ -40,6 +40,7 @@ struct ServerFlags {
   std::string backend = "cpu";
   std::int64_t device = 0;
   std::string cuda_graphs = "on";
+  std::string run_ahead = "on";
   std::string batch_invariant = "on";
   std::string cpu_isa = "auto";
   std::string pin_threads = "auto";

@@ -304,8 +304,8 @@ TEST_F(FairnessTest, LongPromptsAndHighPrioritiesAreRefusedByTheTenantsLimits) {
   policy.max_prompt_tokens = 20;
   policy.max_priority = 3;
   auto refused = scheduler().Submit(Of("a", Generation(21, 5, 1), policy));
-  EXPECT_EQ(refused.status(),
-            absl::InvalidArgumentError("prompt has 21 tokens; this tenant's limit is 20"));
+  EXPECT_EQ(refused.status(), absl::InvalidArgumentError(
+                                  "prompt has 21 tokens; this tenant's limit is 20"));
   Request urgent = Of("a", Generation(20, 5, 1), policy);
   urgent.priority = 4;
   refused = scheduler().Submit(urgent);
@@ -374,15 +374,15 @@ struct Bound {
   double service[2] = {0, 0};
 };
 
-Bound RunBacklogged(std::uint64_t seed) {
+Bound RunBacklogged(std::uint64_t seed, bool runs_ahead) {
   std::mt19937_64 random(seed);
   const auto between = [&](std::int64_t low, std::int64_t high) {
-    return low + static_cast<std::int64_t>(
-                     random() % static_cast<std::uint64_t>(high - low + 1));
+    return low + static_cast<std::int64_t>(random() %
+                                           static_cast<std::uint64_t>(high - low + 1));
   };
-  FakeEngineOptions engine_options{
-      .num_pages = between(40, 200),
-      .num_slots = static_cast<std::int32_t>(between(2, 12))};
+  FakeEngineOptions engine_options{.num_pages = between(40, 200),
+                                   .num_slots = static_cast<std::int32_t>(between(2, 12)),
+                                   .runs_ahead = runs_ahead};
   SchedulerOptions options;
   options.step_tokens = between(4, 24);
   FakeEngine engine(engine_options);
@@ -404,8 +404,8 @@ Bound RunBacklogged(std::uint64_t seed) {
                                      between(1, outputs[tenant]), random());
         request.tenant = std::to_string(tenant);
         request.num_candidates = candidates[tenant];
-        request.policy = std::make_shared<TenantPolicy>(
-            TenantPolicy{.weight = weights[tenant]});
+        request.policy =
+            std::make_shared<TenantPolicy>(TenantPolicy{.weight = weights[tenant]});
         request.meter = meters[tenant];
         auto submission = scheduler.Submit(std::move(request));
         EXPECT_TRUE(submission.ok()) << submission.status();
@@ -446,10 +446,13 @@ Bound RunBacklogged(std::uint64_t seed) {
 TEST(FairnessPropertyTest, BackloggedTenantsStayWithinTheBound) {
   double worst = 0;
   for (std::uint64_t seed = 0; seed < 60; ++seed) {
-    const Bound bound = RunBacklogged(seed);
-    EXPECT_LE(bound.spread, bound.limit) << "seed " << seed;
-    EXPECT_GT(bound.service[0], 3 * bound.spread) << "seed " << seed << ": too short";
-    worst = std::max(worst, bound.spread / bound.limit);
+    for (const bool runs_ahead : {false, true}) {
+      SCOPED_TRACE(runs_ahead);
+      const Bound bound = RunBacklogged(seed, runs_ahead);
+      EXPECT_LE(bound.spread, bound.limit) << "seed " << seed;
+      EXPECT_GT(bound.service[0], 3 * bound.spread) << "seed " << seed << ": too short";
+      worst = std::max(worst, bound.spread / bound.limit);
+    }
   }
   RecordProperty("worst_ratio", std::to_string(worst));
 }

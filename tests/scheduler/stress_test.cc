@@ -108,7 +108,8 @@ class Chaos {
   explicit Chaos(std::uint64_t seed)
       : random_(seed),
         engine_({.num_pages = Between(random_, 40, 200),
-                 .num_slots = static_cast<std::int32_t>(Between(random_, 5, 20))}),
+                 .num_slots = static_cast<std::int32_t>(Between(random_, 5, 20)),
+                 .runs_ahead = OneIn(2)}),
         scheduler_(engine_, RandomOptions(random_), clock_, observer_) {}
 
   void Step() {
@@ -116,7 +117,10 @@ class Chaos {
     if (!calls_.empty() && OneIn(10)) {
       scheduler_.Cancel(calls_[random_() % calls_.size()].id);
     }
-    if (OneIn(100)) engine_.FailForward(1, absl::InternalError("lost"));
+    if (OneIn(100)) {
+      engine_.FailForward(static_cast<int>(Between(random_, 1, 3)),
+                          absl::InternalError("lost"));
+    }
     if (OneIn(50)) engine_.FailOpen(2, absl::ResourceExhaustedError("none"));
     clock_.Advance(std::chrono::seconds(Between(random_, 0, 2)));
     scheduler_.Step();
