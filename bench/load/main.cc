@@ -23,6 +23,7 @@
 #include "bench/load/scenario.h"
 #include "bench/load/scenario_run.h"
 #include "server/cli/commands.h"
+#include "server/cli/tls_options.h"
 #include "server/command_line.h"
 #include "server/file_limit.h"
 
@@ -42,12 +43,7 @@ struct Flags {
 void AddConnection(CLI::App& app, Flags& flags) {
   ConnectionFlags& connection = flags.connection;
   app.add_option("--server", connection.server, "HOST:PORT")->capture_default_str();
-  app.add_flag("--tls", connection.tls, "Encrypt; trust whom the system trusts");
-  app.add_option("--tls_ca", connection.tls_ca, "PEM file of whom to trust instead");
-  app.add_option("--tls_cert", connection.tls_cert, "PEM file of a certificate");
-  app.add_option("--tls_key", connection.tls_key, "PEM file of its key");
-  app.add_option("--tls_server_name", connection.tls_server_name,
-                 "Name in the server's certificate (default: that in --server)");
+  AddTls(app, connection);
   app.add_flag("--insecure_send_key", connection.insecure_send_key,
                "Send keys without TLS, to other machines too");
   app.add_flag("--json", flags.json, "The report as one JSON object");

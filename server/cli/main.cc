@@ -17,6 +17,7 @@
 #include "server/cli/perplexity.h"
 #include "server/cli/sampling.h"
 #include "server/cli/sessions.h"
+#include "server/cli/tls_options.h"
 #include "server/cli/top.h"
 #include "server/cli/verify.h"
 #include "server/command_line.h"
@@ -34,12 +35,7 @@ void AddServer(CLI::App& app, ConnectionFlags& flags) {
   app.add_option("--timeout", flags.timeout,
                  "Seconds for the whole call (default: no limit)")
       ->check(CLI::PositiveNumber);
-  app.add_flag("--tls", flags.tls, "Encrypt; trust whom the system trusts");
-  app.add_option("--tls_ca", flags.tls_ca, "PEM file of whom to trust instead");
-  app.add_option("--tls_cert", flags.tls_cert, "PEM file of a certificate of your own");
-  app.add_option("--tls_key", flags.tls_key, "PEM file of its key");
-  app.add_option("--tls_server_name", flags.tls_server_name,
-                 "Name in the server's certificate (default: that in --server)");
+  AddTls(app, flags);
 }
 
 void AddConnection(CLI::App& app, ConnectionFlags& flags) {

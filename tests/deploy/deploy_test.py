@@ -27,7 +27,8 @@ def server_flags() -> set[str]:
 
 
 def client_flags() -> set[str]:
-    return set(re.findall(r'add_(?:option|flag)\(\s*"(--\w+)"', read("server/cli/main.cc")))
+    sources = read("server/cli/main.cc") + read("server/cli/tls_options.cc")
+    return set(re.findall(r'add_(?:option|flag)\(\s*"(--\w+)"', sources))
 
 
 def metric_sources() -> str:
