@@ -416,6 +416,8 @@ if wants peer; then
 fi
 for shape in ${shapes//,/ }; do
   wants bench && bench "$shape" "--cases=$cases"
+  # What queueing a step behind the one that runs gains.
+  wants bench && [[ $backend == cuda ]] && bench "$shape" '--cases=^decode/batch:' --run_ahead=off
   wants sessions && bench "$shape" "--cases=^resident/" "--sessions=$sessions"
   wants peer && [[ -z $why_no_peer ]] && peer "$shape"
   grep -q "\"shape\": \"$shape\"" "$figures" && figures_table "$shape" >>"$measured"

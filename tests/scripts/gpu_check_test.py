@@ -137,7 +137,7 @@ class GpuCheckTest(unittest.TestCase):
                             "--shapes=12x768", f"--python={bundle / 'bin' / 'python'}")
         self.assertEqual(result.returncode, 1)
         report = self.report()
-        self.assertTrue(report.startswith("# GPU check: FAILED, 5 of 14\n"), report)
+        self.assertTrue(report.startswith("# GPU check: FAILED, 5 of 15\n"), report)
         self.assertIn("| build | 1234abc |", report)
         self.assertRegex(report, r"\| `gpu_test .*` \| 1 \| \d+ \| FAILED \|")
         self.assertRegex(report, r"\| `goldfinch verify --backend=cuda` \| 1 \| \d+ \| FAILED: 4 of 10 \|")
