@@ -210,12 +210,17 @@ void CallAgainAndAgain(Scheduler& scheduler, std::uint64_t first_seed, int count
   }
 }
 
-TEST_F(ThreadsTest, SubmittersCancellersAndReadersTogether) {
+// Of an engine that runs ahead, or does not.
+class RunsAheadOrNotTest : public ThreadsTest,
+                           public testing::WithParamInterface<bool> {};
+INSTANTIATE_TEST_SUITE_P(RunsAhead, RunsAheadOrNotTest, testing::Bool());
+
+TEST_P(RunsAheadOrNotTest, SubmittersCancellersAndReadersTogether) {
   constexpr int kThreads = 6;
   constexpr int kRequests = 40;
   options.step_tokens = 64;
-  options.stream_buffer_tokens = 4;
-  FakeEngine small({.num_pages = 100, .num_slots = 16});
+  options.stream_buffer_tokens = GetParam() ? 16 : 4;
+  FakeEngine small({.num_pages = 100, .num_slots = 16, .runs_ahead = GetParam()});
   CountingObserver counts;
   {
     Scheduler scheduler(small, options, clock, counts);
@@ -231,11 +236,13 @@ TEST_F(ThreadsTest, SubmittersCancellersAndReadersTogether) {
   EXPECT_EQ(counts.refused, 0);
   EXPECT_EQ(small.usage().slots_used, 0);
   EXPECT_EQ(small.usage().pages_used, 0);
+  EXPECT_EQ(small.num_queued_next() > 0, GetParam());
 }
 
-TEST_F(ThreadsTest, CallbackReadersGetEverythingAndTheEnd) {
+TEST_P(RunsAheadOrNotTest, CallbackReadersGetEverythingAndTheEnd) {
   options.stream_buffer_tokens = 2;
-  Scheduler scheduler(engine, options, clock, observer);
+  FakeEngine either({.runs_ahead = GetParam()});
+  Scheduler scheduler(either, options, clock, observer);
   scheduler.Start();
   struct CallbackReader {
     std::shared_ptr<TokenStream> stream;
