@@ -350,27 +350,29 @@ bool FakeEngine::QueueNext(std::span<const SequenceId> sequences,
   Step step;
   step.results = results;
   step.found.resize(sequences.size());
-  std::vector<Span> batch;
+  // As if their tokens were known.
+  std::vector<TokenId> fed(sequences.size());
+  std::vector<Span> batch(sequences.size());
   std::size_t before = 0;
   for (std::size_t i = 0; i < sequences.size(); ++i) {
     const SequenceId id = sequences[i];
     while (last.sequences.at(before) != id) ++before;
     Sequence next = Find(id);
     GOLDFINCH_CHECK(!next.lost && next.num_tokens < next.spec.max_tokens);
+    if (last.status.ok()) fed[i] = last.found[before].sample.token;
+    Span& span = batch[i];
+    span.sequence = id;
+    span.tokens = std::span(fed).subspan(i, 1);
+    span.output = SpanOutput::kSample;
     if (last.status.ok()) {
-      const TokenId token = last.found[before].sample.token;
-      Span span;
-      span.tokens = std::span(&token, 1);
       Expand(next, 1);
       Advance(next, span);
       PlaceBlocks(next, span);
-      Feed(next, token);
+      Feed(next, fed[i]);
       Sample(next, step.found[i]);
     }
     step.next.emplace(id, std::move(next));
     step.sequences.push_back(id);
-    batch.emplace_back();
-    batch.back().sequence = id;
   }
   most_expanded_ = std::max(most_expanded_, std::exchange(expanded_, 0));
   step.status = NoteForward(batch);

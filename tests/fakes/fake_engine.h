@@ -86,8 +86,7 @@ class FakeEngine final : public Engine {
   void FailForward(int k, absl::Status status);
   // Every Save from now on fails with `status`, until it is OK again.
   void FailSaves(absl::Status status);
-  // Called when a step is queued, on the step thread; of one that is queued behind
-  // another, with spans without tokens.
+  // Called when a step is queued, on the step thread.
   void SetForwardHook(std::function<void(std::span<const Span>)> hook);
 
   // The next step stops inside Queue until Release().

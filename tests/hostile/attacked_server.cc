@@ -12,6 +12,7 @@ TestServerOptions RoomyOptions() {
   TestServerOptions options;
   options.engine.page_tokens = 256;
   options.engine.num_pages = 1 << 16;
+  options.engine.runs_ahead = true;  // as an engine on a GPU does
   options.scheduler.max_context_tokens = std::int64_t{1} << 23;
   return options;
 }
