@@ -37,6 +37,7 @@ RowSpans OpInputs::Spans(std::int64_t rows, bool single) {
   RowSpans spans = {.count = static_cast<std::int32_t>(count),
                     .begin = Array(begin),
                     .slot = Array(slot)};
+  spans.next_slot = spans.slot;
   if (single && backend_.prompt_grid() > 1) spans.lead = Array<std::int32_t>({0});
   return spans;
 }

@@ -262,8 +262,8 @@ class Engine {
   // Behind the one step that is queued, queues the next: each of `sequences`, which are
   // some of those that sample in that step, in its order, goes on with the token that it
   // samples there, and samples again: results[i]. Two Waits follow, but after an error of
-  // the first, which ends both. False, with nothing
-  // queued, where this engine or these sequences cannot.
+  // the first, which ends both. False, with nothing queued, where this engine or these
+  // sequences cannot.
   virtual bool QueueNext(std::span<const SequenceId> sequences,
                          std::span<SpanResult> results) = 0;
 

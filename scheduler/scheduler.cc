@@ -349,8 +349,9 @@ std::optional<TimePoint> Scheduler::Impl::NextTimeout() const {
   consider(next_late_);
   for (const Running& running : running_) {
     consider(running->accepted().request.deadline);
+    if (!running->paused()) continue;
     const std::optional<TimePoint> since = running->stream().waiting_since();
-    if (running->paused() && since) consider(*since + options_.slow_reader);
+    if (since) consider(*since + options_.slow_reader);
   }
   return next;
 }

@@ -4,10 +4,10 @@
 // deadline; admit waiting requests whose slots and pages fit; plan (every decoding
 // sequence first, then prompt chunks under the token budget; see plan.h); run a step of
 // the engine, or, while there is nothing to decide, some, one queued behind the other;
-// publish the tokens. A request takes at admission every slot and
-// page it can ever need, so memory runs out only there and nothing is ever recomputed.
-// Pages of kept prefixes (kept_prefix.h) count as free: what was used longest ago is
-// copied to host memory, or forgotten if only the prefix cache had it, before the grant.
+// publish the tokens. A request takes at admission every slot and page it can ever need,
+// so memory runs out only there and nothing is ever recomputed. Pages of kept prefixes
+// (kept_prefix.h) count as free: what was used longest ago is copied to host memory, or
+// forgotten if only the prefix cache had it, before the grant.
 //
 // Invariants: an accepted request's stream gets exactly one End. Publishing never
 // blocks: a request whose stream is full is left out of the step, and ended with ABORTED

@@ -271,13 +271,11 @@ void CpuBackend::Gemm(std::span<const Product> products) {
 void CpuBackend::NormShift(const NormShiftArgs& args) {
   ForRows(args.x, [&](auto begin, auto end) { kernels_.norm_shift(args, begin, end); });
   // The first row of a span has read its state by now.
-  const std::int32_t* next_slot =
-      args.spans.next_slot != nullptr ? args.spans.next_slot : args.spans.slot;
   for (std::int32_t span = 0; span < args.spans.count; ++span) {
     const std::int32_t last = args.spans.begin[span + 1] - 1;
     if (last > args.spans.begin[span])
-      kernels_.norm_to_state(args.x, args.norm, &last, &next_slot[span], args.state, 0,
-                             1);
+      kernels_.norm_to_state(args.x, args.norm, &last, &args.spans.next_slot[span],
+                             args.state, 0, 1);
   }
 }
 

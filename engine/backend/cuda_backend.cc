@@ -213,7 +213,8 @@ class CudaBackend final : public Backend {
     GOLDFINCH_CUDA::Convert(stream_, in, out);
   }
   void Wkv(const WkvArgs& args) override {
-    GOLDFINCH_CHECK(args.spans.lead == nullptr || args.spans.next_slot == nullptr);
+    GOLDFINCH_CHECK(args.spans.lead == nullptr ||
+                    args.spans.next_slot == args.spans.slot);
     GOLDFINCH_CUDA::Wkv(stream_, args);
   }
   void AddNorm(const AddNormArgs& args) override {

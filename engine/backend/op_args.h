@@ -21,9 +21,9 @@ struct RowSpans {
   std::int32_t count = 0;
   const std::int32_t* begin = nullptr;  // [count + 1]
   const std::int32_t* slot = nullptr;   // [count]
-  // The slot that gets the state behind a span; null: its own. Where it is another one,
-  // the span's own stays as it is. No slot is one span's and the next of another. Null in
-  // batches with blocks.
+  // The slot that gets the state behind a span: its own, or another one, and then its own
+  // stays as it is. No slot is one span's and the next of another. With blocks this is
+  // `slot` itself.
   const std::int32_t* next_slot = nullptr;  // [count]
   // Rows of each span before its first block; null: there are no blocks. A block is
   // kPromptBlock tokens of a prompt, from a multiple of it on, all of them in this span.

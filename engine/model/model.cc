@@ -317,7 +317,7 @@ void Model::RunRecurrent() {
       .spans = {.count = static_cast<std::int32_t>(slot_.size()),
                 .begin = span_begin_.device(),
                 .slot = slot_.device(),
-                .next_slot = prompt_rows_ > 0 ? nullptr : NextSlots(next_slot_),
+                .next_slot = prompt_rows_ > 0 ? slot_.device() : next_slot_.device(),
                 .lead = prompt_rows_ > 0 ? lead_.device() : nullptr},
       .prompt_rows = prompt_rows_};
   backend_.EmbedNorm(tokens_.device(), weights_.embedding, weights_.ln0, x);
@@ -399,7 +399,7 @@ void Model::RunGold() {
                        .spans = {.count = static_cast<std::int32_t>(gold_slot_.size()),
                                  .begin = gold_span_begin_.device(),
                                  .slot = gold_slot_.device(),
-                                 .next_slot = NextSlots(gold_next_slot_)}};
+                                 .next_slot = gold_next_slot_.device()}};
   const Matrix gold_x = gold_x_.Rows(gold_row_.size());
   backend_.GatherRows(x, gold_row_.device(), gold_x);
   attention_->ExpandStaged();

@@ -157,9 +157,6 @@ class Model {
   std::int32_t PaddingSlot(std::int64_t index) const {
     return static_cast<std::int32_t>(limits_.num_slots + limits_.spare_slots + index);
   }
-  const std::int32_t* NextSlots(const StepArray<std::int32_t>& next_slot) const {
-    return limits_.spare_slots > 0 ? next_slot.device() : nullptr;
-  }
   // visit(cache row, index from `begin`, count) of the runs within pages that positions
   // [begin, begin + count) are.
   template <typename Visit>

@@ -97,10 +97,8 @@ void NormShift(const NormShiftArgs& args, std::int64_t begin, std::int64_t end) 
     while (row >= spans.begin[span + 1]) ++span;
     const bool first = row == spans.begin[span];
     const bool alone = first && row + 1 == spans.begin[span + 1];
-    const std::int32_t* next_slot =
-        spans.next_slot != nullptr ? spans.next_slot : spans.slot;
-    float* next = args.state.f32(next_slot[span]);
     const float* state = args.state.f32(spans.slot[span]);
+    float* next = args.state.f32(spans.next_slot[span]);
     const auto read = [&](std::int64_t r) {
       return [x = args.x.f32(r)](std::int64_t i) { return Load(x + i); };
     };

@@ -2,8 +2,7 @@
 //   y = r S [+ v (u . k . r)],   S[j, i] = w[j] S[j, i] + k[j] v[i]
 //   r, k, v, w : [rows, heads, 64]          w is the decay, already in (0, 1)
 //   u          : [heads, 64], or none       the bonus of the current token
-//   S          : [slots, heads, 64 key j, 64 value i]  from one slot to the next, or in
-//   place
+//   S          : [slots, heads, 64 key j, 64 value i]  from its slot to the next one
 // Key-major: y accumulates over keys with the values in vector lanes, so there is no
 // sum across lanes, and the order over keys is 0 .. 63 always.
 // y may not alias the inputs. Task = span * heads + head; tasks are independent.
@@ -54,11 +53,9 @@ void Wkv(const WkvArgs& args, std::int64_t begin, std::int64_t end) {
   for (std::int64_t task = begin; task < end; ++task) {
     const std::int64_t span = task / args.heads, head = task % args.heads;
     const std::int64_t at = head * kHead;
-    const std::int32_t slot = args.spans.slot[span];
-    const std::int32_t next_slot =
-        args.spans.next_slot != nullptr ? args.spans.next_slot[span] : slot;
-    const float* state = args.state.f32(slot) + head * kHead * kHead;
-    float* const next = args.state.f32(next_slot) + head * kHead * kHead;
+    const std::int64_t own = head * kHead * kHead;
+    const float* state = args.state.f32(args.spans.slot[span]) + own;
+    float* const next = args.state.f32(args.spans.next_slot[span]) + own;
     const float* u = args.bonus != nullptr ? args.bonus + at : nullptr;
     for (std::int64_t row = args.spans.begin[span]; row < args.spans.begin[span + 1];
          ++row) {

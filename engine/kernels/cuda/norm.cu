@@ -88,11 +88,8 @@ __global__ void __launch_bounds__(kThreads) NormShiftKernel(NormShiftArgs args) 
   const int span = SpanOf(args.spans, row);
   const bool first = row == args.spans.begin[span];
   const int last_row = args.spans.begin[span + 1] - 1;
-  const std::int32_t slot = args.spans.slot[span];
-  const std::int32_t next_slot =
-      args.spans.next_slot != nullptr ? args.spans.next_slot[span] : slot;
-  const float* const state = Row<float>(args.state, slot);
-  float* const next = Row<float>(args.state, next_slot);
+  const float* const state = Row<float>(args.state, args.spans.slot[span]);
+  float* const next = Row<float>(args.state, args.spans.next_slot[span]);
   const float* const x = Row<float>(args.x, row);
   // The row before, or, for the first row, the one whose norm becomes the state.
   const float* const other = Row<float>(args.x, first ? last_row : row - 1);

@@ -2,7 +2,7 @@
 //   y = r S [+ v (u . k . r)],   S[j, i] = w[j] S[j, i] + k[j] v[i]
 //   r, k, v, w : [rows, heads, 64]          w is the decay, already in (0, 1)
 //   u          : [heads, 64], or none       the bonus of the current token
-//   S          : [slots, heads, 64 key j, 64 value i]  from one slot to the next, or in place
+//   S          : [slots, heads, 64 key j, 64 value i]  from its slot to the next one
 // y may not alias the inputs.
 //
 // Columns of S need nothing from each other. A warp has eight of them (values) in
@@ -39,10 +39,7 @@ __global__ void __launch_bounds__(kOne ? kWarpsOfOne * kWarp : kParts * kWarp,
   const std::int64_t task = (std::int64_t{blockIdx.x} * blockDim.x + threadIdx.x) / kWarp;
   const std::int64_t span = task / (args.heads * kParts);
   if (span >= args.spans.count) return;
-  const std::int32_t slot = args.spans.slot[span];
-  const std::int32_t next_slot =
-      args.spans.next_slot != nullptr ? args.spans.next_slot[span] : slot;
-  WkvColumns columns(args, slot, next_slot, task / kParts % args.heads,
+  WkvColumns columns(args, span, task / kParts % args.heads,
                      static_cast<int>(task % kParts));
   if constexpr (kOne)
     columns.RunOne(args.spans.begin[span]);

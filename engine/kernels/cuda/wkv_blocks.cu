@@ -114,11 +114,11 @@ __device__ __forceinline__ void CopyTile(const WkvArgs& args, std::int64_t first
 // Rows [row, end) token by token, through shared memory: for the next token's inputs
 // there are no registers beside the tiles'.
 template <bool kAligned>
-__device__ __forceinline__ void RunTokens(const WkvArgs& args, std::int64_t slot,
+__device__ __forceinline__ void RunTokens(const WkvArgs& args, std::int64_t span,
                                           std::int64_t head, std::int64_t row,
                                           std::int64_t end) {
   auto& shared = *static_cast<Shared*>(DynamicShared());
-  WkvColumns columns(args, slot, slot, head, static_cast<int>(threadIdx.x) / kWarp);
+  WkvColumns columns(args, span, head, static_cast<int>(threadIdx.x) / kWarp);
   const auto rows_from = [end](std::int64_t first) {
     return static_cast<int>(end - first < kTile ? end - first : kTile);
   };
@@ -457,7 +457,7 @@ __global__ void __launch_bounds__(kThreads, 2) WkvBlocksKernel(WkvArgs args) {
   const std::int64_t last = first + blocks * kPromptBlock;
   std::int64_t from = begin, to = first;
   for (int phase = 0; phase < 2; ++phase) {
-    if (from < to) RunTokens<kAligned>(args, slot, head, from, to);
+    if (from < to) RunTokens<kAligned>(args, span, head, from, to);
     if (phase == 1 || blocks == 0) break;
     // The state goes into other threads' hands, and back.
     __syncthreads();

@@ -16,19 +16,17 @@ class WkvColumns {
   static constexpr int kParts = kHead / kValues;         // warps of a head
   static constexpr int kKeys = kHead * kValues / kWarp;  // of a lane
 
-  // Of columns [8 part, 8 part + 8) of a head of the state in `slot`, which goes to
-  // `next_slot`.
-  __device__ __forceinline__ WkvColumns(const WkvArgs& args, std::int64_t slot,
-                                        std::int64_t next_slot, std::int64_t head,
-                                        int part)
+  // Of columns [8 part, 8 part + 8) of a head of a span's state.
+  __device__ __forceinline__ WkvColumns(const WkvArgs& args, std::int64_t span,
+                                        std::int64_t head, int part)
       : args_(args), lane_(static_cast<int>(threadIdx.x) % kWarp) {
     const int own = part * kValues + lane_ % kValues;
     const int own_key = lane_ / kValues * kKeys;
     value_ = static_cast<int>(head) * kHead + own;
     key_ = static_cast<int>(head) * kHead + own_key;
     const std::int64_t at = (head * kHead + own_key) * kHead + own;
-    const float* const state = Row<float>(args.state, slot) + at;
-    next_ = Row<float>(args.state, next_slot) + at;
+    const float* const state = Row<float>(args.state, args.spans.slot[span]) + at;
+    next_ = Row<float>(args.state, args.spans.next_slot[span]) + at;
 #pragma unroll
     for (int j = 0; j < kKeys; ++j) {
       s_[j] = state[j * kHead];

@@ -202,7 +202,7 @@ RowSpans DeviceSpans::get() const {
   return {.count = count,
           .begin = begin.data(),
           .slot = slot.data(),
-          .next_slot = next_slot.size() > 0 ? next_slot.data() : nullptr};
+          .next_slot = next_slot.size() > 0 ? next_slot.data() : slot.data()};
 }
 
 DeviceNorm::DeviceNorm(Backend& backend, const reference::Norm& norm)
