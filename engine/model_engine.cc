@@ -116,7 +116,7 @@ absl::StatusOr<PrefixId> ModelEngineImpl::Load(const PrefixImage& image) {
   Prefix& prefix = table_.Get(*id);
   // A copy: the image may be a part of something larger.
   auto state = std::make_shared<HostBytes>(image.state.size());
-  std::memcpy(state->span().data(), image.state.data(), image.state.size());
+  CopyPastCaches(state->span().data(), image.state.data(), image.state.size());
   prefix.state = std::move(state);
   model_.WriteCache(prefix.pages, 0, image.tokens, image.keys);
   return id;
@@ -140,12 +140,23 @@ absl::Status ModelEngineImpl::CheckImage(const PrefixImage& image) const {
     status = expect("bytes of keys", image.keys.size(), tokens * info_.key_bytes);
   if (status.ok())
     status = expect("bytes of state", image.state.size(), info_.state_bytes);
-  for (std::size_t i = 0; status.ok() && i < image.tokens.size(); ++i)
-    if (image.tokens[i] < 0 || image.tokens[i] >= info_.vocab_size)
-      status = absl::InvalidArgumentError(
-          absl::StrCat("the sequence's token ", i, " is ", image.tokens[i],
-                       "; it must be in [0, ", info_.vocab_size, ")"));
-  return status;
+  if (!status.ok()) return status;
+  // The sign of `bits` is that of a token, or of what is left above one: a loop without a
+  // way out, several tokens an instruction.
+  const auto last = static_cast<std::uint32_t>(info_.vocab_size - 1);
+  const auto beyond = [last](TokenId token) {
+    const auto id = static_cast<std::uint32_t>(token);
+    return id | (last - id);
+  };
+  constexpr std::uint32_t kSign = 0x80000000u;
+  std::uint32_t bits = 0;
+  for (const TokenId token : image.tokens) bits |= beyond(token);
+  if ((bits & kSign) == 0) return absl::OkStatus();
+  const auto first = std::ranges::find_if(
+      image.tokens, [&](TokenId token) { return (beyond(token) & kSign) != 0; });
+  return absl::InvalidArgumentError(
+      absl::StrCat("the sequence's token ", first - image.tokens.begin(), " is ", *first,
+                   "; it must be in [0, ", info_.vocab_size, ")"));
 }
 
 absl::StatusOr<std::unique_ptr<ModelEngine>> ModelEngine::Create(

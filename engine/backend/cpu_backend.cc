@@ -12,6 +12,7 @@
 #include "absl/strings/str_cat.h"
 #include "engine/backend/cpu_pack.h"
 #include "engine/check.h"
+#include "engine/host_bytes.h"
 #include "engine/kernels/cpu/tables.h"
 #include "engine/sampling/sample_row.h"
 #include "engine/sync/thread_pool.h"
@@ -38,10 +39,14 @@ class CpuBackend final : public Backend {
     return AllocateHostMemory(bytes);
   }
   void CopyToDevice(void* device, const void* host, std::int64_t bytes) override {
-    std::memcpy(device, host, static_cast<std::size_t>(bytes));
+    // Sessions on their way in; what the next step reads at once is less.
+    constexpr std::int64_t kManyBytes = 4096;
+    Copy(device, host, bytes, kManyBytes);
   }
   void CopyToHost(void* host, const void* device, std::int64_t bytes) override {
-    std::memcpy(host, device, static_cast<std::size_t>(bytes));
+    // Whoever reads less at once looks at it at once.
+    constexpr std::int64_t kManyBytes = 256 << 10;
+    Copy(host, device, bytes, kManyBytes);
   }
   void CopyOnDevice(void* to, const void* from, std::int64_t bytes) override {
     std::memcpy(to, from, static_cast<std::size_t>(bytes));
@@ -197,6 +202,13 @@ class CpuBackend final : public Backend {
   void Score(const Matrix& logits, std::span<const ScoreRequest> requests) override;
 
  private:
+  static void Copy(void* to, const void* from, std::int64_t bytes, std::int64_t many) {
+    const auto size = static_cast<std::size_t>(bytes);
+    if (bytes < many)
+      std::memcpy(to, from, size);
+    else
+      CopyPastCaches(to, from, size);
+  }
   static std::int64_t RowGrain(std::int64_t cols) {
     return std::max<std::int64_t>(1, kGrainElements / std::max<std::int64_t>(1, cols));
   }

@@ -1,5 +1,6 @@
 #include "engine/cache/sequence_table.h"
 
+#include <ranges>
 #include <utility>
 
 #include "absl/status/status.h"
@@ -92,7 +93,9 @@ void SequenceTable::MoveToNextSlot(Sequence& sequence) {
 }
 
 void SequenceTable::Release(std::span<const std::int32_t> pages) {
-  for (const std::int32_t page : pages)
+  // The last one first: whoever takes these pages next has them in this order again, and
+  // pages that lie side by side are copied in one piece.
+  for (const std::int32_t page : std::views::reverse(pages))
     if (pool_.Unref(page)) on_free_(page);
 }
 

@@ -19,6 +19,14 @@ std::int64_t TokenBytes(const ModelConfig& config) {
   return config.vocab_size <= 65536 ? 2 : 4;
 }
 
+// memcpy of one key, of which there are too many for a call each.
+inline void CopyKey(std::byte* to, const std::byte* from, std::size_t bytes) {
+  constexpr std::size_t kPiece = 16;
+  for (; bytes >= kPiece; to += kPiece, from += kPiece, bytes -= kPiece)
+    std::memcpy(to, from, kPiece);
+  if (bytes > 0) std::memcpy(to, from, bytes);
+}
+
 }  // namespace
 
 GoldCache::GoldCache(DeviceArena& arena, StepInputs& inputs, const ModelConfig& config,
@@ -143,15 +151,16 @@ void GoldCache::Write(const Rows& rows, std::span<const TokenId> tokens,
     copy(rows.keys, keys.data(), keys.size());
     return;
   }
-  host_scales_.resize(count);
-  host_keys_.resize(count * key_bytes);
-  for (std::size_t i = 0; i < count; ++i) {
-    const std::byte* key = keys.data() + i * stored_bytes;
-    std::memcpy(host_keys_.data() + i * key_bytes, key, key_bytes);
-    std::memcpy(&host_scales_[i], key + key_bytes, kScaleBytes);
-  }
-  copy(rows.keys, host_keys_.data(), host_keys_.size());
-  copy(rows.scales, host_scales_.data(), count * kScaleBytes);
+  ForQuantized(rows, count, [&](std::size_t first, std::size_t some, const Rows& part) {
+    const std::byte* from = keys.data() + first * stored_bytes;
+    std::byte* key = host_keys_.data();
+    for (std::size_t i = 0; i < some; ++i, from += stored_bytes, key += key_bytes) {
+      CopyKey(key, from, key_bytes);
+      std::memcpy(&host_scales_[i], from + key_bytes, kScaleBytes);
+    }
+    copy(part.keys, host_keys_.data(), some * key_bytes);
+    copy(part.scales, host_scales_.data(), some * kScaleBytes);
+  });
 }
 
 void GoldCache::Read(const Rows& rows, std::span<TokenId> tokens,
@@ -167,16 +176,34 @@ void GoldCache::Read(const Rows& rows, std::span<TokenId> tokens,
   copy(tokens_.narrow ? static_cast<void*>(host_tokens_.data()) : tokens.data(),
        rows.tokens, count * static_cast<std::size_t>(TokenBytes(config_)));
   if (tokens_.narrow) std::ranges::copy(host_tokens_, tokens.begin());
-  copy(keys.data(), rows.keys, count * key_bytes);
-  if (rows.scales == nullptr) return;
-  host_scales_.resize(count);
-  copy(host_scales_.data(), rows.scales, count * kScaleBytes);
-  // From the last one on, so that none is overwritten before it has moved.
-  for (std::size_t i = count; i-- > 0;) {
-    std::byte* key = keys.data() + i * stored_bytes;
-    std::memmove(key, keys.data() + i * key_bytes, key_bytes);
-    std::memcpy(key + key_bytes, &host_scales_[i], kScaleBytes);
+  if (rows.scales == nullptr) {
+    copy(keys.data(), rows.keys, count * key_bytes);
+    return;
   }
+  ForQuantized(rows, count, [&](std::size_t first, std::size_t some, const Rows& part) {
+    copy(host_keys_.data(), part.keys, some * key_bytes);
+    copy(host_scales_.data(), part.scales, some * kScaleBytes);
+    const std::byte* key = host_keys_.data();
+    std::byte* to = keys.data() + first * stored_bytes;
+    for (std::size_t i = 0; i < some; ++i, to += stored_bytes, key += key_bytes) {
+      CopyKey(to, key, key_bytes);
+      std::memcpy(to + key_bytes, &host_scales_[i], kScaleBytes);
+    }
+  });
+}
+
+template <typename Visit>
+void GoldCache::ForQuantized(const Rows& rows, std::size_t count, const Visit& visit) {
+  // Few where a copy costs nothing by itself: they stay in the first level cache.
+  const auto at_once = static_cast<std::size_t>(b_.copies_wait() ? kStagedTokens : 64);
+  const auto key_bytes = static_cast<std::size_t>(keys_.cols * SizeOf(keys_.type));
+  host_scales_.resize(std::min(at_once, count));
+  host_keys_.resize(std::min(at_once, count) * key_bytes);
+  for (std::size_t first = 0; first < count; first += at_once)
+    visit(first, std::min(at_once, count - first),
+          Rows{.tokens = nullptr,
+               .keys = static_cast<std::byte*>(rows.keys) + first * key_bytes,
+               .scales = rows.scales + first});
 }
 
 template <typename Visit>

@@ -127,6 +127,11 @@ class GoldCache {
   void Write(const Rows& rows, std::span<const TokenId> tokens,
              std::span<const std::byte> keys);
   void Read(const Rows& rows, std::span<TokenId> tokens, std::span<std::byte> keys);
+  // In int8, where keys and scales lie apart on the device and together on the host:
+  // calls visit(first, count, part) for some of the rows at a time, with room for as many
+  // in host_keys_ and host_scales_.
+  template <typename Visit>
+  void ForQuantized(const Rows& rows, std::size_t count, const Visit& visit);
   // Calls visit(first, count) for these first `count` tokens of the pages, some pages at
   // a time, whose numbers page_ then holds.
   template <typename Visit>
@@ -136,8 +141,8 @@ class GoldCache {
   template <typename Move>
   void MovePages(const Move& move) const;
   // Pages that are on their way at once.
+  static constexpr std::int64_t kStagedTokens = 16384;
   std::int64_t StagedPages() const {
-    constexpr std::int64_t kStagedTokens = 16384;
     return std::max<std::int64_t>(1, kStagedTokens / shape_.page_tokens);
   }
 

@@ -191,9 +191,13 @@ void Model::ForEachRun(std::span<const std::int32_t> pages, std::int64_t begin,
   const std::int64_t page_tokens = limits_.page_tokens;
   for (std::int64_t done = 0; done < count;) {
     const std::int64_t position = begin + done, offset = position % page_tokens;
-    const std::int64_t run = std::min(count - done, page_tokens - offset);
-    const std::int64_t page = pages[static_cast<std::size_t>(position / page_tokens)];
-    visit(page * page_tokens + offset, static_cast<std::size_t>(done),
+    const auto at = static_cast<std::size_t>(position / page_tokens);
+    // Pages that lie side by side are one run.
+    std::size_t last = at;
+    while (last + 1 < pages.size() && pages[last + 1] == pages[last] + 1) ++last;
+    const auto rows = static_cast<std::int64_t>(last - at + 1) * page_tokens;
+    const std::int64_t run = std::min(count - done, rows - offset);
+    visit(pages[at] * page_tokens + offset, static_cast<std::size_t>(done),
           static_cast<std::size_t>(run));
     done += run;
   }

@@ -1,7 +1,9 @@
 #include "engine/backend/cpu_backend.h"
 
+#include <algorithm>
 #include <cstdint>
 #include <cstring>
+#include <random>
 #include <set>
 #include <string>
 #include <vector>
@@ -51,6 +53,34 @@ TEST_P(BackendMemoryTest, MemoryIsZeroWhenAllocated) {
     EXPECT_EQ(host, std::vector<char>(host.size(), 0));
   }
   EXPECT_NE(backend().Allocate(0), nullptr);
+}
+
+// Around the sizes from which a backend may copy in another way, from and to anywhere.
+TEST_P(BackendMemoryTest, CopiesOfManyBytesWriteThoseAndNoOthers) {
+  constexpr std::int64_t kRoom = (256 << 10) + 4096;
+  std::vector<char> bytes(kRoom);
+  std::mt19937 random(3);
+  for (char& byte : bytes) byte = static_cast<char>(random());
+  const auto device = backend().Allocate(kRoom);
+  auto* const data = static_cast<char*>(device->data());
+  for (const std::int64_t size :
+       {1, 63, 64, 129, 4095, 4096, 4097, 8200, 20000, 256 << 10, (256 << 10) + 77}) {
+    for (const std::int64_t to : {0, 1, 15, 64, 100}) {
+      const std::int64_t from = 128 - to;
+      backend().Zero(data, kRoom);
+      backend().CopyToDevice(data + to, bytes.data() + from, size);
+      std::vector<char> expect(kRoom, 0), got(kRoom, 'x');
+      std::copy_n(bytes.begin() + from, size, expect.begin() + to);
+      backend().CopyToHost(got.data(), data, kRoom);
+      EXPECT_TRUE(got == expect) << size << " bytes to " << to;
+
+      std::ranges::fill(got, 0);
+      backend().CopyToHost(got.data() + from, data + to, size);
+      std::ranges::fill(expect, 0);
+      std::copy_n(bytes.begin() + from, size, expect.begin() + from);
+      EXPECT_TRUE(got == expect) << size << " bytes from " << to;
+    }
+  }
 }
 
 TEST_P(BackendMemoryTest, CopiesAndZeroMoveTheBytesTheyName) {

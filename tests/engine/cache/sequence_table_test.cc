@@ -51,6 +51,14 @@ TEST_F(SequenceTableTest, PrefixKeepsThePagesOfItsTokensOnly) {
   EXPECT_EQ(freed_.size(), 7u);
 }
 
+TEST_F(SequenceTableTest, PagesSideBySideAreSoAgainForTheNext) {
+  const SequenceId first = Open(100);
+  const std::vector<std::int32_t> pages = table_.Get(first).pages;
+  table_.Close(first);
+  EXPECT_EQ(table_.Get(Open(100)).pages, pages);
+  EXPECT_TRUE(std::ranges::is_sorted(pages));
+}
+
 TEST_F(SequenceTableTest, SequencesShareThePrefixesFullPages) {
   const SequenceId first = Open(40);
   table_.Get(first).length = 40;  // two full pages and a half

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <limits>
+#include <random>
 
 #include "tests/engine/forward/engine_harness.h"
 
@@ -206,6 +207,60 @@ TEST_P(PrefixTest, ImageOfAnotherShapeIsRefused) {
   refused([](PrefixImage& image) { image.tokens.pop_back(); });
   refused([&](PrefixImage& image) { image.tokens[7] = config().vocab_size; });
   refused([](PrefixImage& image) { image.tokens[7] = -1; });
+  refused([](PrefixImage& image) {
+    image.tokens.back() = std::numeric_limits<TokenId>::max();
+  });
+  refused([](PrefixImage& image) {
+    image.tokens.front() = std::numeric_limits<TokenId>::min();
+  });
+}
+
+// Longer than what is copied at once, on pages side by side and on pages that are not.
+TEST_P(PrefixTest, LongImageComesBackAsItWent) {
+  constexpr std::int64_t kLength = 2500;
+  auto engine = Make();
+  const auto image_of = [&](std::int64_t length, std::vector<std::byte>& bytes) {
+    const std::int64_t tokens = config().num_gold() > 0 ? length : 0;
+    const std::int64_t key_bytes = tokens * engine->info().key_bytes;
+    bytes.resize(static_cast<std::size_t>(key_bytes + engine->info().state_bytes));
+    std::mt19937 random(11);
+    for (std::byte& byte : bytes) byte = static_cast<std::byte>(random());
+    PrefixImage image;
+    image.length = length;
+    image.tokens = RandomTokens(tokens, config().vocab_size, 12);
+    image.keys = std::span(bytes).first(static_cast<std::size_t>(key_bytes));
+    image.state = std::span(bytes).subspan(static_cast<std::size_t>(key_bytes));
+    return image;
+  };
+  std::vector<std::byte> bytes, few_bytes;
+  const PrefixImage image = image_of(kLength, bytes), few = image_of(70, few_bytes);
+  const auto load = [&](const PrefixImage& from) {
+    const auto id = engine->Load(from);
+    EXPECT_TRUE(id.ok()) << id.status();
+    return *id;
+  };
+  for (const bool side_by_side : {true, false}) {
+    std::vector<PrefixId> others;
+    if (!side_by_side) {
+      for (int i = 0; i < 6; ++i) others.push_back(load(few));
+      for (const std::size_t i : {4u, 0u, 2u}) engine->Drop(others[i]);
+    }
+    const PrefixId id = load(image);
+    PrefixImage back;
+    ASSERT_TRUE(engine->Save(id, back).ok());
+    EXPECT_EQ(back.length, image.length);
+    EXPECT_EQ(back.tokens, image.tokens);
+    EXPECT_TRUE(std::ranges::equal(back.keys, image.keys));
+    EXPECT_TRUE(std::ranges::equal(back.state, image.state));
+    engine->Drop(id);
+    for (const std::size_t i : {1u, 3u, 5u}) {
+      if (side_by_side) break;
+      PrefixImage other;
+      ASSERT_TRUE(engine->Save(others[i], other).ok());
+      EXPECT_TRUE(std::ranges::equal(other.keys, few.keys));
+      engine->Drop(others[i]);
+    }
+  }
 }
 
 // Kept where the spec said, a prefix is good for prompts that end anywhere behind it,
