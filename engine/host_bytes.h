@@ -25,9 +25,9 @@ class HostBytes {
   std::size_t size_ = 0;
 };
 
-// memcpy for what is in no cache and need not come into one: asks for what comes later and
-// writes past the caches, so that nothing is read only to be overwritten. Two thirds of
-// memcpy's time for megabytes; what it writes is in memory afterwards, not in a cache.
+// memcpy for what is in no cache and need not come into one: asks for what comes later
+// and writes past the caches, so that nothing is read only to be overwritten. Two thirds
+// of memcpy's time for megabytes; what it writes is in memory afterwards, not in a cache.
 void CopyPastCaches(void* to, const void* from, std::size_t bytes);
 
 // For a program's start: buffers that are freed are used again instead of given back to

@@ -10,7 +10,9 @@
 
 #include <array>
 #include <cstdint>
+#include <memory>
 #include <utility>
+#include <vector>
 
 #include "absl/status/status.h"
 #include "absl/strings/str_cat.h"
@@ -135,16 +137,10 @@ Prints PrintsOf(const TlsFiles& files) {
 class ReloadingCredentials final : public grpc::ServerCredentials {
  public:
   ReloadingCredentials(TlsFiles files, Prints prints, Pems pems)
-      : files_(std::move(files)),
-        prints_(prints),
-        pems_(std::move(pems)),
-        credentials_(grpc_ssl_server_credentials_create_with_options(
-            grpc_ssl_server_credentials_create_options_using_config_fetcher(
-                files_.client_ca.empty()
-                    ? GRPC_SSL_DONT_REQUEST_CLIENT_CERTIFICATE
-                    : GRPC_SSL_REQUEST_AND_REQUIRE_CLIENT_CERTIFICATE_AND_VERIFY,
-                Fetch, this))) {}
-  ~ReloadingCredentials() override { grpc_server_credentials_release(credentials_); }
+      : files_(std::move(files)), prints_(prints), pems_(std::move(pems)) {}
+  ~ReloadingCredentials() override {
+    for (const auto& port : ports_) grpc_server_credentials_release(port->credentials);
+  }
 
   void SetAuthMetadataProcessor(
       const std::shared_ptr<grpc::AuthMetadataProcessor>&) override {
@@ -152,18 +148,35 @@ class ReloadingCredentials final : public grpc::ServerCredentials {
   }
 
  private:
+  // gRPC keeps what it was given last with each port, and asks for each by itself.
+  struct Port {
+    ReloadingCredentials* owner;
+    std::uint64_t used = 0;  // which of the certificates it has; guarded by owner->mu_
+    grpc_server_credentials* credentials = nullptr;
+  };
+
+  // Before the server starts.
   int AddPortToServer(const std::string& address, grpc_server* server) override {
-    return grpc_server_add_http2_port(server, address.c_str(), credentials_);
+    Port* const port =
+        ports_.emplace_back(std::make_unique<Port>(Port{.owner = this})).get();
+    port->credentials = grpc_ssl_server_credentials_create_with_options(
+        grpc_ssl_server_credentials_create_options_using_config_fetcher(
+            files_.client_ca.empty()
+                ? GRPC_SSL_DONT_REQUEST_CLIENT_CERTIFICATE
+                : GRPC_SSL_REQUEST_AND_REQUIRE_CLIENT_CERTIFICATE_AND_VERIFY,
+            Fetch, port));
+    return grpc_server_add_http2_port(server, address.c_str(), port->credentials);
   }
 
   static grpc_ssl_certificate_config_reload_status Fetch(
-      void* self, grpc_ssl_server_certificate_config** config) {
-    return static_cast<ReloadingCredentials*>(self)->Refresh(config);
+      void* data, grpc_ssl_server_certificate_config** config) {
+    auto* const port = static_cast<Port*>(data);
+    return port->owner->Refresh(*port, config);
   }
 
   // Before the first handshake and before each.
   grpc_ssl_certificate_config_reload_status Refresh(
-      grpc_ssl_server_certificate_config** config) {
+      Port& port, grpc_ssl_server_certificate_config** config) {
     const MutexLock lock(mu_);
     const Prints now = PrintsOf(files_);
     if (now != prints_) {
@@ -172,14 +185,15 @@ class ReloadingCredentials final : public grpc::ServerCredentials {
       absl::StatusOr<Pems> pems = Read(files_);
       if (pems.ok()) {
         pems_ = *std::move(pems);
-        used_ = false;
+        ++read_;
         LogInfo("the TLS certificate was read again");
       } else {
         LogWarning(absl::StrCat("the TLS certificate stays as it was: ",
                                 pems.status().message()));
       }
     }
-    if (std::exchange(used_, true)) return GRPC_SSL_CERTIFICATE_CONFIG_RELOAD_UNCHANGED;
+    if (std::exchange(port.used, read_) == read_)
+      return GRPC_SSL_CERTIFICATE_CONFIG_RELOAD_UNCHANGED;
     const grpc_ssl_pem_key_cert_pair pair = {pems_.key.c_str(),
                                              pems_.certificate.c_str()};
     // The library asserts that there is an authority even when no client is asked for a
@@ -191,10 +205,10 @@ class ReloadingCredentials final : public grpc::ServerCredentials {
 
   const TlsFiles files_;
   Mutex mu_;
-  Prints prints_ ABSL_GUARDED_BY(mu_);      // of what was read last, good or bad
-  Pems pems_ ABSL_GUARDED_BY(mu_);          // the last good ones
-  bool used_ ABSL_GUARDED_BY(mu_) = false;  // gRPC has them
-  grpc_server_credentials* const credentials_;
+  Prints prints_ ABSL_GUARDED_BY(mu_);           // of what was read last, good or bad
+  Pems pems_ ABSL_GUARDED_BY(mu_);               // the last good ones
+  std::uint64_t read_ ABSL_GUARDED_BY(mu_) = 1;  // and which these are
+  std::vector<std::unique_ptr<Port>> ports_;
 };
 
 }  // namespace

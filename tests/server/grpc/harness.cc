@@ -121,12 +121,16 @@ std::string TestServer::address() const {
   return absl::StrCat("127.0.0.1:", server_->port());
 }
 
+std::string TestServer::admin_address() const {
+  return absl::StrCat("127.0.0.1:", server_->admin_port());
+}
+
 std::shared_ptr<grpc::Channel> TestServer::NewChannel() const {
   return ChannelTo(address());
 }
 
 std::shared_ptr<grpc::Channel> TestServer::NewAdminChannel() const {
-  return ChannelTo(absl::StrCat("127.0.0.1:", server_->admin_port()));
+  return ChannelTo(admin_address());
 }
 
 double TestServer::Metric(const std::string& name) const {

@@ -34,8 +34,8 @@ struct TestServerOptions {
   SchedulerOptions scheduler = {};
   std::int64_t default_max_tokens = 16;
   SessionOptions sessions = {};
-  SnapshotStore* store = nullptr;  // outlives the server
-  const Clock* clock = nullptr;    // outlives the server; null: a steady one
+  SnapshotStore* store = nullptr;      // outlives the server
+  const Clock* clock = nullptr;        // outlives the server; null: a steady one
   TenantDirectory* tenants = nullptr;  // outlives the server; null: everybody
   TlsFiles tls = {};                   // then channels are for the test to make
   ConnectionLimits connections = {};
@@ -56,6 +56,7 @@ class TestServer {
   v1::GenerationService::Stub& stub() { return *stub_; }
   v1::SessionService::Stub& sessions() { return *sessions_; }
   std::string address() const;
+  std::string admin_address() const;
   int port() const { return server_->port(); }
   std::shared_ptr<grpc::Channel> NewChannel() const;
   std::shared_ptr<grpc::Channel> NewAdminChannel() const;

@@ -20,6 +20,7 @@ using grpc::StatusCode;
 using testing::StartsWith;
 
 constexpr char kGetModel[] = "/goldfinch.v1.GenerationService/GetModel";
+constexpr char kListRequests[] = "/goldfinch.v1.AdminService/ListRequests";
 
 // What a client trusts and shows; empty: nothing.
 struct Client {
@@ -35,14 +36,18 @@ class TlsTest : public testing::Test {
     return options;
   }
 
-  static std::shared_ptr<grpc::Channel> NewChannel(const TestServer& server,
+  static std::shared_ptr<grpc::Channel> NewChannel(const std::string& address,
                                                    const Client& client) {
     grpc::ChannelArguments arguments;
     arguments.SetInt(GRPC_ARG_USE_LOCAL_SUBCHANNEL_POOL, 1);
-    return grpc::CreateCustomChannel(server.address(),
+    return grpc::CreateCustomChannel(address,
                                      grpc::SslCredentials({client.ca, client.identity.key,
                                                            client.identity.certificate}),
                                      arguments);
+  }
+  static std::shared_ptr<grpc::Channel> NewChannel(const TestServer& server,
+                                                   const Client& client) {
+    return NewChannel(server.address(), client);
   }
 
   // How a call on a new connection ends.
@@ -113,6 +118,33 @@ TEST_F(TlsTest, ANewCertificateIsUsedFromTheNextConnectionOn) {
   for (const char* bad : {"", "nonsense"}) {
     certificate_.Replace(bad);
     EXPECT_EQ(CodeFor(server, {next.certificate()}), StatusCode::OK);
+  }
+}
+
+// Each of both ports is told of a certificate, the first one and those that follow.
+TEST_F(TlsTest, TheAdminPortHasTheSameCertificate) {
+  TestServerOptions options = Options(/*mutual=*/true);
+  options.admin = "127.0.0.1:0";
+  TestServer server(options);
+  const auto code_for_admin = [&](const Client& client) {
+    return CallAny(NewChannel(server.admin_address(), client), kListRequests)
+        .error_code();
+  };
+  const Client good = {authority_.certificate(), client_authority_.Sign("client")};
+  EXPECT_EQ(CodeFor(server, good), StatusCode::OK);
+  EXPECT_EQ(code_for_admin(good), StatusCode::OK);
+  EXPECT_EQ(code_for_admin({authority_.certificate()}), StatusCode::UNAVAILABLE);
+
+  const Authority next;
+  const Identity renewed = next.Sign("second");
+  certificate_.Replace(renewed.certificate);
+  key_.Replace(renewed.key);
+  const Client trusting_next = {next.certificate(), client_authority_.Sign("client")};
+  for (int i = 0; i < 2; ++i) {
+    EXPECT_EQ(code_for_admin(trusting_next), StatusCode::OK);
+    EXPECT_EQ(code_for_admin(good), StatusCode::UNAVAILABLE);
+    EXPECT_EQ(CodeFor(server, trusting_next), StatusCode::OK);
+    EXPECT_EQ(CodeFor(server, good), StatusCode::UNAVAILABLE);
   }
 }
 
