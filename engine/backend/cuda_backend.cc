@@ -102,6 +102,7 @@ class CudaBackend final : public Backend {
                                {.batch_invariant = options.batch_invariant,
                                 .rows = options.lt_rows,
                                 .least_side = options.lt_least_side})),
+        products_(stream_, GemmPartialBytes()),
         attention_(stream_, options.attention_bytes),
         attention_bytes_(options.attention_bytes),
         partials_(options.attention_bytes / kPartialBytes),
@@ -165,7 +166,7 @@ class CudaBackend final : public Backend {
     return static_cast<std::int64_t>(free);
   }
   std::int64_t own_bytes() const override {
-    return attention_bytes_ + sampler_.device_bytes() +
+    return attention_bytes_ + GemmPartialBytes() + sampler_.device_bytes() +
            (lt_ == nullptr ? 0 : lt_->device_bytes());
   }
   std::int64_t piece_rows() const override { return piece_rows_; }
@@ -329,8 +330,8 @@ class CudaBackend final : public Backend {
   HostCopies copies_;
   CudaSampler sampler_{stream_, copies_};
   const bool batch_invariant_;
-  const std::unique_ptr<LtProducts> lt_;  // null: there is no library
-  const CudaMemory attention_;            // partial results
+  const std::unique_ptr<LtProducts> lt_;   // null: there is no library
+  const CudaMemory products_, attention_;  // partial results
   const std::int64_t attention_bytes_;
   const std::int64_t partials_;
   ThreadPool pack_pool_;
@@ -406,7 +407,8 @@ void CudaBackend::Gemm(std::span<const Backend::Product> products) {
   }
   // What is recorded are steps without prompts: the library may do what no graph holds.
   GOLDFINCH_CHECK(num_library == 0 || !graphs_.recording());
-  GOLDFINCH_CUDA::Gemm(stream_, std::span(own).first(num_own));
+  GOLDFINCH_CUDA::Gemm(stream_, std::span(own).first(num_own),
+                       static_cast<float*>(products_.data()));
   for (const auto& [args, w] : std::span(library).first(num_library)) lt_->Run(args, w);
 }
 

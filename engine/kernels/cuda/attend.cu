@@ -10,8 +10,9 @@
 // values; the results are folded in ascending order. So a long past is spread over the
 // whole device, and a row's bits depend on its own position and tokens alone. Lists of
 // tiles are consecutive and begin at a chunk's first tile (KvTiles::kCutTiles). There are
-// at least as many blocks as the device runs at once, whatever there is to do: they share
-// out what they find in the device's memory, so the same launch serves any lengths.
+// as many blocks as the device runs at once, whatever there is to do: they share out what
+// they find in the device's memory, so the same launch serves any lengths, and no block
+// begins when others are done.
 //
 // Eight lanes share a token: sixteen bytes each of its key, and of its value.
 //
@@ -30,10 +31,10 @@ constexpr int kCarry = kHead + 2;
 static_assert(kPartialFloats == kCarry);
 constexpr int kThreads = 128;
 constexpr int kWarps = kThreads / kWarp;
-constexpr int kLanes = 8;                               // that share a token
-constexpr int kDims = kHead / kLanes;                   // of a lane
-constexpr int kTokens = kThreads / kLanes;              // at once
-constexpr int kBlocksAtOnce = 2048 / kThreads;          // most of a multiprocessor
+constexpr int kLanes = 8;                   // that share a token
+constexpr int kDims = kHead / kLanes;       // of a lane
+constexpr int kTokens = kThreads / kLanes;  // at once
+constexpr int kBlocksAtOnce = 8;            // of a multiprocessor
 constexpr int kChunkTiles = static_cast<int>(KvTiles::kCutTiles);
 constexpr int kChunkTokens = kChunkTiles * static_cast<int>(kMaxPageTokens);
 
@@ -129,7 +130,7 @@ struct Pass {
 
 // Each block takes one chunk of one head after another, those of a chunk side by side.
 template <typename T>
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kThreads, kBlocksAtOnce)
     AttendChunks(AttendArgs args, Tiles tiles, Pass pass) {
   __shared__ float weight[kChunkTokens];
   __shared__ float scratch[kWarps];
@@ -231,14 +232,30 @@ __global__ void __launch_bounds__(kHead)
   const std::int32_t first = begin > pass.first ? begin : pass.first;
   const std::int64_t pass_end = std::int64_t{pass.first} + pass.most;
   if (!fresh && (first >= end || first >= pass_end)) return;  // none of it is here
-  for (std::int32_t i = first; i < end && i < pass_end; ++i) {
-    const float* const partial = pass.Partial(args, i, head);
-    const float theirs = partial[kHead];
-    const float new_max = theirs > max ? theirs : max;
-    const float mine = expf(max - new_max), other = expf(theirs - new_max);
-    weights = Fma(weights, mine, partial[kHead + 1] * other);
-    acc = Fma(acc, mine, partial[d] * other);
-    max = new_max;
+  // Some are asked for at once: each by itself would take as long as memory takes to
+  // answer.
+  constexpr int kAtOnce = 8;
+  const std::int64_t last = end < pass_end ? end : pass_end;
+  for (std::int64_t at = first; at < last; at += kAtOnce) {
+    float maxima[kAtOnce], sums[kAtOnce], values[kAtOnce];
+#pragma unroll
+    for (int i = 0; i < kAtOnce; ++i) {
+      if (at + i >= last) break;
+      const float* const partial =
+          pass.Partial(args, static_cast<std::int32_t>(at + i), head);
+      maxima[i] = partial[kHead];
+      sums[i] = partial[kHead + 1];
+      values[i] = partial[d];
+    }
+#pragma unroll
+    for (int i = 0; i < kAtOnce; ++i) {
+      if (at + i >= last) break;
+      const float new_max = maxima[i] > max ? maxima[i] : max;
+      const float mine = expf(max - new_max), other = expf(maxima[i] - new_max);
+      weights = Fma(weights, mine, sums[i] * other);
+      acc = Fma(acc, mine, values[i] * other);
+      max = new_max;
+    }
   }
   // Every thread has read what the first one is about to overwrite.
   __syncthreads();

@@ -13,11 +13,15 @@ __global__ void __launch_bounds__(kThreads)
   AwaitLaunch();
   const std::int64_t row = blockIdx.y;
   const std::int64_t first = std::int64_t{blockIdx.x} * (kThreads * kEach) + threadIdx.x;
+  Sums<kEach> some;
 #pragma unroll
   for (int i = 0; i < kEach; ++i) {
-    const std::int64_t col = first + i * kThreads;
-    if (col < y.cols) FinishSum(y, epilogue, row, col, sums[row * y.cols + col]);
+    some.row[i] = row;
+    some.col[i] = first + i * kThreads;
+    some.inside[i] = some.col[i] < y.cols;
+    some.value[i] = some.inside[i] ? sums[row * y.cols + some.col[i]] : 0.0f;
   }
+  FinishEach(y, epilogue, some);
   AllowLaunch();
 }
 

@@ -1,5 +1,6 @@
 // y = finish(x W^T), up to sixteen products a launch:
-//   x : [rows, in] float32 or bf16      W : packed as gemm_layout.h says      y : [rows, out]
+//   x : [rows, in] float32 or bf16      W : packed as gemm_layout.h says      y : [rows,
+//   out]
 //
 // The order of every sum is fixed by the number of inputs alone: kSlices parts, each by
 // ascending strips, two tensor-core products a strip, then the parts in order. Two
@@ -8,13 +9,16 @@
 //   few rows   A block of threads has 16 or 32 outputs and all inputs, a warp one of the
 //              parts. Weights are the left operand, which wants 16 of them and 8 rows;
 //              they go from memory to registers, four strips ahead.
-//   many rows  128 outputs by 128 rows, the parts one after another. Strips of both
-//              operands pass through shared memory, four ahead.
+//   many rows  128 outputs by 64 or 128 rows, the parts one after another. Strips of both
+//              operands pass through shared memory, four ahead. Where such tiles are too
+//              few to keep a GPU busy, each part is a block of its own and leaves its
+//              sums to a second kernel, which adds them in the same order.
 // In float32 (the golden cases; not for speed) a sum runs over ascending inputs.
-#include "engine/kernels/cuda/gemm.h"
+#include <algorithm>
 
 #include "engine/kernels/cuda/device.h"
 #include "engine/kernels/cuda/finish_sum.h"
+#include "engine/kernels/cuda/gemm.h"
 
 namespace goldfinch::GOLDFINCH_CUDA {
 namespace {
@@ -34,9 +38,11 @@ struct Product {
 };
 struct Products {
   int count = 0;
+  float* partials = nullptr;  // of PartialSums
   Product at[kMaxGemms];
 };
-static_assert(sizeof(Products) <= 8192);
+// What a kernel of any toolkit and device may be given.
+static_assert(sizeof(Products) <= 4096);
 
 // The product that tile `index` is of.
 __device__ __forceinline__ const Product& FindProduct(const Products& products,
@@ -46,10 +52,19 @@ __device__ __forceinline__ const Product& FindProduct(const Products& products,
   return products.at[i];
 }
 
+template <int kSums>
+__device__ __forceinline__ void FinishProducts(const Product& p, Sums<kSums>& sums) {
+  if (p.scales != nullptr) {
+#pragma unroll
+    for (int i = 0; i < kSums; ++i)
+      if (sums.inside[i]) sums.value[i] *= p.scales[sums.col[i]];
+  }
+  FinishEach(p.y, p.epilogue, sums);
+}
 __device__ __forceinline__ void FinishProduct(const Product& p, std::int64_t row,
                                               std::int64_t col, float sum) {
-  if (p.scales != nullptr) sum *= p.scales[col];
-  FinishSum(p.y, p.epilogue, row, col, sum);
+  Sums<1> one = {{sum}, {row}, {col}, {true}};
+  FinishProducts(p, one);
 }
 
 // Both fragments of a lane's part of a strip.
@@ -172,21 +187,28 @@ __global__ void __launch_bounds__(kThreads) FewRows(Products products) {
 #pragma unroll
   for (int g = 0; g < kGroups; ++g) {
     const std::int64_t row = first_row + g * 8 + lane / 4;
-    x[g] = row < p.rows
-               ? static_cast<const std::uint16_t*>(p.x) + row * p.x_stride
-               : nullptr;
+    x[g] = row < p.rows ? static_cast<const std::uint16_t*>(p.x) + row * p.x_stride
+                        : nullptr;
   }
+  // Inputs are asked for one strip ahead, which hides that they come from a cache.
+  uint4 next[kGroups];
+  const auto load_inputs = [&](std::int64_t strip) {
+    const std::int64_t k = strip * kStripInputs + lane % 4 * 8;
+#pragma unroll
+    for (int g = 0; g < kGroups; ++g)
+      next[g] = x[g] != nullptr && strip < end ? LoadInputs<kAligned>(x[g], k, p.in)
+                                               : uint4{0, 0, 0, 0};
+  };
+  load_inputs(begin);
   float sum[kBlocks][kGroups][4] = {};
   for (std::int64_t strip = begin; strip < end; strip += kAhead) {
 #pragma unroll
     for (int i = 0; i < kAhead; ++i) {
       if (strip + i >= end) break;
-      const std::int64_t k = (strip + i) * kStripInputs + lane % 4 * 8;
       uint4 inputs[kGroups];
 #pragma unroll
-      for (int g = 0; g < kGroups; ++g)
-        inputs[g] =
-            x[g] != nullptr ? LoadInputs<kAligned>(x[g], k, p.in) : uint4{0, 0, 0, 0};
+      for (int g = 0; g < kGroups; ++g) inputs[g] = next[g];
+      load_inputs(strip + i + 1);
 #pragma unroll
       for (int b = 0; b < kBlocks; ++b) {
         const Strip w = Weights::Fragments(ahead[i][b]);
@@ -220,78 +242,130 @@ __global__ void __launch_bounds__(kThreads) FewRows(Products products) {
   }
 }
 
-constexpr int kTileBlocks = 8, kTileRows = 128, kStages = 4;
-constexpr int kInputBytes = kTileRows * static_cast<int>(kStripInputs) * 2;
+constexpr int kTileBlocks = 8, kStages = 4;
+constexpr int kTileOutputs = kTileBlocks * static_cast<int>(kBlockOutputs);
+constexpr int kWarpRows = 32;
 
-template <typename Weights>
+template <typename Weights, int kRows>
 constexpr int StageBytes() {
-  return kTileBlocks * Weights::kStripBytes + kInputBytes;
+  return kTileBlocks * Weights::kStripBytes + kRows * static_cast<int>(kStripInputs) * 2;
 }
 
-// Starts the copies of one strip of the tile: its blocks of weights, then its rows of x.
-template <typename Weights, bool kAligned>
-__device__ __forceinline__ void CopyStrip(const Product& p, std::int64_t first_block,
-                                          std::int64_t first_row, std::int64_t strip,
-                                          unsigned char* stage) {
-  constexpr int kChunks = Weights::kStripBytes / 16;
-  const std::int64_t strips = StripsOf(p.in), blocks = BlocksOf(p.out);
-  for (int i = threadIdx.x; i < kTileBlocks * kChunks; i += kThreads) {
-    const std::int64_t block = first_block + i / kChunks;
-    const bool inside = block < blocks;
-    const auto* from = static_cast<const unsigned char*>(p.w) +
-                       ((inside ? block : 0) * strips + strip) * Weights::kStripBytes +
-                       i % kChunks * 16;
-    AsyncCopy16(stage + i * 16, from, inside ? 0 : 16);
-  }
-  unsigned char* const inputs = stage + kTileBlocks * Weights::kStripBytes;
-  for (int i = threadIdx.x; i < kTileRows * 4; i += kThreads) {
-    const std::int64_t row = first_row + i / 4, k = strip * kStripInputs + i % 4 * 8;
-    const bool inside = row < p.rows && k < p.in;
-    const auto* x = static_cast<const std::uint16_t*>(p.x);
-    if constexpr (kAligned) {
-      AsyncCopy16(inputs + i * 16, inside ? x + row * p.x_stride + k : x,
-                  inside ? 0 : 16);
-    } else {
-      uint4 v = {0, 0, 0, 0};
-      if (inside) v = LoadInputs<false>(x + row * p.x_stride, k, p.in);
-      StoreVector(v, inputs + i * 16);
+// A thread's part of the copies of a strip of a tile to shared memory: of its blocks of
+// weights, then of its rows of x.
+template <typename Weights, int kRows, bool kAligned>
+class StripCopies {
+ public:
+  __device__ __forceinline__ StripCopies(const Product& p, std::int64_t first_block,
+                                         std::int64_t first_row)
+      : x_(static_cast<const std::uint16_t*>(p.x)), in_(p.in) {
+    const std::int64_t strips = StripsOf(p.in), blocks = BlocksOf(p.out);
+#pragma unroll
+    for (int i = 0; i < kWeightCopies; ++i) {
+      const int at = static_cast<int>(threadIdx.x) + i * kThreads;
+      const std::int64_t block = first_block + at / kChunks;
+      const bool inside = block < blocks;
+      weights_[i] = static_cast<const unsigned char*>(p.w) +
+                    (inside ? block : 0) * strips * Weights::kStripBytes +
+                    at % kChunks * 16;
+      weight_zeros_[i] = inside ? 0 : 16;
+    }
+#pragma unroll
+    for (int i = 0; i < kInputCopies; ++i) {
+      const int at = static_cast<int>(threadIdx.x) + i * kThreads;
+      const std::int64_t row = first_row + at / 4;
+      inputs_[i] = row < p.rows ? x_ + row * p.x_stride : nullptr;
     }
   }
+
+  __device__ __forceinline__ void Start(std::int64_t strip, unsigned char* stage) const {
+#pragma unroll
+    for (int i = 0; i < kWeightCopies; ++i)
+      AsyncCopy16(stage + (static_cast<int>(threadIdx.x) + i * kThreads) * 16,
+                  weights_[i] + strip * Weights::kStripBytes, weight_zeros_[i]);
+    unsigned char* const to = stage + kTileBlocks * Weights::kStripBytes;
+    const std::int64_t k = strip * kStripInputs + threadIdx.x % 4 * 8;
+#pragma unroll
+    for (int i = 0; i < kInputCopies; ++i) {
+      const int at = static_cast<int>(threadIdx.x) + i * kThreads;
+      const bool inside = inputs_[i] != nullptr && k < in_;
+      if constexpr (kAligned) {
+        AsyncCopy16(to + at * 16, inside ? inputs_[i] + k : x_, inside ? 0 : 16);
+      } else {
+        uint4 v = {0, 0, 0, 0};
+        if (inside) v = LoadInputs<false>(inputs_[i], k, in_);
+        StoreVector(v, to + at * 16);
+      }
+    }
+  }
+
+ private:
+  static constexpr int kChunks = Weights::kStripBytes / 16;
+  static constexpr int kWeightCopies = kTileBlocks * kChunks / kThreads;
+  static constexpr int kInputCopies = kRows * 4 / kThreads;
+  static_assert(kTileBlocks * kChunks % kThreads == 0 && kRows * 4 % kThreads == 0);
+  static_assert(kThreads % 4 == 0);  // a thread's inputs have the same k in all copies
+
+  const std::uint16_t* const x_;
+  const std::int64_t in_;
+  const unsigned char* weights_[kWeightCopies];
+  int weight_zeros_[kWeightCopies];
+  const std::uint16_t* inputs_[kInputCopies];
+};
+
+// Sums of a tile pass through shared memory, 64 rows at a time, so that a warp finishes
+// neighbours of a row. Columns are swapped so that no two lanes want one bank.
+constexpr int kStagedRows = 64;
+__device__ __forceinline__ int StagedAt(int row, int col) {
+  return row * kTileOutputs + (col ^ (row / 2 % 4 * 8));
 }
 
-// 128 outputs by 128 rows. Eight warps, each 64 by 32.
-template <typename Weights, bool kAligned>
+// Sums of parts that are blocks of their own, [tile][slice][row][output].
+constexpr std::int64_t kPartialElements = std::int64_t{64} * kTileOutputs;
+
+// 128 outputs by kRows rows, eight warps of 32 rows each. kSplit: only slice
+// blockIdx.x % kSlices of tile blockIdx.x / kSlices, to `partials`.
+template <typename Weights, int kRows, bool kSplit, bool kAligned>
 __global__ void __launch_bounds__(kThreads) ManyRows(Products products) {
-  constexpr int kBlocks = 4, kGroups = 4;
+  constexpr int kRowWarps = kRows / kWarpRows, kGroups = kWarpRows / 8;
+  constexpr int kBlocks = kTileBlocks * kRowWarps / (kThreads / kWarp);
+  static_assert(!kSplit || kRows * kTileOutputs == kPartialElements);
+  static_assert(kStages * StageBytes<Weights, kRows>() >=
+                kStagedRows * kTileOutputs * static_cast<int>(sizeof(float)));
   auto* const shared = static_cast<unsigned char*>(DynamicShared());
   AwaitLaunch();
-  const Product& p = FindProduct(products, blockIdx.x);
-  const std::int64_t tile = blockIdx.x - p.first_tile;
+  const std::int64_t index = kSplit ? blockIdx.x / kSlices : blockIdx.x;
+  const Product& p = FindProduct(products, index);
+  const std::int64_t tile = index - p.first_tile;
   const std::int64_t first_block = tile / p.row_tiles * kTileBlocks;
-  const std::int64_t first_row = tile % p.row_tiles * kTileRows;
-  const unsigned lane = threadIdx.x % kWarp, warp = threadIdx.x / kWarp;
-  const int warp_block = static_cast<int>(warp / 4) * kBlocks;
-  const int warp_row = static_cast<int>(warp % 4) * kGroups * 8;
+  const std::int64_t first_row = tile % p.row_tiles * kRows;
+  const int lane = static_cast<int>(threadIdx.x % kWarp);
+  const int warp = static_cast<int>(threadIdx.x / kWarp);
+  const int warp_block = warp / kRowWarps * kBlocks;
+  const int warp_row = warp % kRowWarps * kWarpRows;
   const std::int64_t strips = StripsOf(p.in);
-  const auto stage = [shared](std::int64_t strip) {
-    return shared + strip % kStages * StageBytes<Weights>();
+  std::int64_t slice = kSplit ? blockIdx.x % kSlices : 0;
+  const std::int64_t begin = kSplit ? slice * strips / kSlices : 0;
+  const std::int64_t end = kSplit ? (slice + 1) * strips / kSlices : strips;
+  const StripCopies<Weights, kRows, kAligned> copies(p, first_block, first_row);
+  const auto stage = [shared, begin](std::int64_t strip) {
+    return shared + (strip - begin) % kStages * StageBytes<Weights, kRows>();
   };
-  for (int i = 0; i < kStages - 1; ++i) {
-    if (i < strips) CopyStrip<Weights, kAligned>(p, first_block, first_row, i, stage(i));
+  for (std::int64_t strip = begin; strip < begin + kStages - 1; ++strip) {
+    if (strip < end) copies.Start(strip, stage(strip));
     AsyncCommit();
   }
   float sum[kBlocks][kGroups][4] = {}, total[kBlocks][kGroups][4] = {};
-  std::int64_t slice = 0, slice_end = strips / kSlices;
-  for (std::int64_t strip = 0; strip < strips; ++strip) {
+  std::int64_t slice_end = (slice + 1) * strips / kSlices;
+  for (std::int64_t strip = begin; strip < end; ++strip) {
     AsyncWait<kStages - 2>();
     // Everybody sees the strip, and is done with the one whose room is taken next.
     __syncthreads();
     const std::int64_t next = strip + kStages - 1;
-    if (next < strips)
-      CopyStrip<Weights, kAligned>(p, first_block, first_row, next, stage(next));
+    if (next < end) copies.Start(next, stage(next));
     AsyncCommit();
-    // Slices may be empty: their sums are zero in both kernels.
-    while (strip == slice_end) {
+    // Slices may be empty: their sums are zero in all kernels.
+    while (!kSplit && strip == slice_end) {
 #pragma unroll
       for (int i = 0; i < kBlocks * kGroups * 4; ++i) {
         float& s = sum[i / (kGroups * 4)][i / 4 % kGroups][i % 4];
@@ -307,12 +381,12 @@ __global__ void __launch_bounds__(kThreads) ManyRows(Products products) {
     uint4 x[kGroups];
 #pragma unroll
     for (int g = 0; g < kGroups; ++g)
-      x[g] = LoadVector<uint4>(
-          inputs + ((warp_row + g * 8 + static_cast<int>(lane) / 4) * 4 + lane % 4) * 16);
+      x[g] =
+          LoadVector<uint4>(inputs + ((warp_row + g * 8 + lane / 4) * 4 + lane % 4) * 16);
 #pragma unroll
     for (int b = 0; b < kBlocks; ++b) {
-      const Strip w =
-          Weights::FromShared(weights + (warp_block + b) * Weights::kStripBytes, lane);
+      const Strip w = Weights::FromShared(
+          weights + (warp_block + b) * Weights::kStripBytes, static_cast<unsigned>(lane));
 #pragma unroll
       for (int g = 0; g < kGroups; ++g) {
         Mma(sum[b][g], w.fragment[0], x[g].x, x[g].y);
@@ -322,16 +396,87 @@ __global__ void __launch_bounds__(kThreads) ManyRows(Products products) {
   }
   AsyncWait<0>();
   AllowLaunch();
+  // Calls visit(row, output, number) for what this thread has, both within the tile.
+  const auto for_sums = [&](const auto& visit) {
 #pragma unroll
-  for (int i = 0; i < kBlocks * kGroups * 4; ++i) {
-    const int b = i / (kGroups * 4), g = i / 4 % kGroups, e = i % 4;
-    // The last slice is never empty; those before it are in `total`.
-    const float value = total[b][g][e] + sum[b][g][e];
-    const std::int64_t col = (first_block + warp_block + b) * kBlockOutputs + lane / 4 +
-                             e / 2 * 8;
-    const std::int64_t row = first_row + warp_row + g * 8 + lane % 4 * 2 + e % 2;
-    if (col < p.out && row < p.rows) FinishProduct(p, row, col, value);
+    for (int b = 0; b < kBlocks; ++b)
+#pragma unroll
+      for (int g = 0; g < kGroups; ++g)
+#pragma unroll
+        for (int e = 0; e < 4; ++e)
+          // The last slice is never empty; those before it are in `total`.
+          visit(warp_row + g * 8 + lane % 4 * 2 + e % 2,
+                (warp_block + b) * 16 + lane / 4 + e / 2 * 8,
+                kSplit ? sum[b][g][e] : total[b][g][e] + sum[b][g][e]);
+  };
+  if constexpr (kSplit) {
+    float* const to = products.partials + std::int64_t{blockIdx.x} * kPartialElements;
+    for_sums([to](int row, int output, float value) {
+      to[row * kTileOutputs + output] = value;
+    });
+  } else {
+    auto* const staged = reinterpret_cast<float*>(shared);
+    constexpr int kSums = 8, kRowStep = kThreads / kTileOutputs;
+    const int output = static_cast<int>(threadIdx.x) % kTileOutputs;
+    const std::int64_t col = first_block * kBlockOutputs + output;
+    for (int first = 0; first < kRows; first += kStagedRows) {
+      __syncthreads();  // strips, or the rows before these, have been read
+      for_sums([&](int row, int out, float value) {
+        if (row / kStagedRows * kStagedRows == first)
+          staged[StagedAt(row % kStagedRows, out)] = value;
+      });
+      __syncthreads();
+      for (int row = static_cast<int>(threadIdx.x) / kTileOutputs; row < kStagedRows;
+           row += kRowStep * kSums) {
+        Sums<kSums> sums;
+#pragma unroll
+        for (int i = 0; i < kSums; ++i) {
+          const int at = row + i * kRowStep;
+          sums.value[i] = staged[StagedAt(at, output)];
+          sums.row[i] = first_row + first + at;
+          sums.col[i] = col;
+          sums.inside[i] = col < p.out && sums.row[i] < p.rows;
+        }
+        FinishProducts(p, sums);
+      }
+    }
   }
+}
+
+// Adds what the blocks of a split tile have left, in the order of their slices; a block
+// of threads has kRowsEach rows of a tile.
+constexpr int kSumsEach = 4, kRowsEach = kSumsEach * kThreads / kTileOutputs;
+__global__ void __launch_bounds__(kThreads) AddSlices(Products products) {
+  constexpr int kRows = static_cast<int>(kPartialElements) / kTileOutputs;
+  AwaitLaunch();
+  const std::int64_t index = blockIdx.x / (kRows / kRowsEach);
+  const Product& p = FindProduct(products, index);
+  const std::int64_t tile = index - p.first_tile;
+  const int output = static_cast<int>(threadIdx.x) % kTileOutputs;
+  const int first = static_cast<int>(blockIdx.x) % (kRows / kRowsEach) * kRowsEach +
+                    static_cast<int>(threadIdx.x) / kTileOutputs;
+  const std::int64_t col = tile / p.row_tiles * kTileOutputs + output;
+  const float* const from = products.partials + index * kSlices * kPartialElements;
+  Sums<kSumsEach> sums;
+  float part[kSumsEach][kSlices];
+#pragma unroll
+  for (int i = 0; i < kSumsEach; ++i) {
+    const int row = first + i * (kThreads / kTileOutputs);
+    sums.row[i] = tile % p.row_tiles * kRows + row;
+    sums.col[i] = col;
+    sums.inside[i] = col < p.out && sums.row[i] < p.rows;
+#pragma unroll
+    for (int slice = 0; slice < kSlices; ++slice)
+      part[i][slice] = from[slice * kPartialElements + row * kTileOutputs + output];
+  }
+  AllowLaunch();
+#pragma unroll
+  for (int i = 0; i < kSumsEach; ++i) {
+    sums.value[i] = part[i][0];
+#pragma unroll
+    for (int slice = 1; slice < kSlices; ++slice) sums.value[i] += part[i][slice];
+  }
+  FinishProducts(p, sums);
 }
 
 __device__ __forceinline__ float WeightOf(float stored) { return stored; }
@@ -369,8 +514,8 @@ __global__ void __launch_bounds__(kThreads) F32Tile(Products products) {
       weights[d][r] = k < p.in && col < p.out ? WeightOf(w[col * p.in + k]) : 0.0f;
     }
     __syncthreads();
-    const int depth = p.in - first < kF32Depth ? static_cast<int>(p.in - first)
-                                               : kF32Depth;
+    const int depth =
+        p.in - first < kF32Depth ? static_cast<int>(p.in - first) : kF32Depth;
     for (int d = 0; d < depth; ++d)
 #pragma unroll
       for (int i = 0; i < 4; ++i) {
@@ -389,6 +534,15 @@ __global__ void __launch_bounds__(kThreads) F32Tile(Products products) {
       if (row < p.rows && col < p.out) FinishProduct(p, row, col, sum[i][j]);
     }
 }
+
+// Up to so many tiles of 64 rows are split: a product of 2048 outputs and 128 rows.
+// Beyond it, writing and reading partial sums costs more than the blocks that are
+// missing.
+constexpr std::int64_t kMaxSplitTiles = 32;
+// A slice has two strips at least.
+constexpr std::int64_t kLeastSplitStrips = 2 * kSlices;
+// Tiles of 128 rows that are enough to keep a GPU busy; they read less than those of 64.
+constexpr std::int64_t kEnoughTiles = 96;
 
 // Products of one kind, cut into tiles.
 struct Batch {
@@ -422,50 +576,87 @@ using Kernel = void (*)(Products);
 struct Shape {
   Kernel aligned, any;
   std::int64_t outputs, rows;  // of a tile
-  int shared;
+  int shared = 0;
+  bool split = false;  // a block for each slice of a tile
 };
 
+template <typename Weights, int kRows, bool kSplit>
+Shape ManyRowsShape() {
+  return {.aligned = ManyRows<Weights, kRows, kSplit, true>,
+          .any = ManyRows<Weights, kRows, kSplit, false>,
+          .outputs = kTileOutputs,
+          .rows = kRows,
+          .shared = kStages * StageBytes<Weights, kRows>(),
+          .split = kSplit};
+}
+
+// What a launch's products have in common.
+struct Sizes {
+  std::int64_t rows = 0;       // most
+  std::int64_t strips = 0;     // fewest
+  std::int64_t tiles[2] = {};  // of 128 outputs by 64 and by 128 rows
+  bool aligned = true;
+};
+
+// All shapes have the same bits; which one is fast depends on how many tiles there are
+// for the hundred-odd multiprocessors of a GPU.
 template <typename Weights>
-Shape ShapeFor(std::int64_t rows) {
-  if (rows <= 8)
-    return {FewRows<Weights, 1, 1, true>, FewRows<Weights, 1, 1, false>, 16, 8, 0};
-  if (rows <= 16)
-    return {FewRows<Weights, 1, 2, true>, FewRows<Weights, 1, 2, false>, 16, 16, 0};
-  if (rows <= 64)
-    return {FewRows<Weights, 2, 4, true>, FewRows<Weights, 2, 4, false>, 32, 32, 0};
-  return {ManyRows<Weights, true>, ManyRows<Weights, false>,
-          kTileBlocks * kBlockOutputs, kTileRows, kStages* StageBytes<Weights>()};
+Shape ShapeFor(const Sizes& sizes) {
+  if (sizes.rows <= 8)
+    return {FewRows<Weights, 1, 1, true>, FewRows<Weights, 1, 1, false>, 16, 8};
+  if (sizes.rows <= 16)
+    return {FewRows<Weights, 1, 2, true>, FewRows<Weights, 1, 2, false>, 16, 16};
+  if (sizes.rows <= 32)
+    return {FewRows<Weights, 2, 4, true>, FewRows<Weights, 2, 4, false>, 32, 32};
+  if (sizes.tiles[0] <= kMaxSplitTiles && sizes.strips >= kLeastSplitStrips)
+    return ManyRowsShape<Weights, 64, true>();
+  if (sizes.tiles[1] < kEnoughTiles) return ManyRowsShape<Weights, 64, false>();
+  return ManyRowsShape<Weights, 128, false>();
 }
 
 // Shared memory beyond 48 KiB must be asked for.
 template <typename Weights>
 void AllowShared(Stream& stream) {
-  const Shape shape = ShapeFor<Weights>(kTileRows);
-  for (const Kernel kernel : {shape.aligned, shape.any})
-    stream.Check(
-        cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                             shape.shared),
-        "cudaFuncSetAttribute");
+  for (const Shape& shape :
+       {ManyRowsShape<Weights, 64, true>(), ManyRowsShape<Weights, 64, false>(),
+        ManyRowsShape<Weights, 128, false>()})
+    for (const Kernel kernel : {shape.aligned, shape.any})
+      stream.Check(cudaFuncSetAttribute(
+                       kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, shape.shared),
+                   "cudaFuncSetAttribute");
 }
 
-void LaunchBf16(Stream& stream, std::span<const GemmArgs> products, DType storage) {
-  std::int64_t rows = 0;
-  bool aligned = true;
+void LaunchBf16(Stream& stream, std::span<const GemmArgs> products, DType storage,
+                float* partials) {
+  const auto tiles = [](const GemmArgs& args, std::int64_t rows) {
+    return (args.w.out + kTileOutputs - 1) / kTileOutputs *
+           ((args.x.rows + rows - 1) / rows);
+  };
+  Sizes sizes;
   for (const GemmArgs& args : products) {
     if (args.w.storage != storage) continue;
-    rows = args.x.rows > rows ? args.x.rows : rows;
-    aligned = aligned && IsAligned(args);
+    const std::int64_t strips = StripsOf(args.w.in);
+    sizes.rows = std::max(sizes.rows, args.x.rows);
+    sizes.strips = sizes.tiles[0] == 0 ? strips : std::min(sizes.strips, strips);
+    sizes.tiles[0] += tiles(args, 64);
+    sizes.tiles[1] += tiles(args, 128);
+    sizes.aligned = sizes.aligned && IsAligned(args);
   }
-  const Shape shape = storage == DType::kI8    ? ShapeFor<ByteWeights<std::int8_t>>(rows)
-                      : storage == DType::kFp8 ? ShapeFor<ByteWeights<Fp8>>(rows)
-                                               : ShapeFor<Bf16Weights>(rows);
+  const Shape shape = storage == DType::kI8    ? ShapeFor<ByteWeights<std::int8_t>>(sizes)
+                      : storage == DType::kFp8 ? ShapeFor<ByteWeights<Fp8>>(sizes)
+                                               : ShapeFor<Bf16Weights>(sizes);
   Batch batch;
+  batch.products.partials = partials;
   for (const GemmArgs& args : products)
     if (args.w.storage == storage) batch.Add(args, shape.outputs, shape.rows);
   if (batch.tiles == 0) return;
-  Launch(stream, "gemm", aligned ? shape.aligned : shape.any,
-         dim3(static_cast<unsigned>(batch.tiles)), kThreads,
+  Launch(stream, "gemm", sizes.aligned ? shape.aligned : shape.any,
+         dim3(static_cast<unsigned>(batch.tiles * (shape.split ? kSlices : 1))), kThreads,
          static_cast<std::size_t>(shape.shared), batch.products);
+  if (shape.split)
+    Launch(stream, "add_slices", AddSlices,
+           dim3(static_cast<unsigned>(batch.tiles * shape.rows / kRowsEach)), kThreads, 0,
+           batch.products);
 }
 
 void LaunchF32(Stream& stream, std::span<const GemmArgs> products, DType storage) {
@@ -482,20 +673,25 @@ void LaunchF32(Stream& stream, std::span<const GemmArgs> products, DType storage
 
 }  // namespace
 
+std::int64_t GemmPartialBytes() {
+  return kMaxSplitTiles * kSlices * kPartialElements *
+         static_cast<std::int64_t>(sizeof(float));
+}
+
 void PrepareGemm(Stream& stream) {
   AllowShared<Bf16Weights>(stream);
   AllowShared<ByteWeights<std::int8_t>>(stream);
   AllowShared<ByteWeights<Fp8>>(stream);
 }
 
-void Gemm(Stream& stream, std::span<const GemmArgs> products) {
+void Gemm(Stream& stream, std::span<const GemmArgs> products, float* partials) {
   if (products.empty()) return;
   const DType type = products[0].w.type;
   for (const DType storage : {type, DType::kI8, DType::kFp8}) {
     if (type == DType::kF32)
       LaunchF32(stream, products, storage);
     else
-      LaunchBf16(stream, products, storage);
+      LaunchBf16(stream, products, storage, partials);
   }
 }
 

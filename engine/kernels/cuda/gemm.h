@@ -41,9 +41,13 @@ inline constexpr std::size_t kMaxGemms = 16;
 // Once a stream, before its first Gemm: asks for the shared memory its kernels use.
 void PrepareGemm(Stream& stream);
 
+// Device memory that a Gemm may leave partial sums in until it is done.
+std::int64_t GemmPartialBytes();
+
 // Up to kMaxGemms products in as few launches as their types allow. Finish and operands
 // as in op_args.h; with `resume` the sum over these inputs is added to y as one number.
-void Gemm(Stream& stream, std::span<const GemmArgs> products);
+// `partials` is GemmPartialBytes() of device memory, of this stream alone.
+void Gemm(Stream& stream, std::span<const GemmArgs> products, float* partials);
 
 // finish_sums.cu: what Gemm does with its sums, to those of another product. They are
 // [rows, out] without gaps; y has at most 65535 rows.

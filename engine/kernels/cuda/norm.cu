@@ -44,6 +44,10 @@ __device__ __forceinline__ Moments BlockMoments(const ReadAt& read, int cols, fl
                    [scratch](float value) { return BlockSum<kThreads>(value, scratch); });
 }
 
+// Columns whose operands a thread asks for before it writes one of them: a store might be
+// to what the next column reads, for all the compiler knows, and would make it wait.
+constexpr int kEach = 4;
+
 __device__ __forceinline__ float Normalised(float x, const Moments& m,
                                             const NormWeights& norm, int i) {
   return Fma((x - m.mean) * m.inverse_deviation, norm.weight[i], norm.bias[i]);
@@ -96,20 +100,37 @@ __global__ void __launch_bounds__(kThreads) NormShiftKernel(NormShiftArgs args) 
   const auto moments = [&](const float* p) {
     return BlockMoments([p](int i) { return p[i]; }, cols, args.norm.eps, scratch);
   };
-  const Moments m = moments(x), of_other = moments(other);
+  const Moments m = moments(x);
+  const Moments of_other = other == x ? m : moments(other);
   AllowLaunch();
-  for (int i = threadIdx.x; i < cols; i += kThreads) {
-    const float cur = Normalised(x[i], m, args.norm, i);
-    const float theirs = Normalised(other[i], of_other, args.norm, i);
-    const float prev = first ? state[i] : theirs;
-    const float diff = prev - cur;
-    if (args.cur.data != nullptr) {
-      Row<float>(args.cur, row)[i] = cur;
-      Row<float>(args.diff, row)[i] = diff;
+  for (int at = static_cast<int>(threadIdx.x); at < cols; at += kEach * kThreads) {
+    float cur[kEach], theirs[kEach], kept[kEach];
+    float mix[NormShiftArgs::kMaxMixes][kEach];
+#pragma unroll
+    for (int e = 0; e < kEach; ++e) {
+      const int i = at + e * kThreads;
+      if (i >= cols) break;
+      cur[e] = Normalised(x[i], m, args.norm, i);
+      theirs[e] = Normalised(other[i], of_other, args.norm, i);
+      kept[e] = first ? state[i] : theirs[e];
+#pragma unroll
+      for (int j = 0; j < NormShiftArgs::kMaxMixes; ++j)
+        mix[j][e] = j < args.num_mixes ? args.mix[j][i] : 0.0f;
     }
-    for (int j = 0; j < args.num_mixes; ++j)
-      Put(Fma(diff, args.mix[j][i], cur), args.mixed[j], row, i);
-    if (first) next[i] = theirs;
+#pragma unroll
+    for (int e = 0; e < kEach; ++e) {
+      const int i = at + e * kThreads;
+      if (i >= cols) break;
+      const float diff = kept[e] - cur[e];
+      if (args.cur.data != nullptr) {
+        Row<float>(args.cur, row)[i] = cur[e];
+        Row<float>(args.diff, row)[i] = diff;
+      }
+#pragma unroll
+      for (int j = 0; j < NormShiftArgs::kMaxMixes; ++j)
+        if (j < args.num_mixes) Put(Fma(diff, mix[j][e], cur[e]), args.mixed[j], row, i);
+      if (first) next[i] = theirs[e];
+    }
   }
 }
 
@@ -139,13 +160,24 @@ __device__ __forceinline__ void AddNormGroup(const AddNormArgs& args, std::int64
   const auto read = [a, b](int i) { return b != nullptr ? a[i] + b[i] : a[i]; };
   const Moments m = MomentsOf(read, cols, args.norm.eps, first, step, sum);
   AllowLaunch();
-  for (int i = first; i < cols; i += step) {
-    float v = Normalised(read(i), m, args.norm, begin + i);
-    if (args.gate.data != nullptr) {
-      const float gate = Row<float>(args.gate, row)[begin + i];
-      v *= gate * Sigmoid(gate);
+  const float* const gates =
+      args.gate.data != nullptr ? Row<float>(args.gate, row) + begin : nullptr;
+  for (int at = first; at < cols; at += kEach * step) {
+    float v[kEach], gate[kEach];
+#pragma unroll
+    for (int e = 0; e < kEach; ++e) {
+      const int i = at + e * step;
+      if (i >= cols) break;
+      v[e] = Normalised(read(i), m, args.norm, begin + i);
+      gate[e] = gates != nullptr ? gates[i] : 0.0f;
     }
-    Put(v, args.out, row, begin + i);
+#pragma unroll
+    for (int e = 0; e < kEach; ++e) {
+      const int i = at + e * step;
+      if (i >= cols) break;
+      if (gates != nullptr) v[e] *= gate[e] * Sigmoid(gate[e]);
+      Put(v[e], args.out, row, begin + i);
+    }
   }
 }
 

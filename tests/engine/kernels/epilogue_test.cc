@@ -145,7 +145,7 @@ class EpilogueTest : public OpTest {
   }
   void ExpectNarrowResults() {
     for (const Finish finish : kNarrow)
-      for (const std::int64_t rows : {1, 13})
+      for (const std::int64_t rows : {1, 13, 70})
         ExpectIsRounded(Run(finish, *x_[1], *w_[1], 0, rows, DType::kBf16).y,
                         Run(finish, *x_[1], *w_[1], 0, rows).y);
   }
@@ -252,6 +252,17 @@ GOLDFINCH_ON_ALL_BACKENDS(PromptEpilogueTest);
 TEST_P(PromptEpilogueTest, FinishIsItsFormulaOverTheStoredSums) { ExpectAllFinishes(); }
 TEST_P(PromptEpilogueTest, Bf16ResultIsTheFloat32OneRounded) { ExpectNarrowResults(); }
 TEST_P(PromptEpilogueTest, ResumedSumsAreThoseOfOneProduct) { ExpectResumedSums(); }
+
+// Inputs so many that a device may add parts of a sum in kernels of their own.
+class LongEpilogueTest : public EpilogueTest {
+ protected:
+  LongEpilogueTest() : EpilogueTest({.in = 587, .out = 139, .head = 530}) {}
+};
+GOLDFINCH_ON_ALL_BACKENDS(LongEpilogueTest);
+
+TEST_P(LongEpilogueTest, FinishIsItsFormulaOverTheStoredSums) { ExpectAllFinishes(); }
+TEST_P(LongEpilogueTest, Bf16ResultIsTheFloat32OneRounded) { ExpectNarrowResults(); }
+TEST_P(LongEpilogueTest, ResumedSumsAreThoseOfOneProduct) { ExpectResumedSums(); }
 
 class PromptOnlyEpilogueTest : public EpilogueTest {
  protected:

@@ -188,8 +188,7 @@ TEST_P(GemmTest, RowsOfZerosAndOfTheSmallestNumbersInBytes) {
     const auto packed = PackWeights(backend(), w, DType::kF32, bytes);
     const Tensor y(backend(), 1, 2, DType::kF32);
     backend().Gemm({*input, packed.get(), *y});
-    ExpectClose(y.Read(), reference::Gemm(x, Quantized(w, bytes)),
-                Grid(1, 2, 0x1p-149));
+    ExpectClose(y.Read(), reference::Gemm(x, Quantized(w, bytes)), Grid(1, 2, 0x1p-149));
   }
 }
 
@@ -238,6 +237,50 @@ TEST_P(GemmTest, ProductsSideBySideAreTheProductsAlone) {
   for (std::size_t i = 0; i < 4; ++i) {
     EXPECT_EQ(together[i]->Bits(), alone[i]->Bits()) << i;
     EXPECT_TRUE(together[i]->SurroundingsAreIntact()) << i;
+  }
+}
+
+// How many tiles there are, and how many inputs, decides which kernel of a device has
+// them: sums in parts of their own, small tiles, large ones.
+TEST_P(GemmTest, RowsKeepTheirBitsWhateverElseIsInTheLaunch) {
+  struct Case {
+    Shape shape;
+    std::int64_t rows;
+    std::size_t products;
+  };
+  for (const DType storage : {DType::kBf16, DType::kI8, DType::kFp8}) {
+    for (const Case& c :
+         {Case{{520, 70}, 33, 1}, Case{{1030, 130}, 65, 1}, Case{{515, 70}, 130, 2},
+          Case{{512, 130}, 200, 16}, Case{{40, 130}, 400, 16}, Case{{35, 260}, 385, 8}}) {
+      SCOPED_TRACE(testing::Message()
+                   << NameOf(storage) << ", in " << c.shape.in << ", out " << c.shape.out
+                   << ", rows " << c.rows << ", products " << c.products);
+      // The slow ones once.
+      if (c.products > 2 && storage != DType::kBf16) continue;
+      const auto packed =
+          PackWeights(backend(), RandomGrid(c.shape.out, c.shape.in, 3, DType::kBf16),
+                      DType::kBf16, storage);
+      const Tensor x(backend(), RandomGrid(c.rows, c.shape.in, 4, DType::kBf16),
+                     DType::kBf16);
+      std::vector<std::unique_ptr<Tensor>> results;
+      std::vector<Backend::Product> products;
+      for (std::size_t i = 0; i < c.products; ++i) {
+        results.push_back(
+            std::make_unique<Tensor>(backend(), c.rows, c.shape.out, DType::kF32));
+        products.push_back({*x, packed.get(), **results.back()});
+      }
+      backend().Gemm(products);
+      const std::vector<RowBits> first = results[0]->Bits();
+      for (const auto& result : results) {
+        EXPECT_EQ(result->Bits(), first);
+        EXPECT_TRUE(result->SurroundingsAreIntact());
+      }
+      for (std::int64_t row = 0; row < c.rows; row += row < 3 ? 1 : 31) {
+        const Tensor alone(backend(), 1, c.shape.out, DType::kF32);
+        backend().Gemm({x->RowsFrom(row, 1), packed.get(), *alone});
+        EXPECT_EQ(first[static_cast<std::size_t>(row)], alone.Bits()[0]) << row;
+      }
+    }
   }
 }
 
