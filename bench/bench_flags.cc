@@ -30,6 +30,12 @@ std::optional<int> ParseFlags(int argc, char** argv, BenchFlags& flags) {
   app.add_option("--cuda_graphs", flags.cuda_graphs)
       ->check(CLI::IsMember({"on", "off"}))
       ->capture_default_str();
+  app.add_option("--cuda_overlap", flags.cuda_overlap)
+      ->check(CLI::IsMember({"on", "off"}))
+      ->capture_default_str();
+  app.add_option("--cublas", flags.cublas)
+      ->check(CLI::IsMember({"on", "off"}))
+      ->capture_default_str();
   app.add_option("--run_ahead", flags.run_ahead)
       ->check(CLI::IsMember({"on", "off"}))
       ->capture_default_str();

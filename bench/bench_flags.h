@@ -17,6 +17,8 @@ struct BenchFlags {
   std::string backend = "cpu";
   int device = 0;
   std::string cuda_graphs = "on";
+  std::string cuda_overlap = "on";
+  std::string cublas = "on";
   std::string run_ahead = "on";
   std::string batch_invariant = "on";
   std::string cpu_isa = "auto";

@@ -96,6 +96,8 @@ class Bench {
     auto backend = CreateBackend({.backend = flags_.backend,
                                   .device = flags_.device,
                                   .cuda_graphs = flags_.cuda_graphs == "on",
+                                  .cuda_overlap = flags_.cuda_overlap == "on",
+                                  .cublas = flags_.cublas == "on",
                                   .batch_invariant = flags_.batch_invariant == "on",
                                   .cpu_isa = flags_.cpu_isa,
                                   .num_threads = threads_,
@@ -144,6 +146,8 @@ class Bench {
     options.backend = flags_.backend;
     options.device = flags_.device;
     options.cuda_graphs = flags_.cuda_graphs == "on";
+    options.cuda_overlap = flags_.cuda_overlap == "on";
+    options.cublas = flags_.cublas == "on";
     options.run_ahead = flags_.run_ahead == "on";
     options.batch_invariant = flags_.batch_invariant == "on";
     options.cpu_isa = flags_.cpu_isa;
@@ -158,6 +162,8 @@ class Bench {
     auto engine = ModelEngine::Create(options, checkpoint_);
     if (!engine.ok()) Die(engine.status());
     engine_ = *std::move(engine);
+    // Whether a library has products is part of it.
+    std::fprintf(stderr, "numerics id: %s\n", engine_->info().numerics_id.c_str());
     return *engine_;
   }
 

@@ -175,6 +175,8 @@ absl::StatusOr<std::unique_ptr<ModelEngine>> ModelEngine::Create(
     auto backend = CreateBackend({.backend = options.backend,
                                   .device = options.device,
                                   .cuda_graphs = options.cuda_graphs,
+                                  .cuda_overlap = options.cuda_overlap,
+                                  .cublas = options.cublas,
                                   .batch_invariant = options.batch_invariant,
                                   .cpu_isa = options.cpu_isa,
                                   .num_threads = options.num_threads,
@@ -231,6 +233,8 @@ absl::StatusOr<std::unique_ptr<ModelEngine>> ModelEngine::Create(
                                                     *limits, std::move(info));
     if (absl::Status status = device.status(); !status.ok()) return status;
     return engine;
+  } catch (const DeviceFault& fault) {
+    return fault.status();
   } catch (const std::bad_alloc&) {
     return absl::ResourceExhaustedError(
         "not enough memory for the model; lower cache_bytes, expanded_bytes, "

@@ -29,7 +29,9 @@ struct ModelEngineOptions {
   // On a device a step is queued while the one before it runs, which takes a second state
   // for each sequence; no bit depends on it.
   bool run_ahead = true;
-  bool cuda_graphs = true;  // decode steps are launched as graphs; no bit depends on it
+  bool cuda_graphs = true;   // decode steps are launched as graphs; no bit depends on it
+  bool cuda_overlap = true;  // kernels begin before others have ended; likewise
+  bool cublas = true;        // products of prompts on CUDA, where the library is there
   // A row has the same bits among any other rows. Off, products of many rows on a CUDA
   // device may be faster; the CPU's bits are the same either way.
   bool batch_invariant = true;

@@ -6,6 +6,10 @@
 #   scripts/gpu_check.sh                  # in a checkout, of build/cuda or build/release
 #   scripts/gpu_check.sh --backend=cpu --shapes=3x64    # the script itself, without a GPU
 #   scripts/gpu_check.sh --steps=tests,verify           # some of it
+#   scripts/gpu_check.sh --steps=bench --shapes=24x2048 --case_seconds=3   # in minutes
+#
+# What takes long and says least comes last: the sanitizer. cuBLASLt is looked for where the
+# loader does not look, too.
 #
 # Writes report.md, log.txt (all output) and figures.jsonl into --out, after each command:
 # a run that is cut off leaves what it had. Exit codes: 0 all is well, 1 something failed,
@@ -21,7 +25,7 @@ device=0
 bin=
 golden=$root/tests/golden
 out=gpu_check
-steps=tests,sanitizer,verify,bench,sessions,peer
+steps=tests,verify,bench,sessions,peer,sanitizer
 shapes=12x768,24x2048
 cases='^prefill/t:(1024|2048|8192|32768|131072)$|^decode/batch:(1|16|64|256)$|^decode/ctx:(1024|32768)/batch:(1|16)$|^wkv/|^attend/'
 case_seconds=20
@@ -31,7 +35,7 @@ python=python3
 
 usage() {
   echo "usage: gpu_check.sh [--backend=cuda|cpu] [--device=N] [--bin=DIR] [--golden=DIR]" \
-    "[--out=DIR] [--steps=tests,sanitizer,verify,bench,sessions,peer]" \
+    "[--out=DIR] [--steps=tests,verify,bench,sessions,peer,sanitizer]" \
     "[--shapes=12x768,24x2048] [--cases=REGEX] [--case_seconds=N] [--sessions=N] [--step_seconds=N] [--python=PROGRAM]"
 }
 wrong() {
@@ -85,6 +89,24 @@ if [[ $backend == cuda ]]; then
   gpu_id=${visible[device]:-$device}
   alone=(env "CUDA_VISIBLE_DEVICES=$gpu_id")
   torch_device=cuda:$device
+fi
+
+# Where cuBLASLt is, for which the programs ask the loader alone: there, beside a toolkit,
+# or in the packages of Python. Before what the loader knows already, the driver included.
+find_cublas() {
+  local name=libcublasLt.so.13 folder
+  [[ $(ldconfig -p 2>/dev/null) == *"$name"* ]] && { echo "$name"; return; }
+  for folder in ${LD_LIBRARY_PATH:+${LD_LIBRARY_PATH//:/ }} /usr/local/cuda*/lib64 \
+    $("$python" -c 'import site, sys
+print(*(f"{p}/nvidia/{d}/lib" for p in [*site.getsitepackages(), site.getusersitepackages()]
+        for d in ("cu13", "cublas")))' 2>/dev/null); do
+    [[ -e $folder/$name ]] && { echo "$folder/$name"; return; }
+  done
+}
+cublas=
+if [[ $backend == cuda ]]; then
+  cublas=$(find_cublas)
+  [[ $cublas == */* ]] && export LD_LIBRARY_PATH=${cublas%/*}${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}
 fi
 
 # The program itself says whether there is a device for it.
@@ -152,6 +174,7 @@ machine_table() {
     echo "| highest clocks | $(query_gpu clocks.max.sm,clocks.max.mem) |"
     echo "| power limit, W | $(query_gpu power.limit) |"
     echo "| memory, MiB | $(query_gpu memory.total) |"
+    echo "| cuBLASLt | ${cublas:-not found} |"
   fi
   echo "| processor | $(sed -n 's/^model name[^:]*: //p' /proc/cpuinfo | head -n 1), $(nproc) threads |"
   echo "| system | $(uname -sr) |"
@@ -323,9 +346,11 @@ bench() {
   kill "$watcher" 2>/dev/null
   wait "$watcher" 2>/dev/null
   add_figures goldfinch "$shape"
-  local most
+  local most numerics
   most=$(<"$memory")
-  note "$( ((code == 0)) && [[ -n $output ]] && echo "ok${most:+, at most $most MiB of the device in use}")" \
+  numerics=$(sed -n 's/^numerics id: //p' <<<"$errors" | sort -u | paste -sd' ')
+  note "$( ((code == 0)) && [[ -n $output ]] &&
+    echo "ok${most:+, at most $most MiB of the device in use}${numerics:+, $numerics}")" \
     goldfinch-bench "--shape=$shape" "--backend=$backend" "$@"
 }
 
@@ -402,7 +427,6 @@ clocks_before=$(query_gpu clocks.sm,clocks.mem)
 write_report
 wants() { [[ ,$steps, == *,$1,* ]]; }
 wants tests && tests
-wants sanitizer && sanitizer
 wants verify && verify
 why_no_peer=
 if wants peer; then
@@ -422,6 +446,7 @@ for shape in ${shapes//,/ }; do
   wants peer && [[ -z $why_no_peer ]] && peer "$shape"
   grep -q "\"shape\": \"$shape\"" "$figures" && figures_table "$shape" >>"$measured"
 done
+wants sanitizer && sanitizer
 if ((num_failed)); then
   result="FAILED, $num_failed of $num_run"
 else

@@ -160,6 +160,16 @@ void Describe(CLI::App& app, ServerFlags& flags) {
                  "on: decode steps are launched as CUDA graphs; or off")
       ->check(CLI::IsMember({"on", "off"}))
       ->capture_default_str();
+  app.add_option("--cuda_overlap", flags.cuda_overlap,
+                 "on: a CUDA kernel may begin while the one before it ends, where the "
+                 "device can do that; or off")
+      ->check(CLI::IsMember({"on", "off"}))
+      ->capture_default_str();
+  app.add_option("--cublas", flags.cublas,
+                 "on: products of prompts are cuBLASLt's, where a CUDA device and the "
+                 "library are there, which the numerics id says; or off")
+      ->check(CLI::IsMember({"on", "off"}))
+      ->capture_default_str();
   app.add_option("--run_ahead", flags.run_ahead,
                  "on: a CUDA device has its next step queued while it runs one, which "
                  "takes a second state for each sequence; or off")

@@ -40,6 +40,8 @@ struct ServerFlags {
   std::string backend = "cpu";
   std::int64_t device = 0;
   std::string cuda_graphs = "on";
+  std::string cuda_overlap = "on";
+  std::string cublas = "on";
   std::string run_ahead = "on";
   std::string batch_invariant = "on";
   std::string cpu_isa = "auto";

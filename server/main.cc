@@ -63,6 +63,8 @@ ModelEngineOptions EngineOptions(const ServerFlags& flags, std::int64_t max_memo
   options.backend = flags.backend;
   options.device = static_cast<std::int32_t>(flags.device);
   options.cuda_graphs = flags.cuda_graphs == "on";
+  options.cuda_overlap = flags.cuda_overlap == "on";
+  options.cublas = flags.cublas == "on";
   options.run_ahead = flags.run_ahead == "on";
   options.batch_invariant = flags.batch_invariant == "on";
   options.cpu_isa = flags.cpu_isa;

@@ -17,9 +17,11 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <new>
 #include <optional>
 #include <span>
 #include <string>
+#include <utility>
 
 #include "absl/status/status.h"
 #include "engine/backend/matrix.h"
@@ -66,6 +68,17 @@ class DeviceMemory {
  public:
   virtual ~DeviceMemory() = default;
   virtual void* data() const = 0;
+};
+
+// Memory was asked of a device that has failed: `status` is the fault. To whoever only
+// wants to know that there is none, it is that.
+class DeviceFault : public std::bad_alloc {
+ public:
+  explicit DeviceFault(absl::Status status) : status_(std::move(status)) {}
+  const absl::Status& status() const { return status_; }
+
+ private:
+  absl::Status status_;
 };
 
 class Backend {

@@ -14,6 +14,8 @@ absl::StatusOr<std::unique_ptr<Backend>> CreateCuda(
 #if defined(GOLDFINCH_HAS_CUDA)
   return cuda::CreateCudaBackend({.device = options.device,
                                   .graphs = options.cuda_graphs,
+                                  .overlap = options.cuda_overlap,
+                                  .library = options.cublas,
                                   .batch_invariant = options.batch_invariant});
 #else
   return absl::UnavailableError("this build has no CUDA backend");

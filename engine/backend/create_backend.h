@@ -17,6 +17,8 @@ struct BackendOptions {
   std::string backend = "cpu";
   int device = 0;  // number of the CUDA device
   bool cuda_graphs = true;
+  bool cuda_overlap = true;
+  bool cublas = true;
   bool batch_invariant = true;  // CUDA; on the CPU it always is
   std::string cpu_isa = "auto";
   int num_threads = 0;       // 0: one a hardware thread

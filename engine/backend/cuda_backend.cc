@@ -15,6 +15,7 @@
 #include "engine/check.h"
 #include "engine/kernels/cuda/gemm.h"
 #include "engine/kernels/cuda/kernels.h"
+#include "engine/kernels/cuda/probe.h"
 #include "engine/sync/thread_pool.h"
 
 namespace goldfinch::GOLDFINCH_CUDA {
@@ -98,16 +99,19 @@ class CudaBackend final : public Backend {
         piece_rows_(options.piece_rows),
         use_graphs_(options.graphs),
         batch_invariant_(options.batch_invariant),
-        lt_(LtProducts::Create(stream_, copies_,
-                               {.batch_invariant = options.batch_invariant,
-                                .rows = options.lt_rows,
-                                .least_side = options.lt_least_side})),
+        lt_(options.library
+                ? LtProducts::Create(stream_, copies_,
+                                     {.batch_invariant = options.batch_invariant,
+                                      .rows = options.lt_rows,
+                                      .least_side = options.lt_least_side})
+                : nullptr),
         products_(stream_, GemmPartialBytes()),
         attention_(stream_, options.attention_bytes),
         attention_bytes_(options.attention_bytes),
         partials_(options.attention_bytes / kPartialBytes),
         pack_pool_(static_cast<int>(std::max(1u, std::thread::hardware_concurrency()))) {
-    stream_.overlap = device.major >= 9;
+    // What was compiled for less does not wait for the kernel before it.
+    stream_.overlap = options.overlap && device.major >= 9 && KernelsWait(stream_);
     stream_.multiprocessors = device.multiProcessorCount;
     PrepareGemm(stream_);
     PrepareWkv(stream_);
@@ -152,12 +156,7 @@ class CudaBackend final : public Backend {
     if (stream_.ok())
       stream_.Check(cudaStreamSynchronize(stream_.handle), "cudaStreamSynchronize");
   }
-  absl::Status status() const override {
-    if (stream_.ok()) return absl::OkStatus();
-    return absl::InternalError(absl::StrCat(
-        "the CUDA device failed, found at ", stream_.failed, ": ",
-        cudaGetErrorName(stream_.error), ", ", cudaGetErrorString(stream_.error)));
-  }
+  absl::Status status() const override { return StatusOf(stream_); }
 
   std::optional<std::int64_t> FreeBytes() override {
     UseDevice();
@@ -418,9 +417,16 @@ absl::StatusOr<std::unique_ptr<Backend>> CreateCudaBackend(
     const CudaBackendOptions& options) {
   auto device = FindDevice(options.device);
   if (!device.ok()) return device.status();
-  auto backend = std::make_unique<CudaBackend>(options, *device);
-  if (absl::Status status = backend->status(); !status.ok()) return status;
-  return backend;
+  try {
+    auto backend = std::make_unique<CudaBackend>(options, *device);
+    if (absl::Status status = backend->status(); !status.ok()) return status;
+    return backend;
+  } catch (const DeviceFault& fault) {
+    return fault.status();
+  } catch (const std::bad_alloc&) {
+    return absl::ResourceExhaustedError(
+        "not enough free memory on the CUDA device, or none that could be locked");
+  }
 }
 
 }  // namespace goldfinch::GOLDFINCH_CUDA

@@ -28,6 +28,10 @@ struct CudaBackendOptions {
   std::int64_t piece_rows = 2048;  // Backend::piece_rows
   // Steps that come again are recorded as CUDA graphs.
   bool graphs = true;
+  // A kernel may begin while the one before it in the stream ends, from sm_90 on.
+  bool overlap = true;
+  // Products of prompts are cuBLASLt's, where it can be opened.
+  bool library = true;
   // A row has the same bits among any other rows. Else products of many rows may be
   // faster, where there is cuBLASLt.
   bool batch_invariant = true;
@@ -45,7 +49,8 @@ namespace goldfinch::GOLDFINCH_CUDA {
 
 // UNAVAILABLE where there is no driver or no device, INVALID_ARGUMENT for a number no
 // device has, FAILED_PRECONDITION for one below compute capability 8.0, INTERNAL for one
-// that is there and fails, or has no room for a context.
+// that is there and fails, or has no room for a context, RESOURCE_EXHAUSTED for one
+// without room for what the backend needs.
 absl::StatusOr<std::unique_ptr<Backend>> CreateCudaBackend(
     const CudaBackendOptions& options);
 

@@ -24,7 +24,7 @@ void CudaGraphs::Record(std::int64_t key, const std::function<void()>& ops) {
   if (stream_.ok())
     graphs_[key] = std::move(graph);
   else
-    stream_.failed = "recording a CUDA graph, which cuda_graphs=off does without";
+    stream_.failed += ", recording a CUDA graph, which cuda_graphs=off does without";
 }
 
 CudaGraphs::Owned<cudaGraphExec_t> CudaGraphs::Make(const std::function<void()>& ops) {

@@ -3,16 +3,38 @@
 #include <algorithm>
 #include <cstring>
 #include <new>
+#include <string_view>
+
+#include "absl/strings/str_cat.h"
 
 namespace goldfinch::GOLDFINCH_CUDA {
+
+absl::Status StatusOf(const Stream& stream) {
+  if (stream.ok()) return absl::OkStatus();
+  return absl::InternalError(absl::StrCat(
+      "the CUDA device failed, found at ", stream.failed, ": ",
+      cudaGetErrorName(stream.error), ", ", cudaGetErrorString(stream.error)));
+}
+
+namespace {
+
+// Throws what `result` means where memory was asked for.
+void ThrowIfRefused(cudaError_t result, std::string_view what) {
+  if (result == cudaSuccess) return;
+  cudaGetLastError();  // a refusal is no fault of the device: nothing is left of it
+  if (result == cudaErrorMemoryAllocation) throw std::bad_alloc();
+  Stream failed;
+  failed.Check(result, what);
+  throw DeviceFault(StatusOf(failed));
+}
+
+}  // namespace
 
 CudaMemory::CudaMemory(Stream& stream, std::int64_t bytes) {
   if (bytes == 0) return;
   const auto size = static_cast<std::size_t>(bytes);
-  if (!stream.ok() || cudaMalloc(&data_, size) != cudaSuccess) {
-    cudaGetLastError();  // a refusal is no fault of the device: nothing is left of it
-    throw std::bad_alloc();
-  }
+  if (!stream.ok()) throw DeviceFault(StatusOf(stream));
+  ThrowIfRefused(cudaMalloc(&data_, size), "cudaMalloc");
   stream.Check(cudaMemsetAsync(data_, 0, size, stream.handle), "cudaMemsetAsync");
 }
 
@@ -23,18 +45,15 @@ CudaMemory::~CudaMemory() {
 
 PinnedMemory::PinnedMemory(std::size_t bytes) : size_(bytes) {
   void* p = nullptr;
-  if (cudaHostAlloc(&p, bytes, cudaHostAllocDefault) != cudaSuccess) {
-    cudaGetLastError();
-    throw std::bad_alloc();
-  }
+  ThrowIfRefused(cudaHostAlloc(&p, bytes, cudaHostAllocDefault), "cudaHostAlloc");
   data_ = static_cast<std::byte*>(p);
 }
 
 PinnedMemory::~PinnedMemory() { static_cast<void>(cudaFreeHost(data_)); }
 
 Event::Event() {
-  if (cudaEventCreateWithFlags(&event_, cudaEventDisableTiming) != cudaSuccess)
-    throw std::bad_alloc();
+  ThrowIfRefused(cudaEventCreateWithFlags(&event_, cudaEventDisableTiming),
+                 "cudaEventCreateWithFlags");
 }
 
 Event::~Event() { static_cast<void>(cudaEventDestroy(event_)); }

@@ -8,12 +8,17 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "absl/status/status.h"
 #include "engine/backend/backend.h"
 #include "engine/kernels/cuda/launch.h"
 
 namespace goldfinch::GOLDFINCH_CUDA {
 
-// Device memory, zeroed on the stream. Throws std::bad_alloc.
+// INTERNAL with the stream's first error and what returned it; OK where there is none.
+absl::Status StatusOf(const Stream& stream);
+
+// Device memory, zeroed on the stream. Throws std::bad_alloc where there is not so much
+// of it, DeviceFault where the device has failed.
 class CudaMemory final : public DeviceMemory {
  public:
   CudaMemory(Stream& stream, std::int64_t bytes);
@@ -26,8 +31,8 @@ class CudaMemory final : public DeviceMemory {
   void* data_ = nullptr;
 };
 
-// Page-locked host memory, which the device copies from and to by itself. Throws
-// std::bad_alloc.
+// Page-locked host memory, which the device copies from and to by itself. Throws as
+// CudaMemory does.
 class PinnedMemory {
  public:
   explicit PinnedMemory(std::size_t bytes);

@@ -174,9 +174,12 @@ void LtProducts::Run(const GemmArgs& product, const void* w) {
         Multiply(shape, algorithm, w, piece.x, sums, direct ? piece.y.stride : shape.out,
                  direct && add);
     if (status != CUBLAS_STATUS_SUCCESS) {
-      // An earlier fault of the device shows here too, and is the better name.
-      const cudaError_t fault = cudaGetLastError();
-      stream_.Check(fault != cudaSuccess ? fault : cudaErrorUnknown, "cublasLtMatmul");
+      // An earlier fault of the device shows here too, and is the better name. The
+      // library's own runtime has it, so it is not among this one's last errors.
+      const cudaError_t fault = cudaStreamSynchronize(stream_.handle);
+      stream_.Check(
+          fault != cudaSuccess ? fault : cudaErrorUnknown,
+          absl::StrCat("cublasLtMatmul, which returned ", static_cast<int>(status)));
     } else if (!direct) {
       FinishSums(stream_, sums, piece.y, piece.epilogue);
     }

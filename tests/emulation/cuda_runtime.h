@@ -235,6 +235,14 @@ cudaError_t Launch(cudaStream_t stream, const Configuration& launch, void (*kern
 
 }  // namespace emulation
 
+struct cudaFuncAttributes {
+  int ptxVersion;
+};
+template <typename... P>
+cudaError_t cudaFuncGetAttributes(cudaFuncAttributes* attributes, void (*)(P...)) {
+  attributes->ptxVersion = 90;
+  return cudaSuccess;
+}
 template <typename... P>
 cudaError_t cudaFuncSetAttribute(void (*kernel)(P...), cudaFuncAttribute, int value) {
   return emulation::AllowShared(reinterpret_cast<const void*>(kernel), value);

@@ -193,6 +193,52 @@ TEST_P(EmulatedEngineTest, GraphsOfDecodeStepsHaveTheBitsOfWhatTheyWereRecordedF
   EXPECT_LT(launches[0], 2 * kDecodeSteps);
 }
 
+// Whichever call finds it first, those that ask for memory included, it is not said to be
+// want of memory.
+TEST_P(EmulatedEngineTest, AFaultAtStartIsNamed) {
+  const auto create = [&]() -> absl::StatusOr<std::unique_ptr<ModelEngine>> {
+    auto checkpoint = Checkpoint::Load(folder_.path());
+    CudaBackendOptions device = cuda_emulated::kTightOptions;
+    device.graphs = false;
+    auto backend = cuda_emulated::CreateCudaBackend(device);
+    if (!backend.ok()) return backend.status();
+    ModelEngineOptions options;
+    options.compute_type = GetParam();
+    options.cache_bytes = options.expanded_bytes = 1 << 20;
+    options.max_sequences = 2;
+    return ModelEngine::Create(options, *checkpoint, *std::move(backend));
+  };
+  const std::int64_t before = emulation::NumCalls();
+  ASSERT_TRUE(create().ok());
+  const std::int64_t calls = emulation::NumCalls() - before;
+  // The first ones look for a device.
+  for (std::int64_t call = 8; call < calls; call += 1 + calls / 40) {
+    emulation::FailCall(call);
+    const absl::Status status = create().status();
+    emulation::FailCall(-1);
+    EXPECT_TRUE(absl::IsInternal(status)) << call << " of " << calls << ": " << status;
+    EXPECT_THAT(std::string(status.message()), testing::HasSubstr("found at "));
+  }
+}
+
+// Switches to tell causes apart with: none of them changes a bit, where there is no
+// library.
+TEST_P(EmulatedEngineTest, OverlapChangesNoBit) {
+  std::vector<std::vector<float>> logits;
+  for (const bool overlap : {true, false}) {
+    const auto engine =
+        MakeEngine(folder_.path(), GetParam(), [overlap](ModelEngineOptions& options) {
+          options.backend = "cuda_emulated";
+          options.cuda_overlap = overlap;
+          options.cublas = false;
+          options.max_sequences = 10;
+        });
+    EXPECT_THAT(engine->info().numerics_id, testing::Not(testing::HasSubstr("-lt")));
+    logits.push_back(DecodeTogether(*engine));
+  }
+  EXPECT_TRUE(SameBits(logits[0], logits[1]));
+}
+
 TEST_P(EmulatedEngineTest, AFaultWhileGraphsAreRecordedIsAnErrorOfTheEngine) {
   const auto create = [&] {
     auto checkpoint = Checkpoint::Load(folder_.path());

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -40,6 +41,7 @@ ALL_SKIPPED = """#!/bin/sh
 echo "[  PASSED  ] 0 tests."; echo "[  SKIPPED ] 68 tests, listed below:"
 """
 BENCH = """#!/bin/sh
+echo "numerics id: cuda-of-a-test" >&2
 echo '{"limit":2.0,"measured":1234.5,"name":"decode/batch:1","ratio":617.2,"unit":"tokens/s"}'
 """
 NVIDIA_SMI = """#!/bin/sh
@@ -160,8 +162,27 @@ class GpuCheckTest(unittest.TestCase):
             self.assertRegex(report, rf"`compute-sanitizer --tool memcheck .*{tests}` \| 0 \| \d+ \| 5 passed \|")
         self.assertIn("| `compute-sanitizer --tool racecheck` | - | - | not permitted: ========= Error: Operation not "
                       "permitted |", report)
-        self.assertIn("| ok, at most 4321 MiB of the device in use |", report)
+        self.assertIn("| ok, at most 4321 MiB of the device in use, cuda-of-a-test |", report)
         self.assertIn(f"--memory_bytes={81559 * 9 * (1 << 20) // 10}", (self.folder / "out" / "log.txt").read_text())
+
+    def test_cublas_is_found_where_the_loader_does_not_look(self) -> None:
+        bundle = self.programs(goldfinch=VERIFY, gpu_test='#!/bin/sh\necho "looks in $LD_LIBRARY_PATH"\nexit 1\n')
+        library = self.folder / "site" / "nvidia" / "cu13" / "lib" / "libcublasLt.so.13"
+        library.parent.mkdir(parents=True)
+        library.touch()
+        python = bundle / "bin" / "python"
+        python.write_text(f"#!/bin/sh\necho /nowhere {library.parent}\n")
+        python.chmod(0o755)
+        # As on a machine whose loader knows none and that has no toolkit.
+        ldconfig = bundle / "bin" / "ldconfig"
+        ldconfig.write_text("#!/bin/sh\n")
+        ldconfig.chmod(0o755)
+        self.check(bundle / "gpu_check.sh", "--steps=tests", f"--python={python}")
+        found = re.search(r"\| cuBLASLt \| (\S+) \|", self.report())
+        self.assertIsNotNone(found)
+        folder = Path(found[1]).parent
+        self.assertTrue(folder == library.parent or str(folder).startswith("/usr/local/cuda"), found[1])
+        self.assertIn(f"looks in {folder}", (self.folder / "out" / "log.txt").read_text())
 
     def test_another_device_is_that_for_everything(self) -> None:
         """The second of those that are visible, which is number 6 on the bus."""

@@ -9,6 +9,8 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <string>
+#include <string_view>
 #include <utility>
 
 #ifndef GOLDFINCH_CUDA
@@ -23,11 +25,11 @@ struct Stream {
   bool overlap = false;  // programmatic dependent launch: sm_90 and later
   int multiprocessors = 1;
   cudaError_t error = cudaSuccess;
-  const char* failed = "";  // what returned it
+  std::string failed;  // what returned it
 
   bool ok() const { return error == cudaSuccess; }
   // Keeps the first error; true if there is none yet.
-  bool Check(cudaError_t result, const char* what) {
+  bool Check(cudaError_t result, std::string_view what) {
     if (ok() && result != cudaSuccess) {
       error = result;
       failed = what;

@@ -44,6 +44,14 @@ dim3 GridFor(const Stream& stream, std::int64_t count) {
 
 }  // namespace
 
+bool KernelsWait(Stream& stream) {
+  constexpr int kFirstThatWaits = 90;  // as AwaitLaunch is compiled
+  cudaFuncAttributes attributes = {};
+  return stream.Check(cudaFuncGetAttributes(&attributes, Fill),
+                      "cudaFuncGetAttributes") &&
+         attributes.ptxVersion >= kFirstThatWaits;
+}
+
 void FillProbe(Stream& stream, std::uint16_t* numbers, std::int64_t count,
                std::uint32_t seed) {
   Launch(stream, "fill_probe", Fill, GridFor(stream, count), kThreads, 0, numbers, count,

@@ -8,6 +8,10 @@
 
 namespace goldfinch::GOLDFINCH_CUDA {
 
+// Whether the kernels were compiled to wait, where they say so, for the kernel before
+// them: for sm_90 or later, and not for another device and then translated for this one.
+bool KernelsWait(Stream& stream);
+
 // `count` numbers in bf16, of both signs and magnitudes from 1/8 to 2, the same ones for
 // the same seed. Sums of their products are rounded at every step, so that two orders of
 // adding differ.

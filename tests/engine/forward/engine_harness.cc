@@ -95,6 +95,8 @@ absl::StatusOr<std::unique_ptr<ModelEngine>> CreateEngine(
   if (!checkpoint.ok()) return checkpoint.status();
   CudaBackendOptions device = cuda_emulated::kTightOptions;
   device.graphs = options.cuda_graphs;
+  device.overlap = options.cuda_overlap;
+  device.library = options.cublas;
   device.batch_invariant = options.batch_invariant;
   auto backend = cuda_emulated::CreateCudaBackend(device);
   if (!backend.ok()) return backend.status();
