@@ -4,6 +4,7 @@
 #include <chrono>
 #include <nlohmann/json.hpp>
 
+#include "absl/strings/str_cat.h"
 #include "server/log.h"
 #include "server/status.h"
 
@@ -42,6 +43,10 @@ bool IsTraceparent(std::string_view text) {
          IsHex(text.substr(53)) && !IsZero(trace) && !IsZero(parent);
 }
 
+void TellRequestId(std::uint64_t id, grpc::CallbackServerContext& context) {
+  context.AddInitialMetadata("goldfinch-request-id", absl::StrCat(id));
+}
+
 CallLog::CallLog(const char* method, grpc::CallbackServerContext& context,
                  const Clock& clock)
     : method_(method), clock_(clock), started_(clock.Now()) {
@@ -60,7 +65,9 @@ void CallLog::Write(const End& end) const {
                                  {"tenant", end.tenant}};
   if (end.request_id.has_value()) line["request_id"] = *end.request_id;
   if (!end.session_id.empty()) line["session_id"] = end.session_id;
-  line["prompt_tokens"] = end.prompt_tokens;
+  // As the caller is told: with what the session had before.
+  line["prompt_tokens"] =
+      end.finished.has_value() ? end.finished->usage.prompt_tokens : end.prompt_tokens;
   line["generated_tokens"] = end.generated_tokens;
   if (end.finished.has_value()) {
     const RequestUsage& usage = end.finished->usage;

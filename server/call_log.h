@@ -23,6 +23,10 @@ namespace goldfinch {
 // lower case, neither id all zeros. What has not could be anything, and is not repeated.
 bool IsTraceparent(std::string_view text);
 
+// The id that the log and the admin service have for a request, in the call's initial
+// metadata as goldfinch-request-id: before anything is sent.
+void TellRequestId(std::uint64_t id, grpc::CallbackServerContext& context);
+
 class CallLog {
  public:
   // At the start of the call, before anything is sent.
@@ -34,7 +38,7 @@ class CallLog {
     std::string tenant;      // empty: nobody
     std::string session_id;  // empty: none
     std::optional<std::uint64_t> request_id;
-    std::int64_t prompt_tokens = 0;
+    std::int64_t prompt_tokens = 0;  // where it did not run to its end
     std::int64_t generated_tokens = 0;
     std::optional<StreamEvent> finished;  // the last candidate's end, or the scores
   };

@@ -173,6 +173,7 @@ absl::Status GenerateReactor::Submit(const Use& use, GenerateCall call, Turn tur
     }
     use_ = use;
     id = id_ = submission->id;
+    TellRequestId(static_cast<std::uint64_t>(*id), *context_);
     stream = stream_ = submission->stream;
     cancelled = cancelled_;
   }

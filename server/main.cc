@@ -37,6 +37,7 @@
 #include "server/server_credentials.h"
 #include "server/tenants/tenant_directory.h"
 #include "server/text/vocabulary.h"
+#include "server/version.h"
 #include "sessions/open_store.h"
 #include "sessions/snapshot_key.h"
 
@@ -259,6 +260,21 @@ class Stopper {
   bool reload_ ABSL_GUARDED_BY(mu_) = false;  // while there is no server
 };
 
+// The log's line for a start: where, and what exactly is served.
+std::string Serving(const ServerFlags& flags, const Server& server,
+                    const EngineInfo& info, bool with_store) {
+  const auto other = [](const char* what, int port) {
+    return port == 0 ? std::string() : absl::StrCat(", ", what, " on port ", port);
+  };
+  return absl::StrCat(
+      "serving on port ", server.port(), other("metrics", server.metrics_port()),
+      other("admin", server.admin_port()), "; goldfinch ", kVersion, ", model ",
+      flags.model, " (fingerprint ", info.model_fingerprint, ", numerics ",
+      info.numerics_id, "), ", info.num_pages, " pages of ", info.page_tokens,
+      " tokens, ", info.num_slots, " sequences at once, ",
+      with_store ? "with a session store" : "no session store");
+}
+
 absl::Status Serve(const ServerFlags& flags, Stopper& stopper) {
   // What can be wrong with the rest is found before a model is loaded.
   SessionOptions sessions = SessionOptionsOf(flags);
@@ -296,13 +312,7 @@ absl::Status Serve(const ServerFlags& flags, Stopper& stopper) {
   absl::StatusOr<std::unique_ptr<Server>> server =
       Server::Start(options, **engine, **vocabulary, clock, store->get());
   if (!server.ok()) return server.status();
-  const EngineInfo& info = (*engine)->info();
-  LogInfo(absl::StrCat("serving on port ", (*server)->port(), ", metrics on port ",
-                       (*server)->metrics_port(), ", admin on port ",
-                       (*server)->admin_port(), "; ", info.compute_dtype, ", ",
-                       info.num_pages, " pages of ", info.page_tokens, " tokens, ",
-                       info.num_slots, " sequences at once, ",
-                       *store == nullptr ? "no session store" : "with a session store"));
+  LogInfo(Serving(flags, **server, (*engine)->info(), *store != nullptr));
   stopper.WaitWith(**server);
   LogInfo(absl::StrCat("draining for at most ", flags.drain_seconds, " s"));
   (*server)->Shutdown(std::chrono::seconds(flags.drain_seconds));

@@ -24,7 +24,7 @@ ScoreReactor::ScoreReactor(Private, const ServingContext& serving,
     : serving_(serving), response_(response), log_("Score", *context, serving.clock) {}
 
 absl::Status ScoreReactor::Submit(const v1::ScoreRequest& request,
-                                  const grpc::CallbackServerContext& context) {
+                                  grpc::CallbackServerContext& context) {
   const absl::StatusOr<TenantPtr> tenant = Authenticate(serving_, context);
   if (!tenant.ok()) {
     CountRefusal(serving_, nullptr, tenant.status());
@@ -49,6 +49,7 @@ absl::Status ScoreReactor::Submit(const v1::ScoreRequest& request,
       serving_.scheduler.Submit(*std::move(valid));
   if (!submission.ok()) return submission.status();
   id_ = submission->id;
+  TellRequestId(static_cast<std::uint64_t>(*id_), context);
   log_end_.request_id = static_cast<std::uint64_t>(*id_);
   stream_ = submission->stream;
   stream_->SetReadyCallback([&delivery = serving_.delivery, weak = weak_from_this()] {

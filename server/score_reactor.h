@@ -42,7 +42,7 @@ class ScoreReactor final : public grpc::ServerUnaryReactor,
 
  private:
   absl::Status Submit(const v1::ScoreRequest& request,
-                      const grpc::CallbackServerContext& context);
+                      grpc::CallbackServerContext& context);
   void Advance();
   void Fill(const StreamEvent& event);
 

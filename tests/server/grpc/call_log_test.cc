@@ -68,7 +68,17 @@ class CallLogTest : public ::testing::Test {
   std::ostringstream captured_;
 };
 
+// What the caller can name a call by.
+std::string RequestIdOf(const grpc::ClientContext& context) {
+  const auto& metadata = context.GetServerInitialMetadata();
+  const auto found = metadata.find("goldfinch-request-id");
+  if (found == metadata.end()) return "";
+  return {found->second.data(), found->second.size()};
+}
+
 TEST_F(CallLogTest, OneLineACallWithLengthsTimesAndTrace) {
+  std::string generate_id, score_id;
+  std::int64_t scored = 0;
   {
     TestServer server;
     grpc::ClientContext context;
@@ -80,6 +90,7 @@ TEST_F(CallLogTest, OneLineACallWithLengthsTimesAndTrace) {
     ASSERT_TRUE(reader->Finish().ok());
     const auto& echoed = context.GetServerInitialMetadata();
     ASSERT_EQ(echoed.count("traceparent"), 1u);
+    generate_id = RequestIdOf(context);
     const grpc::string_ref trace = echoed.find("traceparent")->second;
     EXPECT_EQ(std::string(trace.data(), trace.size()), kTrace);
 
@@ -91,6 +102,9 @@ TEST_F(CallLogTest, OneLineACallWithLengthsTimesAndTrace) {
     v1::ScoreResponse scores;
     EXPECT_TRUE(server.stub().Score(&hostile, score, &scores).ok());
     EXPECT_EQ(hostile.GetServerInitialMetadata().count("traceparent"), 0u);
+    score_id = RequestIdOf(hostile);
+    scored = scores.usage().prompt_tokens();
+    EXPECT_GT(scored, 0);
 
     v1::GenerateRequest bad = TextRequest("abc", 3);
     bad.mutable_sampling()->set_top_p(2);
@@ -108,15 +122,43 @@ TEST_F(CallLogTest, OneLineACallWithLengthsTimesAndTrace) {
   EXPECT_EQ(lines[0]["finish_reason"], "length");
   EXPECT_EQ(lines[0]["generated_tokens"], 3);
   EXPECT_EQ(lines[0]["prompt_tokens"], 5);
+  EXPECT_EQ(lines[0]["request_id"].dump(), generate_id);
   EXPECT_EQ(lines[0]["traceparent"], kTrace);
   EXPECT_GT(lines[0]["total_seconds"], 0);
   EXPECT_TRUE(lines[0].contains("queue_seconds"));
   EXPECT_EQ(lines[1]["method"], "Score");
   EXPECT_EQ(lines[1]["finish_reason"], "scored");
+  EXPECT_EQ(lines[1]["prompt_tokens"], scored);
+  EXPECT_EQ(lines[1]["request_id"].dump(), score_id);
   EXPECT_FALSE(lines[1].contains("traceparent"));
   EXPECT_EQ(lines[2]["status"], "INVALID_ARGUMENT");
   EXPECT_FALSE(lines[2].contains("request_id"));
   EXPECT_FALSE(lines[2].contains("finish_reason"));
+}
+
+// A session's second call: what the client is told, the log says, too.
+TEST_F(CallLogTest, TokensOfASessionAreThoseOfTheUsage) {
+  std::int64_t told = 0, cached = 0;
+  {
+    TestServer server;
+    grpc::ClientContext creating;
+    v1::CreateSessionResponse created;
+    v1::CreateSessionRequest nothing;
+    ASSERT_TRUE(server.sessions().CreateSession(&creating, nothing, &created).ok());
+    for (const char* text : {"abcde", "fg"}) {
+      v1::GenerateRequest request = TextRequest(text, 3);
+      request.set_session(created.session().id());
+      const GenerateOutput output = Generate(server.stub(), request);
+      ASSERT_TRUE(output.status.ok()) << output.status.error_message();
+      told = output.candidates[0].last->usage().prompt_tokens();
+      cached = output.candidates[0].last->usage().cached_prompt_tokens();
+    }
+  }
+  const std::vector<nlohmann::json> lines = Requests();
+  ASSERT_EQ(lines.size(), 2u);
+  EXPECT_GT(told, 5);
+  EXPECT_EQ(lines[1]["prompt_tokens"], told);
+  EXPECT_EQ(lines[1]["cached_prompt_tokens"], cached);
 }
 
 }  // namespace
