@@ -1,6 +1,7 @@
 #include <unistd.h>
 
 #include <cstdio>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -15,6 +16,7 @@
 namespace goldfinch {
 namespace {
 
+// False, and told on standard error, when it cannot be sent.
 bool FillRequest(const GenerateFlags& flags, v1::GenerateRequest& request) {
   v1::SamplingParams& sampling = *request.mutable_sampling();
   if (!FillSampling(flags.sampling, sampling)) return false;
@@ -29,10 +31,11 @@ bool FillRequest(const GenerateFlags& flags, v1::GenerateRequest& request) {
   }
   // A session goes on by itself; nobody is asked at a terminal.
   const bool alone = !flags.session.empty() && isatty(STDIN_FILENO) != 0;
-  const std::string text = flags.prompt ? *flags.prompt
-                           : alone      ? ""
-                                        : ReadStandardInput();
-  if (flags.session.empty() || !text.empty()) request.set_text(text);
+  const std::optional<std::string> text = flags.prompt ? flags.prompt
+                                          : alone      ? std::string()
+                                                       : ReadStandardInput();
+  if (!text.has_value()) return false;
+  if (flags.session.empty() || !text->empty()) request.set_text(*text);
   return true;
 }
 
@@ -106,7 +109,7 @@ void LeaveKept(const GenerationResult& result, Connection& connection) {
 
 int RunGenerate(const GenerateFlags& flags) {
   v1::GenerateRequest request;
-  if (!FillRequest(flags, request)) return 1;
+  if (!FillRequest(flags, request)) return kUsageExit;
   Signals signals;
   Connection connection(flags.connection);
   const GenerationOptions options = {.deadline = DeadlineOf(flags.connection),

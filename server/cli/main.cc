@@ -11,6 +11,7 @@
 #include "absl/status/status.h"
 #include "absl/strings/numbers.h"
 #include "server/cli/admin.h"
+#include "server/cli/call.h"
 #include "server/cli/channel.h"
 #include "server/cli/chat.h"
 #include "server/cli/commands.h"
@@ -26,7 +27,10 @@
 namespace goldfinch {
 namespace {
 
-constexpr int kUsageExit = 2;
+// Of what goes into a message as a string.
+CLI::Validator Utf8() {
+  return {[](std::string& text) { return TextMistake(text); }, ""};
+}
 
 void AddServer(CLI::App& app, ConnectionFlags& flags) {
   app.add_option("--server", flags.server,
@@ -65,6 +69,7 @@ void AddSampling(CLI::App& app, SamplingFlags& flags) {
   app.add_option("--seed", flags.seed, "Seed of the random draws")
       ->check(CLI::NonNegativeNumber);  // "-1" would become the largest one
   app.add_option("--stop", flags.stop, "String that ends the text; repeatable")
+      ->check(Utf8())
       ->allow_extra_args(false);
   app.add_option("--stop_token_ids", flags.stop_token_ids, "Tokens that end the text")
       ->delimiter(',');
@@ -79,13 +84,17 @@ CLI::App* AddGenerate(CLI::App& app, GenerateFlags& flags) {
   CLI::App* command =
       app.add_subcommand("generate", "Streams the continuation of a prompt");
   AddConnection(*command, flags.connection);
-  auto* prompt = command->add_option("--prompt", flags.prompt,
-                                     "Text to continue (default: standard input)");
+  auto* prompt = command
+                     ->add_option("--prompt", flags.prompt,
+                                  "Text to continue (default: standard input)")
+                     ->check(Utf8());
   command->add_option("--tokens", flags.tokens, "Prompt as token ids")
       ->delimiter(',')
       ->excludes(prompt);
-  command->add_option("--session", flags.session,
-                      "Session to continue; without a text it goes on by itself");
+  command
+      ->add_option("--session", flags.session,
+                   "Session to continue; without a text it goes on by itself")
+      ->check(Utf8());
   AddSampling(*command, flags.sampling);
   command->add_option("--logprobs", flags.logprobs,
                       "Log-probabilities of the n likeliest tokens (with --json)");
@@ -104,9 +113,12 @@ CLI::App* AddGenerate(CLI::App& app, GenerateFlags& flags) {
 CLI::App* AddChat(CLI::App& app, ChatFlags& flags) {
   CLI::App* command = app.add_subcommand("chat", "A session in the terminal");
   AddConnection(*command, flags.connection);
-  auto* session = command->add_option("--session", flags.session,
-                                      "Session to continue (default: a new one)");
+  auto* session = command
+                      ->add_option("--session", flags.session,
+                                   "Session to continue (default: a new one)")
+                      ->check(Utf8());
   command->add_option("--prompt,--system", flags.prompt, "Text a new session begins with")
+      ->check(Utf8())
       ->excludes(session);
   AddSampling(*command, flags.sampling);
   command->add_option("--priority", flags.priority, "Higher goes first");
@@ -122,7 +134,7 @@ CLI::App* AddAction(CLI::App& command, const char* name, const char* what, Flags
 }
 
 void AddId(CLI::App& action, SessionsFlags& flags) {
-  action.add_option("id", flags.id, "Id of the session")->required();
+  action.add_option("id", flags.id, "Id of the session")->check(Utf8())->required();
 }
 
 CLI::App* AddSessions(CLI::App& app, SessionsFlags& flags) {
@@ -142,12 +154,13 @@ CLI::App* AddSessions(CLI::App& app, SessionsFlags& flags) {
   CLI::App* remove = add("delete", "Deletes sessions");
 
   for (CLI::App* action : {get, fork, park, to_file}) AddId(*action, flags);
-  remove->add_option("ids", flags.ids, "Ids of the sessions")->required();
+  remove->add_option("ids", flags.ids, "Ids of the sessions")->check(Utf8())->required();
   for (CLI::App* action : {to_file, from_file}) {
     action->add_option("file", flags.file, "The file; -: standard output or input")
         ->required();
   }
-  auto* prompt = create->add_option("--prompt", flags.prompt, "Text it begins with");
+  auto* prompt =
+      create->add_option("--prompt", flags.prompt, "Text it begins with")->check(Utf8());
   create->add_option("--tokens", flags.tokens, "The same as token ids")
       ->delimiter(',')
       ->excludes(prompt);
@@ -171,7 +184,7 @@ CLI::App* AddAdmin(CLI::App& app, AdminFlags& flags) {
   CLI::App* log_level = add("log_level", "Sets what the log tells");
 
   drain->add_flag("--hurry", flags.hurry, "Do not wait for what runs");
-  requests->add_option("--tenant", flags.tenant, "Of this tenant only");
+  requests->add_option("--tenant", flags.tenant, "Of this tenant only")->check(Utf8());
   requests->add_flag("--json", flags.json, "One JSON object a request");
   cancel->add_option("ids", flags.ids, "Ids of the requests")->required();
   log_level->add_option("level", flags.level, "debug, info, warning, error or off")
@@ -184,15 +197,19 @@ CLI::App* AddScore(CLI::App& app, ScoreFlags& flags) {
   CLI::App* command =
       app.add_subcommand("score", "Log-probabilities of a text after a context");
   AddConnection(*command, flags.connection);
-  command->add_option("--context", flags.context, "What comes before (default: nothing)");
-  command->add_option("--continuation", flags.continuation, "What is scored")->required();
+  command->add_option("--context", flags.context, "What comes before (default: nothing)")
+      ->check(Utf8());
+  command->add_option("--continuation", flags.continuation, "What is scored")
+      ->check(Utf8())
+      ->required();
   return command;
 }
 
 CLI::App* AddTokenize(CLI::App& app, TokenizeFlags& flags) {
   CLI::App* command = app.add_subcommand("tokenize", "Token ids of a text");
   AddConnection(*command, flags.connection);
-  command->add_option("text", flags.text, "The text (default: standard input)");
+  command->add_option("text", flags.text, "The text (default: standard input)")
+      ->check(Utf8());
   return command;
 }
 

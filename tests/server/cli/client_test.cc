@@ -19,6 +19,7 @@ namespace goldfinch {
 namespace {
 
 using nlohmann::json;
+using testing::EndsWith;
 using testing::HasSubstr;
 using testing::IsEmpty;
 using testing::StartsWith;
@@ -255,6 +256,35 @@ TEST(ClientUsageTest, AMistakeIsOneLineAndExitCodeTwo) {
       RunProgram("goldfinch", {"generate", "--prompt=x", "--logit_bias=5"});
   EXPECT_NE(bias.exit_code, 0);
   EXPECT_EQ(bias.err, "goldfinch: --logit_bias is 5; it must be ID:VALUE\n");
+}
+
+TEST(ClientUsageTest, TextThatIsNotUtf8IsNotSent) {
+  const std::string bad = "caf\xE9";
+  const std::vector<std::vector<std::string>> commands = {
+      {"generate", "--prompt=" + bad},
+      {"generate", "--prompt=x", "--stop=fine", "--stop=" + bad},
+      {"generate", "--prompt=x", "--session=" + bad},
+      {"chat", "--prompt=" + bad},
+      {"chat", "--session=" + bad},
+      {"sessions", "create", "--prompt=" + bad},
+      {"sessions", "get", bad},
+      {"sessions", "delete", bad},
+      {"admin", "requests", "--tenant=" + bad},
+      {"score", "--continuation=" + bad},
+      {"score", "--context=" + bad, "--continuation=x"},
+      {"tokenize", bad},
+      {"generate"},
+      {"tokenize"},
+  };
+  for (std::vector<std::string> command : commands) {
+    SCOPED_TRACE(absl::StrJoin(command, " "));
+    command.push_back("--server=127.0.0.1:1");
+    const ProgramOutput output = RunProgram("goldfinch", command, bad);
+    EXPECT_EQ(output.exit_code, 2);
+    EXPECT_THAT(output.err, StartsWith("goldfinch: "));
+    EXPECT_THAT(output.err, EndsWith(": the text is not UTF-8: byte 3\n"));
+    EXPECT_EQ(std::count(output.err.begin(), output.err.end(), '\n'), 1) << output.err;
+  }
 }
 
 TEST(ClientUsageTest, HelpAndVersionAreNotErrors) {
