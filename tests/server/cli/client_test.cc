@@ -221,7 +221,11 @@ TEST(ClientWithoutServerTest, SaysSoAndFails) {
   const std::string nowhere = "--server=127.0.0.1:1";
   ProgramOutput output = RunProgram("goldfinch", {"health", nowhere});
   EXPECT_EQ(output.exit_code, 1);
-  EXPECT_THAT(output.err, HasSubstr("UNAVAILABLE"));
+  EXPECT_THAT(output.err, StartsWith("goldfinch: UNAVAILABLE: "));
+  EXPECT_THAT(output.err, HasSubstr("Connection refused"));
+  output = RunProgram("goldfinch", {"health", nowhere, "--wait=0.3"});
+  EXPECT_EQ(output.exit_code, 1);
+  EXPECT_THAT(output.err, HasSubstr("Connection refused"));
   output = RunProgram("goldfinch", {"generate", "--prompt=x", nowhere});
   EXPECT_EQ(output.exit_code, 1);
   EXPECT_THAT(output.err, StartsWith("goldfinch: UNAVAILABLE: "));

@@ -274,6 +274,10 @@ TEST_F(ServerAccessTest, BothSpeakTlsAndKnowEachOther) {
               StartsWith("goldfinch: UNAVAILABLE: "));
   EXPECT_THAT(Client(address, {"model", "--key=key-a"}).err,
               StartsWith("goldfinch: UNAVAILABLE: "));
+  // `health` tells the reason, too.
+  EXPECT_THAT(Client(address, {"health", "--tls", tls[1], tls[2]}).err,
+              HasSubstr("certificate verify failed"));
+  EXPECT_THAT(Client(address, {"health"}).err, HasSubstr("failed to connect"));
 }
 
 TEST_F(ServerAccessTest, MemoryThatTheModelDoesNotFitIsRefusedAtStart) {
