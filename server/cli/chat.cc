@@ -82,7 +82,7 @@ class Chat {
 };
 
 int Chat::Run() {
-  if (!FillSampling(flags_.sampling, sampling_)) return 1;
+  if (!FillSampling(flags_.sampling, sampling_)) return kUsageExit;
   if (const int exit_code = Begin(); exit_code != 0) return exit_code;
   int exit_code = 0;
   for (std::string line; ReadLine(line) && line != "/quit";) {

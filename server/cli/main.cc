@@ -10,6 +10,7 @@
 
 #include "absl/status/status.h"
 #include "absl/strings/numbers.h"
+#include "absl/strings/str_cat.h"
 #include "server/cli/admin.h"
 #include "server/cli/call.h"
 #include "server/cli/channel.h"
@@ -27,6 +28,26 @@
 namespace goldfinch {
 namespace {
 
+// The library's own write bounds out, of 309 digits, and would have "-1" of what is
+// unsigned become the largest one.
+CLI::Validator Positive() {
+  return {[](std::string& text) {
+            return std::strtod(text.c_str(), nullptr) > 0
+                       ? std::string()
+                       : absl::StrCat("is ", text, "; it must be above 0");
+          },
+          "POSITIVE"};
+}
+
+CLI::Validator NonNegative() {
+  return {[](std::string& text) {
+            return std::strtod(text.c_str(), nullptr) >= 0
+                       ? std::string()
+                       : absl::StrCat("is ", text, "; it must be 0 or more");
+          },
+          "NONNEGATIVE"};
+}
+
 // Of what goes into a message as a string.
 CLI::Validator Utf8() {
   return {[](std::string& text) { return TextMistake(text); }, ""};
@@ -38,7 +59,7 @@ void AddServer(CLI::App& app, ConnectionFlags& flags) {
       ->capture_default_str();
   app.add_option("--timeout", flags.timeout,
                  "Seconds for the whole call (default: no limit)")
-      ->check(CLI::PositiveNumber);
+      ->check(Positive());
   AddTls(app, flags);
 }
 
@@ -66,8 +87,7 @@ void AddSampling(CLI::App& app, SamplingFlags& flags) {
                  "Subtracted once for each time generated");
   app.add_option("--presence_penalty", flags.presence_penalty,
                  "Subtracted if generated at all");
-  app.add_option("--seed", flags.seed, "Seed of the random draws")
-      ->check(CLI::NonNegativeNumber);  // "-1" would become the largest one
+  app.add_option("--seed", flags.seed, "Seed of the random draws")->check(NonNegative());
   app.add_option("--stop", flags.stop, "String that ends the text; repeatable")
       ->check(Utf8())
       ->allow_extra_args(false);
@@ -230,7 +250,7 @@ CLI::App* AddHealth(CLI::App& app, HealthFlags& flags) {
   CLI::App* command = app.add_subcommand("health", "Whether the server is serving");
   AddServer(*command, flags.connection);
   command->add_option("--wait", flags.wait, "Seconds to wait until it is")
-      ->check(CLI::NonNegativeNumber);
+      ->check(NonNegative());
   return command;
 }
 
@@ -257,7 +277,7 @@ CLI::App* AddTop(CLI::App& app, TopFlags& flags) {
           ""))
       ->capture_default_str();
   command->add_option("--count", flags.count, "Screens to show; 0: until q or ctrl-C")
-      ->check(CLI::NonNegativeNumber)
+      ->check(NonNegative())
       ->capture_default_str();
   return command;
 }
@@ -280,16 +300,15 @@ CLI::App* AddVerify(CLI::App& app, VerifyOptions& options) {
                    "f32 or bf16 (default: as the weights are stored)")
       ->check(CLI::IsMember({"f32", "bf16"}));
   command->add_option("--chunk", options.chunk, "Prompt tokens a step (default: all)")
-      ->check(CLI::PositiveNumber);
-  command->add_option("--batch", options.batch, "Sequences in a step")
-      ->check(CLI::PositiveNumber);
+      ->check(Positive());
+  command->add_option("--batch", options.batch, "Sequences in a step")->check(Positive());
   AddBackend(*command, options.backend, options.device);
   command->add_option("--cpu_isa", options.cpu_isa, "Instruction set to compute with")
       ->check(CLI::IsMember({"auto", "plain", "avx2", "avx512", "avx512_bf16"}));
   command
       ->add_option("--threads", options.threads,
                    "Threads (default: one a hardware thread)")
-      ->check(CLI::PositiveNumber);
+      ->check(Positive());
   return command;
 }
 
@@ -316,15 +335,15 @@ CLI::App* AddPerplexity(CLI::App& app, PerplexityOptions& options) {
   command
       ->add_option("--window", options.window,
                    "Tokens predicted from an empty context each (default: 1024)")
-      ->check(CLI::PositiveNumber);
+      ->check(Positive());
   command
       ->add_option("--max_tokens", options.max_tokens,
                    "Tokens of the text to predict (default: all)")
-      ->check(CLI::PositiveNumber);
+      ->check(Positive());
   command
       ->add_option("--threads", options.threads,
                    "Threads (default: one a hardware thread)")
-      ->check(CLI::PositiveNumber);
+      ->check(Positive());
   return command;
 }
 
@@ -377,8 +396,7 @@ int Main(int argc, char** argv) {
   } catch (const CLI::Success& wanted) {  // help or version
     return app.exit(wanted);
   } catch (const CLI::ParseError& error) {
-    const std::string what = error.what();
-    std::fprintf(stderr, "goldfinch: %s\n", what.substr(0, what.find('\n')).c_str());
+    std::fprintf(stderr, "goldfinch: %s\n", UsageMistake(app, error).c_str());
     return kUsageExit;
   }
   if (generate->parsed()) return Run(flags.generate, RunGenerate);

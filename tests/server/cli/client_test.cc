@@ -240,6 +240,7 @@ TEST(ClientUsageTest, AMistakeIsOneLineAndExitCodeTwo) {
       {"generate", "--prompt=x", "--tokens=1"},
       {"generate", "--timeout=-1"},
       {"generate", "--seed=-1"},
+      {"generate", "--prompt=x", "--logit_bias=5"},
       {"score"},
       {"detokenize"},
       {"health", "--wait=-1"},
@@ -256,10 +257,25 @@ TEST(ClientUsageTest, AMistakeIsOneLineAndExitCodeTwo) {
     EXPECT_EQ(std::count(output.err.begin(), output.err.end(), '\n'), 1) << output.err;
     EXPECT_THAT(output.out, IsEmpty());
   }
-  const ProgramOutput bias =
-      RunProgram("goldfinch", {"generate", "--prompt=x", "--logit_bias=5"});
-  EXPECT_NE(bias.exit_code, 0);
-  EXPECT_EQ(bias.err, "goldfinch: --logit_bias is 5; it must be ID:VALUE\n");
+}
+
+TEST(ClientUsageTest, AMistakeIsNamed) {
+  const std::vector<std::pair<std::vector<std::string>, std::string>> cases = {
+      {{}, "A subcommand is required"},
+      {{"sing"}, "not known: sing"},
+      {{"sessions", "sing"}, "not known: sing"},
+      {{"score", "--continuatoin=x"}, "not known: --continuatoin=x"},
+      {{"generate", "--prompt=x", "--logit_bias=5"},
+       "--logit_bias is 5; it must be ID:VALUE"},
+      {{"generate", "--seed=-1"}, "--seed: is -1; it must be 0 or more"},
+      {{"generate", "--timeout=0"}, "--timeout: is 0; it must be above 0"},
+      {{"verify", "dir", "file", "--chunk=nan"}, "--chunk: is nan; it must be above 0"},
+  };
+  for (const auto& [arguments, message] : cases) {
+    const ProgramOutput output = RunProgram("goldfinch", arguments);
+    EXPECT_EQ(output.exit_code, 2);
+    EXPECT_EQ(output.err, "goldfinch: " + message + "\n");
+  }
 }
 
 TEST(ClientUsageTest, TextThatIsNotUtf8IsNotSent) {
