@@ -28,11 +28,6 @@ grpc::Status Call(Stub& stub, const AdminFlags& flags, const Request& request,
   return (stub.*method)(&context, request, &response);
 }
 
-// The contract's name of a value without the enum's: "STATE_PAUSED" is "paused".
-std::string ShortName(const std::string& name, const std::string& prefix) {
-  return absl::AsciiStrToLower(name.substr(prefix.size()));
-}
-
 void PrintHead() {
   Print(absl::StrFormat("%8s  %-16s  %-8s  %-8s  %10s  %10s  %10s  %10s  %6s\n", "ID",
                         "TENANT", "KIND", "STATE", "PROMPT", "READ", "GENERATED", "MAX",

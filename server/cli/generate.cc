@@ -1,10 +1,12 @@
 #include <unistd.h>
 
+#include <cstdint>
 #include <cstdio>
 #include <optional>
 #include <string>
 #include <vector>
 
+#include "absl/strings/str_cat.h"
 #include "goldfinch/v1/generation_service.grpc.pb.h"
 #include "goldfinch/v1/session_service.grpc.pb.h"
 #include "server/cli/call.h"
@@ -55,14 +57,22 @@ class Printer {
       Print(message.text());
       shown_ = true;
     }
-    if (stats_ && message.has_usage()) {
-      usage_ += "candidate " + std::to_string(message.candidate()) + ": " +
-                UsageText(message.usage()) + "\n";
+    if (!stats_) return;
+    if (message.has_seed()) seed_ = message.seed();  // the same for all candidates
+    if (message.has_usage()) {
+      absl::StrAppend(
+          &usage_, "candidate ", message.candidate(), ": ", UsageText(message.usage()),
+          "; finish reason ",
+          ShortName(v1::FinishReason_Name(message.finish_reason()), "FINISH_REASON_"),
+          "\n");
     }
   }
 
   void End(const GenerationResult& result) const {
     if (shown_) Print("\n");
+    if (seed_.has_value()) {
+      std::fprintf(stderr, "seed: %llu\n", static_cast<unsigned long long>(*seed_));
+    }
     std::fputs(usage_.c_str(), stderr);
     if (stats_ && result.num_resumed > 0) {
       std::fprintf(stderr, "interruptions: %d\n", result.num_resumed);
@@ -82,7 +92,9 @@ class Printer {
   const bool stats_;
   const bool labelled_;
   bool shown_ = false;
-  std::string usage_;  // said when the text is over
+  // Said when the text is over.
+  std::optional<std::uint64_t> seed_;
+  std::string usage_;
   std::vector<std::string> texts_;
 };
 

@@ -116,8 +116,9 @@ CLI::App* AddGenerate(CLI::App& app, GenerateFlags& flags) {
                    "Session to continue; without a text it goes on by itself")
       ->check(Utf8());
   AddSampling(*command, flags.sampling);
-  command->add_option("--logprobs", flags.logprobs,
-                      "Log-probabilities of the n likeliest tokens (with --json)");
+  auto* logprobs =
+      command->add_option("--logprobs", flags.logprobs,
+                          "Log-probabilities of the n likeliest tokens (with --json)");
   command->add_option("--n", flags.n, "Candidates to generate");
   command->add_option("--priority", flags.priority, "Higher goes first");
   command
@@ -125,8 +126,9 @@ CLI::App* AddGenerate(CLI::App& app, GenerateFlags& flags) {
                    "on: go on where a server had to stop, there or on another; or off")
       ->check(CLI::IsMember({"on", "off"}))
       ->capture_default_str();
-  command->add_flag("--json", flags.json, "One JSON object a message");
-  command->add_flag("--stats", flags.stats, "Usage on stderr");
+  logprobs->needs(command->add_flag("--json", flags.json, "One JSON object a message"));
+  command->add_flag("--stats", flags.stats,
+                    "Seed, usage and finish reason on standard error");
   return command;
 }
 

@@ -97,7 +97,7 @@ TEST_F(ClientTest, GenerateSendsEverySamplingFlag) {
       {"--tokens=1000", "tokens[0] is 1000"},
   };
   for (const auto& [flag, message] : cases) {
-    const ProgramOutput output = Goldfinch({"generate", flag}, "x");
+    const ProgramOutput output = Goldfinch({"generate", "--json", flag}, "x");
     EXPECT_EQ(output.exit_code, 1) << flag;
     EXPECT_THAT(output.err, StartsWith("goldfinch: INVALID_ARGUMENT: " + message));
     EXPECT_THAT(output.out, IsEmpty());
@@ -155,6 +155,14 @@ TEST_F(ClientTest, StatsGoToStandardError) {
       Goldfinch({"generate", "--prompt=x", "--max_tokens=8", "--ignore_eos", "--stats"});
   EXPECT_THAT(output.err,
               HasSubstr("candidate 0: prompt 1 tokens (0 cached), generated 8"));
+  EXPECT_THAT(output.err, EndsWith("; finish reason length\n"));
+  // With the seed it got at random the text is the same again.
+  EXPECT_THAT(output.err, StartsWith("seed: "));
+  const std::string seed = output.err.substr(6, output.err.find('\n') - 6);
+  EXPECT_EQ(Goldfinch({"generate", "--prompt=x", "--max_tokens=8", "--ignore_eos",
+                       "--seed=" + seed})
+                .out,
+            output.out);
 }
 
 TEST_F(ClientTest, TimeoutIsTheDeadlineOfTheCall) {
@@ -237,6 +245,7 @@ TEST(ClientUsageTest, AMistakeIsOneLineAndExitCodeTwo) {
       {"sing"},
       {"generate", "--no_such_flag"},
       {"generate", "--temperature=warm"},
+      {"generate", "--prompt=x", "--logprobs=1"},
       {"generate", "--prompt=x", "--tokens=1"},
       {"generate", "--timeout=-1"},
       {"generate", "--seed=-1"},
@@ -267,6 +276,7 @@ TEST(ClientUsageTest, AMistakeIsNamed) {
       {{"score", "--continuatoin=x"}, "not known: --continuatoin=x"},
       {{"generate", "--prompt=x", "--logit_bias=5"},
        "--logit_bias is 5; it must be ID:VALUE"},
+      {{"generate", "--prompt=x", "--logprobs=1"}, "--logprobs requires --json"},
       {{"generate", "--seed=-1"}, "--seed: is -1; it must be 0 or more"},
       {{"generate", "--timeout=0"}, "--timeout: is 0; it must be above 0"},
       {{"verify", "dir", "file", "--chunk=nan"}, "--chunk: is nan; it must be above 0"},
