@@ -33,10 +33,12 @@ bool FillRequest(const GenerateFlags& flags, v1::GenerateRequest& request) {
   }
   // A session goes on by itself; nobody is asked at a terminal.
   const bool alone = !flags.session.empty() && isatty(STDIN_FILENO) != 0;
-  const std::optional<std::string> text = flags.prompt ? flags.prompt
-                                          : alone      ? std::string()
-                                                       : ReadStandardInput();
+  std::optional<std::string> text = flags.prompt ? flags.prompt
+                                    : alone      ? std::string()
+                                                 : ReadStandardInput();
   if (!text.has_value()) return false;
+  // That of `echo` and of editors is hardly meant; what is to end in one ends in two.
+  if (!flags.prompt && text->ends_with('\n')) text->pop_back();
   if (flags.session.empty() || !text->empty()) request.set_text(*text);
   return true;
 }

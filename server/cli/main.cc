@@ -104,10 +104,12 @@ CLI::App* AddGenerate(CLI::App& app, GenerateFlags& flags) {
   CLI::App* command =
       app.add_subcommand("generate", "Streams the continuation of a prompt");
   AddConnection(*command, flags.connection);
-  auto* prompt = command
-                     ->add_option("--prompt", flags.prompt,
-                                  "Text to continue (default: standard input)")
-                     ->check(Utf8());
+  auto* prompt =
+      command
+          ->add_option("--prompt", flags.prompt,
+                       "Text to continue (default: standard input, less a newline at "
+                       "its end)")
+          ->check(Utf8());
   command->add_option("--tokens", flags.tokens, "Prompt as token ids")
       ->delimiter(',')
       ->excludes(prompt);
@@ -230,7 +232,9 @@ CLI::App* AddScore(CLI::App& app, ScoreFlags& flags) {
 CLI::App* AddTokenize(CLI::App& app, TokenizeFlags& flags) {
   CLI::App* command = app.add_subcommand("tokenize", "Token ids of a text");
   AddConnection(*command, flags.connection);
-  command->add_option("text", flags.text, "The text (default: standard input)")
+  command
+      ->add_option("text", flags.text,
+                   "The text (default: standard input, every byte of it)")
       ->check(Utf8());
   return command;
 }

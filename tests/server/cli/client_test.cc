@@ -71,6 +71,9 @@ TEST_F(ClientTest, GenerateStreamsTheTextOfItsPrompt) {
   EXPECT_EQ(output.out, TextOf(tokens) + "\n");
   EXPECT_THAT(output.err, IsEmpty());
   EXPECT_EQ(Goldfinch(flags, "the prompt").out, output.out) << "from standard input";
+  EXPECT_EQ(Goldfinch(flags, "the prompt\n").out, output.out) << "as of echo";
+  EXPECT_EQ(Goldfinch(flags, "the prompt\n\n").out,
+            TextOf(ExpectedTokens(TextRequest("the prompt\n", 30))) + "\n");
   std::vector<std::string> with_ids = flags;
   with_ids.push_back("--tokens=" + absl::StrJoin(Encode("the prompt"), ","));
   EXPECT_EQ(Goldfinch(with_ids).out, output.out);
@@ -201,6 +204,8 @@ TEST_F(ClientTest, TokenizeAndDetokenizeAreInverse) {
   const std::string ids = absl::StrJoin(Encode(text), " ");
   EXPECT_EQ(Goldfinch({"tokenize", text}).out, ids + "\n");
   EXPECT_EQ(Goldfinch({"tokenize"}, text).out, ids + "\n");
+  EXPECT_EQ(Goldfinch({"tokenize"}, text + "\n").out,
+            absl::StrJoin(Encode(text + "\n"), " ") + "\n");
   EXPECT_EQ(Goldfinch({"detokenize", absl::StrJoin(Encode(text), ",")}).out, text + "\n");
   std::vector<std::string> arguments = absl::StrSplit("detokenize " + ids, ' ');
   EXPECT_EQ(Goldfinch(arguments).out, text + "\n");
