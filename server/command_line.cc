@@ -1,6 +1,10 @@
 #include "server/command_line.h"
 
+#include <CLI/CLI.hpp>
 #include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
 
 namespace goldfinch {
 
@@ -15,6 +19,19 @@ std::vector<std::string> ReversedArguments(int argc, const char* const* argv) {
     arguments.push_back(std::move(argument));
   }
   return arguments;
+}
+
+std::string UsageMistake(const CLI::App& app, const CLI::ParseError& error) {
+  constexpr bool kOfSubcommands = true;
+  const bool unknown = app.remaining_size(kOfSubcommands) > 0;
+  const int code = error.get_exit_code();
+  if (unknown && (code == static_cast<int>(CLI::ExitCodes::RequiredError) ||
+                  code == static_cast<int>(CLI::ExitCodes::ExtrasError))) {
+    return absl::StrCat("not known: ", absl::StrJoin(app.remaining(kOfSubcommands), " "));
+  }
+  // The library ends some messages with a line of advice.
+  const std::string what = error.what();
+  return what.substr(0, what.find('\n'));
 }
 
 }  // namespace goldfinch

@@ -1,17 +1,31 @@
-// The arguments of a program as the command-line library wants them: reversed, without
-// the program's name.
+// What the programs make of a command line around the library that reads it.
 //
-// `--flag=` with nothing after it becomes two arguments, the second empty: the library
-// would take the next flag for the value, and an empty one is meant (--metrics=).
-//
-// Threads: a pure function.
+// Threads: pure functions.
 #pragma once
 
 #include <string>
 #include <vector>
 
+namespace CLI {
+class App;
+class ParseError;
+}  // namespace CLI
+
 namespace goldfinch {
 
+// The exit code when a command line is wrong.
+inline constexpr int kUsageExit = 2;
+
+// The arguments of a program as the library wants them: reversed, without the program's
+// name.
+//
+// `--flag=` with nothing after it becomes two arguments, the second empty: the library
+// would take the next flag for the value, and an empty one is meant (--metrics=).
 std::vector<std::string> ReversedArguments(int argc, const char* const* argv);
+
+// What is wrong, in one line, when `app` has thrown `error`. Where something is missing
+// and something else not known, the latter: mostly it is the former misspelled, and the
+// library would not tell.
+std::string UsageMistake(const CLI::App& app, const CLI::ParseError& error);
 
 }  // namespace goldfinch

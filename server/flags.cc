@@ -356,9 +356,6 @@ absl::Status CheckAccess(const ServerFlags& flags) {
   return absl::OkStatus();
 }
 
-// The library ends some messages with a line of advice.
-std::string FirstLine(std::string text) { return text.substr(0, text.find('\n')); }
-
 }  // namespace
 
 absl::StatusOr<CommandLine> ParseServerFlags(int argc, const char* const* argv) {
@@ -377,7 +374,7 @@ absl::StatusOr<CommandLine> ParseServerFlags(int argc, const char* const* argv) 
     line.print = absl::StrCat(version.what(), "\n");
     return line;
   } catch (const CLI::ParseError& error) {
-    return absl::InvalidArgumentError(FirstLine(error.what()));
+    return absl::InvalidArgumentError(UsageMistake(app, error));
   }
   if (line.flags.model.empty()) {
     return absl::InvalidArgumentError("--model is empty; it must be a directory");

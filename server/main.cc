@@ -1,9 +1,9 @@
 // goldfinch-server: loads a model directory and serves it until it is told to stop.
 //
 // The one place that knows the real engine and the server together. A mistake of the
-// operator is one line on stderr and exit code 1. SIGTERM and SIGINT drain (see
-// Server::Shutdown) and exit 0; a second one ends the patience; a third one is the
-// system's own. SIGHUP reads the tenants file again.
+// operator is one line on stderr and exit code 2 where it is on the command line, else 1.
+// SIGTERM and SIGINT drain (see Server::Shutdown) and exit 0; a second one ends the
+// patience; a third one is the system's own. SIGHUP reads the tenants file again.
 #include <google/protobuf/stubs/logging.h>
 #include <grpc/support/log.h>
 #include <pthread.h>
@@ -28,6 +28,7 @@
 #include "engine/sync/mutex.h"
 #include "scheduler/clock.h"
 #include "server/accept_guard.h"
+#include "server/command_line.h"
 #include "server/file_limit.h"
 #include "server/flags.h"
 #include "server/log.h"
@@ -379,7 +380,7 @@ int Main(int argc, char** argv) {
   }
   if (status.ok()) return 0;
   std::fprintf(stderr, "goldfinch-server: %s\n", std::string(status.message()).c_str());
-  return 1;
+  return line.ok() ? 1 : kUsageExit;
 }
 
 }  // namespace

@@ -31,7 +31,6 @@ namespace goldfinch {
 namespace {
 
 constexpr int kFailedExit = 1;
-constexpr int kUsageExit = 2;
 
 struct Flags {
   ConnectionFlags connection;
@@ -120,8 +119,7 @@ int Main(int argc, char** argv) {
   } catch (const CLI::Success& wanted) {  // help
     return app.exit(wanted);
   } catch (const CLI::ParseError& error) {
-    const std::string what = error.what();
-    return Fail(absl::InvalidArgumentError(what.substr(0, what.find('\n'))), kUsageExit);
+    return Fail(absl::InvalidArgumentError(UsageMistake(app, error)), kUsageExit);
   }
   RaiseFileLimit();
   if (!run->parsed()) {

@@ -28,9 +28,10 @@ grpc::Status Call(Stub& stub, const AdminFlags& flags, const Request& request,
   return (stub.*method)(&context, request, &response);
 }
 
-// The contract's name of a value without the enum's: "STATE_PAUSED" is "paused".
-std::string ShortName(const std::string& name, const std::string& prefix) {
-  return absl::AsciiStrToLower(name.substr(prefix.size()));
+// A port for callers knows none of these methods, and has no word for that.
+int ReportAdmin(const grpc::Status& status) {
+  if (status.error_code() != grpc::StatusCode::UNIMPLEMENTED) return Report(status);
+  return Report({status.error_code(), "this is not an admin port (see --admin_listen)"});
 }
 
 void PrintHead() {
@@ -53,7 +54,7 @@ int RunDrain(Stub& stub, const AdminFlags& flags) {
   v1::DrainRequest request;
   request.set_hurry(flags.hurry);
   v1::DrainResponse response;
-  return Report(Call(stub, flags, request, response, &Stub::Drain));
+  return ReportAdmin(Call(stub, flags, request, response, &Stub::Drain));
 }
 
 int RunReload(Stub& stub, const AdminFlags& flags) {
@@ -61,7 +62,7 @@ int RunReload(Stub& stub, const AdminFlags& flags) {
   const grpc::Status status =
       Call(stub, flags, v1::ReloadRequest(), response, &Stub::Reload);
   if (status.ok()) Print(absl::StrCat(response.num_tenants(), " tenants\n"));
-  return Report(status);
+  return ReportAdmin(status);
 }
 
 int RunRequests(Stub& stub, const AdminFlags& flags) {
@@ -75,7 +76,7 @@ int RunRequests(Stub& stub, const AdminFlags& flags) {
     SetDeadline(deadline, context);
     v1::ListRequestsResponse response;
     const grpc::Status status = stub.ListRequests(&context, request, &response);
-    if (!status.ok()) return Report(status);
+    if (!status.ok()) return ReportAdmin(status);
     if (!headed) PrintHead();
     headed = true;
     for (const v1::RequestInfo& info : response.requests()) {
@@ -94,7 +95,7 @@ int RunCancel(Stub& stub, const AdminFlags& flags) {
     v1::CancelRequestResponse response;
     const grpc::Status status =
         Call(stub, flags, request, response, &Stub::CancelRequest);
-    if (!status.ok()) exit_code = Report(status);
+    if (!status.ok()) exit_code = ReportAdmin(status);
   }
   return exit_code;
 }
@@ -110,7 +111,7 @@ int RunLogLevel(Stub& stub, const AdminFlags& flags) {
     const std::string name = v1::LogLevel_Name(response.previous_level());
     Print(absl::StrCat("was ", ShortName(name, "LOG_LEVEL_"), "\n"));
   }
-  return Report(status);
+  return ReportAdmin(status);
 }
 
 }  // namespace

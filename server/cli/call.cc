@@ -6,7 +6,9 @@
 #include <iterator>
 
 #include "absl/status/status.h"
+#include "absl/strings/str_cat.h"
 #include "server/cli/channel.h"
+#include "server/text/detokenizer.h"
 
 namespace goldfinch {
 namespace {
@@ -89,8 +91,18 @@ int Report(const grpc::Status& status) {
   return 1;
 }
 
-std::string ReadStandardInput() {
-  return {std::istreambuf_iterator<char>(std::cin), std::istreambuf_iterator<char>()};
+std::string TextMistake(const std::string& text) {
+  const std::size_t valid = ValidUtf8Size(text);
+  return valid == text.size() ? "" : absl::StrCat("the text is not UTF-8: byte ", valid);
+}
+
+std::optional<std::string> ReadStandardInput() {
+  std::string text{std::istreambuf_iterator<char>(std::cin),
+                   std::istreambuf_iterator<char>()};
+  const std::string mistake = TextMistake(text);
+  if (mistake.empty()) return text;
+  std::fprintf(stderr, "goldfinch: standard input: %s\n", mistake.c_str());
+  return std::nullopt;
 }
 
 }  // namespace goldfinch

@@ -53,7 +53,11 @@ void SetDeadline(const ConnectionFlags& flags, grpc::ClientContext& context);
 // code.
 int Report(const grpc::Status& status);
 
-// All of standard input.
-std::string ReadStandardInput();
+// What keeps a text out of a message, in one line, or nothing: the library has no word
+// for it.
+std::string TextMistake(const std::string& text);
+
+// All of standard input. None, and told on standard error, when it cannot be sent.
+std::optional<std::string> ReadStandardInput();
 
 }  // namespace goldfinch

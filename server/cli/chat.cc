@@ -82,7 +82,7 @@ class Chat {
 };
 
 int Chat::Run() {
-  if (!FillSampling(flags_.sampling, sampling_)) return 1;
+  if (!FillSampling(flags_.sampling, sampling_)) return kUsageExit;
   if (const int exit_code = Begin(); exit_code != 0) return exit_code;
   int exit_code = 0;
   for (std::string line; ReadLine(line) && line != "/quit";) {
@@ -131,6 +131,10 @@ bool Chat::ReadLine(std::string& line) {
 
 int Chat::Answer(absl::string_view text) {
   if (text.empty()) return 0;
+  if (const std::string mistake = TextMistake(std::string(text)); !mistake.empty()) {
+    std::fprintf(stderr, "goldfinch: %s\n", mistake.c_str());
+    return kUsageExit;
+  }
   v1::GenerateRequest request;
   request.set_session(session_);
   request.set_text(std::string(text));

@@ -19,7 +19,7 @@ struct ChatFlags {
 
 // Until /quit or the end of the input. Returns the exit code: 1 when the session cannot
 // be had, or when anything went wrong and nobody was there to see it, the input being no
-// terminal.
+// terminal; 2 when it was a flag or a line that cannot be sent.
 int RunChat(const ChatFlags& flags);
 
 }  // namespace goldfinch

@@ -1,6 +1,7 @@
 // The subcommands of the client program `goldfinch`: what each is told, and the function
-// that runs it and returns the exit code (0 when all went well, 1 when not, 130 when
-// interrupted). The command line itself is read in main.cc.
+// that runs it and returns the exit code (0 when all went well, 1 when not, 2
+// (kUsageExit) for a wrong command line or text, 130 when interrupted). The command line
+// is read in main.cc.
 #pragma once
 
 #include <cstdint>
@@ -9,6 +10,7 @@
 #include <vector>
 
 #include "server/cli/sampling.h"
+#include "server/command_line.h"
 
 namespace goldfinch {
 

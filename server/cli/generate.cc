@@ -1,9 +1,12 @@
 #include <unistd.h>
 
+#include <cstdint>
 #include <cstdio>
+#include <optional>
 #include <string>
 #include <vector>
 
+#include "absl/strings/str_cat.h"
 #include "goldfinch/v1/generation_service.grpc.pb.h"
 #include "goldfinch/v1/session_service.grpc.pb.h"
 #include "server/cli/call.h"
@@ -15,6 +18,7 @@
 namespace goldfinch {
 namespace {
 
+// False, and told on standard error, when it cannot be sent.
 bool FillRequest(const GenerateFlags& flags, v1::GenerateRequest& request) {
   v1::SamplingParams& sampling = *request.mutable_sampling();
   if (!FillSampling(flags.sampling, sampling)) return false;
@@ -29,10 +33,13 @@ bool FillRequest(const GenerateFlags& flags, v1::GenerateRequest& request) {
   }
   // A session goes on by itself; nobody is asked at a terminal.
   const bool alone = !flags.session.empty() && isatty(STDIN_FILENO) != 0;
-  const std::string text = flags.prompt ? *flags.prompt
-                           : alone      ? ""
-                                        : ReadStandardInput();
-  if (flags.session.empty() || !text.empty()) request.set_text(text);
+  std::optional<std::string> text = flags.prompt ? flags.prompt
+                                    : alone      ? std::string()
+                                                 : ReadStandardInput();
+  if (!text.has_value()) return false;
+  // That of `echo` and of editors is hardly meant; what is to end in one ends in two.
+  if (!flags.prompt && text->ends_with('\n')) text->pop_back();
+  if (flags.session.empty() || !text->empty()) request.set_text(*text);
   return true;
 }
 
@@ -52,14 +59,22 @@ class Printer {
       Print(message.text());
       shown_ = true;
     }
-    if (stats_ && message.has_usage()) {
-      usage_ += "candidate " + std::to_string(message.candidate()) + ": " +
-                UsageText(message.usage()) + "\n";
+    if (!stats_) return;
+    if (message.has_seed()) seed_ = message.seed();  // the same for all candidates
+    if (message.has_usage()) {
+      absl::StrAppend(
+          &usage_, "candidate ", message.candidate(), ": ", UsageText(message.usage()),
+          "; finish reason ",
+          ShortName(v1::FinishReason_Name(message.finish_reason()), "FINISH_REASON_"),
+          "\n");
     }
   }
 
   void End(const GenerationResult& result) const {
     if (shown_) Print("\n");
+    if (seed_.has_value()) {
+      std::fprintf(stderr, "seed: %llu\n", static_cast<unsigned long long>(*seed_));
+    }
     std::fputs(usage_.c_str(), stderr);
     if (stats_ && result.num_resumed > 0) {
       std::fprintf(stderr, "interruptions: %d\n", result.num_resumed);
@@ -79,7 +94,9 @@ class Printer {
   const bool stats_;
   const bool labelled_;
   bool shown_ = false;
-  std::string usage_;  // said when the text is over
+  // Said when the text is over.
+  std::optional<std::uint64_t> seed_;
+  std::string usage_;
   std::vector<std::string> texts_;
 };
 
@@ -106,7 +123,7 @@ void LeaveKept(const GenerationResult& result, Connection& connection) {
 
 int RunGenerate(const GenerateFlags& flags) {
   v1::GenerateRequest request;
-  if (!FillRequest(flags, request)) return 1;
+  if (!FillRequest(flags, request)) return kUsageExit;
   Signals signals;
   Connection connection(flags.connection);
   const GenerationOptions options = {.deadline = DeadlineOf(flags.connection),

@@ -26,7 +26,6 @@ grpc::Status Check(const std::shared_ptr<grpc::Channel>& channel,
                    std::chrono::system_clock::time_point deadline, bool& serving) {
   grpc::ClientContext context;
   context.set_deadline(deadline);
-  context.set_wait_for_ready(true);
   const google::protobuf::StringValue whole_server;
   google::protobuf::Int32Value answer;
   std::promise<grpc::Status> done;
@@ -49,17 +48,20 @@ int RunHealth(const HealthFlags& flags) {
       std::chrono::system_clock::now() +
       std::chrono::duration_cast<std::chrono::system_clock::duration>(
           std::chrono::duration<double>(std::max(flags.wait, kConnectSeconds)));
-  const std::shared_ptr<grpc::Channel> channel = Connect(flags.connection);
   bool serving = false;
-  grpc::Status status = Check(channel, deadline, serving);
-  while (!serving && flags.wait > 0 && std::chrono::system_clock::now() < deadline) {
+  grpc::Status status(grpc::StatusCode::UNAVAILABLE, "the server does not answer");
+  for (;;) {
+    // A new channel each time: one that has failed waits longer and longer.
+    const grpc::Status answer = Check(Connect(flags.connection), deadline, serving);
+    // That the time is over is no reason, where an earlier check had one.
+    if (answer.error_code() != grpc::StatusCode::DEADLINE_EXCEEDED) status = answer;
+    if (serving || std::chrono::system_clock::now() + kBetweenChecks >= deadline ||
+        flags.wait <= 0) {
+      break;
+    }
     std::this_thread::sleep_for(kBetweenChecks);
-    status = Check(channel, deadline, serving);
   }
-  if (!status.ok()) {
-    return Report(
-        grpc::Status(grpc::StatusCode::UNAVAILABLE, "the server does not answer"));
-  }
+  if (!status.ok()) return Report(status);
   std::puts(serving ? "SERVING" : "NOT_SERVING");
   return serving ? 0 : 1;
 }

@@ -10,7 +10,9 @@
 
 #include "absl/status/status.h"
 #include "absl/strings/numbers.h"
+#include "absl/strings/str_cat.h"
 #include "server/cli/admin.h"
+#include "server/cli/call.h"
 #include "server/cli/channel.h"
 #include "server/cli/chat.h"
 #include "server/cli/commands.h"
@@ -26,7 +28,30 @@
 namespace goldfinch {
 namespace {
 
-constexpr int kUsageExit = 2;
+// The library's own write bounds out, of 309 digits, and would have "-1" of what is
+// unsigned become the largest one.
+CLI::Validator Positive() {
+  return {[](std::string& text) {
+            return std::strtod(text.c_str(), nullptr) > 0
+                       ? std::string()
+                       : absl::StrCat("is ", text, "; it must be above 0");
+          },
+          "POSITIVE"};
+}
+
+CLI::Validator NonNegative() {
+  return {[](std::string& text) {
+            return std::strtod(text.c_str(), nullptr) >= 0
+                       ? std::string()
+                       : absl::StrCat("is ", text, "; it must be 0 or more");
+          },
+          "NONNEGATIVE"};
+}
+
+// Of what goes into a message as a string.
+CLI::Validator Utf8() {
+  return {[](std::string& text) { return TextMistake(text); }, ""};
+}
 
 void AddServer(CLI::App& app, ConnectionFlags& flags) {
   app.add_option("--server", flags.server,
@@ -34,7 +59,7 @@ void AddServer(CLI::App& app, ConnectionFlags& flags) {
       ->capture_default_str();
   app.add_option("--timeout", flags.timeout,
                  "Seconds for the whole call (default: no limit)")
-      ->check(CLI::PositiveNumber);
+      ->check(Positive());
   AddTls(app, flags);
 }
 
@@ -62,9 +87,9 @@ void AddSampling(CLI::App& app, SamplingFlags& flags) {
                  "Subtracted once for each time generated");
   app.add_option("--presence_penalty", flags.presence_penalty,
                  "Subtracted if generated at all");
-  app.add_option("--seed", flags.seed, "Seed of the random draws")
-      ->check(CLI::NonNegativeNumber);  // "-1" would become the largest one
+  app.add_option("--seed", flags.seed, "Seed of the random draws")->check(NonNegative());
   app.add_option("--stop", flags.stop, "String that ends the text; repeatable")
+      ->check(Utf8())
       ->allow_extra_args(false);
   app.add_option("--stop_token_ids", flags.stop_token_ids, "Tokens that end the text")
       ->delimiter(',');
@@ -79,16 +104,23 @@ CLI::App* AddGenerate(CLI::App& app, GenerateFlags& flags) {
   CLI::App* command =
       app.add_subcommand("generate", "Streams the continuation of a prompt");
   AddConnection(*command, flags.connection);
-  auto* prompt = command->add_option("--prompt", flags.prompt,
-                                     "Text to continue (default: standard input)");
+  auto* prompt =
+      command
+          ->add_option("--prompt", flags.prompt,
+                       "Text to continue (default: standard input, less a newline at "
+                       "its end)")
+          ->check(Utf8());
   command->add_option("--tokens", flags.tokens, "Prompt as token ids")
       ->delimiter(',')
       ->excludes(prompt);
-  command->add_option("--session", flags.session,
-                      "Session to continue; without a text it goes on by itself");
+  command
+      ->add_option("--session", flags.session,
+                   "Session to continue; without a text it goes on by itself")
+      ->check(Utf8());
   AddSampling(*command, flags.sampling);
-  command->add_option("--logprobs", flags.logprobs,
-                      "Log-probabilities of the n likeliest tokens (with --json)");
+  auto* logprobs =
+      command->add_option("--logprobs", flags.logprobs,
+                          "Log-probabilities of the n likeliest tokens (with --json)");
   command->add_option("--n", flags.n, "Candidates to generate");
   command->add_option("--priority", flags.priority, "Higher goes first");
   command
@@ -96,17 +128,21 @@ CLI::App* AddGenerate(CLI::App& app, GenerateFlags& flags) {
                    "on: go on where a server had to stop, there or on another; or off")
       ->check(CLI::IsMember({"on", "off"}))
       ->capture_default_str();
-  command->add_flag("--json", flags.json, "One JSON object a message");
-  command->add_flag("--stats", flags.stats, "Usage on stderr");
+  logprobs->needs(command->add_flag("--json", flags.json, "One JSON object a message"));
+  command->add_flag("--stats", flags.stats,
+                    "Seed, usage and finish reason on standard error");
   return command;
 }
 
 CLI::App* AddChat(CLI::App& app, ChatFlags& flags) {
   CLI::App* command = app.add_subcommand("chat", "A session in the terminal");
   AddConnection(*command, flags.connection);
-  auto* session = command->add_option("--session", flags.session,
-                                      "Session to continue (default: a new one)");
+  auto* session = command
+                      ->add_option("--session", flags.session,
+                                   "Session to continue (default: a new one)")
+                      ->check(Utf8());
   command->add_option("--prompt,--system", flags.prompt, "Text a new session begins with")
+      ->check(Utf8())
       ->excludes(session);
   AddSampling(*command, flags.sampling);
   command->add_option("--priority", flags.priority, "Higher goes first");
@@ -122,7 +158,7 @@ CLI::App* AddAction(CLI::App& command, const char* name, const char* what, Flags
 }
 
 void AddId(CLI::App& action, SessionsFlags& flags) {
-  action.add_option("id", flags.id, "Id of the session")->required();
+  action.add_option("id", flags.id, "Id of the session")->check(Utf8())->required();
 }
 
 CLI::App* AddSessions(CLI::App& app, SessionsFlags& flags) {
@@ -142,12 +178,13 @@ CLI::App* AddSessions(CLI::App& app, SessionsFlags& flags) {
   CLI::App* remove = add("delete", "Deletes sessions");
 
   for (CLI::App* action : {get, fork, park, to_file}) AddId(*action, flags);
-  remove->add_option("ids", flags.ids, "Ids of the sessions")->required();
+  remove->add_option("ids", flags.ids, "Ids of the sessions")->check(Utf8())->required();
   for (CLI::App* action : {to_file, from_file}) {
     action->add_option("file", flags.file, "The file; -: standard output or input")
         ->required();
   }
-  auto* prompt = create->add_option("--prompt", flags.prompt, "Text it begins with");
+  auto* prompt =
+      create->add_option("--prompt", flags.prompt, "Text it begins with")->check(Utf8());
   create->add_option("--tokens", flags.tokens, "The same as token ids")
       ->delimiter(',')
       ->excludes(prompt);
@@ -171,7 +208,7 @@ CLI::App* AddAdmin(CLI::App& app, AdminFlags& flags) {
   CLI::App* log_level = add("log_level", "Sets what the log tells");
 
   drain->add_flag("--hurry", flags.hurry, "Do not wait for what runs");
-  requests->add_option("--tenant", flags.tenant, "Of this tenant only");
+  requests->add_option("--tenant", flags.tenant, "Of this tenant only")->check(Utf8());
   requests->add_flag("--json", flags.json, "One JSON object a request");
   cancel->add_option("ids", flags.ids, "Ids of the requests")->required();
   log_level->add_option("level", flags.level, "debug, info, warning, error or off")
@@ -184,15 +221,21 @@ CLI::App* AddScore(CLI::App& app, ScoreFlags& flags) {
   CLI::App* command =
       app.add_subcommand("score", "Log-probabilities of a text after a context");
   AddConnection(*command, flags.connection);
-  command->add_option("--context", flags.context, "What comes before (default: nothing)");
-  command->add_option("--continuation", flags.continuation, "What is scored")->required();
+  command->add_option("--context", flags.context, "What comes before (default: nothing)")
+      ->check(Utf8());
+  command->add_option("--continuation", flags.continuation, "What is scored")
+      ->check(Utf8())
+      ->required();
   return command;
 }
 
 CLI::App* AddTokenize(CLI::App& app, TokenizeFlags& flags) {
   CLI::App* command = app.add_subcommand("tokenize", "Token ids of a text");
   AddConnection(*command, flags.connection);
-  command->add_option("text", flags.text, "The text (default: standard input)");
+  command
+      ->add_option("text", flags.text,
+                   "The text (default: standard input, every byte of it)")
+      ->check(Utf8());
   return command;
 }
 
@@ -213,7 +256,7 @@ CLI::App* AddHealth(CLI::App& app, HealthFlags& flags) {
   CLI::App* command = app.add_subcommand("health", "Whether the server is serving");
   AddServer(*command, flags.connection);
   command->add_option("--wait", flags.wait, "Seconds to wait until it is")
-      ->check(CLI::NonNegativeNumber);
+      ->check(NonNegative());
   return command;
 }
 
@@ -240,7 +283,7 @@ CLI::App* AddTop(CLI::App& app, TopFlags& flags) {
           ""))
       ->capture_default_str();
   command->add_option("--count", flags.count, "Screens to show; 0: until q or ctrl-C")
-      ->check(CLI::NonNegativeNumber)
+      ->check(NonNegative())
       ->capture_default_str();
   return command;
 }
@@ -263,16 +306,15 @@ CLI::App* AddVerify(CLI::App& app, VerifyOptions& options) {
                    "f32 or bf16 (default: as the weights are stored)")
       ->check(CLI::IsMember({"f32", "bf16"}));
   command->add_option("--chunk", options.chunk, "Prompt tokens a step (default: all)")
-      ->check(CLI::PositiveNumber);
-  command->add_option("--batch", options.batch, "Sequences in a step")
-      ->check(CLI::PositiveNumber);
+      ->check(Positive());
+  command->add_option("--batch", options.batch, "Sequences in a step")->check(Positive());
   AddBackend(*command, options.backend, options.device);
   command->add_option("--cpu_isa", options.cpu_isa, "Instruction set to compute with")
       ->check(CLI::IsMember({"auto", "plain", "avx2", "avx512", "avx512_bf16"}));
   command
       ->add_option("--threads", options.threads,
                    "Threads (default: one a hardware thread)")
-      ->check(CLI::PositiveNumber);
+      ->check(Positive());
   return command;
 }
 
@@ -299,15 +341,15 @@ CLI::App* AddPerplexity(CLI::App& app, PerplexityOptions& options) {
   command
       ->add_option("--window", options.window,
                    "Tokens predicted from an empty context each (default: 1024)")
-      ->check(CLI::PositiveNumber);
+      ->check(Positive());
   command
       ->add_option("--max_tokens", options.max_tokens,
                    "Tokens of the text to predict (default: all)")
-      ->check(CLI::PositiveNumber);
+      ->check(Positive());
   command
       ->add_option("--threads", options.threads,
                    "Threads (default: one a hardware thread)")
-      ->check(CLI::PositiveNumber);
+      ->check(Positive());
   return command;
 }
 
@@ -360,8 +402,7 @@ int Main(int argc, char** argv) {
   } catch (const CLI::Success& wanted) {  // help or version
     return app.exit(wanted);
   } catch (const CLI::ParseError& error) {
-    const std::string what = error.what();
-    std::fprintf(stderr, "goldfinch: %s\n", what.substr(0, what.find('\n')).c_str());
+    std::fprintf(stderr, "goldfinch: %s\n", UsageMistake(app, error).c_str());
     return kUsageExit;
   }
   if (generate->parsed()) return Run(flags.generate, RunGenerate);

@@ -4,6 +4,7 @@
 
 #include <cstdio>
 
+#include "absl/strings/ascii.h"
 #include "absl/strings/str_format.h"
 
 namespace goldfinch {
@@ -20,6 +21,10 @@ void PrintJson(const google::protobuf::Message& message) {
   if (google::protobuf::util::MessageToJsonString(message, &line, options).ok()) {
     Print(line + "\n");
   }
+}
+
+std::string ShortName(const std::string& name, const std::string& prefix) {
+  return absl::AsciiStrToLower(name.substr(prefix.size()));
 }
 
 double Seconds(const google::protobuf::Duration& duration) {

@@ -19,6 +19,9 @@ void Print(absl::string_view text);
 // One line, with the names of the contract.
 void PrintJson(const google::protobuf::Message& message);
 
+// The contract's name of a value without the enum's: "STATE_PAUSED" is "paused".
+std::string ShortName(const std::string& name, const std::string& prefix);
+
 double Seconds(const google::protobuf::Duration& duration);
 
 // "prompt 7 tokens (3 cached), generated 5; queue 0.001 s, ..."

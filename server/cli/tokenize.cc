@@ -1,4 +1,6 @@
 #include <cstdio>
+#include <optional>
+#include <string>
 
 #include "goldfinch/v1/generation_service.grpc.pb.h"
 #include "server/cli/call.h"
@@ -9,7 +11,9 @@ namespace goldfinch {
 // The ids on one line.
 int RunTokenize(const TokenizeFlags& flags) {
   v1::TokenizeRequest request;
-  request.set_text(flags.text ? *flags.text : ReadStandardInput());
+  const std::optional<std::string> text = flags.text ? flags.text : ReadStandardInput();
+  if (!text.has_value()) return kUsageExit;
+  request.set_text(*text);
   grpc::ClientContext context;
   SetDeadline(flags.connection, context);
   const auto stub = v1::GenerationService::NewStub(Connect(flags.connection));

@@ -90,6 +90,20 @@ std::string ToValidUtf8(std::string_view bytes) {
   return text;
 }
 
-bool IsValidUtf8(std::string_view bytes) { return ToValidUtf8(bytes) == bytes; }
+bool IsValidUtf8(std::string_view bytes) { return ValidUtf8Size(bytes) == bytes.size(); }
+
+size_t ValidUtf8Size(std::string_view bytes) {
+  size_t size = 0;
+  while (size < bytes.size()) {
+    const auto lead = static_cast<uint8_t>(bytes[size]);
+    const size_t length = CharacterLength(lead);
+    if (length == 0 || length > bytes.size() - size) return size;
+    for (size_t i = 1; i < length; ++i) {
+      if (!MayContinue(lead, i, static_cast<uint8_t>(bytes[size + i]))) return size;
+    }
+    size += length;
+  }
+  return size;
+}
 
 }  // namespace goldfinch

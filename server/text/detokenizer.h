@@ -12,6 +12,7 @@
 #pragma once
 
 #include <array>
+#include <cstddef>
 #include <cstdint>
 #include <string>
 #include <string_view>
@@ -41,5 +42,8 @@ class Detokenizer {
 std::string ToValidUtf8(std::string_view bytes);
 
 bool IsValidUtf8(std::string_view bytes);
+
+// The size of the longest beginning that is valid.
+size_t ValidUtf8Size(std::string_view bytes);
 
 }  // namespace goldfinch

@@ -62,6 +62,19 @@ TEST_F(AdminCommandTest, IsForAdmins) {
   EXPECT_THAT(output.err, StartsWith("goldfinch: PERMISSION_DENIED: "));
 }
 
+TEST_F(AdminCommandTest, AnotherPortIsToldFromAnAdminPort) {
+  const std::vector<std::vector<std::string>> commands = {
+      {"admin", "requests"}, {"admin", "reload"}, {"admin", "cancel", "1"}};
+  for (std::vector<std::string> command : commands) {
+    command.push_back("--key=key-root");
+    const ProgramOutput output = Goldfinch(server_.address(), command);
+    EXPECT_EQ(output.exit_code, 1);
+    EXPECT_EQ(output.err,
+              "goldfinch: UNIMPLEMENTED: this is not an admin port (see "
+              "--admin_listen)\n");
+  }
+}
+
 TEST_F(AdminCommandTest, RequestsAreListedAndCancelled) {
   EXPECT_THAT(Admin({"requests"}).out, StartsWith("      ID  TENANT "));
   Program endless = StartEndless();

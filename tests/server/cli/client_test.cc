@@ -19,6 +19,7 @@ namespace goldfinch {
 namespace {
 
 using nlohmann::json;
+using testing::EndsWith;
 using testing::HasSubstr;
 using testing::IsEmpty;
 using testing::StartsWith;
@@ -70,6 +71,9 @@ TEST_F(ClientTest, GenerateStreamsTheTextOfItsPrompt) {
   EXPECT_EQ(output.out, TextOf(tokens) + "\n");
   EXPECT_THAT(output.err, IsEmpty());
   EXPECT_EQ(Goldfinch(flags, "the prompt").out, output.out) << "from standard input";
+  EXPECT_EQ(Goldfinch(flags, "the prompt\n").out, output.out) << "as of echo";
+  EXPECT_EQ(Goldfinch(flags, "the prompt\n\n").out,
+            TextOf(ExpectedTokens(TextRequest("the prompt\n", 30))) + "\n");
   std::vector<std::string> with_ids = flags;
   with_ids.push_back("--tokens=" + absl::StrJoin(Encode("the prompt"), ","));
   EXPECT_EQ(Goldfinch(with_ids).out, output.out);
@@ -96,7 +100,7 @@ TEST_F(ClientTest, GenerateSendsEverySamplingFlag) {
       {"--tokens=1000", "tokens[0] is 1000"},
   };
   for (const auto& [flag, message] : cases) {
-    const ProgramOutput output = Goldfinch({"generate", flag}, "x");
+    const ProgramOutput output = Goldfinch({"generate", "--json", flag}, "x");
     EXPECT_EQ(output.exit_code, 1) << flag;
     EXPECT_THAT(output.err, StartsWith("goldfinch: INVALID_ARGUMENT: " + message));
     EXPECT_THAT(output.out, IsEmpty());
@@ -154,6 +158,14 @@ TEST_F(ClientTest, StatsGoToStandardError) {
       Goldfinch({"generate", "--prompt=x", "--max_tokens=8", "--ignore_eos", "--stats"});
   EXPECT_THAT(output.err,
               HasSubstr("candidate 0: prompt 1 tokens (0 cached), generated 8"));
+  EXPECT_THAT(output.err, EndsWith("; finish reason length\n"));
+  // With the seed it got at random the text is the same again.
+  EXPECT_THAT(output.err, StartsWith("seed: "));
+  const std::string seed = output.err.substr(6, output.err.find('\n') - 6);
+  EXPECT_EQ(Goldfinch({"generate", "--prompt=x", "--max_tokens=8", "--ignore_eos",
+                       "--seed=" + seed})
+                .out,
+            output.out);
 }
 
 TEST_F(ClientTest, TimeoutIsTheDeadlineOfTheCall) {
@@ -192,6 +204,8 @@ TEST_F(ClientTest, TokenizeAndDetokenizeAreInverse) {
   const std::string ids = absl::StrJoin(Encode(text), " ");
   EXPECT_EQ(Goldfinch({"tokenize", text}).out, ids + "\n");
   EXPECT_EQ(Goldfinch({"tokenize"}, text).out, ids + "\n");
+  EXPECT_EQ(Goldfinch({"tokenize"}, text + "\n").out,
+            absl::StrJoin(Encode(text + "\n"), " ") + "\n");
   EXPECT_EQ(Goldfinch({"detokenize", absl::StrJoin(Encode(text), ",")}).out, text + "\n");
   std::vector<std::string> arguments = absl::StrSplit("detokenize " + ids, ' ');
   EXPECT_EQ(Goldfinch(arguments).out, text + "\n");
@@ -220,7 +234,11 @@ TEST(ClientWithoutServerTest, SaysSoAndFails) {
   const std::string nowhere = "--server=127.0.0.1:1";
   ProgramOutput output = RunProgram("goldfinch", {"health", nowhere});
   EXPECT_EQ(output.exit_code, 1);
-  EXPECT_THAT(output.err, HasSubstr("UNAVAILABLE"));
+  EXPECT_THAT(output.err, StartsWith("goldfinch: UNAVAILABLE: "));
+  EXPECT_THAT(output.err, HasSubstr("Connection refused"));
+  output = RunProgram("goldfinch", {"health", nowhere, "--wait=0.3"});
+  EXPECT_EQ(output.exit_code, 1);
+  EXPECT_THAT(output.err, HasSubstr("Connection refused"));
   output = RunProgram("goldfinch", {"generate", "--prompt=x", nowhere});
   EXPECT_EQ(output.exit_code, 1);
   EXPECT_THAT(output.err, StartsWith("goldfinch: UNAVAILABLE: "));
@@ -232,9 +250,11 @@ TEST(ClientUsageTest, AMistakeIsOneLineAndExitCodeTwo) {
       {"sing"},
       {"generate", "--no_such_flag"},
       {"generate", "--temperature=warm"},
+      {"generate", "--prompt=x", "--logprobs=1"},
       {"generate", "--prompt=x", "--tokens=1"},
       {"generate", "--timeout=-1"},
       {"generate", "--seed=-1"},
+      {"generate", "--prompt=x", "--logit_bias=5"},
       {"score"},
       {"detokenize"},
       {"health", "--wait=-1"},
@@ -251,10 +271,55 @@ TEST(ClientUsageTest, AMistakeIsOneLineAndExitCodeTwo) {
     EXPECT_EQ(std::count(output.err.begin(), output.err.end(), '\n'), 1) << output.err;
     EXPECT_THAT(output.out, IsEmpty());
   }
-  const ProgramOutput bias =
-      RunProgram("goldfinch", {"generate", "--prompt=x", "--logit_bias=5"});
-  EXPECT_NE(bias.exit_code, 0);
-  EXPECT_EQ(bias.err, "goldfinch: --logit_bias is 5; it must be ID:VALUE\n");
+}
+
+TEST(ClientUsageTest, AMistakeIsNamed) {
+  const std::vector<std::pair<std::vector<std::string>, std::string>> cases = {
+      {{}, "A subcommand is required"},
+      {{"sing"}, "not known: sing"},
+      {{"sessions", "sing"}, "not known: sing"},
+      {{"score", "--continuatoin=x"}, "not known: --continuatoin=x"},
+      {{"generate", "--prompt=x", "--logit_bias=5"},
+       "--logit_bias is 5; it must be ID:VALUE"},
+      {{"generate", "--prompt=x", "--logprobs=1"}, "--logprobs requires --json"},
+      {{"generate", "--seed=-1"}, "--seed: is -1; it must be 0 or more"},
+      {{"generate", "--timeout=0"}, "--timeout: is 0; it must be above 0"},
+      {{"verify", "dir", "file", "--chunk=nan"}, "--chunk: is nan; it must be above 0"},
+  };
+  for (const auto& [arguments, message] : cases) {
+    const ProgramOutput output = RunProgram("goldfinch", arguments);
+    EXPECT_EQ(output.exit_code, 2);
+    EXPECT_EQ(output.err, "goldfinch: " + message + "\n");
+  }
+}
+
+TEST(ClientUsageTest, TextThatIsNotUtf8IsNotSent) {
+  const std::string bad = "caf\xE9";
+  const std::vector<std::vector<std::string>> commands = {
+      {"generate", "--prompt=" + bad},
+      {"generate", "--prompt=x", "--stop=fine", "--stop=" + bad},
+      {"generate", "--prompt=x", "--session=" + bad},
+      {"chat", "--prompt=" + bad},
+      {"chat", "--session=" + bad},
+      {"sessions", "create", "--prompt=" + bad},
+      {"sessions", "get", bad},
+      {"sessions", "delete", bad},
+      {"admin", "requests", "--tenant=" + bad},
+      {"score", "--continuation=" + bad},
+      {"score", "--context=" + bad, "--continuation=x"},
+      {"tokenize", bad},
+      {"generate"},
+      {"tokenize"},
+  };
+  for (std::vector<std::string> command : commands) {
+    SCOPED_TRACE(absl::StrJoin(command, " "));
+    command.push_back("--server=127.0.0.1:1");
+    const ProgramOutput output = RunProgram("goldfinch", command, bad);
+    EXPECT_EQ(output.exit_code, 2);
+    EXPECT_THAT(output.err, StartsWith("goldfinch: "));
+    EXPECT_THAT(output.err, EndsWith(": the text is not UTF-8: byte 3\n"));
+    EXPECT_EQ(std::count(output.err.begin(), output.err.end(), '\n'), 1) << output.err;
+  }
 }
 
 TEST(ClientUsageTest, HelpAndVersionAreNotErrors) {

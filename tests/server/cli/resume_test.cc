@@ -187,6 +187,16 @@ TEST(ResumeTest, AChatWaitsForAServerThatTakesItsLine) {
   EXPECT_EQ(server.requests()[2].text(), "hello");
 }
 
+TEST(ResumeTest, AChatDoesNotSendALineThatIsNotUtf8) {
+  const ScriptedServer server({Rest()});
+  const ProgramOutput output =
+      RunProgram("goldfinch", {"chat", absl::StrCat("--server=", server.address())},
+                 "caf\xE9\nhello\n");
+  EXPECT_EQ(output.exit_code, 2);
+  EXPECT_EQ(output.err, "goldfinch: the text is not UTF-8: byte 3\n");
+  EXPECT_EQ(output.out, "three four\n");
+}
+
 TEST(ResumeTest, AChatGoesOnWithAnInterruptedAnswer) {
   const ScriptedServer server({Interrupted(), Rest()});
   EXPECT_EQ(RunProgram("goldfinch", {"chat", absl::StrCat("--server=", server.address())},

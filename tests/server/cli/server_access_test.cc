@@ -31,12 +31,14 @@ constexpr char kDemo[] = GOLDFINCH_SOURCE_DIR "/models/demo";
 constexpr char kNoModel[] = "the model directory x is not a directory";
 constexpr char kUnauthenticated[] = "goldfinch: UNAUTHENTICATED: ";
 
-void ExpectRefused(const std::vector<std::string>& more, const std::string& message) {
+// Flags that are fine lead to what is wrong in files, with another exit code.
+void ExpectRefused(const std::vector<std::string>& more, const std::string& message,
+                   int exit_code = 2) {
   std::vector<std::string> arguments = {"--model=x"};
   arguments.insert(arguments.end(), more.begin(), more.end());
   SCOPED_TRACE(absl::StrJoin(arguments, " "));
   const ProgramOutput output = RunProgram("goldfinch-server", arguments);
-  EXPECT_EQ(output.exit_code, 1);
+  EXPECT_EQ(output.exit_code, exit_code);
   EXPECT_THAT(output.err, StartsWith("goldfinch-server: " + message));
   EXPECT_EQ(std::count(output.err.begin(), output.err.end(), '\n'), 1) << output.err;
   EXPECT_THAT(output.out, IsEmpty());
@@ -53,20 +55,21 @@ TEST(ServerAccessFlagsTest, BeyondThisMachineATenantsFileIsNeeded) {
   // These get as far as the model.
   for (const char* address :
        {"127.0.0.1:0", "127.9.9.9:0", "[::1]:0", "localhost:0", "unix:0"}) {
-    ExpectRefused({absl::StrCat("--listen=", address)}, kNoModel);
+    ExpectRefused({absl::StrCat("--listen=", address)}, kNoModel, 1);
   }
-  ExpectRefused({"--listen=0.0.0.0:0", "--insecure_allow_anonymous"}, kNoModel);
+  ExpectRefused({"--listen=0.0.0.0:0", "--insecure_allow_anonymous"}, kNoModel, 1);
   const TenantFile file(TenantEntry("a", "key-a"));
-  ExpectRefused({"--listen=0.0.0.0:0", "--tenants_file=" + file.path()}, kNoModel);
+  ExpectRefused({"--listen=0.0.0.0:0", "--tenants_file=" + file.path()}, kNoModel, 1);
 }
 
 TEST(ServerAccessFlagsTest, AnAdminServiceForOtherMachinesNeedsATenantsFile) {
   ExpectRefused({"--admin_listen=nonsense"}, "--admin_listen is nonsense; it must be");
   ExpectRefused({"--admin_listen=0.0.0.0:0", "--insecure_allow_anonymous"},
                 "--admin_listen is 0.0.0.0:0, which other machines reach");
-  ExpectRefused({"--admin_listen=127.0.0.1:0"}, kNoModel);
+  ExpectRefused({"--admin_listen=127.0.0.1:0"}, kNoModel, 1);
   const TenantFile file(TenantEntry("a", "key-a"));
-  ExpectRefused({"--admin_listen=0.0.0.0:0", "--tenants_file=" + file.path()}, kNoModel);
+  ExpectRefused({"--admin_listen=0.0.0.0:0", "--tenants_file=" + file.path()}, kNoModel,
+                1);
 }
 
 TEST(ServerAccessFlagsTest, LimitsOfConnectionsHaveBounds) {
@@ -80,7 +83,7 @@ TEST(ServerAccessFlagsTest, LimitsOfConnectionsHaveBounds) {
       SCOPED_TRACE(argument);
       const ProgramOutput output =
           RunProgram("goldfinch-server", {"--model=x", argument});
-      EXPECT_EQ(output.exit_code, 1);
+      EXPECT_EQ(output.exit_code, 2);
       EXPECT_THAT(output.err, StartsWith(absl::StrCat("goldfinch-server: ", flag)));
     }
   }
@@ -90,17 +93,17 @@ TEST(ServerAccessFlagsTest, LimitsOfConnectionsHaveBounds) {
 }
 
 TEST(ServerAccessFlagsTest, ABadTenantsFileIsOneLineBeforeAnythingIsLoaded) {
-  ExpectRefused({"--tenants_file=/no/such/file"}, "the tenants file cannot be opened");
+  ExpectRefused({"--tenants_file=/no/such/file"}, "the tenants file cannot be opened", 1);
   const TenantFile file("nonsense");
   ExpectRefused({"--tenants_file=" + file.path()},
-                "the tenants file: it is not JSON, at byte ");
+                "the tenants file: it is not JSON, at byte ", 1);
   file.Write(TenantEntry("a", "key-a", ", \"limits\": {\"max_sessions\": -1}"));
   ExpectRefused({"--tenants_file=" + file.path()},
-                "the tenants file: tenant a: limits.max_sessions is -1");
+                "the tenants file: tenant a: limits.max_sessions is -1", 1);
   file.Write(TenantEntry("a", "key-a"));
   ASSERT_EQ(chmod(file.path().c_str(), 0602), 0);
   ExpectRefused({"--tenants_file=" + file.path()},
-                "the tenants file may be written by everybody");
+                "the tenants file may be written by everybody", 1);
 }
 
 TEST(ServerAccessFlagsTest, BadCertificatesAreOneLine) {
@@ -113,12 +116,14 @@ TEST(ServerAccessFlagsTest, BadCertificatesAreOneLine) {
   ExpectRefused({"--tls_key=" + key.path()}, "--tls_cert and --tls_key are given toget");
   ExpectRefused({"--tls_client_ca=" + certificate.path()},
                 "--tls_client_ca is of no use");
-  ExpectRefused({tls_cert, "--tls_key=/no/such/file"}, "the file of --tls_key cannot be");
-  ExpectRefused({tls_cert, "--tls_key=" + other.path()}, "the key of --tls_key is not");
+  ExpectRefused({tls_cert, "--tls_key=/no/such/file"}, "the file of --tls_key cannot be",
+                1);
+  ExpectRefused({tls_cert, "--tls_key=" + other.path()}, "the key of --tls_key is not",
+                1);
   ExpectRefused({tls_cert, "--tls_key=" + open_key.path()},
-                "the file of --tls_key may be read by everybody");
+                "the file of --tls_key may be read by everybody", 1);
   ExpectRefused({tls_cert, "--tls_key=" + key.path(), "--tls_client_ca=" + key.path()},
-                "the file of --tls_client_ca has no certificate");
+                "the file of --tls_client_ca has no certificate", 1);
 }
 
 // The server program on the demo model.
@@ -274,6 +279,10 @@ TEST_F(ServerAccessTest, BothSpeakTlsAndKnowEachOther) {
               StartsWith("goldfinch: UNAVAILABLE: "));
   EXPECT_THAT(Client(address, {"model", "--key=key-a"}).err,
               StartsWith("goldfinch: UNAVAILABLE: "));
+  // `health` tells the reason, too.
+  EXPECT_THAT(Client(address, {"health", "--tls", tls[1], tls[2]}).err,
+              HasSubstr("certificate verify failed"));
+  EXPECT_THAT(Client(address, {"health"}).err, HasSubstr("failed to connect"));
 }
 
 TEST_F(ServerAccessTest, MemoryThatTheModelDoesNotFitIsRefusedAtStart) {

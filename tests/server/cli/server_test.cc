@@ -1,5 +1,5 @@
-// The server program: mistakes of the operator are one line and exit code 1; with the
-// demo model it serves, drains and exits 0.
+// The server program: mistakes of the operator are one line and exit code 2 or 1; with
+// the demo model it serves, drains and exits 0.
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 #include <signal.h>
@@ -25,11 +25,11 @@ using testing::StartsWith;
 
 constexpr char kDemo[] = GOLDFINCH_SOURCE_DIR "/models/demo";
 
-void ExpectRefused(const std::vector<std::string>& arguments,
-                   const std::string& message) {
+void ExpectRefused(const std::vector<std::string>& arguments, const std::string& message,
+                   int exit_code = 2) {
   SCOPED_TRACE(absl::StrJoin(arguments, " "));
   const ProgramOutput output = RunProgram("goldfinch-server", arguments);
-  EXPECT_EQ(output.exit_code, 1);
+  EXPECT_EQ(output.exit_code, exit_code);
   EXPECT_THAT(output.err, StartsWith("goldfinch-server: "));
   EXPECT_THAT(output.err, HasSubstr(message));
   EXPECT_EQ(std::count(output.err.begin(), output.err.end(), '\n'), 1) << output.err;
@@ -39,7 +39,9 @@ void ExpectRefused(const std::vector<std::string>& arguments,
 TEST(ServerFlagsTest, MistakesAreOneLine) {
   ExpectRefused({}, "--model is required");
   ExpectRefused({"--model="}, "--model is empty; it must be a directory");
-  ExpectRefused({"--model=x", "--no_such_flag=1"}, "no_such_flag");
+  ExpectRefused({"--model=x", "--no_such_flag=1"}, "not known: --no_such_flag=1");
+  // Not that it is missing.
+  ExpectRefused({"--modell=x"}, "not known: --modell=x");
   ExpectRefused({"--model=x", "stray"}, "stray");
   ExpectRefused({"--model=x", "--threads=many"}, "--threads");
   ExpectRefused({"--model=x", "--compute_dtype=f8"}, "f8");
@@ -122,12 +124,12 @@ TEST(ServerFlagsTest, HelpNamesEveryFlagAndVersionIsOneLine) {
 }
 
 TEST(ServerModelTest, WhatCannotBeReadIsOneLine) {
-  ExpectRefused({"--model=/no/such/directory"}, "/no/such/directory");
+  ExpectRefused({"--model=/no/such/directory"}, "/no/such/directory", 1);
   // A model without a vocabulary.
   ExpectRefused(
       {absl::StrCat("--model=", GOLDFINCH_SOURCE_DIR, "/tests/golden/goldfinch"),
        "--cache_bytes=1MiB", "--expanded_bytes=1MiB"},
-      "vocab.txt");
+      "vocab.txt", 1);
 }
 
 // The server program on the demo model, on free ports.
@@ -188,7 +190,7 @@ TEST_F(ServingTest, ServesUntilItIsToldToStopAndExitsZero) {
 
   // Its ports are taken now.
   ExpectRefused(Flags({absl::StrCat("--listen=127.0.0.1:", port), "--metrics="}),
-                absl::StrCat("cannot listen on 127.0.0.1:", port));
+                absl::StrCat("cannot listen on 127.0.0.1:", port), 1);
   server.Signal(SIGTERM);
   const ProgramOutput output = server.Wait();
   EXPECT_EQ(output.exit_code, 0);

@@ -113,6 +113,15 @@ TEST(DetokenizerTest, OverlongSurrogateAndTooLargeAreReplacedByteByByte) {
   EXPECT_FALSE(IsValidUtf8("\xED\xBF\xBF"));
 }
 
+TEST(DetokenizerTest, TellsWhereTextEndsThatIsValid) {
+  EXPECT_EQ(ValidUtf8Size(""), 0u);
+  EXPECT_EQ(ValidUtf8Size("café"), 5u);
+  EXPECT_EQ(ValidUtf8Size("caf\xE9"), 3u);
+  EXPECT_EQ(ValidUtf8Size("é\xEF\xBF"), 2u) << "what U+FFFD begins with";
+  EXPECT_EQ(ValidUtf8Size("ab\xED\xA0\x80z"), 2u);
+  EXPECT_EQ(ValidUtf8Size("\x80"), 0u);
+}
+
 TEST(DetokenizerTest, EqualsThePlainTwinAtEveryCut) {
   Random random(6);
   for (int round = 0; round < 20000; ++round) {
@@ -122,6 +131,8 @@ TEST(DetokenizerTest, EqualsThePlainTwinAtEveryCut) {
     const std::string expected = ReferenceUtf8(bytes);
     EXPECT_EQ(ToValidUtf8(bytes), expected);
     EXPECT_EQ(IsValidUtf8(bytes), expected == bytes);
+    const std::string valid = bytes.substr(0, ValidUtf8Size(bytes));
+    EXPECT_EQ(ReferenceUtf8(valid), valid);
 
     Detokenizer detokenizer;
     std::string text;
