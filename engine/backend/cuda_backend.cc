@@ -114,7 +114,12 @@ class CudaBackend final : public Backend {
     stream_.overlap = options.overlap && device.major >= 9 && KernelsWait(stream_);
     stream_.multiprocessors = device.multiProcessorCount;
     PrepareGemm(stream_);
+    PrepareNorms(stream_);
+    PrepareElementwise(stream_);
+    PrepareQuantize(stream_);
     PrepareWkv(stream_);
+    PrepareAttend(stream_);
+    PrepareSample(stream_);
   }
   ~CudaBackend() override { Synchronize(); }
 

@@ -238,11 +238,7 @@ cudaError_t Launch(cudaStream_t stream, const Configuration& launch, void (*kern
 struct cudaFuncAttributes {
   int ptxVersion;
 };
-template <typename... P>
-cudaError_t cudaFuncGetAttributes(cudaFuncAttributes* attributes, void (*)(P...)) {
-  attributes->ptxVersion = 90;
-  return cudaSuccess;
-}
+cudaError_t cudaFuncGetAttributes(cudaFuncAttributes* attributes, const void* kernel);
 template <typename... P>
 cudaError_t cudaFuncSetAttribute(void (*kernel)(P...), cudaFuncAttribute, int value) {
   return emulation::AllowShared(reinterpret_cast<const void*>(kernel), value);

@@ -24,6 +24,7 @@ using emulation::Order;
 
 class EmulatedEngineTest : public testing::TestWithParam<ComputeType> {
  protected:
+  void SetUp() override { emulation::ForgetKernels(); }
   void TearDown() override {
     emulation::SetOrder(Order::kForward);
     emulation::FailCall(-1);
@@ -136,9 +137,11 @@ TEST_P(EmulatedEngineTest, StepsAllocateNothingAndAnEngineGivesAllMemoryBack) {
   {
     const auto engine = Make();
     const std::int64_t allocations = emulation::NumAllocations();
+    const std::int64_t kernels = emulation::NumLoadedKernels();
     Feed(*engine);
     EXPECT_TRUE(SampleAndScore(*engine).ok());
     EXPECT_EQ(emulation::NumAllocations(), allocations);
+    EXPECT_EQ(emulation::NumLoadedKernels(), kernels);
     EXPECT_GT(emulation::AllocatedBytes(), bytes);
   }
   EXPECT_EQ(emulation::AllocatedBytes(), bytes);
@@ -173,6 +176,7 @@ TEST_P(EmulatedEngineTest, GraphsOfDecodeStepsHaveTheBitsOfWhatTheyWereRecordedF
   std::vector<std::vector<float>> logits;
   std::vector<std::int64_t> launches;
   for (const bool graphs : {true, false}) {
+    emulation::ForgetKernels();
     const auto engine = MakeEngine(folder_.path(), GetParam(), [&](auto& options) {
       options.backend = "cuda_emulated";
       options.cuda_graphs = graphs;
@@ -182,9 +186,11 @@ TEST_P(EmulatedEngineTest, GraphsOfDecodeStepsHaveTheBitsOfWhatTheyWereRecordedF
     });
     const std::int64_t before = emulation::NumGraphLaunches();
     const std::int64_t allocations = emulation::NumAllocations();
+    const std::int64_t kernels = emulation::NumLoadedKernels();
     logits.push_back(DecodeTogether(*engine));
     launches.push_back(emulation::NumGraphLaunches() - before);
     EXPECT_EQ(emulation::NumAllocations(), allocations);
+    EXPECT_EQ(emulation::NumLoadedKernels(), kernels);
   }
   EXPECT_TRUE(SameBits(logits[0], logits[1]));
   EXPECT_EQ(launches[1], 0);

@@ -44,6 +44,11 @@ std::int64_t AllocatedBytes();
 std::int64_t DeviceBytes();  // of the former, device memory
 std::int64_t NumAllocations();
 
+// Kernels that a driver would have loaded by now, since they were last forgotten: those
+// that were launched or asked about.
+std::int64_t NumLoadedKernels();
+void ForgetKernels();
+
 // All that a device has; negative: as much as it had.
 void SetDeviceMemory(std::int64_t bytes);
 

@@ -54,6 +54,7 @@ std::int64_t fail_in = -1, calls = 0, graph_launches = 0;
 Driver driver = Driver::kTwoDevices;
 thread_local int current_device = 0;
 std::set<cudaStream_t> streams;
+std::set<std::pair<const void*, int>> loaded;                     // likewise
 std::map<std::pair<const void*, int>, std::size_t> shared_bytes;  // by kernel and device
 
 void RunUntil(cudaStream_t stream, std::int64_t after) {
@@ -134,6 +135,7 @@ cudaError_t AllowShared(const void* kernel, int bytes) {
 cudaError_t Enqueue(cudaStream_t stream, const void* function, Kernel kernel) {
   if (const cudaError_t error = Call(); error != cudaSuccess) return error;
   if (stream->device != current_device) return cudaErrorInvalidResourceHandle;
+  loaded.insert({function, current_device});
   const dim3 grid = kernel.launch.grid, block = kernel.launch.block;
   const std::size_t threads = std::size_t{block.x} * block.y * block.z;
   if (threads == 0 || threads > kMaxThreads || grid.x == 0 || grid.x > kMaxGridX ||
@@ -157,6 +159,8 @@ int CurrentDevice() { return current_device; }
 
 void FailCall(std::int64_t calls_away) { fail_in = calls_away; }
 std::int64_t NumCalls() { return calls; }
+std::int64_t NumLoadedKernels() { return static_cast<std::int64_t>(loaded.size()); }
+void ForgetKernels() { loaded.clear(); }
 std::int64_t NumGraphLaunches() { return graph_launches; }
 void SetDriver(Driver value) { driver = value; }
 
@@ -221,6 +225,12 @@ const char* cudaGetErrorString(cudaError_t error) {
   return "?";
 }
 cudaError_t cudaGetLastError() { return Call(); }
+cudaError_t cudaFuncGetAttributes(cudaFuncAttributes* attributes, const void* kernel) {
+  if (const cudaError_t error = Call(); error != cudaSuccess) return error;
+  emulation::loaded.insert({kernel, emulation::current_device});
+  attributes->ptxVersion = 90;
+  return cudaSuccess;
+}
 cudaError_t cudaGetDeviceCount(int* count) {
   switch (emulation::driver) {
     case emulation::Driver::kNoDevice:

@@ -327,6 +327,12 @@ void Scatter(Stream& stream, const char* name, const Matrix& in, const std::int6
 
 }  // namespace
 
+void PrepareAttend(Stream& stream) {
+  LoadKernels(stream, AttendChunks<float>, AttendChunks<std::uint16_t>, FoldChunks,
+              AttendFinishKernel, ScatterHeads<float>, ScatterHeads<std::uint16_t>,
+              RopeKernel);
+}
+
 void Rope(Stream& stream, const Matrix& x, const std::int64_t* position,
           const double* frequency) {
   Launch(stream, "rope", RopeKernel, dim3(static_cast<unsigned>(x.rows)), kThreads, 0, x,

@@ -123,6 +123,15 @@ void MoveBlocks(Stream& stream, const char* name, const void* from, std::int64_t
 
 }  // namespace
 
+void PrepareElementwise(Stream& stream) {
+  LoadKernels(stream, LerpKernel, ConvertKernel, GatherRowsKernel<std::int64_t>,
+              GatherRowsKernel<std::int32_t>, GatherShiftKernel, ScatterRowsKernel,
+              ScatterTokensKernel<std::uint16_t>, ScatterTokensKernel<std::int32_t>,
+              GatherTokensKernel<std::uint16_t>, GatherTokensKernel<std::int32_t>,
+              BlocksKernel<uint4>, BlocksKernel<std::uint16_t>,
+              BlocksKernel<std::uint8_t>);
+}
+
 void Lerp(Stream& stream, const Matrix& cur, const Matrix& diff, const float* mix,
           const Matrix& out) {
   Launch(stream, "lerp", LerpKernel, GridOf(out.rows, out.cols), kThreads, 0, cur, diff,

@@ -27,6 +27,8 @@ __global__ void __launch_bounds__(kThreads)
 
 }  // namespace
 
+void PrepareFinishSums(Stream& stream) { LoadKernels(stream, FinishRow); }
+
 void FinishSums(Stream& stream, const float* sums, const Matrix& y,
                 const Epilogue& epilogue) {
   Launch(stream, "finish_sums", FinishRow,

@@ -616,14 +616,20 @@ Shape ShapeFor(const Sizes& sizes) {
 
 // Shared memory beyond 48 KiB must be asked for.
 template <typename Weights>
-void AllowShared(Stream& stream) {
+void PrepareKernels(Stream& stream) {
+  for (const std::int64_t rows : {8, 16, 32}) {
+    const Shape shape = ShapeFor<Weights>({.rows = rows});
+    LoadKernels(stream, shape.aligned, shape.any);
+  }
   for (const Shape& shape :
        {ManyRowsShape<Weights, 64, true>(), ManyRowsShape<Weights, 64, false>(),
         ManyRowsShape<Weights, 128, false>()})
-    for (const Kernel kernel : {shape.aligned, shape.any})
+    for (const Kernel kernel : {shape.aligned, shape.any}) {
+      LoadKernels(stream, kernel);
       stream.Check(cudaFuncSetAttribute(
                        kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, shape.shared),
                    "cudaFuncSetAttribute");
+    }
 }
 
 void LaunchBf16(Stream& stream, std::span<const GemmArgs> products, DType storage,
@@ -679,9 +685,11 @@ std::int64_t GemmPartialBytes() {
 }
 
 void PrepareGemm(Stream& stream) {
-  AllowShared<Bf16Weights>(stream);
-  AllowShared<ByteWeights<std::int8_t>>(stream);
-  AllowShared<ByteWeights<Fp8>>(stream);
+  PrepareKernels<Bf16Weights>(stream);
+  PrepareKernels<ByteWeights<std::int8_t>>(stream);
+  PrepareKernels<ByteWeights<Fp8>>(stream);
+  LoadKernels(stream, AddSlices, F32Tile<float>, F32Tile<std::int8_t>, F32Tile<Fp8>);
+  PrepareFinishSums(stream);
 }
 
 void Gemm(Stream& stream, std::span<const GemmArgs> products, float* partials) {

@@ -38,7 +38,8 @@ struct GemmArgs {
 
 inline constexpr std::size_t kMaxGemms = 16;
 
-// Once a stream, before its first Gemm: asks for the shared memory its kernels use.
+// Once a stream, before its first Gemm or FinishSums: loads their kernels and asks for
+// the shared memory that they use.
 void PrepareGemm(Stream& stream);
 
 // Device memory that a Gemm may leave partial sums in until it is done.
@@ -51,6 +52,7 @@ void Gemm(Stream& stream, std::span<const GemmArgs> products, float* partials);
 
 // finish_sums.cu: what Gemm does with its sums, to those of another product. They are
 // [rows, out] without gaps; y has at most 65535 rows.
+void PrepareFinishSums(Stream& stream);  // called by PrepareGemm
 void FinishSums(Stream& stream, const float* sums, const Matrix& y,
                 const Epilogue& epilogue);
 

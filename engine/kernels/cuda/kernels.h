@@ -12,6 +12,13 @@
 
 namespace goldfinch::GOLDFINCH_CUDA {
 
+// Each once for a device, before the first launch of its file.
+void PrepareNorms(Stream& stream);
+void PrepareElementwise(Stream& stream);
+void PrepareQuantize(Stream& stream);
+void PrepareWkv(Stream& stream);
+void PrepareAttend(Stream& stream);
+
 // norm.cu
 void EmbedNorm(Stream& stream, const std::int32_t* tokens, const Matrix& table,
                const NormWeights& norm, const Matrix& out);
@@ -50,7 +57,6 @@ void GatherQuantized(Stream& stream, const Matrix& in, const std::uint16_t* scal
                      const std::int64_t* index, const Matrix& out);
 
 // wkv.cu, wkv_blocks.cu
-void PrepareWkv(Stream& stream);  // once for a device, before the first Wkv
 void Wkv(Stream& stream, const WkvArgs& args);
 
 // attend.cu

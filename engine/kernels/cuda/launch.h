@@ -69,6 +69,17 @@ void Launch(Stream& stream, const char* name, void (*kernel)(P...), dim3 grid, i
 #endif
 }
 
+// Has the driver load these kernels now: else their first launch would, which takes time,
+// and memory of the device, in the midst of a step.
+template <typename... K>
+void LoadKernels(Stream& stream, K*... kernels) {
+  const auto load = [&stream](const void* kernel) {
+    cudaFuncAttributes attributes = {};
+    stream.Check(cudaFuncGetAttributes(&attributes, kernel), "loading kernels");
+  };
+  (load(reinterpret_cast<const void*>(kernels)), ...);
+}
+
 // Blocks of `size` that cover `count`.
 inline unsigned BlocksFor(std::int64_t count, std::int64_t size) {
   return static_cast<unsigned>((count + size - 1) / size);

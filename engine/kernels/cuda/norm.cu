@@ -221,6 +221,12 @@ dim3 RowsOf(std::int64_t rows) { return dim3(static_cast<unsigned>(rows)); }
 
 }  // namespace
 
+void PrepareNorms(Stream& stream) {
+  LoadKernels(stream, EmbedNormKernel<float>, EmbedNormKernel<std::uint16_t>,
+              NormShiftKernel, NormToStateKernel, AddNormKernel, AddNormByWarpKernel,
+              RmsNormKernel);
+}
+
 void EmbedNorm(Stream& stream, const std::int32_t* tokens, const Matrix& table,
                const NormWeights& norm, const Matrix& out) {
   Launch(

@@ -47,8 +47,9 @@ dim3 GridFor(const Stream& stream, std::int64_t count) {
 bool KernelsWait(Stream& stream) {
   constexpr int kFirstThatWaits = 90;  // as AwaitLaunch is compiled
   cudaFuncAttributes attributes = {};
-  return stream.Check(cudaFuncGetAttributes(&attributes, Fill),
-                      "cudaFuncGetAttributes") &&
+  return stream.Check(
+             cudaFuncGetAttributes(&attributes, reinterpret_cast<const void*>(Fill)),
+             "cudaFuncGetAttributes") &&
          attributes.ptxVersion >= kFirstThatWaits;
 }
 

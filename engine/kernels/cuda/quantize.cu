@@ -22,7 +22,8 @@ __global__ void __launch_bounds__(kThreads)
   AwaitLaunch();
   const std::int64_t row = TaskRow();
   if (row >= in.rows) return;
-  const int lane = static_cast<int>(threadIdx.x) % kWarp, cols = static_cast<int>(in.cols);
+  const int lane = static_cast<int>(threadIdx.x) % kWarp,
+            cols = static_cast<int>(in.cols);
   const float* const x = Row<float>(in, row);
   std::int8_t* const q = Row<std::int8_t>(out, index[row]);
   float largest = 0.0f;
@@ -55,6 +56,10 @@ __global__ void __launch_bounds__(kThreads)
 }
 
 }  // namespace
+
+void PrepareQuantize(Stream& stream) {
+  LoadKernels(stream, ScatterQuantizedKernel, GatherQuantizedKernel);
+}
 
 void ScatterQuantized(Stream& stream, const Matrix& in, const std::int64_t* index,
                       const Matrix& out, std::uint16_t* scales) {

@@ -260,6 +260,8 @@ float OneOf(const Matrix& logits) {
 
 }  // namespace
 
+void PrepareSample(Stream& stream) { LoadKernels(stream, SampleKernel, ScoreKernel); }
+
 void Sample(Stream& stream, const SampleArgs& args, std::int64_t count) {
   Launch(stream, "sample", SampleKernel, dim3(static_cast<unsigned>(count)), kRowThreads,
          0, args, OneOf(args.logits));

@@ -100,6 +100,8 @@ struct SampleArgs {
   const std::int32_t* pending = nullptr;  // tokens chosen before: SampleTask::pending
 };
 void Sample(Stream& stream, const SampleArgs& args, std::int64_t count);
+// Once for a device, before the first Sample or Score.
+void PrepareSample(Stream& stream);
 
 void Score(Stream& stream, const Matrix& logits, const ScoreTask* tasks,
            std::int64_t count, ScoreResult* results);

@@ -33,7 +33,7 @@ constexpr int kWarpsOfOne = kParts / 2, kBlocksOfOne = 5;
 // A warp for each (span, head, eight values); blocks are of any number of warps up to
 // kParts, or kWarpsOfOne.
 template <bool kOne>
-__global__ void __launch_bounds__(kOne ? kWarpsOfOne * kWarp : kParts * kWarp,
+__global__ void __launch_bounds__(kOne ? kWarpsOfOne* kWarp : kParts* kWarp,
                                   kOne ? kBlocksOfOne : 1) WkvKernel(WkvArgs args) {
   AwaitLaunch();
   const std::int64_t task = (std::int64_t{blockIdx.x} * blockDim.x + threadIdx.x) / kWarp;
@@ -50,6 +50,11 @@ __global__ void __launch_bounds__(kOne ? kWarpsOfOne * kWarp : kParts * kWarp,
 }
 
 }  // namespace
+
+void PrepareWkv(Stream& stream) {
+  LoadKernels(stream, WkvKernel<true>, WkvKernel<false>);
+  PrepareWkvBlocks(stream);
+}
 
 void Wkv(Stream& stream, const WkvArgs& args) {
   if (args.spans.lead != nullptr) {

@@ -478,7 +478,8 @@ bool IsAligned(const Matrix& m) {
 }  // namespace
 
 // Shared memory beyond 48 KiB must be asked for.
-void PrepareWkv(Stream& stream) {
+void PrepareWkvBlocks(Stream& stream) {
+  LoadKernels(stream, WkvBlocksKernel<true>, WkvBlocksKernel<false>);
   for (const auto kernel : {WkvBlocksKernel<true>, WkvBlocksKernel<false>})
     stream.Check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
                                       static_cast<int>(sizeof(Shared))),

@@ -1,4 +1,4 @@
-// Wkv where spans have blocks (RowSpans::lead); called by Wkv and by nobody else.
+// Wkv where spans have blocks (RowSpans::lead); called by PrepareWkv and Wkv alone.
 #pragma once
 
 #include "engine/backend/op_args.h"
@@ -6,6 +6,7 @@
 
 namespace goldfinch::GOLDFINCH_CUDA {
 
+void PrepareWkvBlocks(Stream& stream);
 void WkvBlocks(Stream& stream, const WkvArgs& args);
 
 }  // namespace goldfinch::GOLDFINCH_CUDA
