@@ -23,13 +23,15 @@ fail() {
   echo "gpu_bundle: $*" >&2
   exit 1
 }
+usage="usage: scripts/gpu_bundle.sh [--no_test_data] [BUILD_DIR] [OUT_DIR]"
 test_data=${GOLDFINCH_TEST_DATA:-}
 folders=()
 for argument in "$@"; do
   case $argument in
     --no_test_data) test_data= ;;
+    -h | --help) echo "$usage"; exit 0 ;;
     -*)
-      echo "usage: scripts/gpu_bundle.sh [--no_test_data] [BUILD_DIR] [OUT_DIR]" >&2
+      echo "$usage" >&2
       exit 64
       ;;
     /*) folders+=("$argument") ;;

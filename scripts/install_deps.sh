@@ -5,6 +5,8 @@
 #   scripts/install_deps.sh            # to build and run
 #   scripts/install_deps.sh --bundle   # to make a bundle for machines with a GPU as well
 #   scripts/install_deps.sh --tests    # to run every test as well
+#
+# Exit code 64 for wrong arguments.
 set -euo pipefail
 
 packages=(
@@ -18,9 +20,17 @@ packages=(
 )
 # A server that tests start and stop themselves. Not for who only runs a model: its
 # package starts one as a service.
-case ${1:-} in
+usage="usage: scripts/install_deps.sh [--bundle | --tests]"
+case $* in
+  "") ;;
   --bundle) packages+=(patchelf) ;;
   --tests) packages+=(patchelf redis-server) ;;
+  -h | --help) echo "$usage"; exit 0 ;;
+  *)
+    echo "$usage" >&2
+    echo "install_deps: wrong arguments: $*" >&2
+    exit 64
+    ;;
 esac
 
 missing=()

@@ -6,11 +6,29 @@
 #
 # GOLDFINCH_TEST_DATA names a folder with data/rwkv_vocab_v20230424.txt and data/books:
 # tests that need them are skipped, saying so, without it. GOLDFINCH_LONG_TESTS=1 runs
-# the long modes too.
+# the long modes too. Exit code 64 for wrong arguments.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-presets=("$@")
+# Those that can be tested, so before anything is installed for one that is none.
+known=$(sed -n '/"testPresets"/,$s/.*"name": "\([a-z]*\)".*/\1/p' CMakePresets.json)
+usage() {
+  echo "usage: scripts/test.sh [PRESET...]    # of ${known//$'\n'/ }"
+}
+presets=()
+for argument in "$@"; do
+  case $argument in
+    -h | --help) usage; exit 0 ;;
+    *)
+      grep -qxF -e "$argument" <<<"$known" || {
+        usage >&2
+        echo "test: there is no preset $argument" >&2
+        exit 64
+      }
+      presets+=("$argument")
+      ;;
+  esac
+done
 ((${#presets[@]})) || presets=(release)
 
 scripts/install_deps.sh --tests

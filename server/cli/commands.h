@@ -33,6 +33,9 @@ struct GenerateFlags {
   std::optional<std::string> prompt;
   std::vector<std::int32_t> tokens;
   std::string session;  // empty: none
+  // Whose last generation goes on, after so many tokens of it; empty: none.
+  std::string resume_session;
+  std::int64_t tokens_received = 0;
   SamplingFlags sampling;
   std::optional<std::int32_t> logprobs;
   std::optional<std::int32_t> n;

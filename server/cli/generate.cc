@@ -25,6 +25,13 @@ bool FillRequest(const GenerateFlags& flags, v1::GenerateRequest& request) {
   if (flags.logprobs) sampling.set_logprobs(*flags.logprobs);
   if (flags.n) sampling.set_n(*flags.n);
   request.set_priority(flags.priority);
+  if (!flags.resume_session.empty()) {
+    // Everything else is as it was; the server refuses flags that would change it.
+    if (sampling.ByteSizeLong() == 0) request.clear_sampling();
+    request.mutable_resume()->set_session_id(flags.resume_session);
+    request.mutable_resume()->set_tokens_received(flags.tokens_received);
+    return true;
+  }
   request.set_session(flags.session);
   if (!flags.tokens.empty()) {
     request.mutable_tokens()->mutable_ids()->Add(flags.tokens.begin(),
@@ -100,15 +107,18 @@ class Printer {
   std::vector<std::string> texts_;
 };
 
-// An interruption made a session of a call that had none. It is of no more use, unless
-// somebody is to resume it by hand.
-void LeaveKept(const GenerationResult& result, Connection& connection) {
-  if (result.status.error_code() == grpc::StatusCode::UNAVAILABLE) {
-    std::fprintf(stderr, "goldfinch: session %s keeps it; %lld tokens were received\n",
-                 result.kept_session.c_str(),
-                 static_cast<long long>(result.tokens_received));
-    return;
-  }
+// How to resume by hand what an interruption left.
+void TellKept(const GenerationResult& result) {
+  const char* const id = result.kept_session.c_str();
+  const auto received = static_cast<long long>(result.tokens_received);
+  std::fprintf(stderr,
+               "goldfinch: session %s keeps it; %lld tokens were received; it goes on "
+               "with goldfinch generate --resume_session=%s --tokens_received=%lld\n",
+               id, received, id, received);
+}
+
+// An interruption made a session of a call that had none. It is of no more use.
+void DeleteKept(const GenerationResult& result, Connection& connection) {
   grpc::ClientContext context;
   SetDeadline(ConnectionFlags{.timeout = 1}, context);
   v1::DeleteSessionRequest request;
@@ -134,8 +144,11 @@ int RunGenerate(const GenerateFlags& flags) {
       [&printer](const v1::GenerateResponse& message) { printer.Show(message); });
   printer.End(result);
   const int exit_code = signals.Report(result.status);
-  if (flags.session.empty() && !result.kept_session.empty()) {
-    LeaveKept(result, connection);
+  if (result.kept_session.empty()) return exit_code;
+  if (result.status.error_code() == grpc::StatusCode::UNAVAILABLE) {
+    TellKept(result);
+  } else if (flags.session.empty() && flags.resume_session.empty()) {
+    DeleteKept(result, connection);
   }
   return exit_code;
 }

@@ -19,7 +19,9 @@ class Generation {
         options_(options),
         show_(show),
         patience_(connection, signals, options.deadline, options.limit),
-        request_(std::move(request)) {}
+        request_(std::move(request)) {
+    result_.tokens_received = request_.resume().tokens_received();
+  }
 
   GenerationResult Run() {
     do {

@@ -29,7 +29,7 @@ struct GenerationOptions {
 
 struct GenerationResult {
   grpc::Status status;
-  std::int64_t tokens_received = 0;
+  std::int64_t tokens_received = 0;  // with those that a request to resume has already
   int num_resumed = 0;
   std::string kept_session;  // that the last interruption left; empty: none
 };

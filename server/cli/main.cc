@@ -110,13 +110,27 @@ CLI::App* AddGenerate(CLI::App& app, GenerateFlags& flags) {
                        "Text to continue (default: standard input, less a newline at "
                        "its end)")
           ->check(Utf8());
-  command->add_option("--tokens", flags.tokens, "Prompt as token ids")
-      ->delimiter(',')
-      ->excludes(prompt);
+  auto* tokens = command->add_option("--tokens", flags.tokens, "Prompt as token ids")
+                     ->delimiter(',')
+                     ->excludes(prompt);
+  auto* session =
+      command
+          ->add_option("--session", flags.session,
+                       "Session to continue; without a text it goes on by itself")
+          ->check(Utf8());
+  auto* resume = command
+                     ->add_option("--resume_session", flags.resume_session,
+                                  "Session whose last generation goes on, as it was "
+                                  "asked for, where it was broken off")
+                     ->check(Utf8())
+                     ->excludes(prompt)
+                     ->excludes(tokens)
+                     ->excludes(session);
   command
-      ->add_option("--session", flags.session,
-                   "Session to continue; without a text it goes on by itself")
-      ->check(Utf8());
+      ->add_option("--tokens_received", flags.tokens_received,
+                   "Tokens of it that are not told again (default: 0)")
+      ->check(NonNegative())
+      ->needs(resume);
   AddSampling(*command, flags.sampling);
   auto* logprobs =
       command->add_option("--logprobs", flags.logprobs,

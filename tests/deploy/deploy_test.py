@@ -237,6 +237,20 @@ class KubernetesTest(unittest.TestCase):
         for selector in selectors:
             self.assertEqual(selector, labels)
 
+    def test_the_image_is_the_one_that_is_built(self):
+        image = self.pod["spec"]["containers"][0]["image"]
+        self.assertEqual(image, "goldfinch:" + re.search(r"project\(goldfinch VERSION ([\d.]+)", read("CMakeLists.txt"))[1])
+        for page in ("README.md", "Dockerfile"):
+            self.assertEqual(set(re.findall(r"docker build -t (\S+)", read(page))), {image}, page)
+        self.assertIn(f"docker push REGISTRY/{image}", read("docs/operations.md"))
+        self.assertIn(f"kustomize edit set image goldfinch=REGISTRY/{image}", read("docs/operations.md"))
+
+    def test_who_may_call_is_told(self):
+        for rule in self.objects["NetworkPolicy", "goldfinch"]["spec"]["ingress"]:
+            for peer in rule["from"]:
+                for name, value in peer["podSelector"]["matchLabels"].items():
+                    self.assertIn(f"`{name}={value}`", read("docs/operations.md"))
+
     def test_the_user_is_the_one_of_the_image(self):
         self.assertIn(f"USER {self.pod['spec']['securityContext']['runAsUser']}:", read("Dockerfile"))
 
@@ -273,6 +287,16 @@ class OperationsTest(unittest.TestCase):
     def test_every_metric_is_documented_and_every_documented_one_exists(self):
         named = set(re.findall(r"`((?:goldfinch|process)_\w+)`", read("docs/operations.md")))
         self.assertEqual(named, metric_names()[0])
+
+    def test_every_reason_to_wait_is_told(self):
+        page = read("docs/operations.md")
+        row = re.search(r"\n\| `goldfinch_requests_waiting` \|.*", page)[0]
+        screen = re.search(r"\n    requests +running .*", page)[0]
+        reasons = re.findall(r'AddGauge\(waiting, \{\{"reason", "(\w+)"', read("server/metrics.cc"))
+        self.assertGreaterEqual(len(reasons), 3)
+        for reason in reasons:
+            self.assertIn(f"`{reason}`", row)
+            self.assertIn(f"{reason} 0", screen)
 
     def test_every_flag_it_names_exists(self):
         lines = [line for line in read("docs/operations.md").splitlines() if not line.startswith("    kubectl ")]

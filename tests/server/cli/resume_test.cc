@@ -121,11 +121,54 @@ TEST(ResumeTest, ItCanBeTurnedOff) {
       RunProgram("goldfinch", Generate(server.address(), {"--resume=off"}));
   EXPECT_EQ(output.exit_code, 1);
   EXPECT_EQ(output.out, "one two \n");
-  EXPECT_EQ(output.err,
-            absl::StrCat("goldfinch: UNAVAILABLE: shutting down\ngoldfinch: session ",
-                         kKept, " keeps it; 2 tokens were received\n"));
+  EXPECT_EQ(
+      output.err,
+      absl::StrCat("goldfinch: UNAVAILABLE: shutting down\ngoldfinch: session ", kKept,
+                   " keeps it; 2 tokens were received; it goes on with goldfinch "
+                   "generate --resume_session=",
+                   kKept, " --tokens_received=2\n"));
   EXPECT_EQ(server.requests().size(), 1u);
   EXPECT_THAT(server.deleted(), IsEmpty());
+}
+
+TEST(ResumeTest, ItCanBeDoneByHand) {
+  const Answer once_more = {
+      {Piece(3, "three ")},
+      InterruptedStatus(absl::UnavailableError("shutting down"), kKept, 3)};
+  const ScriptedServer server({once_more, {{LastPiece(4, "four")}, {}}});
+  const ProgramOutput output = RunProgram(
+      "goldfinch", {"generate", absl::StrCat("--resume_session=", kKept),
+                    "--tokens_received=2", absl::StrCat("--server=", server.address())});
+  EXPECT_EQ(output.exit_code, 0) << output.err;
+  EXPECT_EQ(output.out, "three four\n");
+  const std::vector<v1::GenerateRequest> requests = server.requests();
+  ASSERT_EQ(requests.size(), 2u);
+  v1::GenerateRequest resume;  // and nothing else
+  resume.mutable_resume()->set_session_id(kKept);
+  resume.mutable_resume()->set_tokens_received(2);
+  EXPECT_EQ(requests[0].SerializeAsString(), resume.SerializeAsString());
+  EXPECT_EQ(requests[1].resume().tokens_received(), 3);
+  // It was there before.
+  EXPECT_THAT(server.deleted(), IsEmpty());
+}
+
+TEST(ResumeTest, ItCannotBeChangedByHand) {
+  const ScriptedServer server({Rest()});
+  const auto exit_code = [&](const std::string& flag) {
+    return RunProgram("goldfinch", {"generate", absl::StrCat("--resume_session=", kKept),
+                                    flag, absl::StrCat("--server=", server.address())})
+        .exit_code;
+  };
+  EXPECT_EQ(exit_code("--prompt=x"), 2);
+  EXPECT_EQ(exit_code("--tokens=1"), 2);
+  EXPECT_EQ(exit_code("--session=x"), 2);
+  EXPECT_EQ(exit_code("--tokens_received=-1"), 2);
+  EXPECT_TRUE(server.requests().empty());
+  EXPECT_EQ(exit_code("--temperature=0"), 0);
+  EXPECT_TRUE(server.requests()[0].has_sampling()) << "a server refuses that";
+  EXPECT_EQ(RunProgram("goldfinch", {"generate", "--prompt=x", "--tokens_received=1"})
+                .exit_code,
+            2);
 }
 
 TEST(ResumeTest, AnErrorThatIsNotOfTheMomentIsReported) {
