@@ -217,7 +217,7 @@ absl::StatusOr<Claim> DirectoryStore::Acquire(std::string_view session_id,
   const auto header = ReadSnapshotHeader(directory_, id);
   if (IsForeign(header, held, tenant)) return NoSuchSession();
   if (held->owner != owner_ && IsLive(held->owner)) {
-    return absl::UnavailableError("another server holds the session");
+    return HeldElsewhere();
   }
   // What is damaged is in the way of nobody who has the session himself.
   const bool damaged = absl::IsDataLoss(header.status()) && mode == AcquireMode::kNew;
@@ -344,8 +344,16 @@ absl::StatusOr<StoredSession> DirectoryStore::Head(std::string_view session_id,
                                                    std::string_view tenant) {
   if (auto status = CheckSessionId(session_id); !status.ok()) return status;
   const std::string id(session_id);
-  auto stored = Describe(id);
+  const std::string own = owner();
+  auto stored = Describe(id, own);
   if (stored.ok() && stored->info.tenant != tenant) return NoSuchSession();
+  if (absl::IsNotFound(stored.status())) {
+    const auto claim = ReadClaim(id);
+    if (claim.ok() && claim->epoch > 0 && claim->tenant == tenant &&
+        claim->owner != own && IsLive(claim->owner)) {
+      return HeldElsewhere();
+    }
+  }
   if (absl::IsDataLoss(stored.status()) &&
       IsForeign(stored.status(), ReadClaim(id), tenant)) {
     return NoSuchSession();
@@ -353,7 +361,13 @@ absl::StatusOr<StoredSession> DirectoryStore::Head(std::string_view session_id,
   return stored;
 }
 
-absl::StatusOr<StoredSession> DirectoryStore::Describe(const std::string& id) const {
+std::string DirectoryStore::owner() const {
+  const MutexLock lock(mu_);
+  return owner_;
+}
+
+absl::StatusOr<StoredSession> DirectoryStore::Describe(const std::string& id,
+                                                       const std::string& owner) const {
   const auto header = ReadSnapshotHeader(directory_, id);
   if (!header.ok()) return header.status();
   StoredSession stored;
@@ -365,6 +379,7 @@ absl::StatusOr<StoredSession> DirectoryStore::Describe(const std::string& id) co
       std::chrono::system_clock::time_point(std::chrono::seconds(header->stored_at));
   const auto claim = ReadClaim(id);
   stored.claimed = claim.ok() && IsLive(claim->owner);
+  stored.held_elsewhere = stored.claimed && claim->owner != owner;
   return stored;
 }
 
@@ -409,18 +424,19 @@ absl::StatusOr<std::vector<StoredSession>> DirectoryStore::List(std::string_view
     if (!id.empty() && id > after) ids.push_back(std::move(id));
   }
   std::sort(ids.begin(), ids.end());
+  const std::string own = owner();
   std::vector<StoredSession> found;
   for (const std::string& id : ids) {
     if (found.size() == limit) break;
     // One that is damaged, or has just gone, is nobody's to list.
-    auto stored = Describe(id);
+    auto stored = Describe(id, own);
     if (stored.ok() && stored->info.tenant == tenant) found.push_back(*std::move(stored));
   }
   return found;
 }
 
 bool DirectoryStore::RemoveIfExpired(const std::string& id) {
-  const auto stored = Describe(id);
+  const auto stored = Describe(id, owner_);
   if (!stored.ok() || stored->claimed) return false;
   const auto age = options_.clock->World() - stored->stored_at.time_since_epoch();
   if (age < options_.time_to_live) return false;

@@ -79,7 +79,10 @@ class DirectoryStore final : public SnapshotStore {
   class Locked;
 
   absl::Status Count();
-  absl::StatusOr<StoredSession> Describe(const std::string& id) const;
+  std::string owner() const;
+  // As `owner` sees it.
+  absl::StatusOr<StoredSession> Describe(const std::string& id,
+                                         const std::string& owner) const;
   bool IsLive(const std::string& owner) const;
   // As the file has it; nullopt when the claim is not good.
   std::optional<ClaimFile> Held(const std::string& id, const Claim& claim)

@@ -83,14 +83,19 @@ return count
 inline constexpr std::string_view kHeadScript = R"(
 local f = redis.call('HMGET', KEYS[1], 'generation', 'tenant', 'tokens', 'stored_at',
     'bytes', 'owner')
-if not f[1] then return nil end
 local owner = f[6] or ''
-f[6] = (owner ~= '' and redis.call('EXISTS', ARGV[1] .. owner)) or 0
+local claimed = (owner ~= '' and redis.call('EXISTS', ARGV[1] .. owner)) or 0
+if claimed == 1 and owner ~= ARGV[2] then claimed = 2 end
+if not f[1] then
+  if claimed == 2 and f[2] == ARGV[3] then return 'held' end
+  return nil
+end
+f[6] = claimed
 return f
 )";
 
 // KEYS: ids of the tenant. ARGV: where to begin, how many, prefixes of sessions and
-// owners.
+// owners, this owner's name.
 inline constexpr std::string_view kListScript = R"(
 local found = {}
 for _, id in ipairs(redis.call('ZRANGEBYLEX', KEYS[1], ARGV[1], '+',
@@ -100,6 +105,7 @@ for _, id in ipairs(redis.call('ZRANGEBYLEX', KEYS[1], ARGV[1], '+',
   if f[1] then
     local owner = f[6] or ''
     local claimed = (owner ~= '' and redis.call('EXISTS', ARGV[4] .. owner)) or 0
+    if claimed == 1 and owner ~= ARGV[5] then claimed = 2 end
     found[#found + 1] = {id, f[1], f[2], f[3], f[4], f[5], claimed}
   end
 end

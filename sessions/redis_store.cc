@@ -66,7 +66,8 @@ bool IsArray(const redisReply* reply, std::size_t size) {
   return reply->type == REDIS_REPLY_ARRAY && reply->elements >= size;
 }
 
-// What kHead gives: generation, tenant, tokens, seconds stored at, bytes, claimed.
+// What kHead gives: generation, tenant, tokens, seconds stored at, bytes, claimed (1: by
+// this owner, 2: by another one).
 StoredSession StoredOf(std::string_view id, redisReply* const* fields) {
   StoredSession stored;
   stored.id = id;
@@ -76,7 +77,8 @@ StoredSession StoredOf(std::string_view id, redisReply* const* fields) {
   stored.stored_at = std::chrono::system_clock::time_point(
       std::chrono::seconds(NumberOf<std::int64_t>(fields[3])));
   stored.bytes = NumberOf<std::uint64_t>(fields[4]);
-  stored.claimed = NumberOf<int>(fields[5]) == 1;
+  stored.claimed = NumberOf<int>(fields[5]) > 0;
+  stored.held_elsewhere = NumberOf<int>(fields[5]) == 2;
   return stored;
 }
 constexpr std::size_t kHeadFields = 6;
@@ -278,7 +280,7 @@ absl::StatusOr<Claim> RedisStore::Acquire(std::string_view session_id,
   const std::string_view outcome = TextOf((*reply)->element[0]);
   if (outcome == "none") return NoSuchSession();
   if (outcome == "held") {
-    return absl::UnavailableError("another server holds the session");
+    return HeldElsewhere();
   }
   if (outcome == "lapsed") {
     return absl::UnavailableError("this server's lease on sessions has lapsed");
@@ -362,8 +364,10 @@ absl::StatusOr<std::string> RedisStore::Get(std::string_view session_id) {
 absl::StatusOr<StoredSession> RedisStore::Head(std::string_view session_id,
                                                std::string_view tenant) {
   if (auto status = CheckSessionId(session_id); !status.ok()) return status;
-  const auto reply = Eval(kHeadScript, {Key("session", session_id)}, {Key("owner", "")});
+  const auto reply = Eval(kHeadScript, {Key("session", session_id)},
+                          {Key("owner", ""), lease().owner, tenant});
   if (!reply.ok()) return reply.status();
+  if (TextOf(reply->get()) == "held") return HeldElsewhere();
   if ((*reply)->type == REDIS_REPLY_NIL) return NoSuchSession();
   if (!IsArray(reply->get(), kHeadFields)) return Odd();
   StoredSession stored = StoredOf(session_id, (*reply)->element);
@@ -394,9 +398,9 @@ absl::StatusOr<std::vector<StoredSession>> RedisStore::List(std::string_view ten
     if (auto status = CheckSessionId(after); !status.ok()) return status;
   }
   const std::string from = after.empty() ? "-" : absl::StrCat("(", std::string(after));
-  const auto reply =
-      Eval(kListScript, {Key("ids", tenant)},
-           {from, std::to_string(limit), Key("session", ""), Key("owner", "")});
+  const auto reply = Eval(
+      kListScript, {Key("ids", tenant)},
+      {from, std::to_string(limit), Key("session", ""), Key("owner", ""), lease().owner});
   if (!reply.ok()) return reply.status();
   if ((*reply)->type != REDIS_REPLY_ARRAY) return Odd();
   std::vector<StoredSession> found;

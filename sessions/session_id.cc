@@ -32,4 +32,8 @@ absl::Status CheckSessionId(std::string_view id) {
 
 absl::Status NoSuchSession() { return absl::NotFoundError("there is no such session"); }
 
+absl::Status HeldElsewhere() {
+  return absl::UnavailableError("another server holds the session");
+}
+
 }  // namespace goldfinch

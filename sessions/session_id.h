@@ -21,4 +21,7 @@ absl::Status CheckSessionId(std::string_view id);
 // NOT_FOUND, also of one of another tenant.
 absl::Status NoSuchSession();
 
+// UNAVAILABLE, while another server has a good claim.
+absl::Status HeldElsewhere();
+
 }  // namespace goldfinch

@@ -224,6 +224,8 @@ void SessionManager::Impl::Get(std::string tenant, std::string id, InfoCallback 
   Async([this, tenant = std::move(tenant), id = std::move(id), done = std::move(done)] {
     const auto head = store_->Head(id, tenant);
     if (!head.ok()) return done(head.status());
+    // What is stored may be less than what that server has by now.
+    if (head->held_elsewhere) return done(HeldElsewhere());
     done(goldfinch::InfoOf(*head));
   });
 }

@@ -53,6 +53,7 @@ struct StoredSession {
   std::uint64_t bytes = 0;
   std::chrono::system_clock::time_point stored_at;  // when it was last put
   bool claimed = false;                             // by an owner whose lease is good
+  bool held_elsewhere = false;  // and who is another one: he may have gone on from it
 };
 
 // What is stored, whoever put it.
@@ -105,6 +106,8 @@ class SnapshotStore {
   virtual absl::StatusOr<std::int64_t> TenantBytes(std::string_view tenant) = 0;
   // Needs no claim. NOT_FOUND when there is none, DATA_LOSS when it is damaged.
   virtual absl::StatusOr<std::string> Get(std::string_view session_id) = 0;
+  // Needs no claim. Where nothing is stored, UNAVAILABLE while another owner has a good
+  // claim, else NOT_FOUND.
   virtual absl::StatusOr<StoredSession> Head(std::string_view session_id,
                                              std::string_view tenant) = 0;
   // With the claim, which ends. NOT_FOUND when nothing is stored (the claim ends too);

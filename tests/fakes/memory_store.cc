@@ -104,6 +104,7 @@ StoredSession MemoryStore::Describe(const std::string& id,
   stored.generation = entry.generation;
   stored.bytes = entry.bytes.size();
   stored.claimed = IsLive(entry.owner);
+  stored.held_elsewhere = stored.claimed && entry.owner != owner();
   return stored;
 }
 
@@ -153,7 +154,7 @@ absl::StatusOr<Claim> MemoryStore::Acquire(std::string_view id, std::string_view
   }
   if (it != medium_.entries_.end() && it->second.owner != owner() &&
       IsLive(it->second.owner)) {
-    return absl::UnavailableError("another server holds the session");
+    return HeldElsewhere();
   }
   if (!stored && mode == AcquireMode::kStored) {
     return NoSuchSession();
@@ -229,11 +230,12 @@ absl::StatusOr<StoredSession> MemoryStore::Head(std::string_view id,
   const MutexLock lock(medium_.mu_);
   if (absl::Status status = Check(); !status.ok()) return status;
   const auto it = medium_.entries_.find(std::string(id));
-  if (it == medium_.entries_.end() || it->second.generation == 0 ||
-      it->second.info.tenant != tenant) {
+  if (it == medium_.entries_.end() || it->second.info.tenant != tenant) {
     return NoSuchSession();
   }
-  return Describe(it->first, it->second);
+  StoredSession stored = Describe(it->first, it->second);
+  if (stored.generation > 0) return stored;
+  return stored.held_elsewhere ? HeldElsewhere() : NoSuchSession();
 }
 
 absl::Status MemoryStore::Delete(std::string_view id, const Claim& claim) {

@@ -41,8 +41,8 @@ TEST_F(SessionManagerTest, ATenantHoldsNoMoreThanItsQuota) {
   };
   const std::string first = replica.Create();
   replica.Create();
-  EXPECT_EQ(create("a"), absl::ResourceExhaustedError(
-                             "this tenant holds 2 sessions; the limit is 2"));
+  EXPECT_EQ(create("a"),
+            absl::ResourceExhaustedError("this tenant holds 2 sessions; the limit is 2"));
   EXPECT_EQ(create("b"), absl::OkStatus());
   EXPECT_EQ(replica.Delete(first), absl::OkStatus());
   EXPECT_EQ(create("a"), absl::OkStatus());
@@ -331,7 +331,10 @@ TEST_F(SessionManagerTest, AnotherReplicaGoesOnAfterAPark) {
   const auto one = Make("one"), two = Make("two");
   const std::string id = one->Create();
   ASSERT_TRUE(one->Say(id, 20, 5, 1).ok());
-  EXPECT_TRUE(absl::IsNotFound(two->Get(id).status())) << "never parked";
+  // Never parked: there is no telling of it, but that it is not here.
+  EXPECT_TRUE(absl::IsUnavailable(two->Get(id).status()));
+  EXPECT_TRUE(absl::IsUnavailable(two->Park(id).status()));
+  EXPECT_TRUE(absl::IsUnavailable(two->Delete(id)));
   EXPECT_TRUE(absl::IsUnavailable(two->Acquire(id).status())) << "held by one";
   ASSERT_TRUE(one->Park(id).ok());
   EXPECT_EQ(two->Get(id)->place, SessionPlace::kParked);
@@ -340,6 +343,26 @@ TEST_F(SessionManagerTest, AnotherReplicaGoesOnAfterAPark) {
   ASSERT_TRUE(two->Park(id).ok());
   ASSERT_TRUE(one->Say(id, 20, 5, 3).ok());
   EXPECT_EQ(one->Get(id)->num_tokens, 75);
+}
+
+// What the store has of a session that goes on elsewhere is not the session.
+TEST_F(SessionManagerTest, ParkIsNotAnsweredForAnotherReplica) {
+  const auto one = Make("one"), two = Make("two");
+  const std::string id = one->Create();
+  ASSERT_TRUE(one->Say(id, 20, 5, 1).ok());
+  ASSERT_TRUE(one->Park(id).ok());
+  EXPECT_EQ(two->Park(id)->num_tokens, 25) << "parked, whoever did it";
+  ASSERT_TRUE(one->Say(id, 20, 5, 2).ok());
+  EXPECT_TRUE(absl::IsUnavailable(two->Park(id).status()));
+  EXPECT_TRUE(absl::IsUnavailable(two->Get(id).status()));
+  EXPECT_TRUE(absl::IsUnavailable(two->Delete(id)));
+  EXPECT_EQ(one->Get(id)->num_tokens, 50) << "and nothing has happened to it";
+  // The server that had it is gone, and what it had not parked with it.
+  clock_.Advance(kLease + std::chrono::seconds(1));
+  ASSERT_TRUE(two->store().Renew().ok());
+  EXPECT_EQ(two->Park(id)->num_tokens, 25);
+  EXPECT_TRUE(two->Delete(id).ok());
+  EXPECT_TRUE(absl::IsNotFound(two->Get(id).status()));
 }
 
 TEST_F(SessionManagerTest, AfterALapseAnotherTakesOverAndTheOldCopyIsForgotten) {
