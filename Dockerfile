@@ -1,8 +1,8 @@
 # The server and its client on Debian 12, serving the demo model.
 #
-#   docker build -t goldfinch .
-#   docker run -p 127.0.0.1:50051:50051 goldfinch
-#   docker run -p 127.0.0.1:50051:50051 -v /path/to/model:/model:ro goldfinch \
+#   docker build -t goldfinch:0.1.0 .
+#   docker run -p 127.0.0.1:50051:50051 goldfinch:0.1.0
+#   docker run -p 127.0.0.1:50051:50051 -v /path/to/model:/model:ro goldfinch:0.1.0 \
 #     --model=/model --listen=0.0.0.0:50051 --metrics=0.0.0.0:9464 \
 #     --insecure_allow_anonymous
 #

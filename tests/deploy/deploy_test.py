@@ -237,6 +237,21 @@ class KubernetesTest(unittest.TestCase):
         for selector in selectors:
             self.assertEqual(selector, labels)
 
+    def test_the_image_is_the_one_that_is_built(self):
+        image = self.pod["spec"]["containers"][0]["image"]
+        version = re.search(r"project\(goldfinch VERSION ([\d.]+)", read("CMakeLists.txt"))[1]
+        self.assertEqual(image, f"goldfinch:{version}")
+        for page in ("README.md", "Dockerfile"):
+            self.assertEqual(set(re.findall(r"docker build -t (\S+)", read(page))), {image}, page)
+        self.assertIn(f"docker push REGISTRY/{image}", read("docs/operations.md"))
+        self.assertIn(f"kustomize edit set image goldfinch=REGISTRY/{image}", read("docs/operations.md"))
+
+    def test_who_may_call_is_told(self):
+        for rule in self.objects["NetworkPolicy", "goldfinch"]["spec"]["ingress"]:
+            for peer in rule["from"]:
+                for name, value in peer["podSelector"]["matchLabels"].items():
+                    self.assertIn(f"`{name}={value}`", read("docs/operations.md"))
+
     def test_the_user_is_the_one_of_the_image(self):
         self.assertIn(f"USER {self.pod['spec']['securityContext']['runAsUser']}:", read("Dockerfile"))
 
