@@ -41,16 +41,16 @@ class Top {
   Screen screen_;
   Scraper scraper_;
   std::optional<TopSample> before_, now_;  // none while the server is away
+  std::int64_t shown_ = 0;
   std::vector<std::string> lines_;
 };
 
 int Top::Run() {
   const auto interval = std::chrono::duration_cast<steady_clock::duration>(
       std::chrono::duration<double>(flags_.interval));
-  std::int64_t shown = 0;
   for (auto next = steady_clock::now();;) {
-    if (LookAndDraw()) ++shown;
-    if (flags_.count > 0 && shown == flags_.count) return now_.has_value() ? 0 : 1;
+    if (LookAndDraw()) ++shown_;
+    if (flags_.count > 0 && shown_ == flags_.count) return now_.has_value() ? 0 : 1;
     // After a long look there is a whole interval again, not none.
     next = std::max(next, steady_clock::now() - interval) + interval;
     Screen::Event event = screen_.Wait(next);
@@ -95,9 +95,14 @@ absl::StatusOr<TopSample> Top::Look() {
 
 std::vector<std::string> Top::Trouble(const absl::Status& status) const {
   const bool away = absl::IsUnavailable(status);
-  return {Printable(absl::StrCat("goldfinch: no metrics from ", flags_.metrics, ": ",
-                                 away ? "it does not answer: " : "", status.message())),
-          absl::StrCat("trying again every ", RateText(flags_.interval), " s")};
+  std::vector<std::string> lines = {
+      Printable(absl::StrCat("goldfinch: no metrics from ", flags_.metrics, ": ",
+                             away ? "it does not answer: " : "", status.message()))};
+  // These lines are counted, too.
+  if (flags_.count == 0 || shown_ + 1 < flags_.count) {
+    lines.push_back(absl::StrCat("trying again every ", RateText(flags_.interval), " s"));
+  }
+  return lines;
 }
 
 }  // namespace

@@ -90,7 +90,7 @@ std::string Filling(const Looks& looks, absl::string_view used, absl::string_vie
                       " (", ShareText(looks.Level(used), looks.Level(all)), ")");
 }
 
-// "admission 1, slow_reader 0": the series of a name by one of their labels.
+// "admission 1, put_aside 0, slow_reader 0": the series of a name by one of their labels.
 std::string ByLabel(const Looks& looks, absl::string_view name, absl::string_view label,
                     std::string (*text)(std::optional<double>)) {
   std::vector<std::string> parts;

@@ -289,6 +289,16 @@ class OperationsTest(unittest.TestCase):
         named = set(re.findall(r"`((?:goldfinch|process)_\w+)`", read("docs/operations.md")))
         self.assertEqual(named, metric_names()[0])
 
+    def test_every_reason_to_wait_is_told(self):
+        page = read("docs/operations.md")
+        row = re.search(r"\n\| `goldfinch_requests_waiting` \|.*", page)[0]
+        screen = re.search(r"\n    requests +running .*", page)[0]
+        reasons = re.findall(r'AddGauge\(waiting, \{\{"reason", "(\w+)"', read("server/metrics.cc"))
+        self.assertGreaterEqual(len(reasons), 3)
+        for reason in reasons:
+            self.assertIn(f"`{reason}`", row)
+            self.assertIn(f"{reason} 0", screen)
+
     def test_every_flag_it_names_exists(self):
         lines = [line for line in read("docs/operations.md").splitlines() if not line.startswith("    kubectl ")]
         self.assertLessEqual(set(re.findall(r"--\w+", "\n".join(lines))), server_flags() | client_flags())

@@ -97,6 +97,7 @@ TEST(TopTest, WithoutAServerSaysSoAndFails) {
   EXPECT_THAT(blocks[0], StartsWith("goldfinch: no metrics from " + address +
                                     ": it does not answer: "));
   EXPECT_THAT(blocks[0], EndsWith("\ntrying again every 0.1 s"));
+  EXPECT_THAT(blocks[1], Not(HasSubstr("trying again"))) << "nobody does";
 }
 
 TEST(TopTest, WhatIsNotAMetricsEndpointIsNamed) {
