@@ -17,6 +17,7 @@ void Print(absl::string_view text) {
 void PrintJson(const google::protobuf::Message& message) {
   google::protobuf::util::JsonPrintOptions options;
   options.preserve_proto_field_names = true;
+  options.always_print_primitive_fields = true;
   std::string line;
   if (google::protobuf::util::MessageToJsonString(message, &line, options).ok()) {
     Print(line + "\n");

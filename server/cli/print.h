@@ -16,7 +16,8 @@ namespace goldfinch {
 // On standard output, at once.
 void Print(absl::string_view text);
 
-// One line, with the names of the contract.
+// One line, with the names of the contract. Numbers, texts and lists are there when they
+// are 0 or empty, too; what can be unset, only where it is set.
 void PrintJson(const google::protobuf::Message& message);
 
 // The contract's name of a value without the enum's: "STATE_PAUSED" is "paused".

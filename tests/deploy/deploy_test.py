@@ -239,7 +239,8 @@ class KubernetesTest(unittest.TestCase):
 
     def test_the_image_is_the_one_that_is_built(self):
         image = self.pod["spec"]["containers"][0]["image"]
-        self.assertEqual(image, "goldfinch:" + re.search(r"project\(goldfinch VERSION ([\d.]+)", read("CMakeLists.txt"))[1])
+        version = re.search(r"project\(goldfinch VERSION ([\d.]+)", read("CMakeLists.txt"))[1]
+        self.assertEqual(image, f"goldfinch:{version}")
         for page in ("README.md", "Dockerfile"):
             self.assertEqual(set(re.findall(r"docker build -t (\S+)", read(page))), {image}, page)
         self.assertIn(f"docker push REGISTRY/{image}", read("docs/operations.md"))

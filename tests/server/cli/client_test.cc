@@ -139,6 +139,14 @@ TEST_F(ClientTest, JsonHasOneObjectAMessageWithTheNamesOfTheContract) {
   EXPECT_EQ(messages.front()["logprobs"][0]["top"].size(), 2u);
   EXPECT_EQ(messages.back()["finish_reason"], "FINISH_REASON_LENGTH");
   EXPECT_EQ(messages.back()["usage"]["generated_tokens"], "5");
+  // What is 0 is there, too.
+  EXPECT_EQ(messages.back()["usage"]["cached_prompt_tokens"], "0");
+  for (const json& message : messages) {
+    EXPECT_EQ(message["candidate"], 0);
+    for (const json& entry : message["logprobs"]) EXPECT_TRUE(entry.contains("logprob"));
+  }
+  EXPECT_EQ(messages.front()["finish_reason"], "FINISH_REASON_UNSPECIFIED");
+  EXPECT_FALSE(messages.front().contains("usage")) << "which can be unset";
 }
 
 TEST_F(ClientTest, SeveralCandidatesAreShownApart) {
