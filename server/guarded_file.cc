@@ -34,7 +34,10 @@ absl::StatusOr<std::string> ReadGuardedFile(const std::string& path, const char*
                                             std::size_t max_bytes, FileGuard guard) {
   // Non-blocking, or a named pipe would be waited for instead of refused.
   const int fd = open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK);
-  if (fd < 0) return Refuse(what, absl::StrCat("cannot be opened: ", strerror(errno)));
+  if (fd < 0) {
+    const int error = errno;
+    return Refuse(what, absl::StrCat("cannot be opened: ", path, ": ", strerror(error)));
+  }
   struct Closer {
     int fd;
     ~Closer() { close(fd); }

@@ -5,6 +5,7 @@
 #include "server/create_session_reactor.h"
 #include "server/session_message.h"
 #include "server/transfer_reactors.h"
+#include "sessions/session_id.h"
 
 namespace goldfinch {
 
@@ -66,6 +67,11 @@ void SessionService::List(const Tenant& tenant, const v1::ListSessionsRequest& r
   const absl::StatusOr<std::size_t> size = ReadPageSize(request.page_size());
   if (!size.ok()) return Finish(reactor, size.status());
   const std::size_t limit = *size;
+  if (!request.page_token().empty() && !IsSessionId(request.page_token())) {
+    return Finish(reactor,
+                  absl::InvalidArgumentError(
+                      "page_token must be the next_page_token of another answer"));
+  }
   // One more than is told, to know whether there is a next page.
   serving_.sessions.List(tenant.name, request.page_token(), limit + 1,
                          [this, reactor, response, limit](auto infos) {

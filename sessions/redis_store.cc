@@ -165,7 +165,11 @@ absl::StatusOr<RedisStore::Context> RedisStore::Connect() const {
       address.path.empty()
           ? redisConnectWithTimeout(address.host.c_str(), address.port, timeout)
           : redisConnectUnixWithTimeout(address.path.c_str(), timeout));
-  if (context == nullptr || context->err != 0) return NoAnswer();
+  if (context == nullptr) return NoAnswer();
+  if (context->err != 0) {
+    return absl::UnavailableError(absl::StrCat(
+        NoAnswer().message(), ": ", static_cast<const char*>(context->errstr)));
+  }
   redisSetTimeout(context.get(), TimeOf(options_.command_timeout));
   const auto run = [&context](std::initializer_list<const char*> words) -> absl::Status {
     std::vector<const char*> argv(words);

@@ -646,6 +646,19 @@ TEST(OpenStoreTest, OtherUrlsAreNoDirectories) {
   }
 }
 
+TEST(OpenStoreTest, WhatFailsSaysWhere) {
+  const auto message = [](const std::string& name) {
+    return std::string(OpenStore(name, {}).status().message());
+  };
+  EXPECT_EQ(message("/no/such/folder/at/all"),
+            "--session_store /no/such/folder/at/all: session directory: opening: No such "
+            "file or directory");
+  // Nobody listens there, and the password is not told.
+  EXPECT_EQ(message("redis://:secret@127.0.0.1:1"),
+            "--session_store redis://127.0.0.1:1: the session store does not answer: "
+            "Connection refused");
+}
+
 TEST_F(RedisStoreTest, ItIsReachedByAPortToo) {
   auto store = OpenStore("redis://127.0.0.1:" + std::to_string(server_->Listen()), {});
   ASSERT_TRUE(store.ok()) << store.status();

@@ -119,6 +119,15 @@ TEST_F(SessionServiceTest, PagesOfAListAreInOrderAndWhole) {
     request.set_page_token(response.next_page_token());
   } while (!request.page_token().empty());
   EXPECT_EQ(listed, std::vector<std::string>(ids.begin(), ids.end()));
+
+  grpc::ClientContext context;
+  v1::ListSessionsResponse response;
+  request.set_page_token("zz");
+  const grpc::Status status =
+      server_.sessions().ListSessions(&context, request, &response);
+  EXPECT_EQ(status.error_code(), StatusCode::INVALID_ARGUMENT);
+  EXPECT_EQ(status.error_message(),
+            "page_token must be the next_page_token of another answer");
 }
 
 TEST_F(SessionServiceTest, ParkedSessionsComeBackByThemselves) {

@@ -202,7 +202,8 @@ TEST(TenantsFileTest, EveryMistakeIsOneLineThatNamesThePlace) {
 
 TEST(TenantsFileTest, TheExampleIsGoodOnceItHasAHash) {
   std::ifstream file(GOLDFINCH_SOURCE_DIR "/deploy/kubernetes/tenants.example.json");
-  std::string text{std::istreambuf_iterator<char>(file), std::istreambuf_iterator<char>()};
+  std::string text{std::istreambuf_iterator<char>(file),
+                   std::istreambuf_iterator<char>()};
   EXPECT_THAT(std::string(ParseTenants(text).status().message()),
               HasSubstr("tenant example: key_sha256[0] must be a string of 64"));
   text = absl::StrReplaceAll(text, {{"REPLACE WITH THE SHA-256 OF A KEY", Hash()}});
@@ -252,8 +253,9 @@ TEST_F(ReadTenantsFileTest, AFileThatEverybodyMayWriteIsRefused) {
 }
 
 TEST_F(ReadTenantsFileTest, WhatCannotBeReadIsRefused) {
-  EXPECT_EQ(ReadTenantsFile("/no/such/file").status().message(),
-            "the tenants file cannot be opened: No such file or directory");
+  EXPECT_EQ(
+      ReadTenantsFile("/no/such/file").status().message(),
+      "the tenants file cannot be opened: /no/such/file: No such file or directory");
   EXPECT_EQ(ReadTenantsFile("/").status().message(),
             "the tenants file is not a regular file");
   EXPECT_EQ(ErrorOf(std::string((4 << 20) + 1, ' '), 0600),
