@@ -17,6 +17,7 @@ namespace {
 using emulation::Lt;
 using emulation::LtAlgorithm;
 using testing::EndsWith;
+using testing::AllOf;
 using testing::HasSubstr;
 using testing::Not;
 
@@ -218,8 +219,10 @@ TEST_F(EmulatedLtTest, AFaultOfTheDeviceInAProductKeepsItsName) {
   emulation::FailCall(0);
   f.backend->Gemm({**f.x, f.w.get(), *y, {}, kRows});
   emulation::FailCall(-1);
+  // The library's own word for it, then the device's.
   EXPECT_THAT(std::string(f.backend->status().message()),
-              HasSubstr("cublasLtMatmul: cudaErrorIllegalAddress"));
+              AllOf(HasSubstr("cublasLtMatmul, which returned "),
+                    HasSubstr(": cudaErrorIllegalAddress")));
 }
 
 TEST_F(EmulatedLtTest, AlgorithmsThatFailWhenTheyAreTriedAreNotChosen) {
