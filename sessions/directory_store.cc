@@ -344,21 +344,13 @@ absl::StatusOr<StoredSession> DirectoryStore::Head(std::string_view session_id,
                                                    std::string_view tenant) {
   if (auto status = CheckSessionId(session_id); !status.ok()) return status;
   const std::string id(session_id);
-  const std::string own = owner();
-  auto stored = Describe(id, own);
-  if (stored.ok() && stored->info.tenant != tenant) return NoSuchSession();
-  if (absl::IsNotFound(stored.status())) {
-    const auto claim = ReadClaim(id);
-    if (claim.ok() && claim->epoch > 0 && claim->tenant == tenant &&
-        claim->owner != own && IsLive(claim->owner)) {
-      return HeldElsewhere();
-    }
-  }
-  if (absl::IsDataLoss(stored.status()) &&
-      IsForeign(stored.status(), ReadClaim(id), tenant)) {
-    return NoSuchSession();
-  }
-  return stored;
+  const auto holder = HolderOf(id, owner());
+  if (!holder.ok()) return holder.status();
+  const auto header = ReadSnapshotHeader(directory_, id);
+  if (IsForeign(header, holder->claim, tenant)) return NoSuchSession();
+  if (absl::IsNotFound(header.status()) && holder->elsewhere) return HeldElsewhere();
+  if (!header.ok()) return header.status();
+  return StoredOf(id, *header, *holder);
 }
 
 std::string DirectoryStore::owner() const {
@@ -366,21 +358,42 @@ std::string DirectoryStore::owner() const {
   return owner_;
 }
 
-absl::StatusOr<StoredSession> DirectoryStore::Describe(const std::string& id,
-                                                       const std::string& owner) const {
-  const auto header = ReadSnapshotHeader(directory_, id);
-  if (!header.ok()) return header.status();
+// Asked before what is stored is read: who gives a session up in between has put it. One
+// whose claim cannot be read may be anybody's; one whose claim is damaged is nobody's.
+absl::StatusOr<DirectoryStore::Holder> DirectoryStore::HolderOf(
+    const std::string& id, const std::string& owner) const {
+  auto claim = ReadClaim(id);
+  if (absl::IsDataLoss(claim.status())) claim = ClaimFile{};
+  if (!claim.ok()) return claim.status();
+  Holder holder;
+  holder.live = IsLive(claim->owner);
+  holder.elsewhere = holder.live && claim->owner != owner;
+  holder.claim = *std::move(claim);
+  return holder;
+}
+
+StoredSession DirectoryStore::StoredOf(const std::string& id,
+                                       const SnapshotHeader& header,
+                                       const Holder& holder) {
   StoredSession stored;
   stored.id = id;
-  stored.info = header->info;
-  stored.generation = header->generation;
-  stored.bytes = header->length;
+  stored.info = header.info;
+  stored.generation = header.generation;
+  stored.bytes = header.length;
   stored.stored_at =
-      std::chrono::system_clock::time_point(std::chrono::seconds(header->stored_at));
-  const auto claim = ReadClaim(id);
-  stored.claimed = claim.ok() && IsLive(claim->owner);
-  stored.held_elsewhere = stored.claimed && claim->owner != owner;
+      std::chrono::system_clock::time_point(std::chrono::seconds(header.stored_at));
+  stored.claimed = holder.live;
+  stored.held_elsewhere = holder.elsewhere;
   return stored;
+}
+
+absl::StatusOr<StoredSession> DirectoryStore::Describe(const std::string& id,
+                                                       const std::string& owner) const {
+  const auto holder = HolderOf(id, owner);
+  if (!holder.ok()) return holder.status();
+  const auto header = ReadSnapshotHeader(directory_, id);
+  if (!header.ok()) return header.status();
+  return StoredOf(id, *header, *holder);
 }
 
 absl::Status DirectoryStore::Delete(std::string_view session_id, const Claim& claim) {

@@ -80,7 +80,15 @@ class DirectoryStore final : public SnapshotStore {
 
   absl::Status Count();
   std::string owner() const;
-  // As `owner` sees it.
+  // Who has a session, as `owner` sees it.
+  struct Holder {
+    ClaimFile claim;
+    bool live = false;       // his lease is good
+    bool elsewhere = false;  // and he is another one
+  };
+  absl::StatusOr<Holder> HolderOf(const std::string& id, const std::string& owner) const;
+  static StoredSession StoredOf(const std::string& id, const SnapshotHeader& header,
+                                const Holder& holder);
   absl::StatusOr<StoredSession> Describe(const std::string& id,
                                          const std::string& owner) const;
   bool IsLive(const std::string& owner) const;

@@ -108,6 +108,8 @@ class SessionManager::Impl : public std::enable_shared_from_this<SessionManager:
   absl::Status ClaimForCall(const SessionPtr& session);
   absl::Status Load(const SessionPtr& session, const Claim& claim);
   absl::Status DeleteStored(const SessionPtr& session);
+  // For the call that has just parked it.
+  SessionInfo ParkedInfoOf(const HeldSession& session) const;
   bool IsOurs(const HeldSession& session, const Claim& claim) const
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   bool HasGoodClaim(const HeldSession& session) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);

@@ -168,11 +168,23 @@ void SessionManager::Impl::Park(std::string tenant, std::string id, InfoCallback
     return Get(std::move(tenant), std::move(id), std::move(done));
   }
   StartPark(*taken, ParkMode::kOfCall, ParkLimit::kQuota, Urgency::kCall,
-            [self = shared_from_this(), tenant = std::move(tenant), id = std::move(id),
+            [self = shared_from_this(), session = *taken,
              done = std::move(done)](absl::Status status) {
               if (!status.ok()) return done(status);
-              self->Get(tenant, id, done);
+              done(self->ParkedInfoOf(*session));
             });
+}
+
+// Of what was written, not of what the store says: another server may have the session
+// by now, and this call's work is done all the same.
+SessionInfo SessionManager::Impl::ParkedInfoOf(const HeldSession& session) const {
+  const MutexLock lock(mu_);
+  SessionInfo info;
+  info.id = session.id;
+  info.place = SessionPlace::kParked;
+  info.num_tokens = std::ssize(session.kept->history());
+  info.bytes = session.stored_bytes;
+  return info;
 }
 
 void SessionManager::Impl::BeginPark(const SessionPtr& session, ParkMode mode) {

@@ -18,6 +18,11 @@ void MemoryMedium::FailReleases(bool fails) {
   fails_releases_ = fails;
 }
 
+void MemoryMedium::AfterNextRelease(std::function<void()> then) {
+  const MutexLock lock(mu_);
+  after_release_ = std::move(then);
+}
+
 void MemoryMedium::HoldClaims() {
   const MutexLock lock(mu_);
   holds_claims_ = true;
@@ -168,11 +173,16 @@ absl::StatusOr<Claim> MemoryStore::Acquire(std::string_view id, std::string_view
 }
 
 absl::Status MemoryStore::Release(std::string_view id, const Claim& claim) {
-  const MutexLock lock(medium_.mu_);
-  if (absl::Status status = Check(); !status.ok()) return status;
-  if (medium_.fails_releases_) return absl::UnavailableError("no answer");
-  const auto it = medium_.entries_.find(std::string(id));
-  if (it != medium_.entries_.end() && Holds(it->second, claim)) it->second.owner = "";
+  std::function<void()> then;
+  {
+    const MutexLock lock(medium_.mu_);
+    if (absl::Status status = Check(); !status.ok()) return status;
+    if (medium_.fails_releases_) return absl::UnavailableError("no answer");
+    const auto it = medium_.entries_.find(std::string(id));
+    if (it != medium_.entries_.end() && Holds(it->second, claim)) it->second.owner = "";
+    then = std::exchange(medium_.after_release_, nullptr);
+  }
+  if (then != nullptr) then();
   return absl::OkStatus();
 }
 

@@ -25,6 +25,8 @@ class MemoryMedium {
   // From now on every call gets UNAVAILABLE, or no longer.
   void Fail(bool fails);
   void FailReleases(bool fails);  // and nothing else
+  // Called once, when a claim has been given up.
+  void AfterNextRelease(std::function<void()> then);
   // From now on claims are not answered, until they are let go.
   void HoldClaims();
   void WaitForHeldClaims(int count);
@@ -54,6 +56,7 @@ class MemoryMedium {
   mutable Mutex mu_;
   bool fails_ ABSL_GUARDED_BY(mu_) = false;
   bool fails_releases_ ABSL_GUARDED_BY(mu_) = false;
+  std::function<void()> after_release_ ABSL_GUARDED_BY(mu_);
   bool holds_claims_ ABSL_GUARDED_BY(mu_) = false;
   int held_claims_ ABSL_GUARDED_BY(mu_) = 0;
   CondVar changed_;

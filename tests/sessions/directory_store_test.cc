@@ -220,6 +220,24 @@ TEST_F(DirectoryStoreTest, ADamagedClaimIsNobodys) {
 }
 
 // The limit lets one write end short and the next one fail, as a full disk does.
+// Whoever has it may have gone on from what is stored, or have stored nothing yet.
+TEST_F(DirectoryStoreTest, AClaimThatCannotBeReadIsNotNobodys) {
+  DirectoryStoreOptions options;
+  options.path = path_;
+  options.time_to_live = std::chrono::seconds(1);
+  options.clock = std::make_shared<AheadClock>(std::chrono::seconds(60));
+  const auto store = Open();
+  ASSERT_TRUE(Put(*store, 1, "one").ok());
+  const std::string claim = path_ + "/" + kSampleId + ".claim";
+  fs::remove(claim);
+  fs::create_directory(claim);
+  EXPECT_TRUE(absl::IsUnavailable(store->Head(kSampleId, kTenant).status()));
+  ASSERT_TRUE(DirectoryStore::Open(options).ok()) << "removes what is too old";
+  EXPECT_EQ(store->Get(kSampleId).value_or(""), "one");
+  fs::remove(SnapshotPath());
+  EXPECT_TRUE(absl::IsUnavailable(store->Head(kSampleId, kTenant).status()));
+}
+
 TEST_F(DirectoryStoreTest, WithoutRoomTheOldOneStays) {
   const auto store = Open();
   ASSERT_TRUE(Put(*store, 1, "old").ok());

@@ -365,6 +365,22 @@ TEST_F(SessionManagerTest, ParkIsNotAnsweredForAnotherReplica) {
   EXPECT_TRUE(absl::IsNotFound(two->Get(id).status()));
 }
 
+TEST_F(SessionManagerTest, AParkIsDoneThoughAnotherReplicaGoesOnAtOnce) {
+  const auto one = Make("one"), two = Make("two");
+  const std::string id = one->Create();
+  ASSERT_TRUE(one->Say(id, 20, 5, 1).ok());
+  UseOr use;
+  medium_.AfterNextRelease([&] { use = two->Acquire(id); });
+  const InfoOr info = one->Park(id);
+  ASSERT_TRUE(info.ok()) << info.status();
+  ASSERT_TRUE(use.ok()) << use.status();
+  EXPECT_EQ(info->id, id);
+  EXPECT_EQ(info->place, SessionPlace::kParked);
+  EXPECT_EQ(info->num_tokens, 25);
+  EXPECT_EQ(info->bytes, std::ssize(medium_.BytesOf(id)));
+  EXPECT_TRUE(absl::IsUnavailable(one->Park(id).status())) << "it is not here any more";
+}
+
 TEST_F(SessionManagerTest, AfterALapseAnotherTakesOverAndTheOldCopyIsForgotten) {
   const auto one = Make("one");
   const auto two = Make("two");
