@@ -134,7 +134,7 @@ TEST(BadSessionCallTest, EveryBadFieldHasItsStatus) {
        kInvalid, "page_size is 1001; it must be in [1, 1000], or 0"},
       {"PageToken", "ListSessions",
        List([](auto& r) { r.set_page_token("../../../../../../../etc/passwd"); }),
-       kInvalid, kNoSessionId},
+       kInvalid, "page_token must be the next_page_token of another answer"},
       {"Nothing", "ImportSession", Import(""), StatusCode::DATA_LOSS, ""},
       {"NoSnapshot", "ImportSession", Import(std::string(1000, 'x')),
        StatusCode::DATA_LOSS, ""},
