@@ -1,0 +1,59 @@
+// A product as the kernels of gemm.cu take it, and what they do with a finished sum.
+// Device code.
+#pragma once
+
+#include "engine/kernels/cuda/finish_sum.h"
+#include "engine/kernels/cuda/gemm.h"
+
+namespace goldfinch::GOLDFINCH_CUDA {
+
+// Of a block of every kernel of products: a warp a slice.
+constexpr int kGemmThreads = 256;
+static_assert(kGemmThreads / kWarp == kSlices);
+
+// A product as kernels take it.
+struct Product {
+  const void* x = nullptr;
+  std::int64_t x_stride = 0;
+  std::int64_t rows = 0;
+  const void* w = nullptr;
+  const float* scales = nullptr;
+  std::int64_t in = 0, out = 0;
+  Matrix y = {};
+  Epilogue epilogue = {};
+  std::int64_t first_tile = 0;  // among the tiles of the launch
+  std::int64_t row_tiles = 0;
+};
+struct Products {
+  int count = 0;
+  float* partials =
+      nullptr;  // [tile][slice][row][output] of tiles whose slices are split
+  Product at[kMaxGemms];
+};
+// What a kernel of any toolkit and device may be given.
+static_assert(sizeof(Products) <= 4096);
+
+// The product that tile `index` is of.
+__device__ __forceinline__ const Product& FindProduct(const Products& products,
+                                                      std::int64_t index) {
+  int i = 0;
+  while (i + 1 < products.count && index >= products.at[i + 1].first_tile) ++i;
+  return products.at[i];
+}
+
+template <int kSums>
+__device__ __forceinline__ void FinishProducts(const Product& p, Sums<kSums>& sums) {
+  if (p.scales != nullptr) {
+#pragma unroll
+    for (int i = 0; i < kSums; ++i)
+      if (sums.inside[i]) sums.value[i] *= p.scales[sums.col[i]];
+  }
+  FinishEach(p.y, p.epilogue, sums);
+}
+__device__ __forceinline__ void FinishProduct(const Product& p, std::int64_t row,
+                                              std::int64_t col, float sum) {
+  Sums<1> one = {{sum}, {row}, {col}, {true}};
+  FinishProducts(p, one);
+}
+
+}  // namespace goldfinch::GOLDFINCH_CUDA
