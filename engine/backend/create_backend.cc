@@ -15,7 +15,7 @@ absl::StatusOr<std::unique_ptr<Backend>> CreateCuda(
   return cuda::CreateCudaBackend({.device = options.device,
                                   .graphs = options.cuda_graphs,
                                   .overlap = options.cuda_overlap,
-                                  .library = options.cublas,
+                                  .cublas = options.cublas,
                                   .batch_invariant = options.batch_invariant});
 #else
   return absl::UnavailableError("this build has no CUDA backend");

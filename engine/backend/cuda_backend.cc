@@ -99,7 +99,7 @@ class CudaBackend final : public Backend {
         piece_rows_(options.piece_rows),
         use_graphs_(options.graphs),
         batch_invariant_(options.batch_invariant),
-        lt_(options.library
+        lt_(options.cublas
                 ? LtProducts::Create(stream_, copies_,
                                      {.batch_invariant = options.batch_invariant,
                                       .rows = options.lt_rows,

@@ -31,7 +31,7 @@ struct CudaBackendOptions {
   // A kernel may begin while the one before it in the stream ends, from sm_90 on.
   bool overlap = true;
   // Products of prompts are cuBLASLt's, where it can be opened.
-  bool library = true;
+  bool cublas = true;
   // A row has the same bits among any other rows. Else products of many rows may be
   // faster, where there is cuBLASLt.
   bool batch_invariant = true;

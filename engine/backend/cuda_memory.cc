@@ -3,32 +3,32 @@
 #include <algorithm>
 #include <cstring>
 #include <new>
-#include <string_view>
 
 #include "absl/strings/str_cat.h"
+#include "absl/strings/string_view.h"
 
 namespace goldfinch::GOLDFINCH_CUDA {
-
-absl::Status StatusOf(const Stream& stream) {
-  if (stream.ok()) return absl::OkStatus();
-  return absl::InternalError(absl::StrCat(
-      "the CUDA device failed, found at ", stream.failed, ": ",
-      cudaGetErrorName(stream.error), ", ", cudaGetErrorString(stream.error)));
-}
-
 namespace {
 
+absl::Status FaultOf(cudaError_t error, absl::string_view found_at) {
+  return absl::InternalError(absl::StrCat("the CUDA device failed, found at ", found_at,
+                                          ": ", cudaGetErrorName(error), ", ",
+                                          cudaGetErrorString(error)));
+}
+
 // Throws what `result` means where memory was asked for.
-void ThrowIfRefused(cudaError_t result, std::string_view what) {
+void ThrowIfRefused(cudaError_t result, absl::string_view what) {
   if (result == cudaSuccess) return;
   cudaGetLastError();  // a refusal is no fault of the device: nothing is left of it
   if (result == cudaErrorMemoryAllocation) throw std::bad_alloc();
-  Stream failed;
-  failed.Check(result, what);
-  throw DeviceFault(StatusOf(failed));
+  throw DeviceFault(FaultOf(result, what));
 }
 
 }  // namespace
+
+absl::Status StatusOf(const Stream& stream) {
+  return stream.ok() ? absl::OkStatus() : FaultOf(stream.error, stream.failed);
+}
 
 CudaMemory::CudaMemory(Stream& stream, std::int64_t bytes) {
   if (bytes == 0) return;

@@ -41,6 +41,20 @@ class EmulatedEngineTest : public testing::TestWithParam<ComputeType> {
       options.page_tokens = 8;
     });
   }
+  // A small engine, or why there is none.
+  absl::StatusOr<std::unique_ptr<ModelEngine>> Create(bool graphs) const {
+    auto checkpoint = Checkpoint::Load(folder_.path());
+    if (!checkpoint.ok()) return checkpoint.status();
+    CudaBackendOptions device = cuda_emulated::kTightOptions;
+    device.graphs = graphs;
+    auto backend = cuda_emulated::CreateCudaBackend(device);
+    if (!backend.ok()) return backend.status();
+    ModelEngineOptions options;
+    options.compute_type = GetParam();
+    options.cache_bytes = options.expanded_bytes = 1 << 20;
+    options.max_sequences = 2;
+    return ModelEngine::Create(options, *checkpoint, *std::move(backend));
+  }
   std::vector<float> Feed(Engine& engine) const {
     const std::int64_t chunks[] = {70, 1, 9};
     return FeedInChunks(engine, tokens_, chunks);
@@ -202,25 +216,13 @@ TEST_P(EmulatedEngineTest, GraphsOfDecodeStepsHaveTheBitsOfWhatTheyWereRecordedF
 // Whichever call finds it first, those that ask for memory included, it is not said to be
 // want of memory.
 TEST_P(EmulatedEngineTest, AFaultAtStartIsNamed) {
-  const auto create = [&]() -> absl::StatusOr<std::unique_ptr<ModelEngine>> {
-    auto checkpoint = Checkpoint::Load(folder_.path());
-    CudaBackendOptions device = cuda_emulated::kTightOptions;
-    device.graphs = false;
-    auto backend = cuda_emulated::CreateCudaBackend(device);
-    if (!backend.ok()) return backend.status();
-    ModelEngineOptions options;
-    options.compute_type = GetParam();
-    options.cache_bytes = options.expanded_bytes = 1 << 20;
-    options.max_sequences = 2;
-    return ModelEngine::Create(options, *checkpoint, *std::move(backend));
-  };
   const std::int64_t before = emulation::NumCalls();
-  ASSERT_TRUE(create().ok());
+  ASSERT_TRUE(Create(/*graphs=*/false).ok());
   const std::int64_t calls = emulation::NumCalls() - before;
   // The first ones look for a device.
   for (std::int64_t call = 8; call < calls; call += 1 + calls / 40) {
     emulation::FailCall(call);
-    const absl::Status status = create().status();
+    const absl::Status status = Create(/*graphs=*/false).status();
     emulation::FailCall(-1);
     EXPECT_TRUE(absl::IsInternal(status)) << call << " of " << calls << ": " << status;
     EXPECT_THAT(std::string(status.message()), testing::HasSubstr("found at "));
@@ -246,21 +248,12 @@ TEST_P(EmulatedEngineTest, OverlapChangesNoBit) {
 }
 
 TEST_P(EmulatedEngineTest, AFaultWhileGraphsAreRecordedIsAnErrorOfTheEngine) {
-  const auto create = [&] {
-    auto checkpoint = Checkpoint::Load(folder_.path());
-    auto backend = cuda_emulated::CreateCudaBackend(cuda_emulated::kTightOptions);
-    ModelEngineOptions options;
-    options.compute_type = GetParam();
-    options.cache_bytes = options.expanded_bytes = 1 << 20;
-    options.max_sequences = 2;
-    return ModelEngine::Create(options, *checkpoint, *std::move(backend));
-  };
   const std::int64_t before = emulation::NumCalls();
-  ASSERT_TRUE(create().ok());
+  ASSERT_TRUE(Create(/*graphs=*/true).ok());
   const std::int64_t calls = emulation::NumCalls() - before;
   for (const std::int64_t last : {3, 4, 5, 30}) {
     emulation::FailCall(calls - last);
-    const absl::Status status = create().status();
+    const absl::Status status = Create(/*graphs=*/true).status();
     EXPECT_TRUE(absl::IsInternal(status)) << last << " from the end: " << status;
     EXPECT_THAT(std::string(status.message()), testing::HasSubstr("cuda_graphs=off"));
     emulation::FailCall(-1);

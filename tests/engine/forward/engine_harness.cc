@@ -96,7 +96,7 @@ absl::StatusOr<std::unique_ptr<ModelEngine>> CreateEngine(
   CudaBackendOptions device = cuda_emulated::kTightOptions;
   device.graphs = options.cuda_graphs;
   device.overlap = options.cuda_overlap;
-  device.library = options.cublas;
+  device.cublas = options.cublas;
   device.batch_invariant = options.batch_invariant;
   auto backend = cuda_emulated::CreateCudaBackend(device);
   if (!backend.ok()) return backend.status();
