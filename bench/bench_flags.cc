@@ -6,6 +6,11 @@ namespace goldfinch {
 
 std::optional<int> ParseFlags(int argc, char** argv, BenchFlags& flags) {
   CLI::App app("Measures the engine against what the machine allows.");
+  const auto add_switch = [&app](const char* name, std::string& value) {
+    app.add_option(name, value)
+        ->check(CLI::IsMember({"on", "off"}))
+        ->capture_default_str();
+  };
   app.add_option("--shape", flags.shape, "LAYERSxWIDTH of a random model")
       ->capture_default_str();
   app.add_option("--model", flags.model, "a model directory instead of --shape");
@@ -27,21 +32,11 @@ std::optional<int> ParseFlags(int argc, char** argv, BenchFlags& flags) {
   app.add_option("--device", flags.device, "number of the CUDA device")
       ->check(CLI::Range(0, 1024))
       ->capture_default_str();
-  app.add_option("--cuda_graphs", flags.cuda_graphs)
-      ->check(CLI::IsMember({"on", "off"}))
-      ->capture_default_str();
-  app.add_option("--cuda_overlap", flags.cuda_overlap)
-      ->check(CLI::IsMember({"on", "off"}))
-      ->capture_default_str();
-  app.add_option("--cublas", flags.cublas)
-      ->check(CLI::IsMember({"on", "off"}))
-      ->capture_default_str();
-  app.add_option("--run_ahead", flags.run_ahead)
-      ->check(CLI::IsMember({"on", "off"}))
-      ->capture_default_str();
-  app.add_option("--batch_invariant", flags.batch_invariant)
-      ->check(CLI::IsMember({"on", "off"}))
-      ->capture_default_str();
+  add_switch("--cuda_graphs", flags.cuda_graphs);
+  add_switch("--cuda_overlap", flags.cuda_overlap);
+  add_switch("--cublas", flags.cublas);
+  add_switch("--run_ahead", flags.run_ahead);
+  add_switch("--batch_invariant", flags.batch_invariant);
   app.add_option("--cpu_isa", flags.cpu_isa)->capture_default_str();
   app.add_option("--case_seconds", flags.case_seconds, "skip what would take longer")
       ->check(CLI::PositiveNumber)

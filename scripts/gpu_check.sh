@@ -107,10 +107,8 @@ cublas=
 if [[ $backend == cuda ]]; then
   cublas=$(find_cublas)
   [[ $cublas == */* ]] && export LD_LIBRARY_PATH=${cublas%/*}${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}
-fi
 
-# The program itself says whether there is a device for it.
-if [[ $backend == cuda ]]; then
+  # The program itself says whether there is a device for it.
   said=$(timeout "$step_seconds" "$bin/goldfinch" verify "${golden_cases[0]}" \
     "${golden_cases[0]}/expected.safetensors" --backend=cuda --device="$device" 2>&1)
   case $said in

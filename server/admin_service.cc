@@ -72,8 +72,7 @@ absl::StatusOr<RequestFilter> FilterOf(const v1::ListRequestsRequest& request) {
   if (!size.ok()) return size.status();
   std::uint64_t after = 0;
   if (!request.page_token().empty() && !absl::SimpleAtoi(request.page_token(), &after)) {
-    return absl::InvalidArgumentError(
-        "page_token must be the next_page_token of another answer");
+    return BadPageToken();
   }
   return RequestFilter{
       .tenant = request.tenant(), .after = RequestId{after}, .limit = *size};
@@ -173,8 +172,9 @@ grpc::ServerUnaryReactor* AdminService::CancelRequest(
 grpc::ServerUnaryReactor* AdminService::SetLogLevel(
     grpc::CallbackServerContext* context, const v1::SetLogLevelRequest* request,
     v1::SetLogLevelResponse* response) {
-  return ForAdmin({"SetLogLevel", static_cast<std::uint64_t>(request->level())}, context, [&](auto* reactor) {
-    const int level = request->level();
+  const int level = request->level();
+  const Ask ask = {"SetLogLevel", static_cast<std::uint64_t>(level)};
+  return ForAdmin(ask, context, [&](auto* reactor) {
     if (level < v1::LOG_LEVEL_DEBUG || level > v1::LOG_LEVEL_OFF) {
       return Finish(reactor, absl::InvalidArgumentError(absl::StrCat(
                                  "level is ", level, "; it must be in [",

@@ -34,4 +34,11 @@ std::string UsageMistake(const CLI::App& app, const CLI::ParseError& error) {
   return what.substr(0, what.find('\n'));
 }
 
+CLI::Option* AddSwitch(CLI::App& app, const std::string& name, std::string& value,
+                       const std::string& help) {
+  return app.add_option(name, value, help)
+      ->check(CLI::IsMember({"on", "off"}))
+      ->capture_default_str();
+}
+
 }  // namespace goldfinch

@@ -8,6 +8,7 @@
 
 namespace CLI {
 class App;
+class Option;
 class ParseError;
 }  // namespace CLI
 
@@ -27,5 +28,9 @@ std::vector<std::string> ReversedArguments(int argc, const char* const* argv);
 // and something else not known, the latter: mostly it is the former misspelled, and the
 // library would not tell.
 std::string UsageMistake(const CLI::App& app, const CLI::ParseError& error);
+
+// Adds an option that is `value`, "on" or "off", and has what it is now as its default.
+CLI::Option* AddSwitch(CLI::App& app, const std::string& name, std::string& value,
+                       const std::string& help);
 
 }  // namespace goldfinch

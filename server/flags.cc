@@ -156,30 +156,20 @@ void Describe(CLI::App& app, ServerFlags& flags) {
       ->capture_default_str();
   app.add_option("--device", flags.device, "Number of the CUDA device")
       ->capture_default_str();
-  app.add_option("--cuda_graphs", flags.cuda_graphs,
-                 "on: decode steps are launched as CUDA graphs; or off")
-      ->check(CLI::IsMember({"on", "off"}))
-      ->capture_default_str();
-  app.add_option("--cuda_overlap", flags.cuda_overlap,
-                 "on: a CUDA kernel may begin while the one before it ends, where the "
-                 "device can do that; or off")
-      ->check(CLI::IsMember({"on", "off"}))
-      ->capture_default_str();
-  app.add_option("--cublas", flags.cublas,
-                 "on: products of prompts are cuBLASLt's, where a CUDA device and the "
-                 "library are there, which the numerics id says; or off")
-      ->check(CLI::IsMember({"on", "off"}))
-      ->capture_default_str();
-  app.add_option("--run_ahead", flags.run_ahead,
-                 "on: a CUDA device has its next step queued while it runs one, which "
-                 "takes a second state for each sequence; or off")
-      ->check(CLI::IsMember({"on", "off"}))
-      ->capture_default_str();
-  app.add_option("--batch_invariant", flags.batch_invariant,
-                 "on: what else runs changes no bit; off: it may, on CUDA devices, where "
-                 "large batches can be faster")
-      ->check(CLI::IsMember({"on", "off"}))
-      ->capture_default_str();
+  AddSwitch(app, "--cuda_graphs", flags.cuda_graphs,
+            "on: decode steps are launched as CUDA graphs; or off");
+  AddSwitch(app, "--cuda_overlap", flags.cuda_overlap,
+            "on: a CUDA kernel may begin while the one before it ends, where the "
+            "device can do that; or off");
+  AddSwitch(app, "--cublas", flags.cublas,
+            "on: products of prompts are cuBLASLt's, where a CUDA device and the "
+            "library are there, which the numerics id says; or off");
+  AddSwitch(app, "--run_ahead", flags.run_ahead,
+            "on: a CUDA device has its next step queued while it runs one, which "
+            "takes a second state for each sequence; or off");
+  AddSwitch(app, "--batch_invariant", flags.batch_invariant,
+            "on: what else runs changes no bit; off: it may, on CUDA devices, where "
+            "large batches can be faster");
   app.add_option("--cpu_isa", flags.cpu_isa, "Instruction set to compute with")
       ->check(CLI::IsMember({"auto", "plain", "avx2", "avx512", "avx512_bf16"}))
       ->capture_default_str();
@@ -236,10 +226,8 @@ void Describe(CLI::App& app, ServerFlags& flags) {
                  "Bytes of the arena of expanded keys and values, likewise")
       ->transform(CLI::AsSizeValue(false))
       ->capture_default_str();
-  app.add_option("--vocab_table", flags.vocab_table,
-                 "on: keep a table of the vocabulary that halves what rebuilding costs")
-      ->check(CLI::IsMember({"on", "off"}))
-      ->capture_default_str();
+  AddSwitch(app, "--vocab_table", flags.vocab_table,
+            "on: keep a table of the vocabulary that halves what rebuilding costs");
 }
 
 void DescribeSessions(CLI::App& app, ServerFlags& flags) {
@@ -287,10 +275,8 @@ void DescribeAccess(CLI::App& app, ServerFlags& flags) {
                  "HOST:PORT of the admin service (default: none)");
   app.add_flag("--insecure_allow_anonymous", flags.insecure_allow_anonymous,
                "Listen beyond this machine without a tenants file");
-  app.add_option("--reflection", flags.reflection,
-                 "on: tell everybody which methods there are; or off")
-      ->check(CLI::IsMember({"on", "off"}))
-      ->capture_default_str();
+  AddSwitch(app, "--reflection", flags.reflection,
+            "on: tell everybody which methods there are; or off");
   app.add_option("--tls_cert", flags.tls_cert,
                  "PEM file of the certificate and its chain (default: no TLS)");
   app.add_option("--tls_key", flags.tls_key, "PEM file of its key");

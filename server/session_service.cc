@@ -68,9 +68,7 @@ void SessionService::List(const Tenant& tenant, const v1::ListSessionsRequest& r
   if (!size.ok()) return Finish(reactor, size.status());
   const std::size_t limit = *size;
   if (!request.page_token().empty() && !IsSessionId(request.page_token())) {
-    return Finish(reactor,
-                  absl::InvalidArgumentError(
-                      "page_token must be the next_page_token of another answer"));
+    return Finish(reactor, BadPageToken());
   }
   // One more than is told, to know whether there is a next page.
   serving_.sessions.List(tenant.name, request.page_token(), limit + 1,

@@ -274,6 +274,11 @@ absl::StatusOr<std::size_t> ReadPageSize(std::int32_t page_size) {
   return static_cast<std::size_t>(size);
 }
 
+absl::Status BadPageToken() {
+  return absl::InvalidArgumentError(
+      "page_token must be the next_page_token of another answer");
+}
+
 absl::Status ValidatePriority(std::int32_t priority) {
   return IntInRange("priority", priority, -kMaxPriority, kMaxPriority);
 }

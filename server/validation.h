@@ -76,6 +76,9 @@ absl::StatusOr<Request> ValidateScore(const v1::ScoreRequest& request,
 // Entries on a page of a listing: 100 when none are asked for.
 absl::StatusOr<std::size_t> ReadPageSize(std::int32_t page_size);
 
+// What is wrong with a page_token that no listing gave.
+absl::Status BadPageToken();
+
 absl::Status ValidatePriority(std::int32_t priority);
 
 // Every id of `ids`, called `name` in the message, is in the vocabulary.

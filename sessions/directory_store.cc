@@ -32,10 +32,10 @@ absl::Status CheckTenant(std::string_view tenant) {
 }
 
 // Of another tenant than `tenant`, as far as can be known of what is damaged.
-bool IsForeign(const absl::StatusOr<SnapshotHeader>& header,
-               const absl::StatusOr<ClaimFile>& claim, std::string_view tenant) {
+bool IsForeign(const absl::StatusOr<SnapshotHeader>& header, const ClaimFile& claim,
+               std::string_view tenant) {
   if (header.ok()) return header->info.tenant != tenant;
-  return claim.ok() && claim->epoch > 0 && claim->tenant != tenant;
+  return claim.epoch > 0 && claim.tenant != tenant;
 }
 
 }  // namespace
@@ -210,22 +210,18 @@ absl::StatusOr<Claim> DirectoryStore::Acquire(std::string_view session_id,
   if (options_.clock->Uptime() >= uptime_until_) {
     return absl::UnavailableError("this server's lease on sessions has lapsed");
   }
-  auto held = ReadClaim(id);
-  // Whoever wrote it cannot prove that he holds it.
-  if (absl::IsDataLoss(held.status())) held = ClaimFile{};
-  if (!held.ok()) return held.status();
+  const auto holder = HolderOf(id, owner_);
+  if (!holder.ok()) return holder.status();
   const auto header = ReadSnapshotHeader(directory_, id);
-  if (IsForeign(header, held, tenant)) return NoSuchSession();
-  if (held->owner != owner_ && IsLive(held->owner)) {
-    return HeldElsewhere();
-  }
+  if (IsForeign(header, holder->claim, tenant)) return NoSuchSession();
+  if (holder->elsewhere) return HeldElsewhere();
   // What is damaged is in the way of nobody who has the session himself.
   const bool damaged = absl::IsDataLoss(header.status()) && mode == AcquireMode::kNew;
   if (!header.ok() && !damaged && !absl::IsNotFound(header.status())) {
     return header.status();
   }
   if (!header.ok() && mode == AcquireMode::kStored) return NoSuchSession();
-  const Claim claim{.epoch = held->epoch + 1,
+  const Claim claim{.epoch = holder->claim.epoch + 1,
                     .generation = header.ok() ? header->generation : 0,
                     .lease = lease_};
   const absl::Status status = WriteClaim(
@@ -359,7 +355,8 @@ std::string DirectoryStore::owner() const {
 }
 
 // Asked before what is stored is read: who gives a session up in between has put it. One
-// whose claim cannot be read may be anybody's; one whose claim is damaged is nobody's.
+// whose claim cannot be read may be anybody's; one whose claim is damaged is nobody's:
+// whoever wrote it cannot prove that he holds it.
 absl::StatusOr<DirectoryStore::Holder> DirectoryStore::HolderOf(
     const std::string& id, const std::string& owner) const {
   auto claim = ReadClaim(id);

@@ -137,11 +137,8 @@ CLI::App* AddGenerate(CLI::App& app, GenerateFlags& flags) {
                           "Log-probabilities of the n likeliest tokens (with --json)");
   command->add_option("--n", flags.n, "Candidates to generate");
   command->add_option("--priority", flags.priority, "Higher goes first");
-  command
-      ->add_option("--resume", flags.resume,
-                   "on: go on where a server had to stop, there or on another; or off")
-      ->check(CLI::IsMember({"on", "off"}))
-      ->capture_default_str();
+  AddSwitch(*command, "--resume", flags.resume,
+            "on: go on where a server had to stop, there or on another; or off");
   logprobs->needs(command->add_flag("--json", flags.json, "One JSON object a message"));
   command->add_flag("--stats", flags.stats,
                     "Seed, usage and finish reason on standard error");
