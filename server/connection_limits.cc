@@ -43,6 +43,12 @@ void Limit(const ConnectionLimits& limits, grpc::ServerBuilder& builder) {
   set(GRPC_ARG_SERVER_HANDSHAKE_TIMEOUT_MS, kHandshakeMillis);
   set(GRPC_ARG_KEEPALIVE_TIME_MS, kKeepaliveMillis);
   set(GRPC_ARG_KEEPALIVE_TIMEOUT_MS, kKeepaliveTimeoutMillis);
+  // A compressed message takes what it inflates to, a thousand times its bytes, before
+  // anybody has asked how large that is or for a key. Such a call is UNIMPLEMENTED, and
+  // its message stays as it came until it is.
+  for (const auto algorithm : {GRPC_COMPRESS_DEFLATE, GRPC_COMPRESS_GZIP})
+    builder.SetCompressionAlgorithmSupportStatus(algorithm, false);
+  set(GRPC_ARG_ENABLE_PER_MESSAGE_DECOMPRESSION, 0);
   // Two servers on one port would share its calls at random.
   set(GRPC_ARG_ALLOW_REUSEPORT, 0);
 }

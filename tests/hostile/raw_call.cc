@@ -9,7 +9,6 @@ namespace goldfinch {
 namespace {
 
 constexpr std::size_t kMaxFrameBytes = 16384;
-constexpr std::size_t kFrameHeadBytes = 9;
 
 std::string BigEndian(std::uint64_t value, int bytes) {
   std::string out;

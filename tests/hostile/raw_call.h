@@ -2,6 +2,7 @@
 // connections that break off.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <string>
 #include <string_view>
@@ -22,6 +23,7 @@ enum class FrameType : std::uint8_t {
   kWindowUpdate = 8,
   kContinuation = 9,
 };
+inline constexpr std::size_t kFrameHeadBytes = 9;
 inline constexpr std::uint8_t kEndStream = 1;   // of DATA and HEADERS
 inline constexpr std::uint8_t kEndHeaders = 4;  // of HEADERS and CONTINUATION
 

@@ -3,7 +3,11 @@
 #include <gmock/gmock.h>
 #include <google/protobuf/descriptor.h>
 #include <gtest/gtest.h>
+#include <zlib.h>
 
+#include <cstdint>
+#include <cstdlib>
+#include <fstream>
 #include <memory>
 #include <random>
 #include <string>
@@ -29,6 +33,30 @@ std::string Nonsense(std::mt19937& random, std::size_t size) {
   std::string bytes(size, '\0');
   for (char& byte : bytes) byte = static_cast<char>(random());
   return bytes;
+}
+
+std::string Compressed(const std::string& bytes) {
+  uLongf size = compressBound(bytes.size());
+  std::string out(size, '\0');
+  EXPECT_EQ(compress2(reinterpret_cast<Bytef*>(out.data()), &size,
+                      reinterpret_cast<const Bytef*>(bytes.data()), bytes.size(),
+                      Z_BEST_COMPRESSION),
+            Z_OK);
+  out.resize(size);
+  return out;
+}
+
+// The most memory this process has had since ForgetPeakMemory, in bytes.
+std::int64_t PeakMemory() {
+  std::ifstream status("/proc/self/status");
+  for (std::string line; std::getline(status, line);) {
+    if (line.starts_with("VmHWM:"))
+      return std::strtoll(line.c_str() + 6, nullptr, 10) << 10;
+  }
+  return -1;
+}
+bool ForgetPeakMemory() {
+  return static_cast<bool>(std::ofstream("/proc/self/clear_refs") << 5 << std::flush);
 }
 
 class WireGarbageTest : public AttackedServerTest {
@@ -236,6 +264,33 @@ TEST_F(WireGarbageTest, MessagesWhosePrefixLiesAreRefused) {
     const std::string answer = Ask(Preface() + headers + data(prefix + message));
     EXPECT_THAT(DataIn(answer), AnyOf("", DataIn(good), DataIn(none)));
   }
+}
+
+// A thousand bytes for each of its own, before anybody is asked for a key.
+TEST_F(WireGarbageTest, CompressedMessagesAreRefusedAndNotInflated) {
+  constexpr std::size_t kInflated = 56 << 20;
+  const std::string bomb = Compressed(std::string(kInflated, '\0'));
+  ASSERT_LT(bomb.size(), 60000u) << "more than a stream takes at once";
+  ASSERT_TRUE(ForgetPeakMemory());
+  const std::int64_t before = PeakMemory();
+  RawHeaders headers = CallHeaders(kTokenize);
+  headers.emplace_back("grpc-encoding", "deflate");
+  std::string message = MessageFrames(1, bomb, true);
+  message[kFrameHeadBytes] = 1;  // it is compressed
+  const std::string answer =
+      Ask(Preface() + Frame(FrameType::kHeaders, kEndHeaders, 1, HeaderBlock(headers)) +
+          message);
+  EXPECT_THAT(FrameTypesIn(answer), testing::Not(testing::Contains(FrameType::kData)));
+  EXPECT_LT(PeakMemory() - before, static_cast<std::int64_t>(kInflated / 4));
+
+  grpc::ClientContext context;
+  context.set_compression_algorithm(GRPC_COMPRESS_GZIP);
+  v1::TokenizeRequest request;
+  request.set_text(std::string(100000, 'x'));
+  v1::TokenizeResponse response;
+  const grpc::Status status = server().stub().Tokenize(&context, request, &response);
+  EXPECT_EQ(status.error_code(), StatusCode::UNIMPLEMENTED);
+  EXPECT_THAT(status.error_message(), testing::HasSubstr("gzip"));
 }
 
 TEST_F(WireGarbageTest, HeadersThatAreNoneAreRefused) {
