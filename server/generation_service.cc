@@ -33,7 +33,7 @@ grpc::ServerUnaryReactor* GenerationService::Tokenize(
   std::vector<TokenId> tokens;
   serving_.limits.tokenizer.Encode(request->text(), tokens);
   response->mutable_tokens()->Add(tokens.begin(), tokens.end());
-  return Answer(context, absl::OkStatus());
+  return AnswerIfItFits(context, *response);
 }
 
 grpc::ServerUnaryReactor* GenerationService::Detokenize(
@@ -45,8 +45,12 @@ grpc::ServerUnaryReactor* GenerationService::Detokenize(
       ValidateTokens("tokens", request->tokens(), serving_.limits.vocabulary);
   if (!status.ok()) return Answer(context, status);
   const std::vector<TokenId> tokens(request->tokens().begin(), request->tokens().end());
+  // A message of ids may stand for gigabytes: known before they are made.
+  const absl::Status fits = ValidateAnswerBytes(
+      serving_.limits.tokenizer.DecodedBytes(tokens), serving_.limits);
+  if (!fits.ok()) return Answer(context, fits);
   response->set_text(ToValidUtf8(serving_.limits.tokenizer.Decode(tokens)));
-  return Answer(context, absl::OkStatus());
+  return AnswerIfItFits(context, *response);
 }
 
 grpc::ServerUnaryReactor* GenerationService::GetModel(
@@ -60,7 +64,16 @@ grpc::ServerUnaryReactor* GenerationService::GetModel(
 
 absl::Status GenerationService::Admit(const grpc::CallbackServerContext& context) const {
   const absl::Status status = Authenticate(serving_, context).status();
-  return status.ok() && serving_.calls.closed() ? DrainingStatus() : status;
+  return status.ok() ? MayBegin(serving_, !serving_.calls.closed()) : status;
+}
+
+template <typename Response>
+grpc::ServerUnaryReactor* GenerationService::AnswerIfItFits(
+    grpc::CallbackServerContext* context, Response& response) {
+  const absl::Status fits = ValidateAnswerBytes(
+      static_cast<std::int64_t>(response.ByteSizeLong()), serving_.limits);
+  if (!fits.ok()) response.Clear();
+  return Answer(context, fits);
 }
 
 grpc::ServerUnaryReactor* GenerationService::Answer(grpc::CallbackServerContext* context,

@@ -30,11 +30,17 @@ class GenerationService final : public v1::GenerationService::CallbackService {
                                      v1::GetModelResponse* response) override;
 
  private:
-  // Whether a call that is answered on the spot may be made.
+  // Whether a call that is answered on the spot may be made: as Authenticate and
+  // MayBegin.
   absl::Status Admit(const grpc::CallbackServerContext& context) const;
   // Finishes it.
   grpc::ServerUnaryReactor* Answer(grpc::CallbackServerContext* context,
                                    const absl::Status& status);
+  // With `response`, or INVALID_ARGUMENT when it is more than may be sent: the library
+  // would find that out by itself, but for two gigabytes, at which it ends the process.
+  template <typename Response>
+  grpc::ServerUnaryReactor* AnswerIfItFits(grpc::CallbackServerContext* context,
+                                           Response& response);
 
   const ServingContext& serving_;
   const v1::GetModelResponse model_;

@@ -148,7 +148,7 @@ class Server::Impl {
                  tenants_,
                  options.memory,
                  {vocabulary, tokenizer_, options.scheduler.max_context_tokens,
-                  options.default_max_tokens},
+                  options.default_max_tokens, options.connections.max_message_bytes},
                  transfer_bytes_},
         service_(serving_, DescribeModel(options, engine.info())),
         session_service_(serving_),
@@ -296,31 +296,38 @@ void Server::Impl::Shutdown(std::chrono::nanoseconds patience) {
   }
   scheduler_.Shutdown();
   // Takes leave of connections; a call whose client reads nothing is broken off.
+  const auto last = std::chrono::system_clock::now() + kLastWords;  // of both together
   for (grpc::Server* server : {server_.get(), admin_server_.get()}) {
     if (server == nullptr) continue;
-    server->Shutdown(std::chrono::system_clock::now() + kLastWords);
+    server->Shutdown(last);
     server->Wait();
   }
 }
 
 void Server::Impl::ParkEverything(std::chrono::steady_clock::time_point deadline,
                                   std::chrono::nanoseconds patience) {
-  if (!std::exchange(parked_, true)) {
-    calls_.WaitUntilEmpty(deadline - patience / 2);
-    scheduler_.InterruptAll();
-    // What is idle does not wait for a call that does not end; calls end when what they
-    // ran is parked.
-    sessions_.ParkAll(deadline - patience / 4);
-    calls_.WaitUntilEmpty(deadline - patience / 8, OpenCalls::Waiting::kAnyway);
-    // Who takes nothing gets no status; what his call ran is parked all the same.
-    calls_.CutOffStuck(serving_.clock.Now());
-    if (!calls_.WaitUntilEmpty(deadline - patience / 16, OpenCalls::Waiting::kAnyway)) {
-      LogWarning("running calls are ended with UNAVAILABLE");
-    }
-    const std::int64_t left = sessions_.ParkAll(deadline);
-    if (left > 0) {
-      LogWarning(absl::StrCat(left, " sessions could not be parked and are lost"));
-    }
+  if (std::exchange(parked_, true)) return;
+  // Half of the time for calls to end by themselves, a quarter to park what is idle, an
+  // eighth for the calls that are then interrupted, a sixteenth for those cut off; the
+  // rest is for parks that have to be tried again.
+  const auto calls_until = deadline - patience / 2;
+  const auto idle_until = deadline - patience / 4;
+  const auto interrupted_until = deadline - patience / 8;
+  const auto cut_off_until = deadline - patience / 16;
+  calls_.WaitUntilEmpty(calls_until);
+  scheduler_.InterruptAll();
+  // What is idle does not wait for a call that does not end; calls end when what they ran
+  // is parked.
+  sessions_.ParkAll(idle_until);
+  calls_.WaitUntilEmpty(interrupted_until, OpenCalls::Waiting::kAnyway);
+  // Who takes nothing gets no status; what his call ran is parked all the same.
+  calls_.CutOffStuck(serving_.clock.Now());
+  if (!calls_.WaitUntilEmpty(cut_off_until, OpenCalls::Waiting::kAnyway)) {
+    LogWarning("running calls are ended with UNAVAILABLE");
+  }
+  const std::int64_t left = sessions_.ParkAll(deadline);
+  if (left > 0) {
+    LogWarning(absl::StrCat(left, " sessions could not be parked and are lost"));
   }
 }
 

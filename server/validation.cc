@@ -279,6 +279,13 @@ absl::Status BadPageToken() {
       "page_token must be the next_page_token of another answer");
 }
 
+absl::Status ValidateAnswerBytes(std::int64_t bytes, const ServingLimits& limits) {
+  if (bytes <= limits.max_message_bytes) return absl::OkStatus();
+  return absl::InvalidArgumentError(absl::StrCat("the answer would have ", bytes,
+                                                 " bytes; the limit is ",
+                                                 limits.max_message_bytes));
+}
+
 absl::Status ValidatePriority(std::int32_t priority) {
   return IntInRange("priority", priority, -kMaxPriority, kMaxPriority);
 }

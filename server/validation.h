@@ -36,6 +36,7 @@ struct ServingLimits {
   const Tokenizer& tokenizer;
   std::int64_t max_context_tokens = 0;
   std::int64_t default_max_tokens = 0;
+  std::int64_t max_message_bytes = 0;  // of an answer
 };
 
 // A valid Generate call.
@@ -78,6 +79,10 @@ absl::StatusOr<std::size_t> ReadPageSize(std::int32_t page_size);
 
 // What is wrong with a page_token that no listing gave.
 absl::Status BadPageToken();
+
+// `bytes` are no more than an answer may have; INVALID_ARGUMENT for the request that asks
+// for it.
+absl::Status ValidateAnswerBytes(std::int64_t bytes, const ServingLimits& limits);
 
 absl::Status ValidatePriority(std::int32_t priority);
 

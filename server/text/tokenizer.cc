@@ -101,4 +101,10 @@ std::string Tokenizer::Decode(std::span<const TokenId> ids) const {
   return bytes;
 }
 
+std::int64_t Tokenizer::DecodedBytes(std::span<const TokenId> ids) const {
+  std::int64_t bytes = 0;
+  for (const TokenId id : ids) bytes += std::ssize(Spelling(vocabulary_, id));
+  return bytes;
+}
+
 }  // namespace goldfinch

@@ -46,6 +46,8 @@ class Tokenizer {
   // The bytes of `ids`, which must all be in the vocabulary; not always valid UTF-8.
   // Unlisted ids have none.
   std::string Decode(std::span<const TokenId> ids) const;
+  // How many that are.
+  std::int64_t DecodedBytes(std::span<const TokenId> ids) const;
 
   // The longest token that `text`, which must not be empty, begins with.
   Match LongestMatch(std::string_view text) const;

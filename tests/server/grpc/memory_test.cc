@@ -195,8 +195,8 @@ class SheddingTest : public testing::Test {
 
   const SteadyClock clock_;
   std::atomic<std::int64_t> taken_ = 0;
-  MemoryGuard guard_{1000, {.taken = [this] { return taken_.load(); }, .give_back = [] {}},
-                     clock_};
+  MemoryGuard guard_{
+      1000, {.taken = [this] { return taken_.load(); }, .give_back = [] {}}, clock_};
   TestServer server_{Options()};
 };
 
@@ -225,7 +225,17 @@ TEST_F(SheddingTest, NewWorkIsRefusedAndWhatRunsGoesOn) {
     v1::ImportSessionResponse response;
     ExpectShed(server_.sessions().ImportSession(&context, &response)->Finish());
   }
-  EXPECT_GE(server_.Metric("goldfinch_requests_shed_total"), 4);
+  {
+    grpc::ClientContext context;
+    v1::TokenizeResponse response;
+    ExpectShed(server_.stub().Tokenize(&context, {}, &response));
+  }
+  {
+    grpc::ClientContext context;
+    v1::DetokenizeResponse response;
+    ExpectShed(server_.stub().Detokenize(&context, {}, &response));
+  }
+  EXPECT_GE(server_.Metric("goldfinch_requests_shed_total"), 6);
   EXPECT_EQ(server_.Metric("goldfinch_memory_limit_bytes"), 1000);
   for (int i = 0; i < 100; ++i) ASSERT_TRUE(stream->Read(&message));
 

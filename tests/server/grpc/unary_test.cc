@@ -5,6 +5,7 @@
 #include <string>
 #include <vector>
 
+#include "server/text/tokenizer.h"
 #include "tests/server/grpc/harness.h"
 
 namespace goldfinch {
@@ -86,6 +87,48 @@ TEST_F(UnaryTest, DetokenizeReplacesWhatIsNotUtf8) {
   v1::DetokenizeResponse response;
   ASSERT_TRUE(server_.stub().Detokenize(&context, request, &response).ok());
   EXPECT_EQ(response.text(), "\ufffd");
+}
+
+// Messages of a size that may come, whose answers may not go.
+TEST(AnswerBytesTest, WhatWouldBeTooMuchIsRefusedBeforeItIsMade) {
+  TestServerOptions options;
+  options.connections.max_message_bytes = 65536;
+  TestServer server(options);
+  const auto detokenize = [&server](int count) {
+    grpc::ClientContext context;
+    v1::DetokenizeRequest request;
+    request.mutable_tokens()->Resize(count, kEndOfText);
+    v1::DetokenizeResponse response;
+    const grpc::Status status = server.stub().Detokenize(&context, request, &response);
+    if (status.ok()) {
+      EXPECT_EQ(response.text().size(),
+                static_cast<std::size_t>(count) * Tokenizer::kEndOfTextSpelling.size());
+    }
+    return status;
+  };
+  EXPECT_TRUE(detokenize(5000).ok());
+  const grpc::Status status = detokenize(60000);
+  EXPECT_EQ(status.error_code(), grpc::StatusCode::INVALID_ARGUMENT);
+  EXPECT_EQ(status.error_message(),
+            "the answer would have 780000 bytes; the limit is 65536");
+
+  // A byte that is no text becomes three.
+  grpc::ClientContext broken;
+  v1::DetokenizeRequest bytes;
+  bytes.mutable_tokens()->Resize(30000, 1 + 0xff);
+  v1::DetokenizeResponse replaced;
+  EXPECT_EQ(server.stub().Detokenize(&broken, bytes, &replaced).error_code(),
+            grpc::StatusCode::INVALID_ARGUMENT);
+
+  // Ids may take more bytes than what they stand for.
+  grpc::ClientContext context;
+  v1::TokenizeRequest request;
+  request.set_text(std::string(60000, '\xc2'));
+  for (std::size_t i = 1; i < request.text().size(); i += 2)
+    (*request.mutable_text())[i] = '\xa9';
+  v1::TokenizeResponse tokens;
+  EXPECT_EQ(server.stub().Tokenize(&context, request, &tokens).error_code(),
+            grpc::StatusCode::INVALID_ARGUMENT);
 }
 
 TEST_F(UnaryTest, GetModelDescribesTheModelAndTheLimits) {
