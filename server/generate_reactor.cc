@@ -297,7 +297,8 @@ void GenerateReactor::OnCancel() {
 void GenerateReactor::CutOffIfStuck(TimePoint since) {
   {
     MutexLock lock(mu_);
-    if (finished_ || !writing_since_.has_value() || *writing_since_ >= since) return;
+    if (finished_ || cutting_off_ || !writing_since_.has_value()) return;
+    if (*writing_since_ >= since) return;
     cutting_off_ = true;  // no Finish, so no OnDone: the context stays
   }
   context_->TryCancel();  // the write fails, and OnWriteDone ends the call

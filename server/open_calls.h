@@ -1,5 +1,5 @@
 // Which calls are open, so that the server can refuse new ones, wait for the old ones
-// and cut off the ones whose client has stopped reading.
+// and cut off the ones whose client has stopped reading, or sending.
 //
 // Invariant: after Close, Enter is false forever; a call that entered leaves exactly
 // once. No lock is held while a call is told anything.
@@ -20,9 +20,9 @@ namespace goldfinch {
 class OpenCall {
  public:
   virtual ~OpenCall() = default;
-  // Breaks the call off if a write has been under way since before `since`: its client
-  // takes nothing, so no status can reach it in order either. May come after the call
-  // has left.
+  // Breaks the call off if a write has been under way since before `since`, or a client's
+  // message awaited: it takes nothing, so no status can reach it in order either, or
+  // holds room that others need. May come after the call has left.
   virtual void CutOffIfStuck(TimePoint since) = 0;
 };
 

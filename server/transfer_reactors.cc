@@ -64,23 +64,12 @@ void ExportReactor::WriteNext() {
   const std::size_t size = std::min(kChunkBytes, snapshot_.size() - sent_);
   message_.set_chunk(snapshot_.substr(sent_, size));
   sent_ += size;
-  {
-    const MutexLock lock(mu_);
-    writing_since_ = serving_.clock.Now();
-  }
+  write_.Begin(serving_.clock.Now());
   StartWrite(&message_);
 }
 
 void ExportReactor::OnWriteDone(bool ok) {
-  {
-    const MutexLock lock(mu_);
-    writing_since_.reset();
-    if (cutting_off_) {
-      written_ = ok;
-      return;
-    }
-  }
-  GoOn(ok);
+  if (write_.End(ok)) GoOn(ok);
 }
 
 void ExportReactor::GoOn(bool ok) {
@@ -89,19 +78,7 @@ void ExportReactor::GoOn(bool ok) {
 }
 
 void ExportReactor::CutOffIfStuck(TimePoint since) {
-  {
-    const MutexLock lock(mu_);
-    if (!writing_since_.has_value() || *writing_since_ >= since) return;
-    cutting_off_ = true;  // no Finish, so no OnDone: the context stays
-  }
-  context_->TryCancel();  // the write fails
-  std::optional<bool> written;
-  {
-    const MutexLock lock(mu_);
-    cutting_off_ = false;
-    written = std::exchange(written_, std::nullopt);
-  }
-  if (written.has_value()) GoOn(*written);
+  write_.CutOffIfStuck(since, *context_, [this](bool ok) { GoOn(ok); });
 }
 
 void ExportReactor::FinishWith(const absl::Status& status) {
@@ -119,13 +96,18 @@ grpc::ServerReadReactor<v1::ImportSessionRequest>* ImportReactor::Start(
   auto reactor = std::make_shared<ImportReactor>(Private(), serving, context, response);
   reactor->self_ = reactor;
   absl::StatusOr<TenantPtr> tenant = Authenticate(serving, *context);
-  absl::Status status = tenant.status();
-  if (status.ok()) status = MayBegin(serving, !serving.calls.closed());
-  if (!status.ok()) {
-    reactor->FinishWith(status);
+  if (!tenant.ok()) {
+    reactor->FinishWith(tenant.status());
+    return reactor.get();
+  }
+  reactor->tenant_ = *std::move(tenant);
+  reactor->entered_ = serving.calls.Enter(reactor);
+  const absl::Status may_begin = MayBegin(serving, reactor->entered_);
+  if (!may_begin.ok()) {
+    reactor->FinishWith(may_begin);
   } else {
-    reactor->tenant_ = *std::move(tenant);
-    reactor->StartRead(&reactor->message_);
+    reactor->waiting_since_ = serving.clock.Now();
+    reactor->ReadNext();
   }
   return reactor.get();
 }
@@ -144,11 +126,28 @@ absl::Status ImportReactor::Take(const std::string& chunk) {
   return room;
 }
 
+void ImportReactor::ReadNext() {
+  if (taken_ - waited_from_ >= static_cast<std::int64_t>(kChunkBytes)) {
+    waited_from_ = taken_;
+    waiting_since_ = serving_.clock.Now();
+  }
+  read_.Begin(waiting_since_);
+  StartRead(&message_);
+}
+
 void ImportReactor::OnReadDone(bool ok) {
+  if (read_.End(ok)) GoOn(ok);
+}
+
+void ImportReactor::CutOffIfStuck(TimePoint since) {
+  read_.CutOffIfStuck(since, *context_, [this](bool ok) { GoOn(ok); });
+}
+
+void ImportReactor::GoOn(bool ok) {
   if (ok) {
     const absl::Status status = Take(message_.chunk());
     if (!status.ok()) return FinishWith(status);
-    return StartRead(&message_);
+    return ReadNext();
   }
   // The client has sent all, or is gone; then the answer goes nowhere.
   if (context_->IsCancelled()) return FinishWith(absl::CancelledError("cancelled"));
@@ -164,6 +163,9 @@ void ImportReactor::FinishWith(const absl::Status& status) {
   Finish(EndStatus(serving_, status));
 }
 
-void ImportReactor::OnDone() { self_.reset(); }
+void ImportReactor::OnDone() {
+  const std::shared_ptr<ImportReactor> self = std::move(self_);
+  if (entered_) serving_.calls.Leave(self);
+}
 
 }  // namespace goldfinch

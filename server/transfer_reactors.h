@@ -13,12 +13,11 @@
 
 #include <cstdint>
 #include <memory>
-#include <optional>
 #include <string>
 
-#include "engine/sync/mutex.h"
 #include "goldfinch/v1/session_service.pb.h"
 #include "server/open_calls.h"
+#include "server/pending_operation.h"
 #include "server/serving_context.h"
 
 namespace goldfinch {
@@ -57,15 +56,11 @@ class ExportReactor final : public grpc::ServerWriteReactor<v1::ExportSessionRes
   std::size_t sent_ = 0;
   v1::ExportSessionResponse message_;
 
-  Mutex mu_;
-  std::optional<TimePoint> writing_since_ ABSL_GUARDED_BY(mu_);
-  // While it is being broken off, what its write's end would do waits: with Finish the
-  // context could go.
-  bool cutting_off_ ABSL_GUARDED_BY(mu_) = false;
-  std::optional<bool> written_ ABSL_GUARDED_BY(mu_);
+  PendingOperation write_;
 };
 
-class ImportReactor final : public grpc::ServerReadReactor<v1::ImportSessionRequest> {
+class ImportReactor final : public grpc::ServerReadReactor<v1::ImportSessionRequest>,
+                            public OpenCall {
   struct Private {};  // made by Start only
 
  public:
@@ -81,18 +76,28 @@ class ImportReactor final : public grpc::ServerReadReactor<v1::ImportSessionRequ
   void OnReadDone(bool ok) override;
   void OnDone() override;
 
+  void CutOffIfStuck(TimePoint since) override;
+
  private:
   absl::Status Take(const std::string& chunk);
+  void ReadNext();
+  void GoOn(bool ok);
   void FinishWith(const absl::Status& status);
 
   const ServingContext& serving_;
   grpc::CallbackServerContext* const context_;
   v1::ImportSessionResponse* const response_;  // gRPC's, until Finish
   std::shared_ptr<ImportReactor> self_;        // from Start until OnDone
+  bool entered_ = false;                       // set by Start
   TenantPtr tenant_;                           // set by Start
   v1::ImportSessionRequest message_;
   std::string snapshot_;
   std::int64_t taken_ = 0;  // of serving_.transfer_bytes
+  // How much had come when the wait for the next kChunkBytes began: bytes that trickle in
+  // hold what others could use.
+  std::int64_t waited_from_ = 0;
+  TimePoint waiting_since_;
+  PendingOperation read_;
 };
 
 }  // namespace goldfinch
