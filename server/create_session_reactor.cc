@@ -4,6 +4,7 @@
 #include <vector>
 
 #include "server/session_message.h"
+#include "server/status.h"
 
 namespace goldfinch {
 
@@ -67,6 +68,7 @@ absl::Status CreateSessionReactor::Prefill(const std::shared_ptr<SessionUse>& us
     self->serving_.delivery.Post(
         [self, status = std::move(status)] { self->Answer(status); });
   };
+  submitted_ = true;
   const absl::StatusOr<Scheduler::Submission> submission =
       serving_.scheduler.Submit(std::move(request_));
   if (!submission.ok()) return submission.status();
@@ -96,7 +98,8 @@ void CreateSessionReactor::Answer(const absl::Status& status) {
 }
 
 void CreateSessionReactor::FinishWith(const absl::Status& status) {
-  Finish(EndStatus(serving_, status));
+  // The scheduler counts what it was asked, refused or not.
+  Finish(submitted_ ? ToGrpcStatus(status) : EndStatus(serving_, status));
 }
 
 void CreateSessionReactor::OnCancel() {

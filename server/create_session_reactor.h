@@ -57,6 +57,7 @@ class CreateSessionReactor final
   TenantPtr tenant_;                            // set by Start; null: refused
   std::string session_id_;                      // set before anything runs on it
   Request request_;  // the prompt to run, if any; until it is submitted
+  bool submitted_ = false;
 
   Mutex mu_;
   bool cancelled_ ABSL_GUARDED_BY(mu_) = false;

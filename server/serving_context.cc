@@ -29,7 +29,7 @@ absl::StatusOr<TenantPtr> Authenticate(const ServingContext& serving,
 }
 
 grpc::Status EndStatus(const ServingContext& serving, const absl::Status& status) {
-  if (!status.ok()) serving.observer.OnRefused(status);
+  if (!status.ok() && !absl::IsCancelled(status)) serving.observer.OnRefused(status);
   return ToGrpcStatus(status);
 }
 

@@ -68,7 +68,8 @@ void SetTenant(const TenantPtr& tenant, Request& request);
 void CountRefusal(const ServingContext& serving, const TenantPtr& tenant,
                   const absl::Status& status);
 
-// What a call outside the scheduler ends with. A refusal is counted.
+// What a call outside the scheduler ends with. A refusal is counted; that a client has
+// left is none.
 grpc::Status EndStatus(const ServingContext& serving, const absl::Status& status);
 
 // The client's deadline on the scheduler's clock; none when it set none.

@@ -6,6 +6,7 @@
 #include <future>
 #include <set>
 #include <string>
+#include <thread>
 #include <vector>
 
 #include "tests/fakes/memory_store.h"
@@ -346,6 +347,74 @@ TEST(ExportTest, OneThatNobodyReadsIsCutOffAndHoldsNothingUp) {
   while (reader->Read(&message)) {
   }
   EXPECT_FALSE(reader->Finish().ok());
+}
+
+// Snapshots on their way share their room: who sends nothing more gives it back.
+TEST(ImportTest, OneThatStopsOrTricklesIsCutOff) {
+  for (const bool trickles : {false, true}) {
+    TestServerOptions options;
+    options.scheduler.slow_reader = std::chrono::milliseconds(200);
+    TestServer server(options);
+    grpc::ClientContext context;
+    v1::ImportSessionResponse response;
+    const auto writer = server.sessions().ImportSession(&context, &response);
+    v1::ImportSessionRequest request;
+    request.set_chunk(std::string(1 << 20, 'x'));
+    ASSERT_TRUE(writer->Write(request));
+    request.set_chunk("x");
+    ASSERT_TRUE(writer->Write(request));
+    while (trickles && writer->Write(request)) std::this_thread::yield();
+    EXPECT_EQ(writer->Finish().error_code(), StatusCode::CANCELLED);
+    EXPECT_TRUE(server.BecomesIdle());
+    // And the server is empty for good: a drain waits for nobody.
+    server.server().Shutdown(std::chrono::minutes(5));
+  }
+}
+
+TEST(CreateSessionTest, IsRefusedOnceAndNotForLeaving) {
+  TestServerOptions options;
+  options.scheduler.max_queued_requests = 1;
+  options.engine.num_pages = 100000;
+  options.engine.num_slots = 1;
+  TestServer server(options);
+  const auto refused = [&server](const std::string& code) {
+    return server.Metric("goldfinch_requests_refused_total{code=\"" + code + "\"}");
+  };
+  v1::GenerateRequest endless = TextRequest("endless", 1000000);
+  endless.mutable_sampling()->set_ignore_eos(true);
+  grpc::ClientContext running, waiting;
+  const auto runs = server.stub().Generate(&running, endless);
+  v1::GenerateResponse message;
+  ASSERT_TRUE(runs->Read(&message));
+  const auto waits = server.stub().Generate(&waiting, endless);
+  ASSERT_TRUE(Eventually([&] {
+    return server.Metric("goldfinch_requests_waiting{reason=\"admission\"}") == 1;
+  }));
+  EXPECT_EQ(CreateSession(server, "text").status().code(),
+            absl::StatusCode::kResourceExhausted);
+  EXPECT_EQ(refused("RESOURCE_EXHAUSTED"), 1);
+
+  // Accepted, and then its client leaves: no refusal.
+  waiting.TryCancel();
+  ASSERT_TRUE(Eventually([&] {
+    return server.Metric("goldfinch_requests_waiting{reason=\"admission\"}") == 0;
+  }));
+  grpc::ClientContext leaving;
+  v1::CreateSessionRequest request;
+  request.set_text("text");
+  v1::CreateSessionResponse response;
+  auto created = std::async(std::launch::async, [&] {
+    return server.sessions().CreateSession(&leaving, request, &response);
+  });
+  ASSERT_TRUE(Eventually([&] {
+    return server.Metric("goldfinch_requests_waiting{reason=\"admission\"}") == 1;
+  }));
+  leaving.TryCancel();
+  EXPECT_EQ(created.get().error_code(), StatusCode::CANCELLED);
+  running.TryCancel();
+  EXPECT_TRUE(server.BecomesIdle());
+  EXPECT_EQ(refused("CANCELLED"), 0);
+  EXPECT_EQ(refused("RESOURCE_EXHAUSTED"), 1);
 }
 
 TEST(PrefixCacheServiceTest, ScoresGoOnFromItToo) {
