@@ -15,27 +15,6 @@ namespace {
 
 using prometheus::MetricFamily;
 
-// What a scrape reads of one tenant, or of several together.
-struct Reading {
-  std::int64_t running = 0;
-  std::int64_t waiting = 0;
-  std::int64_t prompt = 0;
-  std::int64_t generated = 0;
-  std::int64_t service = 0;
-  std::int64_t put_aside = 0;
-  std::int64_t refused = 0;
-
-  void Add(const TenantMeter& meter) {
-    running += meter.running_requests;
-    waiting += meter.waiting_requests;
-    prompt += meter.prompt_tokens;
-    generated += meter.generated_tokens;
-    service += meter.service;
-    put_aside += meter.put_aside;
-    refused += meter.refused;
-  }
-};
-
 std::uint64_t Count(std::int64_t value) { return static_cast<std::uint64_t>(value); }
 
 }  // namespace
@@ -53,9 +32,9 @@ void Metrics::CollectTenants(std::vector<MetricFamily>& families) const {
       "What fairness counts: prompt tokens and twice the generated ones, unweighted");
   MetricFamily aside = Counters("goldfinch_tenant_put_aside_total",
                                 "Times a running request was put aside for others");
-  MetricFamily refused =
-      Counters("goldfinch_tenant_refused_total", "Generate and Score calls that were not accepted");
-  const auto add = [&](const std::string& name, const Reading& reading) {
+  MetricFamily refused = Counters("goldfinch_tenant_refused_total",
+                                  "Generate and Score calls that were not accepted");
+  const auto add = [&](const std::string& name, const TenantReading& reading) {
     AddGauge(running, {{"tenant", name}}, reading.running);
     AddGauge(waiting, {{"tenant", name}}, reading.waiting);
     AddCounter(tokens, {{"tenant", name}, {"kind", "prompt"}}, Count(reading.prompt));
@@ -66,13 +45,9 @@ void Metrics::CollectTenants(std::vector<MetricFamily>& families) const {
     AddCounter(refused, {{"tenant", name}}, Count(reading.refused));
   };
   for (const TenantDirectory::TenantPtr& tenant : tenants_->tenants()) {
-    Reading reading;
-    reading.Add(*tenant->meter);
-    add(tenant->name, reading);
+    add(tenant->name, Read(*tenant->meter));
   }
-  Reading others;
-  for (const auto& meter : tenants_->former_meters()) others.Add(*meter);
-  add(kOtherTenants, others);
+  add(kOtherTenants, tenants_->ReadFormer());
   if (sessions_ != nullptr) CollectSessionsOfTenants(families);
   for (MetricFamily* family : {&running, &waiting, &tokens, &service, &aside, &refused}) {
     families.push_back(std::move(*family));

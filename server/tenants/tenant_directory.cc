@@ -21,6 +21,24 @@ absl::Status NoKey() {
 
 }  // namespace
 
+void TenantReading::AddCounts(const TenantReading& other, std::int64_t sign) {
+  prompt += sign * other.prompt;
+  generated += sign * other.generated;
+  service += sign * other.service;
+  put_aside += sign * other.put_aside;
+  refused += sign * other.refused;
+}
+
+TenantReading Read(const TenantMeter& meter) {
+  return {.running = meter.running_requests,
+          .waiting = meter.waiting_requests,
+          .prompt = meter.prompt_tokens,
+          .generated = meter.generated_tokens,
+          .service = meter.service,
+          .put_aside = meter.put_aside,
+          .refused = meter.refused};
+}
+
 // Constant.
 struct TenantDirectory::Entries {
   std::vector<TenantPtr> tenants;
@@ -71,17 +89,28 @@ absl::StatusOr<std::unique_ptr<TenantDirectory>> TenantDirectory::Load(
 }
 
 TenantDirectory::TenantDirectory(std::string path, std::vector<Tenant> tenants)
-    : path_(std::move(path)), entries_(WithMeters(std::move(tenants))) {}
+    : path_(std::move(path)) {
+  Install(std::move(tenants));
+}
 
-std::shared_ptr<const TenantDirectory::Entries> TenantDirectory::WithMeters(
-    std::vector<Tenant> tenants) {
+void TenantDirectory::Install(std::vector<Tenant> tenants) {
   const MutexLock lock(mu_);
   for (Tenant& tenant : tenants) {
-    std::shared_ptr<TenantMeter>& meter = meters_[tenant.name];
-    if (meter == nullptr) meter = std::make_shared<TenantMeter>();
-    tenant.meter = meter;
+    Known& known = known_[tenant.name];
+    if (known.meter == nullptr) known.meter = std::make_shared<TenantMeter>();
+    tenant.meter = known.meter;
+    if (known.when_taken.has_value()) {
+      while_away_.AddCounts(Read(*known.meter), 1);
+      while_away_.AddCounts(*known.when_taken, -1);
+      known.when_taken.reset();
+    }
   }
-  return std::make_shared<const Entries>(std::move(tenants));
+  entries_ = std::make_shared<const Entries>(std::move(tenants));
+  for (auto& [name, known] : known_) {
+    if (!known.when_taken.has_value() && !entries_->by_name.contains(name)) {
+      known.when_taken = Read(*known.meter);
+    }
+  }
 }
 
 std::shared_ptr<const TenantDirectory::Entries> TenantDirectory::entries() const {
@@ -99,11 +128,16 @@ SessionQuota TenantDirectory::QuotaOf(const std::string& name) const {
   return found == now->by_name.end() ? SessionQuota() : found->second->sessions;
 }
 
-std::vector<std::shared_ptr<const TenantMeter>> TenantDirectory::former_meters() const {
+TenantReading TenantDirectory::ReadFormer() const {
   const MutexLock lock(mu_);
-  std::vector<std::shared_ptr<const TenantMeter>> former;
-  for (const auto& [name, meter] : meters_) {
-    if (!entries_->by_name.contains(name)) former.push_back(meter);
+  TenantReading former = while_away_;
+  for (const auto& [name, known] : known_) {
+    if (!known.when_taken.has_value()) continue;
+    const TenantReading now = Read(*known.meter);
+    former.running += now.running;
+    former.waiting += now.waiting;
+    former.AddCounts(now, 1);
+    former.AddCounts(*known.when_taken, -1);
   }
   return former;
 }
@@ -130,9 +164,7 @@ absl::Status TenantDirectory::Reload() {
   const MutexLock one_at_a_time(reload_mu_);
   absl::StatusOr<std::vector<Tenant>> all = ReadTenantsFile(path_);
   if (!all.ok()) return all.status();
-  auto entries = WithMeters(*std::move(all));
-  const MutexLock lock(mu_);
-  entries_.swap(entries);
+  Install(*std::move(all));
   return absl::OkStatus();
 }
 

@@ -10,8 +10,10 @@
 #pragma once
 
 #include <cstddef>
+#include <cstdint>
 #include <map>
 #include <memory>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -22,6 +24,18 @@
 #include "server/tenants/tenant.h"
 
 namespace goldfinch {
+
+// What meters show at one moment.
+struct TenantReading {
+  // Now.
+  std::int64_t running = 0, waiting = 0;
+  // Counted.
+  std::int64_t prompt = 0, generated = 0, service = 0, put_aside = 0, refused = 0;
+
+  // Adds `sign` times what is counted.
+  void AddCounts(const TenantReading& other, std::int64_t sign);
+};
+TenantReading Read(const TenantMeter& meter);
 
 class TenantDirectory {
  public:
@@ -39,8 +53,9 @@ class TenantDirectory {
   std::vector<TenantPtr> tenants() const;
   // What the tenant of this name may hold; the default for one that is there no more.
   SessionQuota QuotaOf(const std::string& name) const;
-  // Of those that a reload took away: they may still have requests.
-  std::vector<std::shared_ptr<const TenantMeter>> former_meters() const;
+  // Of those that a reload took away, together: they may still have requests. Their
+  // counts are what came since, and stay when a tenant returns, so none ever goes down.
+  TenantReading ReadFormer() const;
 
   // `authorization` is the value of that header, empty when there is none.
   // UNAUTHENTICATED in the same words whatever is wrong.
@@ -54,14 +69,22 @@ class TenantDirectory {
 
   TenantDirectory(std::string path, std::vector<Tenant> tenants);
   std::shared_ptr<const Entries> entries() const;
-  std::shared_ptr<const Entries> WithMeters(std::vector<Tenant> tenants);
+  // Makes the tenants those that are there.
+  void Install(std::vector<Tenant> tenants);
 
   const std::string path_;  // empty: anonymous
   Mutex reload_mu_;         // one at a time, so that the last one asked for stays
   mutable Mutex mu_;        // after it
-  // By name, of all that ever were.
-  std::map<std::string, std::shared_ptr<TenantMeter>> meters_ ABSL_GUARDED_BY(mu_);
-  std::shared_ptr<const Entries> entries_ ABSL_GUARDED_BY(mu_);  // made with meters_
+  // Of all that ever were.
+  struct Known {
+    std::shared_ptr<TenantMeter> meter;
+    // What it had counted when a reload took the tenant away; nullopt: it is there.
+    std::optional<TenantReading> when_taken;
+  };
+  std::map<std::string, Known> known_ ABSL_GUARDED_BY(mu_);  // by name
+  // What those who have returned since counted while they were away.
+  TenantReading while_away_ ABSL_GUARDED_BY(mu_);
+  std::shared_ptr<const Entries> entries_ ABSL_GUARDED_BY(mu_);  // made with known_
 };
 
 }  // namespace goldfinch

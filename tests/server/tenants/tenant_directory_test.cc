@@ -108,6 +108,30 @@ TEST_F(TenantDirectoryTest, ABadFileChangesNothing) {
   EXPECT_EQ(NameOf(*directory, "Bearer one"), "a");
 }
 
+TEST_F(TenantDirectoryTest, WhatTheFormerOnesCountNeverLeapsNorFalls) {
+  Write(TenantEntry("a", "one") + "," + TenantEntry("b", "two"));
+  const auto directory = TenantDirectory::Load(path_).value();
+  const auto meter = directory->Authenticate("Bearer one").value()->meter;
+  meter->prompt_tokens = 1000;
+  EXPECT_EQ(directory->ReadFormer().prompt, 0);
+  for (int round = 1; round <= 2; ++round) {
+    Write(TenantEntry("b", "two"));
+    ASSERT_TRUE(directory->Reload().ok());
+    ASSERT_TRUE(directory->Reload().ok());
+    EXPECT_EQ(directory->ReadFormer().prompt, 10 * (round - 1));
+    meter->prompt_tokens += 10;  // a request that goes on
+    meter->running_requests = 1;
+    EXPECT_EQ(directory->ReadFormer().prompt, 10 * round);
+    EXPECT_EQ(directory->ReadFormer().running, 1);
+    Write(TenantEntry("a", "one") + "," + TenantEntry("b", "two"));
+    ASSERT_TRUE(directory->Reload().ok());
+    EXPECT_EQ(directory->Authenticate("Bearer one").value()->meter, meter);
+    meter->prompt_tokens += 500;  // its own again
+    EXPECT_EQ(directory->ReadFormer().prompt, 10 * round);
+    EXPECT_EQ(directory->ReadFormer().running, 0);
+  }
+}
+
 TEST_F(TenantDirectoryTest, NoCallSeesHalfAReload) {
   Write(TenantEntry("a", "one"));
   const auto directory = TenantDirectory::Load(path_).value();
