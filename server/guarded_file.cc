@@ -17,6 +17,14 @@ absl::Status Refuse(const char* what, absl::string_view why) {
   return absl::InvalidArgumentError(absl::StrCat(what, " ", why));
 }
 
+// `error` is errno's.
+absl::Status CannotRead(const char* what, absl::string_view how, int error) {
+  const bool may_pass = error == EMFILE || error == ENFILE || error == ENOMEM ||
+                        error == EIO || error == EAGAIN;
+  const std::string message = absl::StrCat(what, " ", how, ": ", strerror(error));
+  return may_pass ? absl::UnavailableError(message) : absl::InvalidArgumentError(message);
+}
+
 // What is wrong with who may do what with it; null: nothing.
 const char* Flaw(const struct stat& info, FileGuard guard) {
   if (guard != FileGuard::kNone && (info.st_mode & S_IWOTH) != 0) {
@@ -36,7 +44,7 @@ absl::StatusOr<std::string> ReadGuardedFile(const std::string& path, const char*
   const int fd = open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK);
   if (fd < 0) {
     const int error = errno;
-    return Refuse(what, absl::StrCat("cannot be opened: ", path, ": ", strerror(error)));
+    return CannotRead(what, absl::StrCat("cannot be opened: ", path), error);
   }
   struct Closer {
     int fd;
@@ -44,9 +52,7 @@ absl::StatusOr<std::string> ReadGuardedFile(const std::string& path, const char*
   } closer{fd};
 
   struct stat info {};
-  if (fstat(fd, &info) != 0) {
-    return Refuse(what, absl::StrCat("cannot be read: ", strerror(errno)));
-  }
+  if (fstat(fd, &info) != 0) return CannotRead(what, "cannot be read", errno);
   if (!S_ISREG(info.st_mode)) return Refuse(what, "is not a regular file");
   if (const char* flaw = Flaw(info, guard)) return Refuse(what, flaw);
 
@@ -55,7 +61,7 @@ absl::StatusOr<std::string> ReadGuardedFile(const std::string& path, const char*
   for (;;) {
     const ssize_t n = read(fd, buffer, sizeof(buffer));
     if (n < 0 && errno == EINTR) continue;
-    if (n < 0) return Refuse(what, absl::StrCat("cannot be read: ", strerror(errno)));
+    if (n < 0) return CannotRead(what, "cannot be read", errno);
     if (n == 0) return text;
     text.append(buffer, static_cast<std::size_t>(n));
     if (text.size() > max_bytes) {

@@ -190,6 +190,8 @@ class ReloadingCredentials final : public grpc::ServerCredentials {
       } else {
         LogWarning(absl::StrCat("the TLS certificate stays as it was: ",
                                 pems.status().message()));
+        // For no fault of the files: they are read again at the next handshake.
+        if (absl::IsUnavailable(pems.status())) prints_ = {};
       }
     }
     if (std::exchange(port.used, read_) == read_)
