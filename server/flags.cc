@@ -66,7 +66,9 @@ absl::Status CheckBounds(const ServerFlags& flags, const IfGiven& if_given) {
       {"--session_idle_to_park", flags.session_idle_to_park, 0, kYearSeconds},
       {"--session_ttl", flags.session_ttl, 0, 10 * kYearSeconds},
       {"--session_lease_seconds", flags.session_lease_seconds, 3, kDaySeconds},
-      {"--max_message_bytes", flags.max_message_bytes, 65536, kMaxMessageBytes},
+      // Chunks of snapshots have 1 MiB, and a message of tokens with their alternatives
+      // less than 4.
+      {"--max_message_bytes", flags.max_message_bytes, 4 * kMebi, kMaxMessageBytes},
       {"--max_metadata_bytes", flags.max_metadata_bytes, 1024, kMebi},
       {"--max_streams_per_connection", flags.max_streams_per_connection, 1, 65536},
       {"--max_connection_age_seconds", flags.max_connection_age_seconds, 1,

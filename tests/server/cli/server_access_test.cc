@@ -89,6 +89,9 @@ TEST(ServerAccessFlagsTest, LimitsOfConnectionsHaveBounds) {
   }
   ExpectRefused({"--max_message_bytes=1GiB", "--grpc_memory_bytes=1GiB"},
                 "--grpc_memory_bytes is 1073741824; it must be in [2147483648, ");
+  // Else no chunk of a snapshot would fit.
+  ExpectRefused({"--max_message_bytes=1MiB"},
+                "--max_message_bytes is 1048576; it must be in [4194304, ");
   ExpectRefused({"--reflection=maybe"}, "--reflection");
 }
 
