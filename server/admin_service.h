@@ -1,7 +1,8 @@
 // AdminService of the contract, on gRPC's callback API: checks who asks, asks the
 // scheduler or the server, and says in the log what was done.
 //
-// Threads: gRPC's and the step thread, any number at once; the service itself is immutable.
+// Threads: gRPC's and the step thread, any number at once; the service itself is
+// immutable.
 #pragma once
 
 #include <cstdint>
@@ -16,7 +17,7 @@ namespace goldfinch {
 
 // What of the server the service sets in motion. Any thread.
 struct AdminActions {
-  std::function<void(bool hurry)> drain;            // returns at once
+  std::function<void(bool hurry)> drain;                 // returns at once
   std::function<absl::StatusOr<std::int32_t>()> reload;  // how many tenants there are
 };
 

@@ -34,7 +34,7 @@ struct ServerFlags {
   std::int64_t max_ping_strikes = 2;
   std::int64_t grpc_memory_bytes = std::int64_t{1} << 30;
   std::int64_t max_memory_bytes = 0;  // 0, when not given: by the machine
-  std::string compute_dtype;  // empty: as the weights are stored
+  std::string compute_dtype;          // empty: as the weights are stored
   std::string weight_dtype = "auto";
   std::string cache_dtype = "auto";
   std::string backend = "cpu";

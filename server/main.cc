@@ -35,6 +35,7 @@
 #include "server/memory_guard.h"
 #include "server/memory_limit.h"
 #include "server/server.h"
+#include "server/serving_context.h"
 #include "server/server_credentials.h"
 #include "server/tenants/tenant_directory.h"
 #include "server/text/vocabulary.h"
@@ -173,7 +174,7 @@ std::int64_t MostMemory(const ServerFlags& flags, const ModelEngine& engine) {
           ? device.weights + device.cache + device.expanded + device.state + device.work
           : 0;
   return of_engine + flags.prefix_cache_bytes + flags.session_bytes +
-         flags.grpc_memory_bytes;
+         flags.grpc_memory_bytes + kMaxTransferBytes;
 }
 
 // INVALID_ARGUMENT when there would never be room for a call; a warning when the parts
@@ -190,7 +191,8 @@ absl::Status CheckMemory(const ServerFlags& flags, std::int64_t limit,
   if (most > limit) {
     LogWarning(
         absl::StrCat("the model, --cache_bytes, --expanded_bytes, --prefix_cache_bytes, "
-                     "--session_bytes and --grpc_memory_bytes may take ",
+                     "--session_bytes, --grpc_memory_bytes and snapshots on their way "
+                     "may take ",
                      most, " bytes of memory; beyond ", limit, " calls are refused"));
   }
   return absl::OkStatus();

@@ -13,8 +13,8 @@
 
 namespace goldfinch {
 
-// The least limit of the control groups of this process, of version 1 or 2, as found below
-// `root` ("" but in tests). None when there is no limit or nothing can be read.
+// The least limit of the control groups of this process, of version 1 or 2, as found
+// below `root` ("" but in tests). None when there is no limit or nothing can be read.
 std::optional<std::int64_t> ControlGroupLimit(const std::string& root = "");
 
 // In bytes: of the machine and of the control groups, the lesser one.

@@ -49,7 +49,7 @@ class ScoreReactor final : public grpc::ServerUnaryReactor,
   void End(const grpc::Status& status);
 
   const ServingContext& serving_;
-  v1::ScoreResponse* const response_;   // gRPC's, until Finish
+  v1::ScoreResponse* const response_;  // gRPC's, until Finish
   const CallLog log_;
   std::shared_ptr<ScoreReactor> self_;  // from Start until OnDone
 
@@ -59,7 +59,7 @@ class ScoreReactor final : public grpc::ServerUnaryReactor,
   std::optional<RequestId> id_;  // none: refused
   std::shared_ptr<TokenStream> stream_;
 
-  bool finished_ = false;    // delivery thread
+  bool finished_ = false;      // delivery thread
   CallLog::End log_end_ = {};  // Start, then the delivery thread, then OnDone
 };
 
