@@ -23,7 +23,7 @@ def read(path: str) -> str:
 
 
 def server_flags() -> set[str]:
-    return set(re.findall(r'add_(?:option|flag)\(\s*"(--\w+)"', read("server/flags.cc")))
+    return set(re.findall(r'(?:add_(?:option|flag)\(|AddSwitch\(app,)\s*"(--\w+)"', read("server/flags.cc")))
 
 
 def client_flags() -> set[str]:
