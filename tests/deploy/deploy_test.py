@@ -4,6 +4,8 @@ exists, and the times and sizes they state fit together."""
 import json
 import pathlib
 import re
+import shutil
+import subprocess
 import sys
 import unittest
 
@@ -265,6 +267,25 @@ class PrometheusTest(unittest.TestCase, ExpressionsMixin):
     def test_every_rule_reads_metrics_that_exist(self):
         for rule in self.rules:
             self.check_expression(rule["expr"])
+
+    def test_a_rule_of_one_replica_names_it_as_its_target_does(self):
+        """Beside job and instance, the labels that kubernetes.yml gives."""
+        config = yaml.safe_load(read("deploy/prometheus/kubernetes.yml"))["scrape_configs"][0]
+        given = {rule["target_label"] for rule in config["relabel_configs"] if "target_label" in rule}
+        self.assertEqual(given, {"namespace", "pod"})
+        for rule in self.rules:
+            for labels in re.findall(r"\bby \(([^)]*)\)", rule["expr"]):
+                labels = set(labels.replace(" ", "").split(","))
+                self.assertIn("job", labels, rule["alert"])
+                self.assertIn("namespace", labels, rule["alert"])
+                if "instance" in labels:
+                    self.assertIn("pod", labels, rule["alert"])
+
+    @unittest.skipUnless(shutil.which("promtool"), "promtool is not installed")
+    def test_rules_fire_when_they_should(self):
+        tests = pathlib.Path(__file__).with_name("rules_test.yml")
+        result = subprocess.run(["promtool", "test", "rules", str(tests)], capture_output=True, text=True)
+        self.assertEqual(result.returncode, 0, result.stdout + result.stderr)
 
     def test_every_rule_says_how_bad_it_is_and_what_it_is(self):
         self.assertEqual(len({rule["alert"] for rule in self.rules}), len(self.rules))
