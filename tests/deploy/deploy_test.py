@@ -281,6 +281,20 @@ class PrometheusTest(unittest.TestCase, ExpressionsMixin):
                 if "instance" in labels:
                     self.assertIn("pod", labels, rule["alert"])
 
+    def test_a_replica_that_loads_is_not_down(self):
+        expression = next(rule["expr"] for rule in self.rules if rule["alert"] == "GoldFinchDown")
+        deployment = yaml.safe_load(read("deploy/kubernetes/deployment.yaml"))
+        probe = deployment["spec"]["template"]["spec"]["containers"][0]["startupProbe"]
+        minutes = {int(number) for number in re.findall(r"(?:\[|offset )(\d+)m\b", expression)}
+        self.assertEqual(len(minutes), 1, expression)
+        self.assertGreater(60 * minutes.pop(), probe["periodSeconds"] * probe["failureThreshold"])
+
+    def test_pods_that_have_ended_are_no_targets(self):
+        relabeling = yaml.safe_load(read("deploy/prometheus/kubernetes.yml"))["scrape_configs"][0]["relabel_configs"]
+        drops = {rule["source_labels"][0]: rule["regex"] for rule in relabeling if rule.get("action") == "drop"}
+        for phase in ("Pending", "Failed", "Succeeded"):
+            self.assertRegex(phase, f"^({drops['__meta_kubernetes_pod_phase']})$")
+
     @unittest.skipUnless(shutil.which("promtool"), "promtool is not installed")
     def test_rules_fire_when_they_should(self):
         tests = pathlib.Path(__file__).with_name("rules_test.yml")
