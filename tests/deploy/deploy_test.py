@@ -218,6 +218,20 @@ class KubernetesTest(unittest.TestCase):
         self.assertEqual(redis["NetworkPolicy"]["spec"]["ingress"][0]["from"][0]["podSelector"]["matchLabels"],
                          self.pod["metadata"]["labels"])
 
+    def test_what_tenants_may_park_fits_the_redis(self):
+        redis = {item["kind"]: item for item in
+                 yaml.safe_load_all(read("deploy/kubernetes-with-sessions/redis.yaml"))}["StatefulSet"]
+        container = redis["spec"]["template"]["spec"]["containers"][0]
+        args = container["args"]
+        self.assertEqual(args[args.index("--maxmemory-policy") + 1], "noeviction")
+        most = int(re.fullmatch(r"(\d+)gb", args[args.index("--maxmemory") + 1])[1]) << 30
+        self.assertLess(most, int(re.fullmatch(r"(\d+)Gi", container["resources"]["limits"]["memory"])[1]) << 30)
+        default = int(re.search(r"\| `max_parked_bytes` \| (\d+) \|", read("docs/operations.md"))[1])
+        tenants = json.loads(read("deploy/kubernetes/tenants.example.json"))["tenants"]
+        parked = sum(tenant.get("limits", {}).get("max_parked_bytes", default) for tenant in tenants)
+        # The rest is for what is being written, and for drains, which have no limit.
+        self.assertLessEqual(2 * parked, most)
+
     def test_ports_agree(self):
         ports = {port["name"]: port["containerPort"] for port in self.container["ports"]}
         for name, flag in (("grpc", "--listen"), ("metrics", "--metrics")):
