@@ -175,6 +175,14 @@ class KubernetesTest(unittest.TestCase):
         # Nothing that is applied carries one either.
         self.assertNotIn("Secret", {kind for kind, _ in self.objects})
 
+    def test_somebody_may_call_the_admin_service(self):
+        self.assertIn("--admin_listen", self.flags)
+        tenants = json.loads(read("deploy/kubernetes/tenants.example.json"))["tenants"]
+        self.assertEqual([tenant["name"] for tenant in tenants if tenant.get("admin")], ["operator"])
+        known = set(re.findall(r'(?:Whole|Number|Flag|Find|read)\("(\w+)"', read("server/tenants/tenants_file.cc")))
+        for tenant in tenants:
+            self.assertLessEqual(set(tenant) | set(tenant.get("limits", {})), known)
+
     def test_the_list_of_resources_is_complete(self):
         listed = self.objects["Kustomization", None]["resources"]
         files = {path.name for path in (DEPLOY / "kubernetes").glob("*.yaml")} - {"kustomization.yaml"}
