@@ -226,6 +226,14 @@ class KubernetesTest(unittest.TestCase):
         self.assertEqual(redis["NetworkPolicy"]["spec"]["ingress"][0]["from"][0]["podSelector"]["matchLabels"],
                          self.pod["metadata"]["labels"])
 
+    def test_a_client_comes_back_to_the_replica_that_has_its_sessions(self):
+        kustomization = yaml.safe_load(read("deploy/kubernetes-with-sessions/kustomization.yaml"))
+        service = next(patch for patch in kustomization["patches"] if patch["target"]["kind"] == "Service")
+        self.assertIn(("Service", service["target"]["name"]), self.objects)
+        self.assertIsNone(self.objects["Service", service["target"]["name"]]["spec"].get("clusterIP"))
+        self.assertEqual(yaml.safe_load(service["patch"]),
+                         [{"op": "add", "path": "/spec/sessionAffinity", "value": "ClientIP"}])
+
     def test_what_tenants_may_park_fits_the_redis(self):
         redis = {item["kind"]: item for item in
                  yaml.safe_load_all(read("deploy/kubernetes-with-sessions/redis.yaml"))}["StatefulSet"]
