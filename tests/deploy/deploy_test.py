@@ -256,6 +256,13 @@ class KubernetesTest(unittest.TestCase):
         # The rest is for what is being written, and for drains, which have no limit.
         self.assertLessEqual(2 * parked, most)
 
+    def test_the_redis_keeps_what_it_acknowledges(self):
+        redis = {item["kind"]: item for item in
+                 yaml.safe_load_all(read("deploy/kubernetes-with-sessions/redis.yaml"))}["StatefulSet"]
+        args = redis["spec"]["template"]["spec"]["containers"][0]["args"]
+        for name, value in (("--appendonly", "yes"), ("--appendfsync", "always"), ("--save", "")):
+            self.assertEqual(args[args.index(name) + 1], value)
+
     def test_ports_agree(self):
         ports = {port["name"]: port["containerPort"] for port in self.container["ports"]}
         for name, flag in (("grpc", "--listen"), ("metrics", "--metrics")):
