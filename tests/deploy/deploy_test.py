@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tempfile
 import unittest
 
 try:
@@ -156,6 +157,12 @@ class KubernetesTest(unittest.TestCase):
         self.container = self.pod["spec"]["containers"][0]
         self.flags = flags_in(self.container["args"])
 
+    def redis(self) -> dict:
+        """The container beside the servers."""
+        objects = yaml.safe_load_all(read("deploy/kubernetes-with-sessions/redis.yaml"))
+        stateful = next(item for item in objects if item["kind"] == "StatefulSet")
+        return stateful["spec"]["template"]["spec"]["containers"][0]
+
     def test_its_flags_exist(self):
         self.assertLessEqual(set(self.flags), server_flags())
 
@@ -243,9 +250,7 @@ class KubernetesTest(unittest.TestCase):
                          [{"op": "add", "path": "/spec/sessionAffinity", "value": "ClientIP"}])
 
     def test_what_tenants_may_park_fits_the_redis(self):
-        redis = {item["kind"]: item for item in
-                 yaml.safe_load_all(read("deploy/kubernetes-with-sessions/redis.yaml"))}["StatefulSet"]
-        container = redis["spec"]["template"]["spec"]["containers"][0]
+        container = self.redis()
         args = container["args"]
         self.assertEqual(args[args.index("--maxmemory-policy") + 1], "noeviction")
         most = bytes_of(args[args.index("--maxmemory") + 1])
@@ -256,10 +261,19 @@ class KubernetesTest(unittest.TestCase):
         # The rest is for what is being written, and for drains, which have no limit.
         self.assertLessEqual(2 * parked, most)
 
+    def test_a_redis_that_answers_otherwise_is_not_ready(self):
+        probe = self.redis()["readinessProbe"]
+        with tempfile.TemporaryDirectory() as folder:
+            client = pathlib.Path(folder) / "redis-cli"
+            for answer, ready in (("PONG", True), ("LOADING Redis is loading the dataset in memory", False)):
+                client.write_text(f"#!/bin/sh\necho '{answer}'\n", encoding="utf-8")
+                client.chmod(0o755)
+                result = subprocess.run(probe["exec"]["command"], env={"PATH": f"{folder}:/usr/bin:/bin"})
+                self.assertEqual(result.returncode == 0, ready, answer)
+        self.assertEqual(probe["timeoutSeconds"], 5)
+
     def test_the_redis_keeps_what_it_acknowledges(self):
-        redis = {item["kind"]: item for item in
-                 yaml.safe_load_all(read("deploy/kubernetes-with-sessions/redis.yaml"))}["StatefulSet"]
-        args = redis["spec"]["template"]["spec"]["containers"][0]["args"]
+        args = self.redis()["args"]
         for name, value in (("--appendonly", "yes"), ("--appendfsync", "always"), ("--save", "")):
             self.assertEqual(args[args.index(name) + 1], value)
 
