@@ -238,6 +238,9 @@ class KubernetesTest(unittest.TestCase):
         self.assertEqual(redis["NetworkPolicy"]["spec"]["podSelector"]["matchLabels"], labels)
         egress = patches["NetworkPolicy"][0]["value"]
         self.assertEqual(egress[0]["to"][0]["podSelector"]["matchLabels"], labels)
+        dns = egress[1]
+        self.assertEqual([port["port"] for port in dns["ports"]], [53, 53])
+        self.assertIn({"ipBlock": {"cidr": "169.254.20.10/32"}}, dns["to"])  # NodeLocal DNSCache
         self.assertEqual(redis["NetworkPolicy"]["spec"]["ingress"][0]["from"][0]["podSelector"]["matchLabels"],
                          self.pod["metadata"]["labels"])
 
