@@ -226,7 +226,7 @@ class KubernetesTest(unittest.TestCase):
         folder = DEPLOY / "kubernetes-with-sessions"
         kustomization = yaml.safe_load((folder / "kustomization.yaml").read_text(encoding="utf-8"))
         patches = {patch["target"]["kind"]: yaml.safe_load(patch["patch"]) for patch in kustomization["patches"]}
-        flags = flags_in([patch["value"] for patch in patches["Deployment"]])
+        flags = flags_in([patch["value"] for patch in patches["Deployment"] if patch["path"].endswith("/args/-")])
         self.assertLessEqual(set(flags), server_flags())
         redis = {item["kind"]: item for item in
                  yaml.safe_load_all((folder / "redis.yaml").read_text(encoding="utf-8"))}
@@ -263,6 +263,35 @@ class KubernetesTest(unittest.TestCase):
         parked = sum(tenant.get("limits", {}).get("max_parked_bytes", default) for tenant in tenants)
         # The rest is for what is being written, and for drains, which have no limit.
         self.assertLessEqual(2 * parked, most)
+
+    def test_both_sides_take_the_password_of_the_redis_from_one_secret(self):
+        kustomization = yaml.safe_load(read("deploy/kubernetes-with-sessions/kustomization.yaml"))
+        patches = [patch for item in kustomization["patches"] if item["target"]["kind"] == "Deployment"
+                   for patch in yaml.safe_load(item["patch"])]
+        self.assertNotIn("env", self.container)  # the patch would replace it
+        server = next(patch["value"] for patch in patches if patch["path"].endswith("/containers/0/env"))
+        secrets = {}
+        for variables in (server, self.redis()["env"]):
+            for variable in variables:
+                secrets[variable["name"]] = variable["valueFrom"]["secretKeyRef"]
+        name = re.search(r'kRedisPasswordVariable = "(\w+)"', read("sessions/open_store.h"))[1]
+        self.assertEqual(set(secrets), {name, "REDISCLI_AUTH"})
+        self.assertEqual(secrets[name], secrets["REDISCLI_AUTH"])
+        secret = secrets[name]
+        for document in ("deploy/kubernetes-with-sessions/kustomization.yaml", "docs/operations.md"):
+            text = re.sub(r"\\\n#\s*", "", read(document))
+            self.assertIn(f"secret generic {secret['name']} --from-literal={secret['key']}=", text)
+
+    def test_a_redis_is_told_its_password_and_its_arguments(self):
+        container = self.redis()
+        with tempfile.TemporaryDirectory() as folder:
+            server = pathlib.Path(folder) / "redis-server"
+            server.write_text('#!/bin/sh\necho "$#"\nprintf "%s\\n" "$@"\ncat\n', encoding="utf-8")
+            server.chmod(0o755)
+            result = subprocess.run([*container["command"], *container["args"]], capture_output=True, text=True,
+                                    env={"PATH": f"{folder}:/usr/bin:/bin", "REDISCLI_AUTH": "a/b+c="})
+        told = ["-", *container["args"]]
+        self.assertEqual(result.stdout.split("\n"), [str(len(told)), *told, "requirepass a/b+c=", ""])
 
     def test_a_redis_that_answers_otherwise_is_not_ready(self):
         probe = self.redis()["readinessProbe"]
