@@ -1,10 +1,13 @@
 # The server and its client on Debian 12, serving the demo model.
 #
 #   docker build -t goldfinch:0.1.0 .
-#   docker run -p 127.0.0.1:50051:50051 goldfinch:0.1.0
-#   docker run -p 127.0.0.1:50051:50051 -v /path/to/model:/model:ro goldfinch:0.1.0 \
-#     --model=/model --listen=0.0.0.0:50051 --metrics=0.0.0.0:9464 \
+#   docker run --stop-timeout=35 -p 127.0.0.1:50051:50051 goldfinch:0.1.0
+#   docker run --stop-timeout=35 -p 127.0.0.1:50051:50051 -v /path/to/model:/model:ro \
+#     goldfinch:0.1.0 --model=/model --listen=0.0.0.0:50051 --metrics=0.0.0.0:9464 \
 #     --insecure_allow_anonymous
+#
+# docker stop waits 10 seconds unless it is told otherwise, and then kills: give it
+# --drain_seconds, 30 by default, and five more.
 #
 # Without a tenants file whoever reaches the port may call: publish it to the loopback
 # address, as above, or mount a file and give --tenants_file instead.

@@ -129,6 +129,15 @@ class ImageTest(unittest.TestCase):
         exposed = re.search(r"^EXPOSE (.*)$", self.text, re.MULTILINE)[1].split()
         self.assertEqual(exposed, [command[flag].rpartition(":")[2] for flag in ("--listen", "--metrics")])
 
+    def test_docker_waits_for_a_drain(self):
+        drain = int(re.search(r"drain_seconds = (\d+)", read("server/flags.h"))[1])
+        for page in ("Dockerfile", "docs/operations.md", "README.md"):
+            for line in re.findall(r"\bdocker run (?=-)(?!--health-cmd).*", read(page)):
+                timeout = re.match(r"docker run --stop-timeout=(\d+)\b", line)
+                self.assertIsNotNone(timeout, line)
+                self.assertGreater(int(timeout[1]), drain + LAST_WORDS_SECONDS, line)
+        self.assertEqual(len(re.findall("docker run --stop-timeout", self.text)), 2)
+
     def test_what_it_copies_is_in_the_context(self):
         kept = re.findall(r"^!(\S+)$", read(".dockerignore"), re.MULTILINE)
         for source in re.findall(r"^COPY (\S+)", self.text, re.MULTILINE):
