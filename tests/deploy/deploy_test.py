@@ -318,6 +318,17 @@ class KubernetesTest(unittest.TestCase):
         for name, value in (("--appendonly", "yes"), ("--appendfsync", "always"), ("--save", "")):
             self.assertEqual(args[args.index(name) + 1], value)
 
+    def test_a_probe_that_runs_the_client_waits_for_as_long_as_it_may(self):
+        probes = {name: self.container[name]["timeoutSeconds"]
+                  for name in ("startupProbe", "readinessProbe", "livenessProbe")}
+        short, long = (float(wait) for wait in re.findall(r"`--wait=([\d.]+)`", read("docs/operations.md")))
+        self.assertIn(f"--wait={short}, --tls_ca", read("docs/operations.md"))
+        check = re.search(r"--timeout=(\d+)s .*\\\n +CMD .*\"--wait=([\d.]+)\"", read("Dockerfile"))
+        for wait, timeout in ((short, probes["startupProbe"]), (short, probes["readinessProbe"]),
+                              (long, probes["livenessProbe"]), (float(check[2]), int(check[1]))):
+            self.assertLess(wait, timeout)
+            self.assertGreaterEqual(wait, timeout - 1)
+
     def test_ports_agree(self):
         ports = {port["name"]: port["containerPort"] for port in self.container["ports"]}
         for name, flag in (("grpc", "--listen"), ("metrics", "--metrics")):
