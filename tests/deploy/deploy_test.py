@@ -445,6 +445,12 @@ class OperationsTest(unittest.TestCase):
             self.assertIn(f"`{reason}`", row)
             self.assertIn(f"{reason} 0", screen)
 
+    def test_no_key_is_on_the_command_line_of_kubectl(self):
+        commands = re.findall(r"kubectl exec(?:.*\\\n)*.*", read("docs/operations.md"))
+        self.assertTrue(any("goldfinch admin" in command for command in commands), commands)
+        for command in commands:
+            self.assertNotRegex(command, r"--key|\$KEY")
+
     def test_every_flag_it_names_exists(self):
         lines = [line for line in read("docs/operations.md").splitlines() if not line.startswith("    kubectl ")]
         self.assertLessEqual(set(re.findall(r"--\w+", "\n".join(lines))), server_flags() | client_flags())
