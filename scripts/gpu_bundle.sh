@@ -100,10 +100,12 @@ no_cuda=$(env -i "$out/bin/goldfinch" verify tests/golden/finch \
 
 glibc=$(readelf -W --version-info "$out"/bin/* "$out"/lib/* |
   grep -o 'GLIBC_2\.[0-9]*' | sort -uV | tail -n 1)
+cuda=$(sed -n 's/^set(CMAKE_CUDA_COMPILER_VERSION "\([0-9]*\.[0-9]*\).*/\1/p' \
+  "$build"/CMakeFiles/*/CMakeCUDACompiler.cmake | tail -n 1)
 cat >"$out/bundle.txt" <<EOF
 commit: $(git describe --always --dirty 2>/dev/null || echo unknown)
-machine: $(uname -m), at least ${glibc/_/ }, a driver for CUDA $(sed -n \
-  's/^set(CMAKE_CUDA_COMPILER_VERSION "\([0-9]*\.[0-9]*\).*/\1/p' "$build"/CMakeFiles/*/CMakeCUDACompiler.cmake)
+machine: $(uname -m), at least ${glibc/_/ }, a driver for CUDA $cuda
+cublas: libcublasLt.so.${cuda%%.*}
 from outside: $(printf '%s\n' "${outside[@]}" | sort -u | tr '\n' ' ')
 EOF
 

@@ -91,15 +91,30 @@ if [[ $backend == cuda ]]; then
   torch_device=cuda:$device
 fi
 
+# The major version of the CUDA that the programs were built with, which is that of the
+# cuBLASLt they ask for: from the bundle, or from the build they are in.
+cuda_major() {
+  local major
+  if [[ -f $root/bundle.txt ]]; then
+    major=$(sed -n 's/^cublas: libcublasLt\.so\.\([0-9]*\)$/\1/p' "$root/bundle.txt")
+  else
+    major=$(sed -n 's/^set(CMAKE_CUDA_COMPILER_VERSION "\([0-9]*\)\..*/\1/p' \
+      "$bin"/../CMakeFiles/*/CMakeCUDACompiler.cmake 2>/dev/null | tail -n 1)
+  fi
+  echo "${major:-13}"
+}
+
 # Where cuBLASLt is, for which the programs ask the loader alone: there, beside a toolkit,
 # or in the packages of Python. Before what the loader knows already, the driver included.
 find_cublas() {
-  local name=libcublasLt.so.13 folder
+  local major name folder
+  major=$(cuda_major)
+  name=libcublasLt.so.$major
   [[ $(ldconfig -p 2>/dev/null) == *"$name"* ]] && { echo "$name"; return; }
   for folder in ${LD_LIBRARY_PATH:+${LD_LIBRARY_PATH//:/ }} /usr/local/cuda*/lib64 \
     $("$python" -c 'import site, sys
 print(*(f"{p}/nvidia/{d}/lib" for p in [*site.getsitepackages(), site.getusersitepackages()]
-        for d in ("cu13", "cublas")))' 2>/dev/null); do
+        for d in ("cu" + sys.argv[1], "cublas")))' "$major" 2>/dev/null); do
     [[ -e $folder/$name ]] && { echo "$folder/$name"; return; }
   done
 }

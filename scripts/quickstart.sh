@@ -6,6 +6,7 @@
 #   scripts/quickstart.sh --serve    # leave the server running until Ctrl-C
 #   scripts/quickstart.sh --model=DIR --prompt=TEXT
 set -euo pipefail
+caller=$PWD
 cd "$(dirname "$0")/.."
 
 host=127.0.0.1
@@ -26,7 +27,8 @@ fail() {
 for argument in "$@"; do
   case $argument in
     --serve) serve=true ;;
-    --model=*) model=${argument#*=} ;;
+    --model=/*) model=${argument#*=} ;;
+    --model=*) model=$caller/${argument#*=} ;;
     --prompt=*) prompt=${argument#*=} ;;
     --port=*) port=${argument#*=} ;;
     --metrics_port=*) metrics_port=${argument#*=} ;;
@@ -61,19 +63,19 @@ if $serve; then log_level=info; fi
 "$bin/goldfinch-server" --model="$model" --listen="$host:$port" \
   --metrics="$host:$metrics_port" --log_level="$log_level" &
 server=$!
+health=
 stop() {
-  kill -TERM "$server" 2>/dev/null || true
+  kill -TERM "$server" ${health:+"$health"} 2>/dev/null || true
   wait "$server" 2>/dev/null || true
 }
 trap stop EXIT
 
-"$bin/goldfinch" health --server="$host:$port" --wait=120 >/dev/null &
+# As long as it takes to load the model: a server that ends is noticed below.
+"$bin/goldfinch" health --server="$host:$port" --wait=86400 >/dev/null &
 health=$!
-if ! wait -n "$server" "$health"; then
-  kill "$health" 2>/dev/null || true
-  fail "the server did not start; its message is above"
-fi
+wait -n "$server" "$health" || fail "the server did not start; its message is above"
 kill -0 "$server" 2>/dev/null || fail "the server ended; its message is above"
+health=
 
 echo >&2
 echo "quickstart: $model is served at $host:$port; metrics at" \

@@ -4,7 +4,10 @@ exists, and the times and sizes they state fit together."""
 import json
 import pathlib
 import re
+import shutil
+import subprocess
 import sys
+import tempfile
 import unittest
 
 try:
@@ -23,7 +26,7 @@ def read(path: str) -> str:
 
 
 def server_flags() -> set[str]:
-    return set(re.findall(r'add_(?:option|flag)\(\s*"(--\w+)"', read("server/flags.cc")))
+    return set(re.findall(r'(?:add_(?:option|flag)\(|AddSwitch\(app,)\s*"(--\w+)"', read("server/flags.cc")))
 
 
 def client_flags() -> set[str]:
@@ -64,6 +67,12 @@ def label_values() -> set[str]:
 
 def flags_in(arguments: list[str]) -> dict[str, str]:
     return dict(argument.split("=", 1) for argument in arguments)
+
+
+def bytes_of(size: str) -> int:
+    """1GiB and 256MiB of a flag, 7Gi of a manifest, 4gb of Redis, which counts in 1024s."""
+    number, unit = re.fullmatch(r"(\d+)(Mi|Gi|mb|gb)B?", size).groups()
+    return int(number) << {"m": 20, "g": 30}[unit[0].lower()]
 
 
 class ExpressionsMixin:
@@ -120,6 +129,15 @@ class ImageTest(unittest.TestCase):
         exposed = re.search(r"^EXPOSE (.*)$", self.text, re.MULTILINE)[1].split()
         self.assertEqual(exposed, [command[flag].rpartition(":")[2] for flag in ("--listen", "--metrics")])
 
+    def test_docker_waits_for_a_drain(self):
+        drain = int(re.search(r"drain_seconds = (\d+)", read("server/flags.h"))[1])
+        for page in ("Dockerfile", "docs/operations.md", "README.md"):
+            for line in re.findall(r"\bdocker run (?=-)(?!--health-cmd).*", read(page)):
+                timeout = re.match(r"docker run --stop-timeout=(\d+)\b", line)
+                self.assertIsNotNone(timeout, line)
+                self.assertGreater(int(timeout[1]), drain + LAST_WORDS_SECONDS, line)
+        self.assertEqual(len(re.findall("docker run --stop-timeout", self.text)), 2)
+
     def test_what_it_copies_is_in_the_context(self):
         kept = re.findall(r"^!(\S+)$", read(".dockerignore"), re.MULTILINE)
         for source in re.findall(r"^COPY (\S+)", self.text, re.MULTILINE):
@@ -148,6 +166,12 @@ class KubernetesTest(unittest.TestCase):
         self.container = self.pod["spec"]["containers"][0]
         self.flags = flags_in(self.container["args"])
 
+    def redis(self) -> dict:
+        """The container beside the servers."""
+        objects = yaml.safe_load_all(read("deploy/kubernetes-with-sessions/redis.yaml"))
+        stateful = next(item for item in objects if item["kind"] == "StatefulSet")
+        return stateful["spec"]["template"]["spec"]["containers"][0]
+
     def test_its_flags_exist(self):
         self.assertLessEqual(set(self.flags), server_flags())
 
@@ -173,6 +197,14 @@ class KubernetesTest(unittest.TestCase):
         # Nothing that is applied carries one either.
         self.assertNotIn("Secret", {kind for kind, _ in self.objects})
 
+    def test_somebody_may_call_the_admin_service(self):
+        self.assertIn("--admin_listen", self.flags)
+        tenants = json.loads(read("deploy/kubernetes/tenants.example.json"))["tenants"]
+        self.assertEqual([tenant["name"] for tenant in tenants if tenant.get("admin")], ["operator"])
+        known = set(re.findall(r'(?:Whole|Number|Flag|Find|read)\("(\w+)"', read("server/tenants/tenants_file.cc")))
+        for tenant in tenants:
+            self.assertLessEqual(set(tenant) | set(tenant.get("limits", {})), known)
+
     def test_the_list_of_resources_is_complete(self):
         listed = self.objects["Kustomization", None]["resources"]
         files = {path.name for path in (DEPLOY / "kubernetes").glob("*.yaml")} - {"kustomization.yaml"}
@@ -187,21 +219,23 @@ class KubernetesTest(unittest.TestCase):
     def test_threads_are_the_cpus_it_may_use(self):
         self.assertEqual(self.flags["--threads"], self.container["resources"]["limits"]["cpu"])
 
-    def test_the_arenas_fit_its_memory(self):
-        gib = {name: int(re.fullmatch(r"(\d+)Gi?B?", value)[1])
-               for name, value in {"limit": self.container["resources"]["limits"]["memory"],
-                                   "cache": self.flags["--cache_bytes"],
-                                   "expanded": self.flags["--expanded_bytes"],
-                                   "prefixes": self.flags["--prefix_cache_bytes"],
-                                   "sessions": self.flags["--session_bytes"]}.items()}
-        self.assertLess(sum(gib.values()) - gib["limit"], gib["limit"])
+    def test_what_the_flags_allow_fits_its_memory(self):
+        flags = ("--cache_bytes", "--expanded_bytes", "--prefix_cache_bytes", "--session_bytes", "--grpc_memory_bytes")
+        allowed = [bytes_of(self.flags[flag]) for flag in flags]
+        # Without a flag: snapshots on their way to and from clients, and sessions being copied.
+        for name, source in (("kMaxTransferBytes", "server/serving_context.h"),
+                             ("kMaxImageBytes", "sessions/session_manager.cc")):
+            match = re.search(rf"{name} = std::int64_t\{{(\d+)\}} << (\d+);", read(source))
+            allowed.append(int(match[1]) << int(match[2]))
+        model = 256 << 20  # of the image, with states and workspace
+        self.assertLessEqual(sum(allowed) + model, bytes_of(self.container["resources"]["limits"]["memory"]))
         self.assertEqual(self.container["resources"]["requests"], self.container["resources"]["limits"])
 
     def test_the_store_of_with_sessions_is_the_redis_beside_it(self):
         folder = DEPLOY / "kubernetes-with-sessions"
         kustomization = yaml.safe_load((folder / "kustomization.yaml").read_text(encoding="utf-8"))
         patches = {patch["target"]["kind"]: yaml.safe_load(patch["patch"]) for patch in kustomization["patches"]}
-        flags = flags_in([patch["value"] for patch in patches["Deployment"]])
+        flags = flags_in([patch["value"] for patch in patches["Deployment"] if patch["path"].endswith("/args/-")])
         self.assertLessEqual(set(flags), server_flags())
         redis = {item["kind"]: item for item in
                  yaml.safe_load_all((folder / "redis.yaml").read_text(encoding="utf-8"))}
@@ -213,8 +247,87 @@ class KubernetesTest(unittest.TestCase):
         self.assertEqual(redis["NetworkPolicy"]["spec"]["podSelector"]["matchLabels"], labels)
         egress = patches["NetworkPolicy"][0]["value"]
         self.assertEqual(egress[0]["to"][0]["podSelector"]["matchLabels"], labels)
+        dns = egress[1]
+        self.assertEqual([port["port"] for port in dns["ports"]], [53, 53])
+        self.assertIn({"ipBlock": {"cidr": "169.254.20.10/32"}}, dns["to"])  # NodeLocal DNSCache
         self.assertEqual(redis["NetworkPolicy"]["spec"]["ingress"][0]["from"][0]["podSelector"]["matchLabels"],
                          self.pod["metadata"]["labels"])
+
+    def test_a_client_comes_back_to_the_replica_that_has_its_sessions(self):
+        kustomization = yaml.safe_load(read("deploy/kubernetes-with-sessions/kustomization.yaml"))
+        service = next(patch for patch in kustomization["patches"] if patch["target"]["kind"] == "Service")
+        self.assertIn(("Service", service["target"]["name"]), self.objects)
+        self.assertIsNone(self.objects["Service", service["target"]["name"]]["spec"].get("clusterIP"))
+        self.assertEqual(yaml.safe_load(service["patch"]),
+                         [{"op": "add", "path": "/spec/sessionAffinity", "value": "ClientIP"}])
+
+    def test_what_tenants_may_park_fits_the_redis(self):
+        container = self.redis()
+        args = container["args"]
+        self.assertEqual(args[args.index("--maxmemory-policy") + 1], "noeviction")
+        most = bytes_of(args[args.index("--maxmemory") + 1])
+        self.assertLess(most, bytes_of(container["resources"]["limits"]["memory"]))
+        default = int(re.search(r"\| `max_parked_bytes` \| (\d+) \|", read("docs/operations.md"))[1])
+        tenants = json.loads(read("deploy/kubernetes/tenants.example.json"))["tenants"]
+        parked = sum(tenant.get("limits", {}).get("max_parked_bytes", default) for tenant in tenants)
+        # The rest is for what is being written, and for drains, which have no limit.
+        self.assertLessEqual(2 * parked, most)
+
+    def test_both_sides_take_the_password_of_the_redis_from_one_secret(self):
+        kustomization = yaml.safe_load(read("deploy/kubernetes-with-sessions/kustomization.yaml"))
+        patches = [patch for item in kustomization["patches"] if item["target"]["kind"] == "Deployment"
+                   for patch in yaml.safe_load(item["patch"])]
+        self.assertNotIn("env", self.container)  # the patch would replace it
+        server = next(patch["value"] for patch in patches if patch["path"].endswith("/containers/0/env"))
+        secrets = {}
+        for variables in (server, self.redis()["env"]):
+            for variable in variables:
+                secrets[variable["name"]] = variable["valueFrom"]["secretKeyRef"]
+        name = re.search(r'kRedisPasswordVariable = "(\w+)"', read("sessions/open_store.h"))[1]
+        self.assertEqual(set(secrets), {name, "REDISCLI_AUTH"})
+        self.assertEqual(secrets[name], secrets["REDISCLI_AUTH"])
+        secret = secrets[name]
+        for document in ("deploy/kubernetes-with-sessions/kustomization.yaml", "docs/operations.md"):
+            text = re.sub(r"\\\n#\s*", "", read(document))
+            self.assertIn(f"secret generic {secret['name']} --from-literal={secret['key']}=", text)
+
+    def test_a_redis_is_told_its_password_and_its_arguments(self):
+        container = self.redis()
+        with tempfile.TemporaryDirectory() as folder:
+            server = pathlib.Path(folder) / "redis-server"
+            server.write_text('#!/bin/sh\necho "$#"\nprintf "%s\\n" "$@"\ncat\n', encoding="utf-8")
+            server.chmod(0o755)
+            result = subprocess.run([*container["command"], *container["args"]], capture_output=True, text=True,
+                                    env={"PATH": f"{folder}:/usr/bin:/bin", "REDISCLI_AUTH": "a/b+c="})
+        told = ["-", *container["args"]]
+        self.assertEqual(result.stdout.split("\n"), [str(len(told)), *told, "requirepass a/b+c=", ""])
+
+    def test_a_redis_that_answers_otherwise_is_not_ready(self):
+        probe = self.redis()["readinessProbe"]
+        with tempfile.TemporaryDirectory() as folder:
+            client = pathlib.Path(folder) / "redis-cli"
+            for answer, ready in (("PONG", True), ("LOADING Redis is loading the dataset in memory", False)):
+                client.write_text(f"#!/bin/sh\necho '{answer}'\n", encoding="utf-8")
+                client.chmod(0o755)
+                result = subprocess.run(probe["exec"]["command"], env={"PATH": f"{folder}:/usr/bin:/bin"})
+                self.assertEqual(result.returncode == 0, ready, answer)
+        self.assertEqual(probe["timeoutSeconds"], 5)
+
+    def test_the_redis_keeps_what_it_acknowledges(self):
+        args = self.redis()["args"]
+        for name, value in (("--appendonly", "yes"), ("--appendfsync", "always"), ("--save", "")):
+            self.assertEqual(args[args.index(name) + 1], value)
+
+    def test_a_probe_that_runs_the_client_waits_for_as_long_as_it_may(self):
+        probes = {name: self.container[name]["timeoutSeconds"]
+                  for name in ("startupProbe", "readinessProbe", "livenessProbe")}
+        short, long = (float(wait) for wait in re.findall(r"`--wait=([\d.]+)`", read("docs/operations.md")))
+        self.assertIn(f"--wait={short}, --tls_ca", read("docs/operations.md"))
+        check = re.search(r"--timeout=(\d+)s .*\\\n +CMD .*\"--wait=([\d.]+)\"", read("Dockerfile"))
+        for wait, timeout in ((short, probes["startupProbe"]), (short, probes["readinessProbe"]),
+                              (long, probes["livenessProbe"]), (float(check[2]), int(check[1]))):
+            self.assertLess(wait, timeout)
+            self.assertGreaterEqual(wait, timeout - 1)
 
     def test_ports_agree(self):
         ports = {port["name"]: port["containerPort"] for port in self.container["ports"]}
@@ -266,6 +379,39 @@ class PrometheusTest(unittest.TestCase, ExpressionsMixin):
         for rule in self.rules:
             self.check_expression(rule["expr"])
 
+    def test_a_rule_of_one_replica_names_it_as_its_target_does(self):
+        """Beside job and instance, the labels that kubernetes.yml gives."""
+        config = yaml.safe_load(read("deploy/prometheus/kubernetes.yml"))["scrape_configs"][0]
+        given = {rule["target_label"] for rule in config["relabel_configs"] if "target_label" in rule}
+        self.assertEqual(given, {"namespace", "pod"})
+        for rule in self.rules:
+            for labels in re.findall(r"\bby \(([^)]*)\)", rule["expr"]):
+                labels = set(labels.replace(" ", "").split(","))
+                self.assertIn("job", labels, rule["alert"])
+                self.assertIn("namespace", labels, rule["alert"])
+                if "instance" in labels:
+                    self.assertIn("pod", labels, rule["alert"])
+
+    def test_a_replica_that_loads_is_not_down(self):
+        expression = next(rule["expr"] for rule in self.rules if rule["alert"] == "GoldFinchDown")
+        deployment = yaml.safe_load(read("deploy/kubernetes/deployment.yaml"))
+        probe = deployment["spec"]["template"]["spec"]["containers"][0]["startupProbe"]
+        minutes = {int(number) for number in re.findall(r"(?:\[|offset )(\d+)m\b", expression)}
+        self.assertEqual(len(minutes), 1, expression)
+        self.assertGreater(60 * minutes.pop(), probe["periodSeconds"] * probe["failureThreshold"])
+
+    def test_pods_that_have_ended_are_no_targets(self):
+        relabeling = yaml.safe_load(read("deploy/prometheus/kubernetes.yml"))["scrape_configs"][0]["relabel_configs"]
+        drops = {rule["source_labels"][0]: rule["regex"] for rule in relabeling if rule.get("action") == "drop"}
+        for phase in ("Pending", "Failed", "Succeeded"):
+            self.assertRegex(phase, f"^({drops['__meta_kubernetes_pod_phase']})$")
+
+    @unittest.skipUnless(shutil.which("promtool"), "promtool is not installed")
+    def test_rules_fire_when_they_should(self):
+        tests = pathlib.Path(__file__).with_name("rules_test.yml")
+        result = subprocess.run(["promtool", "test", "rules", str(tests)], capture_output=True, text=True)
+        self.assertEqual(result.returncode, 0, result.stdout + result.stderr)
+
     def test_every_rule_says_how_bad_it_is_and_what_it_is(self):
         self.assertEqual(len({rule["alert"] for rule in self.rules}), len(self.rules))
         for rule in self.rules:
@@ -298,6 +444,12 @@ class OperationsTest(unittest.TestCase):
         for reason in reasons:
             self.assertIn(f"`{reason}`", row)
             self.assertIn(f"{reason} 0", screen)
+
+    def test_no_key_is_on_the_command_line_of_kubectl(self):
+        commands = re.findall(r"kubectl exec(?:.*\\\n)*.*", read("docs/operations.md"))
+        self.assertTrue(any("goldfinch admin" in command for command in commands), commands)
+        for command in commands:
+            self.assertNotRegex(command, r"--key|\$KEY")
 
     def test_every_flag_it_names_exists(self):
         lines = [line for line in read("docs/operations.md").splitlines() if not line.startswith("    kubectl ")]

@@ -75,6 +75,12 @@ class GpuBundleTest(unittest.TestCase):
                                f"--out={self.bundle.parent / 'out'}")
         self.assertEqual(result.returncode, 0, result.stderr)
 
+    def test_it_says_which_cublas_its_programs_ask_for(self) -> None:
+        said = (self.bundle / "bundle.txt").read_text(encoding="utf-8")
+        major = re.search(r"a driver for CUDA (\d+)\.\d+\n", said)
+        self.assertIsNotNone(major, said)
+        self.assertIn(f"\ncublas: libcublasLt.so.{major[1]}\n", said)
+
     def test_golden_cases_of_the_test_data_are_in_it_where_they_fit(self) -> None:
         own = {path.name for path in (ROOT / "tests" / "golden").iterdir() if path.is_dir()}
         self.assertEqual({path.name for path in (self.bundle / "tests" / "golden").iterdir()}, own | {"small"})

@@ -166,12 +166,29 @@ class GpuCheckTest(unittest.TestCase):
         self.assertIn(f"--memory_bytes={81559 * 9 * (1 << 20) // 10}", (self.folder / "out" / "log.txt").read_text())
 
     def test_cublas_is_found_where_the_loader_does_not_look(self) -> None:
+        self.find_cublas(13, "bundle.txt", "commit: 1234abc\n")  # a bundle that does not say
+
+    def test_cublas_is_of_the_version_that_the_bundle_says(self) -> None:
+        self.find_cublas(97, "bundle.txt", "commit: 1234abc\ncublas: libcublasLt.so.97\n")
+
+    def test_cublas_is_of_the_version_that_the_build_was_configured_with(self) -> None:
+        self.find_cublas(98, "CMakeFiles/3.25.1/CMakeCUDACompiler.cmake",
+                         'set(CMAKE_CUDA_COMPILER_VERSION "98.1.80")\n')
+
+    def find_cublas(self, major: int, file: str, text: str) -> None:
+        """Where `file` of the programs' folder has `text`, `major` is looked for, and no other one is taken."""
         bundle = self.programs(goldfinch=VERIFY, gpu_test='#!/bin/sh\necho "looks in $LD_LIBRARY_PATH"\nexit 1\n')
-        library = self.folder / "site" / "nvidia" / "cu13" / "lib" / "libcublasLt.so.13"
+        (bundle / "bundle.txt").unlink()
+        (bundle / file).parent.mkdir(parents=True, exist_ok=True)
+        (bundle / file).write_text(text)
+        other = self.folder / "other" / "libcublasLt.so.12"
+        library = self.folder / "site" / "nvidia" / f"cu{major}" / "lib" / f"libcublasLt.so.{major}"
+        other.parent.mkdir()
+        other.touch()
         library.parent.mkdir(parents=True)
         library.touch()
         python = bundle / "bin" / "python"
-        python.write_text(f"#!/bin/sh\necho /nowhere {library.parent}\n")
+        python.write_text(f"#!/bin/sh\necho {other.parent} {library.parent}\n")
         python.chmod(0o755)
         # As on a machine whose loader knows none and that has no toolkit.
         ldconfig = bundle / "bin" / "ldconfig"
@@ -181,6 +198,7 @@ class GpuCheckTest(unittest.TestCase):
         found = re.search(r"\| cuBLASLt \| (\S+) \|", self.report())
         self.assertIsNotNone(found)
         folder = Path(found[1]).parent
+        self.assertEqual(Path(found[1]).name, library.name)
         self.assertTrue(folder == library.parent or str(folder).startswith("/usr/local/cuda"), found[1])
         self.assertIn(f"looks in {folder}", (self.folder / "out" / "log.txt").read_text())
 

@@ -36,10 +36,10 @@ class UsageTest(unittest.TestCase):
             (programs / name).chmod(0o755)
         self.environment = {**os.environ, "PATH": f"{programs}:{os.environ['PATH']}"}
 
-    def run_script(self, name: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    def run_script(self, name: str, *arguments: str, caller: Path | None = None) -> subprocess.CompletedProcess[str]:
         self.called.unlink(missing_ok=True)
-        return subprocess.run([str(self.folder / "scripts" / name), *arguments], env=self.environment, cwd=self.folder,
-                              capture_output=True, text=True, timeout=60, check=False)
+        return subprocess.run([str(self.folder / "scripts" / name), *arguments], env=self.environment,
+                              cwd=caller or self.folder, capture_output=True, text=True, timeout=60, check=False)
 
     def calls(self) -> list[str]:
         return self.called.read_text(encoding="utf-8").splitlines() if self.called.exists() else []
@@ -62,6 +62,18 @@ class UsageTest(unittest.TestCase):
         result = self.run_script("test.sh", "release", "asna")
         self.assertEqual((result.returncode, self.calls()), (64, []))
         self.assertIn("test: there is no preset asna\n", result.stderr)
+
+    def test_quickstart_looks_for_a_model_where_its_caller_is(self) -> None:
+        caller = self.folder / "caller"
+        (caller / "mine").mkdir(parents=True)
+        (caller / "mine" / "model.safetensors").touch()
+        ports = ("--port=1", "--metrics_port=2")  # where nobody listens
+        for model in ("mine", "./mine", str(caller / "mine")):
+            self.run_script("quickstart.sh", f"--model={model}", *ports, caller=caller)
+            self.assertTrue(self.calls(), f"{model} was not found")
+        result = self.run_script("quickstart.sh", "--model=yours", *ports, caller=caller)
+        self.assertEqual((result.returncode, self.calls()), (1, []))
+        self.assertIn(f"no model in {caller}/yours\n", result.stderr)
 
     def test_every_preset_that_can_be_tested_is_one(self) -> None:
         presets = json.loads((ROOT / "CMakePresets.json").read_text(encoding="utf-8"))["testPresets"]
