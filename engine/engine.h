@@ -82,12 +82,12 @@ struct EngineInfo {
   std::int64_t PagesFor(std::int64_t tokens) const {
     return num_pages == 0 ? 0 : (tokens + page_tokens - 1) / page_tokens;
   }
-  // Whether a position is prompt, of a sequence with these first logits, in an engine to
-  // which that is something else; see Engine.
+  // Whether the row at `position`, of a sequence with these first logits, is of the class of
+  // prompts (see Engine). Never where prompt_grid is 1.
   bool IsPrompt(std::int64_t position, std::int64_t first_logits) const {
     return prompt_grid > 1 && position < first_logits;
   }
-  // Where a span from `begin` that could reach `end` has to end, for that reason.
+  // Where a span [begin, end) has to be cut for its rows to be of one class.
   std::int64_t SpanEnd(std::int64_t begin, std::int64_t end,
                        std::int64_t first_logits) const {
     return IsPrompt(begin, first_logits) && end > first_logits ? first_logits : end;

@@ -15,8 +15,8 @@ namespace goldfinch {
 
 class GoldRows {
  public:
-  // The first position that a span of `spec`'s sequence at `position` has to run GOLD
-  // layers on, and with it all after it: `rows` is 2G.
+  // The first position on which a span from `position` on has to run GOLD layers; they run
+  // on all later ones too. `rows` is 2G, the others are those of SequenceSpec.
   static std::int64_t Begin(std::int64_t rows, std::int64_t position,
                             std::span<const std::int64_t> keep_at,
                             std::int64_t first_logits) {

@@ -188,6 +188,21 @@ absl::StatusOr<std::unique_ptr<ModelEngine>> ModelEngine::Create(
   }
 }
 
+namespace {
+
+// What the numerics id says behind the backend's part.
+std::string NumericsSuffix(const ModelEngineOptions& options,
+                                  const char* compute_dtype) {
+  const char* weights = options.weight_storage == StorageType::kInt8  ? "-w8"
+                        : options.weight_storage == StorageType::kFp8 ? "-wf8"
+                                                                      : "";
+  const char* cache = options.cache_storage == StorageType::kInt8 ? "-c8" : "";
+  // Attention folds a page at a time.
+  return absl::StrCat("-", compute_dtype, weights, cache, "-p", options.page_tokens);
+}
+
+}  // namespace
+
 absl::StatusOr<std::unique_ptr<ModelEngine>> ModelEngine::Create(
     const ModelEngineOptions& options, const Checkpoint& checkpoint,
     std::unique_ptr<Backend> backend) {
@@ -209,15 +224,7 @@ absl::StatusOr<std::unique_ptr<ModelEngine>> ModelEngine::Create(
                   .prompt_grid = static_cast<std::int32_t>(backend->prompt_grid()),
                   .runs_ahead = options.run_ahead && backend->runs_ahead(),
                   .compute_dtype = name,
-                  // Behind the backend's.
-                  .numerics_id = absl::StrCat(
-                      "-", name,
-                      options.weight_storage == StorageType::kInt8  ? "-w8"
-                      : options.weight_storage == StorageType::kFp8 ? "-wf8"
-                                                                    : "",
-                      options.cache_storage == StorageType::kInt8 ? "-c8" : "",
-                      // Attention folds a page at a time.
-                      "-p", options.page_tokens),
+                  .numerics_id = NumericsSuffix(options, name),
                   .model_fingerprint = checkpoint.fingerprint()};
   limits->max_rows += info.prompt_grid - 1;
   limits->max_logit_rows =

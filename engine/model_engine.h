@@ -74,6 +74,9 @@ class ModelEngine : public Engine {
   // Whether the device has failed: nothing runs on it any more. Step thread.
   virtual bool lost() const = 0;
 
+  // Whether what it takes (EngineInfo::device_bytes) is memory of this host.
+  virtual bool takes_host_memory() const = 0;
+
   virtual const ModelConfig& config() const = 0;
   virtual std::int64_t num_parameters() const = 0;
   virtual std::int64_t cache_bytes_per_token() const = 0;

@@ -46,6 +46,7 @@ class ModelEngineImpl final : public ModelEngine {
 
   const EngineInfo& info() const override { return info_; }
   bool lost() const override { return !backend_->status().ok(); }
+  bool takes_host_memory() const override { return !backend_->FreeBytes().has_value(); }
   const ModelConfig& config() const override { return model_.config(); }
   std::int64_t num_parameters() const override { return num_parameters_; }
   std::int64_t cache_bytes_per_token() const override { return model_.cache_row_bytes(); }

@@ -35,8 +35,8 @@
 #include "server/memory_guard.h"
 #include "server/memory_limit.h"
 #include "server/server.h"
-#include "server/serving_context.h"
 #include "server/server_credentials.h"
+#include "server/serving_context.h"
 #include "server/tenants/tenant_directory.h"
 #include "server/text/vocabulary.h"
 #include "server/version.h"
@@ -168,9 +168,8 @@ absl::StatusOr<std::unique_ptr<TenantDirectory>> TenantsOf(const ServerFlags& fl
 // What the flags allow all parts together, should they all be full at once.
 std::int64_t MostMemory(const ServerFlags& flags, const ModelEngine& engine) {
   const DeviceBytes& device = engine.info().device_bytes;
-  const bool on_host = engine.info().numerics_id.starts_with("cpu");
   const std::int64_t of_engine =
-      on_host
+      engine.takes_host_memory()
           ? device.weights + device.cache + device.expanded + device.state + device.work
           : 0;
   return of_engine + flags.prefix_cache_bytes + flags.session_bytes +

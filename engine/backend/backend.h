@@ -240,7 +240,7 @@ class Backend {
     std::int64_t row = 0;
     const SamplingParams* params = nullptr;
     const TokenCounts* counts = nullptr;  // null: no penalties
-    // Of StartSample: where among the other set's tokens the one is that `counts` lack.
+    // StartSample only: `counts` lack the newest token, which is this one of the other set.
     std::optional<std::int64_t> pending = {};
     std::int64_t num_generated = 0;
     SampledToken* out = nullptr;

@@ -39,7 +39,8 @@ class CpuBackend final : public Backend {
     return AllocateHostMemory(bytes);
   }
   void CopyToDevice(void* device, const void* host, std::int64_t bytes) override {
-    // Sessions on their way in; what the next step reads at once is less.
+    // Sessions on their way in. What a step reads at once is less, but for some hundred
+    // rows of prompts, which take far longer than that.
     constexpr std::int64_t kManyBytes = 4096;
     Copy(device, host, bytes, kManyBytes);
   }

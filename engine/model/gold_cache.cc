@@ -393,16 +393,19 @@ void GoldCache::ExpandLayers(std::int64_t first, std::int64_t last, std::int64_t
     up.Add({value_low, w.value.up.get(), rows(value_, i), add});
   }
   for (const Products* products : {&down, &mix, &low, &up}) b_.Gemm(products->get());
-  for (std::int64_t i = first; i < last; ++i) {
-    const GoldWeights& w = gold(i);
-    const Matrix k = rows(key_, i), v = rows(value_, i);
-    const KvTiles& tiles = tiles_[static_cast<std::size_t>(i)];
-    b_.AddNorm({.a = k, .norm = w.ln_k, .out = k});
-    if (frequency_ != nullptr) b_.Rope(k, position_.device(), frequency_);
-    b_.ScatterKeys(k, tile_row_.device(), tiles);
-    b_.AddNorm({.a = v, .norm = w.ln_v, .out = v});
-    b_.ScatterValues(v, tile_row_.device(), tiles);
-  }
+  for (std::int64_t i = first; i < last; ++i)
+    StoreTiles(gold(i), rows(key_, i), rows(value_, i),
+               tiles_[static_cast<std::size_t>(i)]);
+}
+
+// Keys and values of a layer, normed in place, to their places in its tiles.
+void GoldCache::StoreTiles(const GoldWeights& w, const Matrix& k, const Matrix& v,
+                           const KvTiles& tiles) {
+  b_.AddNorm({.a = k, .norm = w.ln_k, .out = k});
+  if (frequency_ != nullptr) b_.Rope(k, position_.device(), frequency_);
+  b_.ScatterKeys(k, tile_row_.device(), tiles);
+  b_.AddNorm({.a = v, .norm = w.ln_v, .out = v});
+  b_.ScatterValues(v, tile_row_.device(), tiles);
 }
 
 void GoldCache::Expand(std::int64_t first, std::int64_t last) {

@@ -155,6 +155,8 @@ class GoldCache {
   // Keys and values of GOLD layers [first, last), at most kMaxLayers, for `count`
   // targets; (last - first) * count is at most max_targets.
   void ExpandLayers(std::int64_t first, std::int64_t last, std::int64_t count);
+  void StoreTiles(const GoldWeights& w, const Matrix& k, const Matrix& v,
+                  const KvTiles& tiles);
 
   static constexpr std::int64_t kMaxLayers =
       static_cast<std::int64_t>(Backend::kMaxProducts) / 2;

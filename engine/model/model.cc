@@ -82,8 +82,8 @@ Model::Model(Backend& backend, const Checkpoint& checkpoint, DType type,
     gold_span_begin_ = {inputs_, slots + 1};
     gold_slot_ = {inputs_, slots};
     gold_next_slot_ = {inputs_, slots};
-    lead_row_ = {inputs_, limits.num_slots};
-    lead_slot_ = {inputs_, limits.num_slots};
+    before_gold_row_ = {inputs_, limits.num_slots};
+    before_gold_slot_ = {inputs_, limits.num_slots};
     arena_ = std::make_unique<ExpandedArena>(limits.arena_slots, 0);
     cache_ = std::make_unique<GoldCache>(memory_, inputs_, config_, weights_, type, shape,
                                          width);
@@ -342,8 +342,8 @@ void Model::BuildGold(std::span<const SpanInput> spans, std::int64_t padding) {
   gold_span_begin_.Clear();
   gold_slot_.Clear();
   gold_next_slot_.Clear();
-  lead_row_.Clear();
-  lead_slot_.Clear();
+  before_gold_row_.Clear();
+  before_gold_slot_.Clear();
   attended_.clear();
   gold_row_sequence_.clear();
   gold_row_position_.clear();
@@ -354,8 +354,8 @@ void Model::BuildGold(std::span<const SpanInput> spans, std::int64_t padding) {
     const std::int64_t first =
         std::clamp<std::int64_t>(span.gold_begin - span.position, 0, count);
     if (first > 0) {
-      lead_row_.Push(static_cast<std::int32_t>(row + first - 1));
-      lead_slot_.Push(span.slot);
+      before_gold_row_.Push(static_cast<std::int32_t>(row + first - 1));
+      before_gold_slot_.Push(span.slot);
     }
     output_begin_[i] = gold_row_.size() - first;
     if (first < count) {
@@ -383,8 +383,8 @@ void Model::BuildGold(std::span<const SpanInput> spans, std::int64_t padding) {
   gold_span_begin_.Stage();
   gold_slot_.Stage();
   gold_next_slot_.Stage();
-  lead_row_.Stage();
-  lead_slot_.Stage();
+  before_gold_row_.Stage();
+  before_gold_slot_.Stage();
   if (gold_row_.size() > 0)
     attention_->Begin(attended_, gold_row_sequence_, gold_row_position_, padding);
 }
@@ -393,8 +393,9 @@ void Model::RunGold() {
   const Matrix x = x_.Rows(tokens_.size());
   const std::int64_t first_layer = config_.num_recurrent();
   const LayerWeights& first = weights_.layers[static_cast<std::size_t>(first_layer)];
-  backend_.NormToState(x, first.ln1, lead_row_.device(), lead_slot_.device(),
-                       lead_row_.size(), State(first_layer).att_shift);
+  backend_.NormToState(x, first.ln1, before_gold_row_.device(),
+                       before_gold_slot_.device(), before_gold_row_.size(),
+                       State(first_layer).att_shift);
   if (gold_row_.size() == 0) return;
 
   LayerContext context{.backend = backend_,
@@ -434,7 +435,7 @@ void Model::Run(std::span<const SpanInput> spans, const TokenStore& sampled) {
   BuildGold(spans, padding.value_or(0));
   inputs_.Upload();
   const bool repeats = padding.has_value() && gold_row_.size() == rows &&
-                       lead_row_.size() == 0 && attention_->repeats();
+                       before_gold_row_.size() == 0 && attention_->repeats();
   if (!repeats || !backend_.Replay(KeyOf(Half::kGold, rows))) RunGold();
 }
 

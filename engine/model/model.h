@@ -40,7 +40,7 @@ inline constexpr std::int64_t kMaxPages = 1 << 30;
 struct ModelLimits {
   std::int64_t max_rows = 0;   // tokens in one pass
   std::int64_t num_slots = 0;  // sequences
-  // More of them, for steps whose states go to other slots; with none no step's do.
+  // More of them, to which steps that run ahead write states; with none no step does.
   std::int64_t spare_slots = 0;
   std::int64_t page_tokens = 0;
   std::int64_t num_pages = 0;
@@ -190,8 +190,9 @@ class Model {
   StepArray<std::int64_t> cache_row_;
   StepArray<std::int64_t> gold_row_;  // rows of x_ that GOLD runs on
   StepArray<std::int32_t> gold_span_begin_, gold_slot_, gold_next_slot_;
-  StepArray<std::int32_t> lead_row_, lead_slot_;  // before the first GOLD row
-  std::vector<std::int64_t> output_begin_;        // a span: output row of its token 0
+  StepArray<std::int32_t> before_gold_row_,
+      before_gold_slot_;                    // before the first GOLD row
+  std::vector<std::int64_t> output_begin_;  // a span: output row of its token 0
   std::vector<AttendedSequence> attended_;
   std::vector<std::int32_t> gold_row_sequence_;
   std::vector<std::int64_t> gold_row_position_;

@@ -3,16 +3,14 @@
 //
 // The choice, in the order of the public contract (x: logits, V of them):
 //   1. x[t] += bias of t; x[t] = -inf for banned t while num_generated < min_tokens
-//   2. tokens of prompt or output: x[t] = x[t] > 0 ? x[t] / repetition : x[t] *
-//   repetition
+//   2. tokens of prompt or output: x[t] = x[t] > 0 ? x[t] / r : x[t] * r, r: repetition
 //      tokens of the output:       x[t] -= frequency * count[t];  x[t] -= presence
 //   3. greedy: the highest x. Otherwise w[t] = exp((x[t] - max x) / temperature)
 //   4. min_p: keep w[t] >= min_p * max w
 //      top_k: keep the k highest
 //      top_p: keep the fewest of the highest whose w add up to top_p of those kept so far
 //   5. the first t, by increasing id, at which the running sum of the kept w exceeds
-//      draw * (sum of the kept w); the draw is UniformDraw(seed, candidate,
-//      num_generated)
+//      draw * (sum of the kept w); draw: UniformDraw(seed, candidate, num_generated)
 // "Highest" is by x after step 2, ties to the lowest id. Log-probabilities are of the
 // raw logits: x[t] - log(sum exp x).
 //
