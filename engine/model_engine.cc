@@ -191,8 +191,7 @@ absl::StatusOr<std::unique_ptr<ModelEngine>> ModelEngine::Create(
 namespace {
 
 // What the numerics id says behind the backend's part.
-std::string NumericsSuffix(const ModelEngineOptions& options,
-                                  const char* compute_dtype) {
+std::string NumericsSuffix(const ModelEngineOptions& options, const char* compute_dtype) {
   const char* weights = options.weight_storage == StorageType::kInt8  ? "-w8"
                         : options.weight_storage == StorageType::kFp8 ? "-wf8"
                                                                       : "";
