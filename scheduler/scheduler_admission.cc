@@ -75,6 +75,8 @@ Scheduler::Impl::Admission Scheduler::Impl::AdmitAside(TenantAccount& account,
   if (*grant == Grant::kCopying) return Admission::kLater;
   if (*grant == Grant::kNoRoom) return Admission::kNoRoom;
   tenants_.Run(aside.accepted());
+  // Its reader may have made room meanwhile, and will not say so again.
+  aside.UpdatePaused();
   aside.set_resumed_in(engine_step_);
   running_.push_back(tenants_.TakeFirst(account).aside);
   return Admission::kDone;
@@ -156,8 +158,8 @@ std::optional<std::size_t> Scheduler::Impl::NextToYield(
         std::min(holder.policy.weight, newcomer.policy.weight);
     const Yield yield = tenants_.HasToYield(holder, newcomer, slack);
     if (yield == Yield::kNo) continue;
-    const bool just_back =
-        request.resumed_in().has_value() && engine_step_ - *request.resumed_in() < kMinTurn;
+    const bool just_back = request.resumed_in().has_value() &&
+                           engine_step_ - *request.resumed_in() < kMinTurn;
     if (yield == Yield::kExcess && just_back) continue;
     if (!next.has_value() || order(i) > order(*next)) next = i;
   }

@@ -246,6 +246,35 @@ TEST_F(FairnessTest, ADeadlinePassesWhileTheRequestIsAsideAndNothingElseIsDue) {
   EXPECT_EQ(observer.levels.aside_requests, 0);
 }
 
+// Its reader takes everything while it is aside, so nothing will wake the step thread.
+TEST_F(FairnessTest, APausedRequestThatComesBackAfterItsReaderMadeRoomRuns) {
+  engine_options.num_slots = 2;
+  options.stream_buffer_tokens = 2;
+  Request pair = Of("a", Generation(3, 4, 1));
+  pair.num_candidates = 2;
+  Call first = Start(pair);
+  RunUntilIdle();
+  EXPECT_EQ(observer.levels.paused_requests, 1);
+  Call other = Start(Of("b", Generation(3, 4, 2)));
+  RunUntilIdle();
+  EXPECT_EQ(observer.levels.aside_requests, 1);
+  EXPECT_EQ(observer.levels.paused_requests, 1);
+  first.submitted.reader.Take();
+  EXPECT_FALSE(Step());
+  other.submitted.reader.Take();
+  while (!other.submitted.reader.ended()) {
+    ASSERT_TRUE(Step());
+    other.submitted.reader.Take();
+  }
+  EXPECT_TRUE(Step());
+  EXPECT_EQ(observer.levels.running_requests, 1);
+  EXPECT_EQ(observer.levels.paused_requests, 0);
+  first.submitted.reader.Take();
+  FinishAll({&first, &other});
+  EXPECT_EQ(PutAside("a"), 1);
+  ExpectAtRest();
+}
+
 TEST_F(FairnessTest, PriorityGoesFirstWithinATenantOnly) {
   engine_options.num_slots = 1;
   Request urgent = Of("a", Generation(3, 3, 1));
