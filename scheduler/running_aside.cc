@@ -63,7 +63,12 @@ absl::StatusOr<Grant> RunningRequest::Resume() {
     }
     candidate.sequence = *sequence;
   }
-  for (Candidate& candidate : candidates_) candidate.aside = nullptr;
+  for (Candidate& candidate : candidates_) {
+    candidate.aside = nullptr;
+    // Little of what was expanded for it need be there any more.
+    candidate.ran_in = 0;
+    candidate.prepared = 0;
+  }
   aside_ = false;
   return Grant::kGranted;
 }
