@@ -67,10 +67,11 @@ void PrefixKeeper::BeginStep(std::int64_t may_copy) {
 }
 
 std::shared_ptr<KeptPrefix> PrefixKeeper::Keep(SequenceId sequence, std::int64_t length,
-                                               std::vector<TokenId> history) {
+                                               std::vector<TokenId> history,
+                                               KeptPrefix::Origin origin) {
   GOLDFINCH_CHECK(history.empty() || length < std::ssize(history));
-  auto prefix =
-      std::make_shared<KeptPrefix>(KeptPrefix::Private(), std::move(history), length);
+  auto prefix = std::make_shared<KeptPrefix>(KeptPrefix::Private(), std::move(history),
+                                             length, origin);
   Attach(prefix, engine_.Keep(sequence));
   may_copy_ -= engine_.info().state_bytes;
   return prefix;

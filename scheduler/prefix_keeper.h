@@ -31,9 +31,11 @@ class PrefixKeeper {
   PrefixKeeper& operator=(const PrefixKeeper&) = delete;
 
   // A prefix on the device of what `sequence` holds now. `history` is empty for the
-  // prefix cache, else the sequence's tokens and what is to come after them.
+  // prefix cache, else the sequence's tokens and what is to come after them. `origin` is
+  // that of what the sequence went on from.
   std::shared_ptr<KeptPrefix> Keep(SequenceId sequence, std::int64_t length,
-                                   std::vector<TokenId> history);
+                                   std::vector<TokenId> history,
+                                   KeptPrefix::Origin origin);
 
   // As Engine::OpenFrom and OpenBranch count them: how many pages no open sequence holds
   // would become one's if `base` were on the device.

@@ -184,6 +184,7 @@ class RunningRequest {
   };
 
   bool Prefilling() const { return fed_ < prefill_; }
+  KeptPrefix::Origin origin() const;
   bool UsesCache() const;
   bool CanBeCached(std::int64_t length) const;
   std::int64_t FeedUntil() const;

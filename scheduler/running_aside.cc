@@ -32,7 +32,7 @@ std::shared_ptr<KeptPrefix> RunningRequest::Freeze(const Candidate& candidate) {
   history.insert(history.end(), candidate.tokens.begin(), candidate.tokens.end());
   const std::int64_t length = Prefilling() ? fed_ : std::ssize(history) - 1;
   if (length == 0) return nullptr;
-  return context_.keeper.Keep(candidate.sequence, length, std::move(history));
+  return context_.keeper.Keep(candidate.sequence, length, std::move(history), origin());
 }
 
 void RunningRequest::PutAside() {

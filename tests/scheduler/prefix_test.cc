@@ -509,6 +509,61 @@ TEST_F(PrefixCacheTest, PagesOfTheCacheCountAsFree) {
   EXPECT_EQ(std::ssize(kept->history()), 256);
 }
 
+TEST_F(PrefixCacheTest, ATurnOfAConversationIsThereForPromptsThatBeginLikeIt) {
+  Request turn = Turn(nullptr, 60, 5, 1);
+  turn.tenant = "a";
+  turn = Turn(Run(turn), 10, 5, 2);
+  turn.tenant = "a";
+  const std::shared_ptr<KeptPrefix> kept = Run(turn);
+  EXPECT_EQ(Ask(Cached(Join(kept->history(), Document(20)), 3)), 21);
+}
+
+// An image may have other bits than this server computes, or be forged. Who goes on from
+// it knows that; others are told nothing.
+TEST_F(PrefixCacheTest, NothingThatCameAsAnImageReachesOtherCalls) {
+  engine_options.num_slots = 2;
+  const std::shared_ptr<KeptPrefix> honest = Run(Turn(nullptr, 60, 5, 1));
+  std::shared_ptr<const PrefixImage> image;
+  scheduler().GetImage(
+      honest, [&](std::shared_ptr<const PrefixImage> got) { image = std::move(got); });
+  RunUntilIdle();
+  ASSERT_TRUE(image != nullptr);
+  auto state =
+      std::make_shared<std::vector<std::byte>>(image->state.begin(), image->state.end());
+  state->front() ^= std::byte{1};
+  auto forged = std::make_shared<PrefixImage>(*image);
+  forged->state = *state;
+  ASSERT_TRUE(engine().CheckImage(*forged).ok());
+
+  std::shared_ptr<KeptPrefix> kept = KeptPrefix::Make(honest->history(), forged);
+  // A turn; another one; one that is put aside and cancelled there. A tenant for each, as
+  // what each asks for itself is kept.
+  for (const std::string tenant : {"once", "again", "aside"}) {
+    const bool put_aside = tenant == "aside";
+    Request turn = Turn(kept, 1, put_aside ? 200 : 1, 2);
+    turn.use_prefix_cache = true;
+    turn.tenant = tenant;
+    Request beside = Generation(1, 200, 4);
+    beside.tenant = tenant;
+    if (put_aside) Submit(beside);
+    const Submitted submitted = Submit(Keeping(turn));
+    if (put_aside) {
+      for (int i = 0; i < 5; ++i) Step();
+      Request newcomer = Generation(1, 5, 3);
+      newcomer.tenant = "b";
+      Submit(newcomer);
+      Step();
+      ASSERT_EQ(observer.levels.aside_requests, 1);
+      scheduler().Cancel(submitted.id);
+    }
+    RunUntilIdle();
+    ASSERT_TRUE(end.has_value() && end->kept != nullptr);
+    kept = end->kept;
+    const std::vector<TokenId> prompt = Join(kept->history(), Document(20));
+    EXPECT_EQ(Ask(Cached(prompt, 3, tenant)), std::ssize(prompt)) << tenant;
+  }
+}
+
 // Conversations, forks, interruptions, cached prompts and a pool too small for them, in
 // any order.
 TEST_F(PrefixCacheTest, RandomTrafficNeverChangesAToken) {
