@@ -3,8 +3,8 @@
 // takes it whole at the start of a step and sleeps on it when there is nothing to run.
 //
 // It also bounds the queue, because whoever submits must be refused at once: it counts
-// the requests and prompt tokens that wait, here or with the step thread, of all and of
-// each tenant, and the tokens that each used of its rate.
+// the requests that wait and their tokens (TokensToFeed), here or with the step thread,
+// of all and of each tenant, and the tokens that each used of its rate.
 //
 // A rate is a bucket that holds a minute's worth. A prompt counts when it is accepted
 // (and no longer if it leaves the queue unserved), generated tokens when they are there,
@@ -62,11 +62,11 @@ class Inbox {
   // What waits.
   struct Load {
     std::int64_t requests = 0;
-    std::int64_t tokens = 0;  // of prompts
+    std::int64_t tokens = 0;  // to be fed
 
-    void Count(std::int64_t prompt_tokens, std::int64_t sign) {
+    void Count(std::int64_t more_tokens, std::int64_t sign) {
       requests += sign;
-      tokens += sign * prompt_tokens;
+      tokens += sign * more_tokens;
     }
   };
   struct Contents {
@@ -136,7 +136,7 @@ class Inbox {
   std::uint64_t last_id_ ABSL_GUARDED_BY(mu_) = 0;
   Load waiting_ ABSL_GUARDED_BY(mu_);
   std::unordered_map<std::string, Tenant> tenants_ ABSL_GUARDED_BY(mu_);
-  bool woken_ ABSL_GUARDED_BY(mu_) = false;  // something happened since the last Wait
+  bool woken_ ABSL_GUARDED_BY(mu_) = false;      // something happened since the last Wait
   bool room_made_ ABSL_GUARDED_BY(mu_) = false;  // since the last TakeAll
   bool closed_ ABSL_GUARDED_BY(mu_) = false;
 };

@@ -31,10 +31,13 @@ absl::Status LateWhileItRan() {
 
 absl::Status CheckPolicy(const Request& request, const RequestNeeds& needs,
                          const TenantPolicy& policy) {
-  if (needs.prompt_tokens > policy.max_prompt_tokens) {
-    return absl::InvalidArgumentError(absl::StrCat("prompt has ", needs.prompt_tokens,
-                                                   " tokens; this tenant's limit is ",
-                                                   policy.max_prompt_tokens));
+  const bool scores = request.kind == RequestKind::kScore;
+  const std::int64_t tokens = scores ? needs.sequence_tokens : needs.prompt_tokens;
+  if (tokens > policy.max_prompt_tokens) {
+    return absl::InvalidArgumentError(
+        absl::StrCat(scores ? "context and continuation have " : "prompt has ", tokens,
+                     scores ? " tokens without the last one" : " tokens",
+                     "; this tenant's limit is ", policy.max_prompt_tokens));
   }
   if (request.priority > policy.max_priority) {
     return absl::InvalidArgumentError(absl::StrCat("priority is ", request.priority,
