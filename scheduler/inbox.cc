@@ -123,6 +123,12 @@ void Inbox::Wake() {
   changed_.NotifyOne();
 }
 
+void Inbox::WakeIfIdle() {
+  MutexLock lock(mu_);
+  woken_ = true;
+  changed_.NotifyOne();
+}
+
 void Inbox::Close() {
   MutexLock lock(mu_);
   closed_ = true;

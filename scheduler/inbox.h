@@ -13,8 +13,8 @@
 // Invariant: a request accepted by Add is taken by exactly one TakeAll; none is accepted
 // after Close.
 //
-// Threads: Add, Cancel, Interrupt, InterruptAll, Post, Wake and Close by any; the others
-// by the step thread.
+// Threads: Add, Cancel, Interrupt, InterruptAll, Post, Wake, WakeIfIdle and Close by any;
+// the others by the step thread.
 #pragma once
 
 #include <cstdint>
@@ -95,6 +95,9 @@ class Inbox {
 
   // A reader has made room: ends a Wait, or the next one.
   void Wake();
+  // So does this, but it is no news to a step that runs: there is something to free,
+  // which the next step does at its start.
+  void WakeIfIdle();
 
   // No further Add succeeds; ends every Wait.
   void Close();

@@ -7,10 +7,11 @@
 
 namespace goldfinch {
 
-PrefixKeeper::PrefixKeeper(Engine& engine, std::function<void(const KeptPrefix&)> forget)
+PrefixKeeper::PrefixKeeper(Engine& engine, std::function<void(const KeptPrefix&)> forget,
+                           std::function<void()> on_release)
     : engine_(engine),
       forget_(std::move(forget)),
-      released_(std::make_shared<Released>()) {}
+      released_(std::make_shared<Released>(std::move(on_release))) {}
 
 // The engine may go on without this keeper; nothing of it may stay there.
 PrefixKeeper::~PrefixKeeper() {
@@ -31,8 +32,11 @@ void PrefixKeeper::Attach(const std::shared_ptr<KeptPrefix>& prefix, PrefixId id
       engine_.info().state_bytes +
       std::ssize(prefix->history_) * static_cast<std::int64_t>(sizeof(TokenId));
   prefix->release_ = [released = released_](PrefixId left, std::uint64_t last_use) {
-    const MutexLock lock(released->mu);
-    released->ids.emplace_back(left, last_use);
+    {
+      const MutexLock lock(released->mu);
+      released->ids.emplace_back(left, last_use);
+    }
+    released->on_release();
   };
   by_use_.emplace(prefix->last_use_, prefix);
 }

@@ -24,8 +24,12 @@ namespace goldfinch {
 class PrefixKeeper {
  public:
   // `forget` takes a prefix out of the prefix cache; called for what it may hold alone.
-  // The engine outlives the keeper; the keeper may go before the last prefix.
-  PrefixKeeper(Engine& engine, std::function<void(const KeptPrefix&)> forget);
+  // `on_release` is called after a prefix on the device was let go, by whoever did: it
+  // lets the step thread sleep until there is something to free. The engine outlives the
+  // keeper; the keeper may go before the last prefix, after which `on_release` may still
+  // be called.
+  PrefixKeeper(Engine& engine, std::function<void(const KeptPrefix&)> forget,
+               std::function<void()> on_release);
   ~PrefixKeeper();
   PrefixKeeper(const PrefixKeeper&) = delete;
   PrefixKeeper& operator=(const PrefixKeeper&) = delete;
@@ -67,6 +71,8 @@ class PrefixKeeper {
  private:
   // What prefixes of any thread leave behind; outlives the keeper with the last of them.
   struct Released {
+    explicit Released(std::function<void()> told) : on_release(std::move(told)) {}
+    const std::function<void()> on_release;
     Mutex mu;
     std::vector<std::pair<PrefixId, std::uint64_t>> ids ABSL_GUARDED_BY(mu);
   };

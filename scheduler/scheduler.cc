@@ -60,7 +60,9 @@ Scheduler::Impl::Impl(Engine& engine, const SchedulerOptions& options, const Clo
       inbox_(std::make_shared<Inbox>(Inbox::Limits{
           .requests = options.max_queued_requests, .tokens = options.max_queued_tokens})),
       cache_(options.prefix_cache_bytes),
-      keeper_(engine, [this](const KeptPrefix& prefix) { cache_.Forget(prefix); }),
+      keeper_(
+          engine, [this](const KeptPrefix& prefix) { cache_.Forget(prefix); },
+          [inbox = inbox_] { inbox->WakeIfIdle(); }),
       pacer_(step_tokens_, options.step_time),
       tenants_(engine.info().num_slots, engine.info().num_pages) {
   GOLDFINCH_CHECK(step_tokens_ >= 1);

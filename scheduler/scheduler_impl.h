@@ -118,7 +118,7 @@ class Scheduler::Impl {
   const Clock& clock_;
   SchedulerObserver& observer_;
   const std::int64_t step_tokens_;
-  // Shared: the streams wake it, and a reader may keep its stream after the scheduler.
+  // Shared: streams and kept prefixes wake it, and may outlive the scheduler.
   const std::shared_ptr<Inbox> inbox_;
 
   // Owned by the step thread.
