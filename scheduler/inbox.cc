@@ -91,10 +91,10 @@ void Inbox::Cancel(RequestId id) {
   changed_.NotifyOne();
 }
 
-void Inbox::Interrupt(RequestId id) {
+void Inbox::Interrupt(RequestId id, absl::Status status) {
   MutexLock lock(mu_);
   if (closed_) return;  // everything is interrupted anyway
-  contents_.interrupted.push_back(id);
+  contents_.interrupted.emplace_back(id, std::move(status));
   woken_ = true;
   changed_.NotifyOne();
 }

@@ -23,8 +23,10 @@
 #include <optional>
 #include <string>
 #include <unordered_map>
+#include <utility>
 #include <vector>
 
+#include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "engine/sync/mutex.h"
 #include "scheduler/clock.h"
@@ -72,7 +74,7 @@ class Inbox {
   struct Contents {
     std::vector<std::unique_ptr<AcceptedRequest>> submitted;  // in order of id
     std::vector<RequestId> cancelled;
-    std::vector<RequestId> interrupted;
+    std::vector<std::pair<RequestId, absl::Status>> interrupted;
     bool interrupt_all = false;  // everything submitted so far
     std::vector<std::function<void()>> tasks;
   };
@@ -87,7 +89,7 @@ class Inbox {
   absl::StatusOr<RequestId> Add(std::unique_ptr<AcceptedRequest> accepted);
 
   void Cancel(RequestId id);
-  void Interrupt(RequestId id);
+  void Interrupt(RequestId id, absl::Status status);
   void InterruptAll();
 
   // `task` will run on the step thread (see Scheduler::GetImage). False after Close.

@@ -158,8 +158,8 @@ void Scheduler::Impl::TakeInbox(TimePoint now) {
   for (const RequestId id : contents.cancelled) {
     EndById(id, cancelled, RunningRequest::Leaving::kEnded, now);
   }
-  for (const RequestId id : contents.interrupted) {
-    EndById(id, ShutdownStatus(), RunningRequest::Leaving::kInterrupted, now);
+  for (const auto& [id, status] : contents.interrupted) {
+    EndById(id, status, RunningRequest::Leaving::kInterrupted, now);
   }
   if (!contents.interrupt_all) return;
   EndAllRunning(ShutdownStatus(), RunningRequest::Leaving::kInterrupted, now);
@@ -373,7 +373,9 @@ absl::StatusOr<Scheduler::Submission> Scheduler::Submit(Request request) {
 
 void Scheduler::Cancel(RequestId id) { impl_->Cancel(id); }
 
-void Scheduler::Interrupt(RequestId id) { impl_->Interrupt(id); }
+void Scheduler::Interrupt(RequestId id, absl::Status status) {
+  impl_->Interrupt(id, std::move(status));
+}
 
 void Scheduler::InterruptAll() { impl_->InterruptAll(); }
 

@@ -31,7 +31,9 @@ class Scheduler::Impl {
 
   absl::StatusOr<Submission> Submit(Request request);
   void Cancel(RequestId id) { inbox_->Cancel(id); }
-  void Interrupt(RequestId id) { inbox_->Interrupt(id); }
+  void Interrupt(RequestId id, absl::Status status) {
+    inbox_->Interrupt(id, std::move(status));
+  }
   void InterruptAll() { inbox_->InterruptAll(); }
   void ListRequests(RequestFilter filter, InfoCallback done);
   void CancelIfThere(RequestId id, absl::Status status, std::function<void(bool)> done);

@@ -206,7 +206,7 @@ TEST_F(FairnessTest, CancellingInterruptingAndLatenessReachWhatIsPutAside) {
     absl::StatusCode expected = absl::StatusCode::kCancelled;
     if (way == 0) scheduler().Cancel(aside.id);
     if (way == 1) {
-      scheduler().Interrupt(aside.id);
+      scheduler().Interrupt(aside.id, absl::UnavailableError("interrupted"));
       expected = absl::StatusCode::kUnavailable;
     }
     if (way == 2) {

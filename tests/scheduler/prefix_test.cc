@@ -165,7 +165,7 @@ TEST_F(PrefixTest, InterruptedAndResumedIsAsIfNothingHadHappened) {
     for (int steps = 1; steps < 15; ++steps) {
       Submitted submitted = Submit(Keeping(request));
       for (int i = 0; i < steps; ++i) Step();
-      scheduler().Interrupt(submitted.id);
+      scheduler().Interrupt(submitted.id, absl::UnavailableError("interrupted"));
       RunUntilIdle();
       submitted.reader.Take();
       ASSERT_TRUE(absl::IsUnavailable(end->status));
@@ -201,10 +201,32 @@ TEST_F(PrefixTest, InterruptedBeforeItRanLeavesNothing) {
   waiting.reader.Take();
   running.reader.Take();
   EXPECT_TRUE(absl::IsUnavailable(waiting.reader.status()));
-  EXPECT_TRUE(absl::IsUnavailable(running.reader.status()));
+  EXPECT_EQ(running.reader.status(),
+            absl::UnavailableError("the server is shutting down"));
   EXPECT_FALSE(end->interrupted);
   EXPECT_EQ(end->kept, nullptr);
   ExpectAtRest();
+}
+
+// Running, or in the queue.
+TEST_F(PrefixTest, WhoInterruptsSaysWhyAndOthersGoOn) {
+  engine_options.num_slots = 2;
+  const Request request = Turn(nullptr, 5, 20, 1);
+  Submitted goes_on = Submit(request);
+  Submitted running = Submit(Keeping(Turn(nullptr, 5, 20, 2)));
+  Submitted waiting = Submit(Turn(nullptr, 5, 20, 3));
+  Step();
+  scheduler().Interrupt(running.id, absl::UnavailableError("its lease lapsed"));
+  scheduler().Interrupt(waiting.id, absl::AbortedError("not needed"));
+  RunUntilIdle();
+  EXPECT_EQ(end->status, absl::UnavailableError("its lease lapsed"));
+  EXPECT_TRUE(end->interrupted);
+  running.reader.Take();
+  EXPECT_EQ(running.reader.status(), absl::UnavailableError("its lease lapsed"));
+  waiting.reader.Take();
+  EXPECT_EQ(waiting.reader.status(), absl::AbortedError("not needed"));
+  goes_on.reader.Take();
+  EXPECT_EQ(goes_on.reader.tokens(), Expected(request));
 }
 
 TEST_F(PrefixTest, ShutdownInterrupts) {
@@ -604,8 +626,11 @@ TEST_F(PrefixCacheTest, RandomTrafficNeverChangesAToken) {
     if (!live.empty() && random() % 20 == 0) {
       Live& one = *live[random() % live.size()];
       one.broken_off = true;
-      random() % 2 == 0 ? scheduler().Cancel(one.submitted.id)
-                        : scheduler().Interrupt(one.submitted.id);
+      if (random() % 2 == 0) {
+        scheduler().Cancel(one.submitted.id);
+      } else {
+        scheduler().Interrupt(one.submitted.id, absl::UnavailableError("interrupted"));
+      }
     }
     if (random() % 50 == 0 && kept[step % kept.size()] != nullptr) {
       scheduler().MoveToHost(kept[step % kept.size()]);
