@@ -305,6 +305,15 @@ void Scheduler::Impl::EndRunning(Running running, const absl::Status& status,
   End(*running, status, leaving, now);
 }
 
+void Scheduler::Impl::EndFinished(TimePoint now) {
+  for (Running& running : running_) {
+    if (!running->finished()) continue;
+    EndRunning(std::move(running), absl::OkStatus(), RunningRequest::Leaving::kEnded,
+               now);
+  }
+  std::erase(running_, nullptr);
+}
+
 void Scheduler::Impl::End(RunningRequest& request, const absl::Status& status,
                           RunningRequest::Leaving leaving, TimePoint now) {
   request.Leave(status, leaving);

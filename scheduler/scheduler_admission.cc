@@ -30,12 +30,7 @@ void Scheduler::Impl::AdmitWaiting(TimePoint now) {
     copying_ = copying_ || admission == Admission::kLater;
     if (admission == Admission::kLater || !PutAsideFor(*next)) break;
   }
-  for (Running& running : running_) {
-    if (!running->finished()) continue;  // nothing of its prompt was left to run
-    EndRunning(std::move(running), absl::OkStatus(), RunningRequest::Leaving::kEnded,
-               now);
-  }
-  std::erase(running_, nullptr);
+  EndFinished(now);  // nothing of their prompts was left to run
 }
 
 Scheduler::Impl::Admission Scheduler::Impl::AdmitFirst(TenantAccount& account,

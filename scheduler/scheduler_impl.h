@@ -108,6 +108,7 @@ class Scheduler::Impl {
            RunningRequest::Leaving leaving, TimePoint now);
   void EndRunning(Running running, const absl::Status& status,
                   RunningRequest::Leaving leaving, TimePoint now);
+  void EndFinished(TimePoint now);
   void EndAllRunning(const absl::Status& status, RunningRequest::Leaving leaving,
                      TimePoint now);
   void EndAllWaiting(const absl::Status& status, RunningRequest::Leaving leaving,
