@@ -65,8 +65,8 @@ void PrefixKeeper::Collect() {
   }
 }
 
-void PrefixKeeper::BeginStep(std::int64_t may_copy) {
-  may_copy_ = may_copy;
+void PrefixKeeper::BeginStep(std::int64_t copy_bytes) {
+  copy_bytes_left_ = copy_bytes;
   Collect();
 }
 
@@ -77,7 +77,7 @@ std::shared_ptr<KeptPrefix> PrefixKeeper::Keep(SequenceId sequence, std::int64_t
   auto prefix = std::make_shared<KeptPrefix>(KeptPrefix::Private(), std::move(history),
                                              length, origin);
   Attach(prefix, engine_.Keep(sequence));
-  may_copy_ -= engine_.info().state_bytes;
+  copy_bytes_left_ -= engine_.info().state_bytes;
   return prefix;
 }
 
@@ -100,12 +100,12 @@ PrefixKeeper::Room PrefixKeeper::MakeRoom(const std::shared_ptr<KeptPrefix>& bas
   if (load) pages += engine_.info().PagesFor(base->length_);
   Collect();
   while (free_pages() < pages) {
-    if (may_copy_ <= 0 || !EvictOne(base.get())) return Room::kNotNow;
+    if (copy_bytes_left_ <= 0 || !EvictOne(base.get())) return Room::kNotNow;
     Collect();
   }
   if (load) {
-    if (may_copy_ <= 0) return Room::kNotNow;
-    may_copy_ -= base->image_->bytes();
+    if (copy_bytes_left_ <= 0) return Room::kNotNow;
+    copy_bytes_left_ -= base->image_->bytes();
     const absl::StatusOr<PrefixId> id = engine_.Load(*base->image_);
     GOLDFINCH_CHECK(id.ok());
     base->image_.reset();
@@ -145,7 +145,7 @@ std::shared_ptr<const PrefixImage> PrefixKeeper::ImageOf(KeptPrefix& prefix) {
   if (prefix.id_ == PrefixId::kNone) return prefix.image_;
   auto image = std::make_shared<PrefixImage>();
   const absl::Status status = engine_.Save(prefix.id_, *image);
-  may_copy_ -= image->bytes();
+  copy_bytes_left_ -= image->bytes();
   if (!status.ok()) return nullptr;
   return image;
 }

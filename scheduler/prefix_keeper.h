@@ -61,10 +61,10 @@ class PrefixKeeper {
   // To host memory, if it is on the device; lost, if that has failed.
   void MoveToHost(KeptPrefix& prefix);
 
-  // Frees what was let go; at the start of a step, which `may_copy` so many bytes.
-  void BeginStep(std::int64_t may_copy);
-  // Whether the step has time to copy more.
-  std::int64_t may_copy() const { return may_copy_; }  // what is left of it
+  // Frees what was let go; at the start of a step, which may copy `copy_bytes`.
+  void BeginStep(std::int64_t copy_bytes);
+  // Bytes this step may still copy; 0 or less: no more.
+  std::int64_t copy_bytes_left() const { return copy_bytes_left_; }
 
   std::int64_t num_on_device() const { return std::ssize(by_use_); }
 
@@ -92,7 +92,7 @@ class PrefixKeeper {
   // On the device, by last use. Weak: a prefix may be let go at any time.
   std::map<std::uint64_t, std::weak_ptr<KeptPrefix>> by_use_;
   std::uint64_t last_use_ = 0;
-  std::int64_t may_copy_ = 0;  // bytes in this step
+  std::int64_t copy_bytes_left_ = 0;
 };
 
 }  // namespace goldfinch

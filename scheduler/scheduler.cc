@@ -132,15 +132,15 @@ void Scheduler::Impl::Shutdown() {
 
 bool Scheduler::Impl::Step() {
   const TimePoint now = clock_.Now();
-  const std::int64_t may_copy =
+  const std::int64_t copy_bytes =
       running_.empty() ? kIdleCopyBytesPerStep : kCopyBytesPerStep;
-  keeper_.BeginStep(may_copy);
+  keeper_.BeginStep(copy_bytes);
   copying_ = false;
   ++step_;
   TakeInbox(now);
   DropLate(now);
   // Half is left to whoever waits for memory.
-  RunTasks(tenants_.empty() ? 0 : may_copy / 2);
+  RunTasks(tenants_.empty() ? 0 : copy_bytes / 2);
   AdmitWaiting(now);
   const bool runs = BuildBatch();
   if (runs) RunBatch();
@@ -191,7 +191,9 @@ bool Scheduler::Impl::EndById(RequestId id, const absl::Status& status,
 // Copies for others, as many as the step has time for.
 void Scheduler::Impl::RunTasks(std::int64_t leave_bytes) {
   std::size_t done = 0;
-  while (done < tasks_.size() && keeper_.may_copy() > leave_bytes) tasks_[done++]();
+  while (done < tasks_.size() && keeper_.copy_bytes_left() > leave_bytes) {
+    tasks_[done++]();
+  }
   tasks_.erase(tasks_.begin(), tasks_.begin() + static_cast<std::ptrdiff_t>(done));
 }
 

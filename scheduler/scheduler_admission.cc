@@ -95,7 +95,7 @@ Scheduler::Impl::Admission Scheduler::Impl::NotOpened(TenantAccount& account,
 bool Scheduler::Impl::PutAsideFor(TenantAccount& newcomer) {
   const std::vector<std::size_t> yielding = ThoseWhoYield(newcomer);
   for (const std::size_t i : yielding) {
-    if (keeper_.may_copy() <= 0) {
+    if (keeper_.copy_bytes_left() <= 0) {
       copying_ = true;
       break;
     }
