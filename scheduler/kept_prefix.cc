@@ -10,9 +10,7 @@ std::shared_ptr<KeptPrefix> KeptPrefix::Make(std::vector<TokenId> history,
   GOLDFINCH_CHECK(length <= std::ssize(history));
   const Origin origin = image == nullptr ? Origin::kComputedHere : Origin::kImage;
   auto kept = std::make_shared<KeptPrefix>(Private(), std::move(history), length, origin);
-  const std::int64_t history_bytes =
-      std::ssize(kept->history_) * static_cast<std::int64_t>(sizeof(TokenId));
-  kept->host_bytes_ = history_bytes + (image == nullptr ? 0 : image->bytes());
+  kept->host_bytes_ = kept->history_bytes() + (image == nullptr ? 0 : image->bytes());
   kept->image_ = std::move(image);
   return kept;
 }

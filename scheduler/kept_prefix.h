@@ -19,6 +19,7 @@
 #include <atomic>
 #include <cstdint>
 #include <functional>
+#include <iterator>
 #include <memory>
 #include <utility>
 #include <vector>
@@ -47,6 +48,9 @@ class KeptPrefix {
   KeptPrefix& operator=(const KeptPrefix&) = delete;
 
   const std::vector<TokenId>& history() const { return history_; }
+  std::int64_t history_bytes() const {
+    return std::ssize(history_) * static_cast<std::int64_t>(sizeof(TokenId));
+  }
   // Tokens that have passed through the model.
   std::int64_t length() const { return length_; }
   // kImage: of a part of it, at least.

@@ -28,9 +28,7 @@ void PrefixKeeper::Attach(const std::shared_ptr<KeptPrefix>& prefix, PrefixId id
   prefix->id_ = id;
   prefix->last_use_ = ++last_use_;
   prefix->place_ = KeptPrefix::Place::kDevice;
-  prefix->host_bytes_ =
-      engine_.info().state_bytes +
-      std::ssize(prefix->history_) * static_cast<std::int64_t>(sizeof(TokenId));
+  prefix->host_bytes_ = engine_.info().state_bytes + prefix->history_bytes();
   prefix->release_ = [released = released_](PrefixId left, std::uint64_t last_use) {
     {
       const MutexLock lock(released->mu);
@@ -155,8 +153,7 @@ void PrefixKeeper::MoveToHost(KeptPrefix& prefix) {
   prefix.image_ = ImageOf(prefix);
   Detach(prefix);
   prefix.host_bytes_ =
-      (prefix.image_ != nullptr ? prefix.image_->bytes() : 0) +
-      std::ssize(prefix.history_) * static_cast<std::int64_t>(sizeof(TokenId));
+      prefix.history_bytes() + (prefix.image_ != nullptr ? prefix.image_->bytes() : 0);
 }
 
 }  // namespace goldfinch
