@@ -71,8 +71,8 @@ class KeptPrefix {
 
   // Of the step thread, while somebody owns this.
   PrefixId id_ = PrefixId::kNone;  // on the device
-  std::shared_ptr<const PrefixImage>
-      image_;                   // in host memory; none with length 0, or lost
+  // In host memory; none with length 0, or lost.
+  std::shared_ptr<const PrefixImage> image_;
   std::uint64_t last_use_ = 0;  // on the device: key in the keeper's order
   // Tells the keeper that id_ is nobody's any more.
   std::function<void(PrefixId, std::uint64_t last_use)> release_;
