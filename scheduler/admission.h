@@ -7,12 +7,12 @@
 // The price is memory left idle while a large one waits; what it buys is that no request
 // starves: what runs ends, and its memory cannot be taken by somebody younger.
 //
-// Who was served more, holds more and is in the way puts running requests aside. That
-// happens in two cases. The holder would still hold more than the newcomer then does:
-// so a tenant that floods an idle server gives up its excess at once. Or their services
-// have drifted apart by more than a slack, which is what bounds unfairness. Neither can
-// be undone by the other tenant before services have moved by that slack, so two tenants
-// never swap places step by step.
+// A running request is put aside (preempted) when it is in the way of a waiting one whose
+// tenant was served no more than its own, in two cases. Its tenant holds more, this
+// request included, than the waiting one's would with it: so a tenant that floods an idle
+// server gives up its excess at once. Or their services have drifted apart by a slack,
+// which is what bounds unfairness. Neither can be undone by the other tenant before
+// services have moved by that slack, so two tenants never swap places step by step.
 //
 // Threads: pure functions.
 #pragma once
@@ -39,7 +39,11 @@ std::optional<std::size_t> NextTenant(std::span<const TenantDemand> tenants);
 
 // Whether, and why, a running request of `holder` is put aside for one of `newcomer`,
 // which would then hold `newcomer_held`.
-enum class Yield { kNo, kExcess, kDrift };
+enum class Yield {
+  kNo,      // it stays
+  kExcess,  // its tenant holds more, with it, than the newcomer then would
+  kDrift,   // its tenant's service is `slack` or more ahead
+};
 Yield HasToYield(const TenantDemand& holder, const TenantDemand& newcomer,
                  double newcomer_held, double slack);
 

@@ -2,11 +2,11 @@
 
 #include <algorithm>
 #include <chrono>
-#include <iterator>
 #include <utility>
 
 #include "absl/status/status.h"
 #include "absl/strings/str_cat.h"
+#include "scheduler/needs.h"
 #include "scheduler/retry_after.h"
 
 namespace goldfinch {
@@ -21,7 +21,7 @@ std::chrono::nanoseconds TimeOf(std::int64_t tokens, const TenantPolicy& policy)
       static_cast<double>(policy.max_tokens_per_minute));
 }
 
-// Whether a prompt of `tokens` may join what waits, `whose` it all is.
+// Whether a request of `tokens` may join what waits, `whose` it all is.
 absl::Status CheckRoom(const char* whose, const Inbox::Load& waiting,
                        const Inbox::Limits& limits, std::int64_t tokens) {
   if (waiting.requests >= limits.requests) {
@@ -31,7 +31,7 @@ absl::Status CheckRoom(const char* whose, const Inbox::Load& waiting,
   }
   if (waiting.requests > 0 && tokens > limits.tokens - waiting.tokens) {
     return absl::ResourceExhaustedError(absl::StrCat(
-        waiting.tokens, " prompt tokens", whose, " are waiting and this prompt has ",
+        waiting.tokens, " prompt tokens", whose, " are waiting and this request has ",
         tokens, "; the limit is ", limits.tokens));
   }
   return absl::OkStatus();
@@ -40,7 +40,7 @@ absl::Status CheckRoom(const char* whose, const Inbox::Load& waiting,
 }  // namespace
 
 absl::StatusOr<RequestId> Inbox::Add(std::unique_ptr<AcceptedRequest> accepted) {
-  const std::int64_t tokens = std::ssize(accepted->request.prompt);
+  const std::int64_t tokens = TokensToFeed(accepted->request);
   MutexLock lock(mu_);
   if (closed_) return absl::UnavailableError("the server is shutting down");
   absl::Status status = CheckRoom("", waiting_, limits_, tokens);
@@ -66,7 +66,7 @@ absl::Status Inbox::CheckTenant(const Tenant& tenant,
   const absl::Status status = CheckRoom(
       " of this tenant", tenant.waiting,
       {.requests = policy.max_queued_requests, .tokens = policy.max_queued_tokens},
-      std::ssize(accepted.request.prompt));
+      TokensToFeed(accepted.request));
   if (!status.ok()) return status;
   const auto ahead = tenant.spent_until - accepted.submitted;
   if (ahead < kRatePeriod) return absl::OkStatus();
@@ -91,10 +91,10 @@ void Inbox::Cancel(RequestId id) {
   changed_.NotifyOne();
 }
 
-void Inbox::Interrupt(RequestId id) {
+void Inbox::Interrupt(RequestId id, absl::Status status) {
   MutexLock lock(mu_);
   if (closed_) return;  // everything is interrupted anyway
-  contents_.interrupted.push_back(id);
+  contents_.interrupted.emplace_back(id, std::move(status));
   woken_ = true;
   changed_.NotifyOne();
 }
@@ -123,6 +123,12 @@ void Inbox::Wake() {
   changed_.NotifyOne();
 }
 
+void Inbox::WakeIfIdle() {
+  MutexLock lock(mu_);
+  woken_ = true;
+  changed_.NotifyOne();
+}
+
 void Inbox::Close() {
   MutexLock lock(mu_);
   closed_ = true;
@@ -142,13 +148,13 @@ Inbox::Contents Inbox::TakeAll() {
 
 bool Inbox::HasNews() const {
   MutexLock lock(mu_);
-  return closed_ || room_made_ || contents_.interrupt_all || !contents_.submitted.empty() ||
-         !contents_.cancelled.empty() || !contents_.interrupted.empty() ||
-         !contents_.tasks.empty();
+  return closed_ || room_made_ || contents_.interrupt_all ||
+         !contents_.submitted.empty() || !contents_.cancelled.empty() ||
+         !contents_.interrupted.empty() || !contents_.tasks.empty();
 }
 
 void Inbox::LeftQueue(const AcceptedRequest& accepted, Left why) {
-  const std::int64_t tokens = std::ssize(accepted.request.prompt);
+  const std::int64_t tokens = TokensToFeed(accepted.request);
   MutexLock lock(mu_);
   waiting_.Count(tokens, -1);
   Tenant& tenant = tenants_[accepted.request.tenant];

@@ -3,8 +3,8 @@
 // takes it whole at the start of a step and sleeps on it when there is nothing to run.
 //
 // It also bounds the queue, because whoever submits must be refused at once: it counts
-// the requests and prompt tokens that wait, here or with the step thread, of all and of
-// each tenant, and the tokens that each used of its rate.
+// the requests that wait and their tokens (TokensToFeed), here or with the step thread,
+// of all and of each tenant, and the tokens that each used of its rate.
 //
 // A rate is a bucket that holds a minute's worth. A prompt counts when it is accepted
 // (and no longer if it leaves the queue unserved), generated tokens when they are there,
@@ -13,8 +13,8 @@
 // Invariant: a request accepted by Add is taken by exactly one TakeAll; none is accepted
 // after Close.
 //
-// Threads: Add, Cancel, Interrupt, InterruptAll, Post, Wake and Close by any; the others
-// by the step thread.
+// Threads: Add, Cancel, Interrupt, InterruptAll, Post, Wake, WakeIfIdle and Close by any;
+// the others by the step thread.
 #pragma once
 
 #include <cstdint>
@@ -23,8 +23,10 @@
 #include <optional>
 #include <string>
 #include <unordered_map>
+#include <utility>
 #include <vector>
 
+#include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "engine/sync/mutex.h"
 #include "scheduler/clock.h"
@@ -62,17 +64,17 @@ class Inbox {
   // What waits.
   struct Load {
     std::int64_t requests = 0;
-    std::int64_t tokens = 0;  // of prompts
+    std::int64_t tokens = 0;  // to be fed
 
-    void Count(std::int64_t prompt_tokens, std::int64_t sign) {
+    void Count(std::int64_t more_tokens, std::int64_t sign) {
       requests += sign;
-      tokens += sign * prompt_tokens;
+      tokens += sign * more_tokens;
     }
   };
   struct Contents {
     std::vector<std::unique_ptr<AcceptedRequest>> submitted;  // in order of id
     std::vector<RequestId> cancelled;
-    std::vector<RequestId> interrupted;
+    std::vector<std::pair<RequestId, absl::Status>> interrupted;
     bool interrupt_all = false;  // everything submitted so far
     std::vector<std::function<void()>> tasks;
   };
@@ -87,7 +89,7 @@ class Inbox {
   absl::StatusOr<RequestId> Add(std::unique_ptr<AcceptedRequest> accepted);
 
   void Cancel(RequestId id);
-  void Interrupt(RequestId id);
+  void Interrupt(RequestId id, absl::Status status);
   void InterruptAll();
 
   // `task` will run on the step thread (see Scheduler::GetImage). False after Close.
@@ -95,6 +97,9 @@ class Inbox {
 
   // A reader has made room: ends a Wait, or the next one.
   void Wake();
+  // So does this, but it is no news to a step that runs: there is something to free,
+  // which the next step does at its start.
+  void WakeIfIdle();
 
   // No further Add succeeds; ends every Wait.
   void Close();
@@ -136,7 +141,7 @@ class Inbox {
   std::uint64_t last_id_ ABSL_GUARDED_BY(mu_) = 0;
   Load waiting_ ABSL_GUARDED_BY(mu_);
   std::unordered_map<std::string, Tenant> tenants_ ABSL_GUARDED_BY(mu_);
-  bool woken_ ABSL_GUARDED_BY(mu_) = false;  // something happened since the last Wait
+  bool woken_ ABSL_GUARDED_BY(mu_) = false;      // something happened since the last Wait
   bool room_made_ ABSL_GUARDED_BY(mu_) = false;  // since the last TakeAll
   bool closed_ ABSL_GUARDED_BY(mu_) = false;
 };

@@ -8,10 +8,9 @@ std::shared_ptr<KeptPrefix> KeptPrefix::Make(std::vector<TokenId> history,
                                              std::shared_ptr<const PrefixImage> image) {
   const std::int64_t length = image == nullptr ? 0 : image->length;
   GOLDFINCH_CHECK(length <= std::ssize(history));
-  auto kept = std::make_shared<KeptPrefix>(Private(), std::move(history), length);
-  const std::int64_t history_bytes =
-      std::ssize(kept->history_) * static_cast<std::int64_t>(sizeof(TokenId));
-  kept->host_bytes_ = history_bytes + (image == nullptr ? 0 : image->bytes());
+  const Origin origin = image == nullptr ? Origin::kComputedHere : Origin::kImage;
+  auto kept = std::make_shared<KeptPrefix>(Private(), std::move(history), length, origin);
+  kept->host_bytes_ = kept->history_bytes() + (image == nullptr ? 0 : image->bytes());
   kept->image_ = std::move(image);
   return kept;
 }

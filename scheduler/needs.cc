@@ -57,6 +57,12 @@ absl::Status CheckContext(const Request& request, std::int64_t limit) {
 
 }  // namespace
 
+std::int64_t TokensToFeed(const Request& request) {
+  const std::int64_t prompt = std::ssize(request.prompt);
+  if (request.kind != RequestKind::kScore) return prompt;
+  return prompt + std::ssize(request.continuation) - 1;
+}
+
 absl::StatusOr<RequestNeeds> NeedsOf(const Request& request, const EngineInfo& engine,
                                      std::int64_t max_context_tokens) {
   if (absl::Status status = CheckShape(request); !status.ok()) return status;

@@ -25,6 +25,11 @@ struct RequestNeeds {
   std::int64_t sequence_tokens = 0;  // SequenceSpec::max_tokens of each sequence
 };
 
+// Tokens the request brings to be fed before its answer begins: its prompt, and what is
+// scored but for the last token. What a base has run, and a prefix cache may know, is not
+// looked at: these are what waits in the queue, and what a tenant's rate is charged.
+std::int64_t TokensToFeed(const Request& request);
+
 // INVALID_ARGUMENT, naming the value and the limit, when the request could not run even
 // with the whole engine to itself.
 absl::StatusOr<RequestNeeds> NeedsOf(const Request& request, const EngineInfo& engine,

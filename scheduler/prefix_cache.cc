@@ -50,6 +50,7 @@ void PrefixCache::Insert(std::string_view tenant, std::span<const TokenId> token
                          std::shared_ptr<KeptPrefix> prefix) {
   if (!enabled() || prefix->host_bytes() > max_bytes_) return;
   GOLDFINCH_CHECK(std::ssize(tokens) >= kMinTokens);
+  GOLDFINCH_CHECK(prefix->origin() == KeptPrefix::Origin::kComputedHere);
   const PrefixIndex::Handle handle = last_handle_ + 1;
   if (!index_.Insert(tenant, tokens, handle)) return;
   ++last_handle_;

@@ -44,7 +44,8 @@ class PrefixCache {
   // For a prompt of which up to `most` tokens may come from the cache.
   Found Find(std::string_view tenant, std::span<const TokenId> prompt, std::int64_t most);
 
-  // `prefix` is of `tokens`, at least kMinTokens, all of them run, and on the device.
+  // `prefix` is of `tokens`, at least kMinTokens, all of them run, here and nowhere else
+  // (KeptPrefix::Origin), and on the device.
   // What is there already stays.
   void Insert(std::string_view tenant, std::span<const TokenId> tokens,
               std::shared_ptr<KeptPrefix> prefix);

@@ -172,8 +172,8 @@ const PrefixIndex::Node* PrefixIndex::LongestTail(const Node& node, Tokens block
     const Node& before = **std::prev(after);
     const std::size_t common = CommonPrefix(before.block, block);
     if (common == before.block.size()) return &before;
-    // A prefix of `block` stands at or before this one, and is therefore a prefix of
-    // both.
+    // Any prefix of `block` sorts at or before `before`, so it is also a prefix of what
+    // the two have in common.
     block = block.first(common);
   }
 }

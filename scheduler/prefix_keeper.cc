@@ -7,10 +7,11 @@
 
 namespace goldfinch {
 
-PrefixKeeper::PrefixKeeper(Engine& engine, std::function<void(const KeptPrefix&)> forget)
+PrefixKeeper::PrefixKeeper(Engine& engine, std::function<void(const KeptPrefix&)> forget,
+                           std::function<void()> on_release)
     : engine_(engine),
       forget_(std::move(forget)),
-      released_(std::make_shared<Released>()) {}
+      released_(std::make_shared<Released>(std::move(on_release))) {}
 
 // The engine may go on without this keeper; nothing of it may stay there.
 PrefixKeeper::~PrefixKeeper() {
@@ -27,12 +28,13 @@ void PrefixKeeper::Attach(const std::shared_ptr<KeptPrefix>& prefix, PrefixId id
   prefix->id_ = id;
   prefix->last_use_ = ++last_use_;
   prefix->place_ = KeptPrefix::Place::kDevice;
-  prefix->host_bytes_ =
-      engine_.info().state_bytes +
-      std::ssize(prefix->history_) * static_cast<std::int64_t>(sizeof(TokenId));
+  prefix->host_bytes_ = engine_.info().state_bytes + prefix->history_bytes();
   prefix->release_ = [released = released_](PrefixId left, std::uint64_t last_use) {
-    const MutexLock lock(released->mu);
-    released->ids.emplace_back(left, last_use);
+    {
+      const MutexLock lock(released->mu);
+      released->ids.emplace_back(left, last_use);
+    }
+    released->on_release();
   };
   by_use_.emplace(prefix->last_use_, prefix);
 }
@@ -61,18 +63,19 @@ void PrefixKeeper::Collect() {
   }
 }
 
-void PrefixKeeper::BeginStep(std::int64_t may_copy) {
-  may_copy_ = may_copy;
+void PrefixKeeper::BeginStep(std::int64_t copy_bytes) {
+  copy_bytes_left_ = copy_bytes;
   Collect();
 }
 
 std::shared_ptr<KeptPrefix> PrefixKeeper::Keep(SequenceId sequence, std::int64_t length,
-                                               std::vector<TokenId> history) {
+                                               std::vector<TokenId> history,
+                                               KeptPrefix::Origin origin) {
   GOLDFINCH_CHECK(history.empty() || length < std::ssize(history));
-  auto prefix =
-      std::make_shared<KeptPrefix>(KeptPrefix::Private(), std::move(history), length);
+  auto prefix = std::make_shared<KeptPrefix>(KeptPrefix::Private(), std::move(history),
+                                             length, origin);
   Attach(prefix, engine_.Keep(sequence));
-  may_copy_ -= engine_.info().state_bytes;
+  copy_bytes_left_ -= engine_.info().state_bytes;
   return prefix;
 }
 
@@ -95,12 +98,12 @@ PrefixKeeper::Room PrefixKeeper::MakeRoom(const std::shared_ptr<KeptPrefix>& bas
   if (load) pages += engine_.info().PagesFor(base->length_);
   Collect();
   while (free_pages() < pages) {
-    if (may_copy_ <= 0 || !EvictOne(base.get())) return Room::kNotNow;
+    if (copy_bytes_left_ <= 0 || !EvictOne(base.get())) return Room::kNotNow;
     Collect();
   }
   if (load) {
-    if (may_copy_ <= 0) return Room::kNotNow;
-    may_copy_ -= base->image_->bytes();
+    if (copy_bytes_left_ <= 0) return Room::kNotNow;
+    copy_bytes_left_ -= base->image_->bytes();
     const absl::StatusOr<PrefixId> id = engine_.Load(*base->image_);
     GOLDFINCH_CHECK(id.ok());
     base->image_.reset();
@@ -140,7 +143,7 @@ std::shared_ptr<const PrefixImage> PrefixKeeper::ImageOf(KeptPrefix& prefix) {
   if (prefix.id_ == PrefixId::kNone) return prefix.image_;
   auto image = std::make_shared<PrefixImage>();
   const absl::Status status = engine_.Save(prefix.id_, *image);
-  may_copy_ -= image->bytes();
+  copy_bytes_left_ -= image->bytes();
   if (!status.ok()) return nullptr;
   return image;
 }
@@ -150,8 +153,7 @@ void PrefixKeeper::MoveToHost(KeptPrefix& prefix) {
   prefix.image_ = ImageOf(prefix);
   Detach(prefix);
   prefix.host_bytes_ =
-      (prefix.image_ != nullptr ? prefix.image_->bytes() : 0) +
-      std::ssize(prefix.history_) * static_cast<std::int64_t>(sizeof(TokenId));
+      prefix.history_bytes() + (prefix.image_ != nullptr ? prefix.image_->bytes() : 0);
 }
 
 }  // namespace goldfinch

@@ -24,16 +24,22 @@ namespace goldfinch {
 class PrefixKeeper {
  public:
   // `forget` takes a prefix out of the prefix cache; called for what it may hold alone.
-  // The engine outlives the keeper; the keeper may go before the last prefix.
-  PrefixKeeper(Engine& engine, std::function<void(const KeptPrefix&)> forget);
+  // `on_release` is called after a prefix on the device was let go, by whoever did: it
+  // lets the step thread sleep until there is something to free. The engine outlives the
+  // keeper; the keeper may go before the last prefix, after which `on_release` may still
+  // be called.
+  PrefixKeeper(Engine& engine, std::function<void(const KeptPrefix&)> forget,
+               std::function<void()> on_release);
   ~PrefixKeeper();
   PrefixKeeper(const PrefixKeeper&) = delete;
   PrefixKeeper& operator=(const PrefixKeeper&) = delete;
 
   // A prefix on the device of what `sequence` holds now. `history` is empty for the
-  // prefix cache, else the sequence's tokens and what is to come after them.
+  // prefix cache, else the sequence's tokens and what is to come after them. `origin` is
+  // that of what the sequence went on from.
   std::shared_ptr<KeptPrefix> Keep(SequenceId sequence, std::int64_t length,
-                                   std::vector<TokenId> history);
+                                   std::vector<TokenId> history,
+                                   KeptPrefix::Origin origin);
 
   // As Engine::OpenFrom and OpenBranch count them: how many pages no open sequence holds
   // would become one's if `base` were on the device.
@@ -55,16 +61,18 @@ class PrefixKeeper {
   // To host memory, if it is on the device; lost, if that has failed.
   void MoveToHost(KeptPrefix& prefix);
 
-  // Frees what was let go; at the start of a step, which `may_copy` so many bytes.
-  void BeginStep(std::int64_t may_copy);
-  // Whether the step has time to copy more.
-  std::int64_t may_copy() const { return may_copy_; }  // what is left of it
+  // Frees what was let go; at the start of a step, which may copy `copy_bytes`.
+  void BeginStep(std::int64_t copy_bytes);
+  // Bytes this step may still copy; 0 or less: no more.
+  std::int64_t copy_bytes_left() const { return copy_bytes_left_; }
 
   std::int64_t num_on_device() const { return std::ssize(by_use_); }
 
  private:
   // What prefixes of any thread leave behind; outlives the keeper with the last of them.
   struct Released {
+    explicit Released(std::function<void()> told) : on_release(std::move(told)) {}
+    const std::function<void()> on_release;
     Mutex mu;
     std::vector<std::pair<PrefixId, std::uint64_t>> ids ABSL_GUARDED_BY(mu);
   };
@@ -84,7 +92,7 @@ class PrefixKeeper {
   // On the device, by last use. Weak: a prefix may be let go at any time.
   std::map<std::uint64_t, std::weak_ptr<KeptPrefix>> by_use_;
   std::uint64_t last_use_ = 0;
-  std::int64_t may_copy_ = 0;  // bytes in this step
+  std::int64_t copy_bytes_left_ = 0;
 };
 
 }  // namespace goldfinch

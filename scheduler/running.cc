@@ -339,6 +339,11 @@ std::optional<RunningRequest::Finish> RunningRequest::FinishOf(Candidate& candid
   return std::nullopt;
 }
 
+// Of all that its sequences hold.
+KeptPrefix::Origin RunningRequest::origin() const {
+  return from_.base == nullptr ? KeptPrefix::Origin::kComputedHere : from_.base->origin();
+}
+
 bool RunningRequest::UsesCache() const {
   return accepted_->request.use_prefix_cache && context_.cache.enabled();
 }
@@ -347,6 +352,7 @@ bool RunningRequest::UsesCache() const {
 // they have become, with the bits of feeding it whole.
 bool RunningRequest::CanBeCached(std::int64_t length) const {
   if (!context_.cache.enabled() || length < PrefixCache::kMinTokens) return false;
+  if (origin() != KeptPrefix::Origin::kComputedHere) return false;
   const std::int64_t grid = engine_.info().prompt_grid;
   return grid == 1 || (length % grid == 0 && length < prompt_tokens_ &&
                        accepted_->request.base == nullptr);
@@ -356,9 +362,9 @@ bool RunningRequest::CanBeCached(std::int64_t length) const {
 void RunningRequest::KeepForCache(std::int64_t length) {
   if (!CanBeCached(length)) return;
   const auto tokens = std::span(fed_tokens_).first(static_cast<std::size_t>(length));
-  context_.cache.Insert(
-      accepted_->request.tenant, tokens,
-      context_.keeper.Keep(candidates_.front().sequence, length, /*history=*/{}));
+  context_.cache.Insert(accepted_->request.tenant, tokens,
+                        context_.keeper.Keep(candidates_.front().sequence, length,
+                                             /*history=*/{}, origin()));
 }
 
 // The whole sequence as it is, with the tokens that are still to be fed.
@@ -366,8 +372,9 @@ std::shared_ptr<KeptPrefix> RunningRequest::KeepAll() {
   const Candidate& candidate = candidates_.front();
   const std::int64_t length = Decodes() ? std::ssize(fed_tokens_) - 1 : fed_;
   if (length == 0) return KeptPrefix::Make(fed_tokens_, nullptr);
-  auto kept = aside_ ? candidate.aside
-                     : context_.keeper.Keep(candidate.sequence, length, fed_tokens_);
+  auto kept =
+      aside_ ? candidate.aside
+             : context_.keeper.Keep(candidate.sequence, length, fed_tokens_, origin());
   // In the midst of a prompt GOLD layers have not run on what others would need.
   const bool complete =
       Decodes() || (accepted_->request.kind == RequestKind::kPrefill && !Prefilling());

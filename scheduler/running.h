@@ -13,9 +13,9 @@
 // What a base has run already is not fed. On the way, prefixes are kept for the prefix
 // cache; at the end, the sequence is kept for who asked for it.
 //
-// A request can be put aside: its sequences are closed, and what they held is kept like
-// any prefix, so it counts as free. It goes on later with the same bits, whatever became
-// of its pages meanwhile.
+// A request can be put aside, which other servers call preempted: its sequences are
+// closed, and what they held is kept like any prefix, so it counts as free. It goes on
+// later with the same bits, whatever became of its pages meanwhile.
 //
 // Invariant: every sequence is closed exactly once, by the end of its candidate, by
 // PutAside() or by Close(). on_end is called exactly once. Spans point into this object,
@@ -102,7 +102,7 @@ class RunningRequest {
   void PutAside();
   // Takes memory as admission does, and goes on. Not kGranted: it is still aside.
   absl::StatusOr<Grant> Resume();
-  // After how many steps of the engine it did last, if ever.
+  // The scheduler's count of engine steps when it last came back; none if it never did.
   std::optional<std::uint64_t> resumed_in() const { return resumed_in_; }
   void set_resumed_in(std::uint64_t step) { resumed_in_ = step; }
 
@@ -184,6 +184,7 @@ class RunningRequest {
   };
 
   bool Prefilling() const { return fed_ < prefill_; }
+  KeptPrefix::Origin origin() const;
   bool UsesCache() const;
   bool CanBeCached(std::int64_t length) const;
   std::int64_t FeedUntil() const;

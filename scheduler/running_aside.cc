@@ -32,7 +32,7 @@ std::shared_ptr<KeptPrefix> RunningRequest::Freeze(const Candidate& candidate) {
   history.insert(history.end(), candidate.tokens.begin(), candidate.tokens.end());
   const std::int64_t length = Prefilling() ? fed_ : std::ssize(history) - 1;
   if (length == 0) return nullptr;
-  return context_.keeper.Keep(candidate.sequence, length, std::move(history));
+  return context_.keeper.Keep(candidate.sequence, length, std::move(history), origin());
 }
 
 void RunningRequest::PutAside() {
@@ -63,7 +63,12 @@ absl::StatusOr<Grant> RunningRequest::Resume() {
     }
     candidate.sequence = *sequence;
   }
-  for (Candidate& candidate : candidates_) candidate.aside = nullptr;
+  for (Candidate& candidate : candidates_) {
+    candidate.aside = nullptr;
+    // Little of what was expanded for it need be there any more.
+    candidate.ran_in = 0;
+    candidate.prepared = 0;
+  }
   aside_ = false;
   return Grant::kGranted;
 }

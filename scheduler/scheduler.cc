@@ -31,10 +31,13 @@ absl::Status LateWhileItRan() {
 
 absl::Status CheckPolicy(const Request& request, const RequestNeeds& needs,
                          const TenantPolicy& policy) {
-  if (needs.prompt_tokens > policy.max_prompt_tokens) {
-    return absl::InvalidArgumentError(absl::StrCat("prompt has ", needs.prompt_tokens,
-                                                   " tokens; this tenant's limit is ",
-                                                   policy.max_prompt_tokens));
+  const bool scores = request.kind == RequestKind::kScore;
+  const std::int64_t tokens = scores ? needs.sequence_tokens : needs.prompt_tokens;
+  if (tokens > policy.max_prompt_tokens) {
+    return absl::InvalidArgumentError(
+        absl::StrCat(scores ? "context and continuation have " : "prompt has ", tokens,
+                     scores ? " tokens without the last one" : " tokens",
+                     "; this tenant's limit is ", policy.max_prompt_tokens));
   }
   if (request.priority > policy.max_priority) {
     return absl::InvalidArgumentError(absl::StrCat("priority is ", request.priority,
@@ -57,7 +60,9 @@ Scheduler::Impl::Impl(Engine& engine, const SchedulerOptions& options, const Clo
       inbox_(std::make_shared<Inbox>(Inbox::Limits{
           .requests = options.max_queued_requests, .tokens = options.max_queued_tokens})),
       cache_(options.prefix_cache_bytes),
-      keeper_(engine, [this](const KeptPrefix& prefix) { cache_.Forget(prefix); }),
+      keeper_(
+          engine, [this](const KeptPrefix& prefix) { cache_.Forget(prefix); },
+          [inbox = inbox_] { inbox->WakeIfIdle(); }),
       pacer_(step_tokens_, options.step_time),
       tenants_(engine.info().num_slots, engine.info().num_pages) {
   GOLDFINCH_CHECK(step_tokens_ >= 1);
@@ -127,15 +132,15 @@ void Scheduler::Impl::Shutdown() {
 
 bool Scheduler::Impl::Step() {
   const TimePoint now = clock_.Now();
-  const std::int64_t may_copy =
+  const std::int64_t copy_bytes =
       running_.empty() ? kIdleCopyBytesPerStep : kCopyBytesPerStep;
-  keeper_.BeginStep(may_copy);
+  keeper_.BeginStep(copy_bytes);
   copying_ = false;
   ++step_;
   TakeInbox(now);
   DropLate(now);
   // Half is left to whoever waits for memory.
-  RunTasks(tenants_.empty() ? 0 : may_copy / 2);
+  RunTasks(tenants_.empty() ? 0 : copy_bytes / 2);
   AdmitWaiting(now);
   const bool runs = BuildBatch();
   if (runs) RunBatch();
@@ -153,8 +158,8 @@ void Scheduler::Impl::TakeInbox(TimePoint now) {
   for (const RequestId id : contents.cancelled) {
     EndById(id, cancelled, RunningRequest::Leaving::kEnded, now);
   }
-  for (const RequestId id : contents.interrupted) {
-    EndById(id, ShutdownStatus(), RunningRequest::Leaving::kInterrupted, now);
+  for (const auto& [id, status] : contents.interrupted) {
+    EndById(id, status, RunningRequest::Leaving::kInterrupted, now);
   }
   if (!contents.interrupt_all) return;
   EndAllRunning(ShutdownStatus(), RunningRequest::Leaving::kInterrupted, now);
@@ -186,7 +191,9 @@ bool Scheduler::Impl::EndById(RequestId id, const absl::Status& status,
 // Copies for others, as many as the step has time for.
 void Scheduler::Impl::RunTasks(std::int64_t leave_bytes) {
   std::size_t done = 0;
-  while (done < tasks_.size() && keeper_.may_copy() > leave_bytes) tasks_[done++]();
+  while (done < tasks_.size() && keeper_.copy_bytes_left() > leave_bytes) {
+    tasks_[done++]();
+  }
   tasks_.erase(tasks_.begin(), tasks_.begin() + static_cast<std::ptrdiff_t>(done));
 }
 
@@ -300,6 +307,15 @@ void Scheduler::Impl::EndRunning(Running running, const absl::Status& status,
   End(*running, status, leaving, now);
 }
 
+void Scheduler::Impl::EndFinished(TimePoint now) {
+  for (Running& running : running_) {
+    if (!running->finished()) continue;
+    EndRunning(std::move(running), absl::OkStatus(), RunningRequest::Leaving::kEnded,
+               now);
+  }
+  std::erase(running_, nullptr);
+}
+
 void Scheduler::Impl::End(RunningRequest& request, const absl::Status& status,
                           RunningRequest::Leaving leaving, TimePoint now) {
   request.Leave(status, leaving);
@@ -368,7 +384,9 @@ absl::StatusOr<Scheduler::Submission> Scheduler::Submit(Request request) {
 
 void Scheduler::Cancel(RequestId id) { impl_->Cancel(id); }
 
-void Scheduler::Interrupt(RequestId id) { impl_->Interrupt(id); }
+void Scheduler::Interrupt(RequestId id, absl::Status status) {
+  impl_->Interrupt(id, std::move(status));
+}
 
 void Scheduler::InterruptAll() { impl_->InterruptAll(); }
 

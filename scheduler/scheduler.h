@@ -26,6 +26,7 @@
 #include <memory>
 #include <vector>
 
+#include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "engine/engine.h"
 #include "scheduler/clock.h"
@@ -37,7 +38,7 @@
 namespace goldfinch {
 
 struct SchedulerOptions {
-  std::int64_t step_tokens = 512;             // token budget of one step
+  std::int64_t step_tokens = 512;  // token budget of one step
   // How long a step may take while somebody generates; 0: whatever its budget takes.
   std::chrono::nanoseconds step_time{0};
   std::int64_t max_context_tokens = 1048576;  // prompt and output of one sequence
@@ -74,10 +75,11 @@ class Scheduler {
   // no-op for a request that has ended.
   void Cancel(RequestId id);
 
-  // As Cancel, but the request ends with UNAVAILABLE and, if it keeps its sequence,
-  // leaves all that is needed to go on with the very next token, even within its prompt.
-  void Interrupt(RequestId id);
-  // Everything submitted so far.
+  // As Cancel, but the request ends with `status`, which says why, and, if it keeps its
+  // sequence, leaves all that is needed to go on with the very next token, even within
+  // its prompt.
+  void Interrupt(RequestId id, absl::Status status);
+  // Everything submitted so far, with UNAVAILABLE: the server is shutting down.
   void InterruptAll();
 
   // Calls `done` on the step thread with what waits and runs, in order of ids. After

@@ -30,12 +30,7 @@ void Scheduler::Impl::AdmitWaiting(TimePoint now) {
     copying_ = copying_ || admission == Admission::kLater;
     if (admission == Admission::kLater || !PutAsideFor(*next)) break;
   }
-  for (Running& running : running_) {
-    if (!running->finished()) continue;  // nothing of its prompt was left to run
-    EndRunning(std::move(running), absl::OkStatus(), RunningRequest::Leaving::kEnded,
-               now);
-  }
-  std::erase(running_, nullptr);
+  EndFinished(now);  // nothing of their prompts was left to run
 }
 
 Scheduler::Impl::Admission Scheduler::Impl::AdmitFirst(TenantAccount& account,
@@ -75,6 +70,8 @@ Scheduler::Impl::Admission Scheduler::Impl::AdmitAside(TenantAccount& account,
   if (*grant == Grant::kCopying) return Admission::kLater;
   if (*grant == Grant::kNoRoom) return Admission::kNoRoom;
   tenants_.Run(aside.accepted());
+  // Its reader may have made room meanwhile, and will not say so again.
+  aside.UpdatePaused();
   aside.set_resumed_in(engine_step_);
   running_.push_back(tenants_.TakeFirst(account).aside);
   return Admission::kDone;
@@ -98,7 +95,7 @@ Scheduler::Impl::Admission Scheduler::Impl::NotOpened(TenantAccount& account,
 bool Scheduler::Impl::PutAsideFor(TenantAccount& newcomer) {
   const std::vector<std::size_t> yielding = ThoseWhoYield(newcomer);
   for (const std::size_t i : yielding) {
-    if (keeper_.may_copy() <= 0) {
+    if (keeper_.copy_bytes_left() <= 0) {
       copying_ = true;
       break;
     }
@@ -156,8 +153,8 @@ std::optional<std::size_t> Scheduler::Impl::NextToYield(
         std::min(holder.policy.weight, newcomer.policy.weight);
     const Yield yield = tenants_.HasToYield(holder, newcomer, slack);
     if (yield == Yield::kNo) continue;
-    const bool just_back =
-        request.resumed_in().has_value() && engine_step_ - *request.resumed_in() < kMinTurn;
+    const bool just_back = request.resumed_in().has_value() &&
+                           engine_step_ - *request.resumed_in() < kMinTurn;
     if (yield == Yield::kExcess && just_back) continue;
     if (!next.has_value() || order(i) > order(*next)) next = i;
   }

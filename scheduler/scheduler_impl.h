@@ -31,7 +31,9 @@ class Scheduler::Impl {
 
   absl::StatusOr<Submission> Submit(Request request);
   void Cancel(RequestId id) { inbox_->Cancel(id); }
-  void Interrupt(RequestId id) { inbox_->Interrupt(id); }
+  void Interrupt(RequestId id, absl::Status status) {
+    inbox_->Interrupt(id, std::move(status));
+  }
   void InterruptAll() { inbox_->InterruptAll(); }
   void ListRequests(RequestFilter filter, InfoCallback done);
   void CancelIfThere(RequestId id, absl::Status status, std::function<void(bool)> done);
@@ -106,6 +108,7 @@ class Scheduler::Impl {
            RunningRequest::Leaving leaving, TimePoint now);
   void EndRunning(Running running, const absl::Status& status,
                   RunningRequest::Leaving leaving, TimePoint now);
+  void EndFinished(TimePoint now);
   void EndAllRunning(const absl::Status& status, RunningRequest::Leaving leaving,
                      TimePoint now);
   void EndAllWaiting(const absl::Status& status, RunningRequest::Leaving leaving,
@@ -118,7 +121,7 @@ class Scheduler::Impl {
   const Clock& clock_;
   SchedulerObserver& observer_;
   const std::int64_t step_tokens_;
-  // Shared: the streams wake it, and a reader may keep its stream after the scheduler.
+  // Shared: streams and kept prefixes wake it, and may outlive the scheduler.
   const std::shared_ptr<Inbox> inbox_;
 
   // Owned by the step thread.

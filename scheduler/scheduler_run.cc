@@ -163,12 +163,7 @@ void Scheduler::Impl::Publish(EngineStep& step, EngineStep* next, TimePoint now)
       return part.member.request->sequence(part.member.candidate) == SequenceId::kNone;
     });
   }
-  for (Running& running : running_) {
-    if (!running->finished()) continue;
-    EndRunning(std::move(running), absl::OkStatus(), RunningRequest::Leaving::kEnded,
-               now);
-  }
-  std::erase(running_, nullptr);
+  EndFinished(now);
 }
 
 }  // namespace goldfinch

@@ -22,9 +22,9 @@ void StepPacer::Note(std::int64_t fed_tokens, std::chrono::nanoseconds duration)
   const auto fed = static_cast<double>(fed_tokens);
   const double in_time =
       fed * static_cast<double>(target_.count()) / static_cast<double>(duration.count());
-  // A step that was not full says nothing about a full one but that it would be longer,
-  // and one of few tokens, such as the last one of a prompt, not even that: what it takes
-  // is not for them.
+  // A step below its allowance that was in time shows only that a full one would take
+  // longer. A very short one (the end of a prompt) shows nothing even when it was late:
+  // its time went to other work.
   if (fed_tokens < prompt_tokens() && (duration <= target_ || fed < least_)) return;
   tokens_ = std::clamp(in_time, kDown * tokens_, kUp * tokens_);
   tokens_ = std::clamp(tokens_, least_, most_);

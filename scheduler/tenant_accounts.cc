@@ -5,6 +5,7 @@
 #include <optional>
 
 #include "engine/check.h"
+#include "scheduler/needs.h"
 
 namespace goldfinch {
 
@@ -37,7 +38,7 @@ void TenantAccounts::CountWaiting(const Waiting& waiting, std::int64_t sign) {
     return;
   }
   num_fresh_ += sign;
-  fresh_tokens_ += sign * std::ssize(waiting.fresh->request.prompt);
+  fresh_tokens_ += sign * TokensToFeed(waiting.fresh->request);
 }
 
 Waiting TenantAccounts::TakeFirst(TenantAccount& account) {

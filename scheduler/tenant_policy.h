@@ -22,7 +22,8 @@ struct TenantPolicy {
   // Prompt and generated tokens; once they are used up, requests are refused with
   // RESOURCE_EXHAUSTED until a minute's worth has come back.
   std::int64_t max_tokens_per_minute = 100000000;
-  // A longer prompt (a session's history included) is INVALID_ARGUMENT.
+  // A longer prompt (a session's history included; what is scored, too) is
+  // INVALID_ARGUMENT.
   std::int64_t max_prompt_tokens = 16777216;
   // A higher priority is INVALID_ARGUMENT.
   std::int32_t max_priority = 100;

@@ -234,7 +234,10 @@ void SessionManager::Impl::AfterLapse() {
       }
     }
   }
-  for (const RequestId id : requests) scheduler_.Interrupt(id);
+  for (const RequestId id : requests) {
+    scheduler_.Interrupt(
+        id, absl::UnavailableError("this server's lease on the session lapsed"));
+  }
 }
 
 std::int64_t SessionManager::Impl::ParkAll(

@@ -40,6 +40,13 @@ class FairnessTest : public SchedulerTest {
     request.meter = MeterOf(tenant);
     return request;
   }
+  // A token of context, and so many to be fed after it for what they score.
+  Request ScoreOf(const std::string& tenant, std::int64_t tokens, TenantPolicy policy) {
+    Request request = Of(tenant, Generation(1, 0, 1), policy);
+    request.kind = RequestKind::kScore;
+    request.continuation = Generation(tokens + 1, 0, 2).prompt;
+    return request;
+  }
   std::int64_t PutAside(const std::string& tenant) { return MeterOf(tenant)->put_aside; }
 
   // Runs to the end, and checks every call's tokens.
@@ -199,7 +206,7 @@ TEST_F(FairnessTest, CancellingInterruptingAndLatenessReachWhatIsPutAside) {
     absl::StatusCode expected = absl::StatusCode::kCancelled;
     if (way == 0) scheduler().Cancel(aside.id);
     if (way == 1) {
-      scheduler().Interrupt(aside.id);
+      scheduler().Interrupt(aside.id, absl::UnavailableError("interrupted"));
       expected = absl::StatusCode::kUnavailable;
     }
     if (way == 2) {
@@ -244,6 +251,35 @@ TEST_F(FairnessTest, ADeadlinePassesWhileTheRequestIsAsideAndNothingElseIsDue) {
   late.reader.Take();
   EXPECT_TRUE(absl::IsDeadlineExceeded(late.reader.status())) << late.reader.status();
   EXPECT_EQ(observer.levels.aside_requests, 0);
+}
+
+// Its reader takes everything while it is aside, so nothing will wake the step thread.
+TEST_F(FairnessTest, APausedRequestThatComesBackAfterItsReaderMadeRoomRuns) {
+  engine_options.num_slots = 2;
+  options.stream_buffer_tokens = 2;
+  Request pair = Of("a", Generation(3, 4, 1));
+  pair.num_candidates = 2;
+  Call first = Start(pair);
+  RunUntilIdle();
+  EXPECT_EQ(observer.levels.paused_requests, 1);
+  Call other = Start(Of("b", Generation(3, 4, 2)));
+  RunUntilIdle();
+  EXPECT_EQ(observer.levels.aside_requests, 1);
+  EXPECT_EQ(observer.levels.paused_requests, 1);
+  first.submitted.reader.Take();
+  EXPECT_FALSE(Step());
+  other.submitted.reader.Take();
+  while (!other.submitted.reader.ended()) {
+    ASSERT_TRUE(Step());
+    other.submitted.reader.Take();
+  }
+  EXPECT_TRUE(Step());
+  EXPECT_EQ(observer.levels.running_requests, 1);
+  EXPECT_EQ(observer.levels.paused_requests, 0);
+  first.submitted.reader.Take();
+  FinishAll({&first, &other});
+  EXPECT_EQ(PutAside("a"), 1);
+  ExpectAtRest();
 }
 
 TEST_F(FairnessTest, PriorityGoesFirstWithinATenantOnly) {
@@ -299,6 +335,25 @@ TEST_F(FairnessTest, ATenantsQueueIsBounded) {
   ExpectAtRest();
 }
 
+TEST_F(FairnessTest, WhatIsScoredCountsInATenantsQueue) {
+  TenantPolicy policy;
+  policy.max_queued_tokens = 50;
+  Submit(ScoreOf("a", 39, policy));
+  const auto refused = scheduler().Submit(ScoreOf("a", 10, policy));
+  EXPECT_EQ(refused.status(),
+            absl::ResourceExhaustedError(
+                "40 prompt tokens of this tenant are waiting and this request has 11; "
+                "the limit is 50"));
+  Submit(ScoreOf("a", 9, policy));
+  EXPECT_FALSE(scheduler().Submit(Of("a", Generation(1, 5, 1), policy)).ok());
+  // All of it leaves the queue.
+  RunUntilIdle();
+  Submit(Of("a", Generation(1, 5, 1), policy));
+  Submit(ScoreOf("a", 48, policy));
+  RunUntilIdle();
+  ExpectAtRest();
+}
+
 TEST_F(FairnessTest, LongPromptsAndHighPrioritiesAreRefusedByTheTenantsLimits) {
   TenantPolicy policy;
   policy.max_prompt_tokens = 20;
@@ -313,6 +368,17 @@ TEST_F(FairnessTest, LongPromptsAndHighPrioritiesAreRefusedByTheTenantsLimits) {
             absl::InvalidArgumentError("priority is 4; this tenant's limit is 3"));
   urgent.priority = 3;
   Submit(urgent);
+  RunUntilIdle();
+}
+
+TEST_F(FairnessTest, WhatIsScoredIsBoundLikeAPrompt) {
+  TenantPolicy policy;
+  policy.max_prompt_tokens = 20;
+  const auto refused = scheduler().Submit(ScoreOf("a", 20, policy));
+  EXPECT_EQ(refused.status(),
+            absl::InvalidArgumentError("context and continuation have 21 tokens without "
+                                       "the last one; this tenant's limit is 20"));
+  Submit(ScoreOf("a", 19, policy));
   RunUntilIdle();
 }
 
@@ -331,6 +397,25 @@ TEST_F(FairnessTest, TokensPerMinuteComeBackWithTime) {
   clock.Advance(*retry - std::chrono::milliseconds(1));
   EXPECT_FALSE(scheduler().Submit(Of("a", Generation(5, 1, 2), policy)).ok());
   clock.Advance(std::chrono::milliseconds(2));
+  Submit(Of("a", Generation(5, 1, 2), policy));
+  RunUntilIdle();
+}
+
+TEST_F(FairnessTest, WhatIsScoredIsOfTheTokensPerMinute) {
+  TenantPolicy policy;
+  policy.max_tokens_per_minute = 60;
+  // One that never runs spends nothing.
+  const Submitted cancelled = Submit(ScoreOf("a", 60, policy));
+  scheduler().Cancel(cancelled.id);
+  RunUntilIdle();
+  Submit(ScoreOf("a", 60, policy));
+  RunUntilIdle();
+  const auto refused = scheduler().Submit(Of("a", Generation(5, 1, 2), policy));
+  ASSERT_EQ(refused.status().code(), absl::StatusCode::kResourceExhausted);
+  const auto retry = RetryAfterOf(refused.status());
+  ASSERT_TRUE(retry.has_value());
+  EXPECT_EQ(std::chrono::round<seconds>(*retry), seconds(1));
+  clock.Advance(seconds(2));
   Submit(Of("a", Generation(5, 1, 2), policy));
   RunUntilIdle();
 }

@@ -165,7 +165,7 @@ TEST_F(PrefixTest, InterruptedAndResumedIsAsIfNothingHadHappened) {
     for (int steps = 1; steps < 15; ++steps) {
       Submitted submitted = Submit(Keeping(request));
       for (int i = 0; i < steps; ++i) Step();
-      scheduler().Interrupt(submitted.id);
+      scheduler().Interrupt(submitted.id, absl::UnavailableError("interrupted"));
       RunUntilIdle();
       submitted.reader.Take();
       ASSERT_TRUE(absl::IsUnavailable(end->status));
@@ -201,10 +201,32 @@ TEST_F(PrefixTest, InterruptedBeforeItRanLeavesNothing) {
   waiting.reader.Take();
   running.reader.Take();
   EXPECT_TRUE(absl::IsUnavailable(waiting.reader.status()));
-  EXPECT_TRUE(absl::IsUnavailable(running.reader.status()));
+  EXPECT_EQ(running.reader.status(),
+            absl::UnavailableError("the server is shutting down"));
   EXPECT_FALSE(end->interrupted);
   EXPECT_EQ(end->kept, nullptr);
   ExpectAtRest();
+}
+
+// Running, or in the queue.
+TEST_F(PrefixTest, WhoInterruptsSaysWhyAndOthersGoOn) {
+  engine_options.num_slots = 2;
+  const Request request = Turn(nullptr, 5, 20, 1);
+  Submitted goes_on = Submit(request);
+  Submitted running = Submit(Keeping(Turn(nullptr, 5, 20, 2)));
+  Submitted waiting = Submit(Turn(nullptr, 5, 20, 3));
+  Step();
+  scheduler().Interrupt(running.id, absl::UnavailableError("its lease lapsed"));
+  scheduler().Interrupt(waiting.id, absl::AbortedError("not needed"));
+  RunUntilIdle();
+  EXPECT_EQ(end->status, absl::UnavailableError("its lease lapsed"));
+  EXPECT_TRUE(end->interrupted);
+  running.reader.Take();
+  EXPECT_EQ(running.reader.status(), absl::UnavailableError("its lease lapsed"));
+  waiting.reader.Take();
+  EXPECT_EQ(waiting.reader.status(), absl::AbortedError("not needed"));
+  goes_on.reader.Take();
+  EXPECT_EQ(goes_on.reader.tokens(), Expected(request));
 }
 
 TEST_F(PrefixTest, ShutdownInterrupts) {
@@ -509,6 +531,61 @@ TEST_F(PrefixCacheTest, PagesOfTheCacheCountAsFree) {
   EXPECT_EQ(std::ssize(kept->history()), 256);
 }
 
+TEST_F(PrefixCacheTest, ATurnOfAConversationIsThereForPromptsThatBeginLikeIt) {
+  Request turn = Turn(nullptr, 60, 5, 1);
+  turn.tenant = "a";
+  turn = Turn(Run(turn), 10, 5, 2);
+  turn.tenant = "a";
+  const std::shared_ptr<KeptPrefix> kept = Run(turn);
+  EXPECT_EQ(Ask(Cached(Join(kept->history(), Document(20)), 3)), 21);
+}
+
+// An image may have other bits than this server computes, or be forged. Who goes on from
+// it knows that; others are told nothing.
+TEST_F(PrefixCacheTest, NothingThatCameAsAnImageReachesOtherCalls) {
+  engine_options.num_slots = 2;
+  const std::shared_ptr<KeptPrefix> honest = Run(Turn(nullptr, 60, 5, 1));
+  std::shared_ptr<const PrefixImage> image;
+  scheduler().GetImage(
+      honest, [&](std::shared_ptr<const PrefixImage> got) { image = std::move(got); });
+  RunUntilIdle();
+  ASSERT_TRUE(image != nullptr);
+  auto state =
+      std::make_shared<std::vector<std::byte>>(image->state.begin(), image->state.end());
+  state->front() ^= std::byte{1};
+  auto forged = std::make_shared<PrefixImage>(*image);
+  forged->state = *state;
+  ASSERT_TRUE(engine().CheckImage(*forged).ok());
+
+  std::shared_ptr<KeptPrefix> kept = KeptPrefix::Make(honest->history(), forged);
+  // A turn; another one; one that is put aside and cancelled there. A tenant for each, as
+  // what each asks for itself is kept.
+  for (const std::string tenant : {"once", "again", "aside"}) {
+    const bool put_aside = tenant == "aside";
+    Request turn = Turn(kept, 1, put_aside ? 200 : 1, 2);
+    turn.use_prefix_cache = true;
+    turn.tenant = tenant;
+    Request beside = Generation(1, 200, 4);
+    beside.tenant = tenant;
+    if (put_aside) Submit(beside);
+    const Submitted submitted = Submit(Keeping(turn));
+    if (put_aside) {
+      for (int i = 0; i < 5; ++i) Step();
+      Request newcomer = Generation(1, 5, 3);
+      newcomer.tenant = "b";
+      Submit(newcomer);
+      Step();
+      ASSERT_EQ(observer.levels.aside_requests, 1);
+      scheduler().Cancel(submitted.id);
+    }
+    RunUntilIdle();
+    ASSERT_TRUE(end.has_value() && end->kept != nullptr);
+    kept = end->kept;
+    const std::vector<TokenId> prompt = Join(kept->history(), Document(20));
+    EXPECT_EQ(Ask(Cached(prompt, 3, tenant)), std::ssize(prompt)) << tenant;
+  }
+}
+
 // Conversations, forks, interruptions, cached prompts and a pool too small for them, in
 // any order.
 TEST_F(PrefixCacheTest, RandomTrafficNeverChangesAToken) {
@@ -549,8 +626,11 @@ TEST_F(PrefixCacheTest, RandomTrafficNeverChangesAToken) {
     if (!live.empty() && random() % 20 == 0) {
       Live& one = *live[random() % live.size()];
       one.broken_off = true;
-      random() % 2 == 0 ? scheduler().Cancel(one.submitted.id)
-                        : scheduler().Interrupt(one.submitted.id);
+      if (random() % 2 == 0) {
+        scheduler().Cancel(one.submitted.id);
+      } else {
+        scheduler().Interrupt(one.submitted.id, absl::UnavailableError("interrupted"));
+      }
     }
     if (random() % 50 == 0 && kept[step % kept.size()] != nullptr) {
       scheduler().MoveToHost(kept[step % kept.size()]);

@@ -106,6 +106,30 @@ TEST_F(PrepareTest, WhoWasPausedIsPreparedAgain) {
   ExpectSmallSteps();
 }
 
+// It ran in the last step, but what was expanded for it need not be there any more.
+TEST_F(PrepareTest, WhoIsPutAsideAndComesBackAtOnceIsPreparedAgain) {
+  engine_options.num_slots = 2;
+  Submitted older = Submit(Generation(1, 400, 3));
+  const Request request = Generation(600, 40, 1);
+  Submitted call = Submit(request);
+  while (call.reader.tokens().empty()) {
+    ASSERT_TRUE(Step());
+    call.reader.Take();
+  }
+  // For it the first one is put aside, and then it is not let in.
+  engine().FailOpen(1, absl::InternalError("broken"));
+  Request other = Generation(3, 5, 2);
+  other.tenant = "b";
+  Submitted newcomer = Submit(other);
+  Step();
+  newcomer.reader.Take();
+  EXPECT_TRUE(absl::IsInternal(newcomer.reader.status()));
+  RunUntilIdle();
+  call.reader.Take();
+  EXPECT_EQ(call.reader.tokens(), ExpectedTokens(request));
+  ExpectSmallSteps();
+}
+
 TEST_F(PrepareTest, WhatIsGoneAgainAndAgainKeepsNobodyWaiting) {
   engine_options.expands_in_vain = true;
   const Request request = Generation(300, 4, 1);

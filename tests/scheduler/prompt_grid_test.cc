@@ -182,7 +182,7 @@ TEST_F(PromptGridTest, AnInterruptedGenerationGoesOnWithItsTokens) {
     cut.on_end = [&end](RequestEnd e) { end = std::move(e); };
     Submitted call = Submit(std::move(cut));
     for (int i = 0; i < steps; ++i) Step();
-    scheduler().Interrupt(call.id);
+    scheduler().Interrupt(call.id, absl::UnavailableError("interrupted"));
     RunUntilIdle();
     call.reader.Take();
     ASSERT_TRUE(end.has_value()) << steps;

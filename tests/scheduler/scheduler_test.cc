@@ -156,7 +156,7 @@ TEST_F(SchedulerTest, AFullQueueRefusesByTokens) {
   const auto refused = scheduler().Submit(Generation(50, 1));
   EXPECT_TRUE(absl::IsResourceExhausted(refused.status()));
   EXPECT_EQ(refused.status().message(),
-            "60 prompt tokens are waiting and this prompt has 50; the limit is 100");
+            "60 prompt tokens are waiting and this request has 50; the limit is 100");
   Submitted b = Submit(Generation(40, 1));
   RunUntilIdle();
   // An empty queue takes a prompt of any length that can run.

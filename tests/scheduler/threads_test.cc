@@ -115,6 +115,61 @@ TEST_F(ThreadsTest, ASleepingSchedulerWakesForADeadlineInTheQueue) {
   EXPECT_TRUE(absl::IsDeadlineExceeded(reader.status()));
 }
 
+// Lets a thread wait for what the levels say at the end of a step.
+class LevelsObserver final : public SchedulerObserver {
+ public:
+  void OnLevels(const SchedulerLevels& levels) override {
+    const MutexLock lock(mu_);
+    levels_ = levels;
+    changed_.NotifyAll();
+  }
+
+  // False when that has not come true after a long time.
+  bool WaitUntil(const std::function<bool(const SchedulerLevels&)>& is_true) {
+    const TimePoint limit = SteadyClock().Now() + std::chrono::seconds(20);
+    const MutexLock lock(mu_);
+    while (!is_true(levels_)) {
+      if (!changed_.WaitUntil(mu_, limit)) return is_true(levels_);
+    }
+    return true;
+  }
+
+ private:
+  Mutex mu_;
+  CondVar changed_;
+  SchedulerLevels levels_ ABSL_GUARDED_BY(mu_);
+};
+
+// Whoever lets go, and whether the step thread sleeps by then or is about to.
+TEST_F(ThreadsTest, ASleepingSchedulerWakesToFreeWhatWasLetGo) {
+  LevelsObserver levels;
+  std::shared_ptr<KeptPrefix> kept;
+  {
+    Scheduler scheduler(engine, options, clock, levels);
+    scheduler.Start();
+    for (std::uint64_t seed = 0; seed < 20; ++seed) {
+      Request request = Generation(40, 3, seed);
+      request.on_end = [&](RequestEnd end) { kept = std::move(end.kept); };
+      const auto submission = scheduler.Submit(request);
+      ASSERT_TRUE(submission.ok());
+      Reader reader(submission->stream);
+      reader.TakeUntilEnd();
+      ASSERT_NE(kept, nullptr);
+      ASSERT_TRUE(levels.WaitUntil([](const SchedulerLevels& now) {
+        return now.running_requests == 0 && now.engine.pages_used > 0;
+      }));
+      if (seed % 2 == 0) {
+        kept.reset();
+      } else {
+        scheduler.ListRequests({}, [&](auto) { kept.reset(); });
+      }
+      ASSERT_TRUE(levels.WaitUntil([](const SchedulerLevels& now) {
+        return now.engine.pages_used == 0;
+      })) << seed;
+    }
+  }
+}
+
 // A wake that outlived its Wait would make the idle step thread spin.
 TEST(InboxTest, AWakeEndsOneWaitAndTheNextSleepsItsTime) {
   Inbox inbox({.requests = 1, .tokens = 1});

@@ -137,7 +137,7 @@ class Replica {
   // Interrupts it there.
   void InterruptInStep(RequestId id) {
     engine_.WaitUntilBlocked();
-    scheduler_.Interrupt(id);
+    scheduler_.Interrupt(id, absl::UnavailableError("interrupted"));
     engine_.Release();
   }
 
