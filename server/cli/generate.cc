@@ -107,7 +107,7 @@ class Printer {
   std::vector<std::string> texts_;
 };
 
-// How to resume by hand what an interruption left.
+// How to resume by hand what is kept.
 void TellKept(const GenerationResult& result) {
   const char* const id = result.kept_session.c_str();
   const auto received = static_cast<long long>(result.tokens_received);
@@ -145,7 +145,9 @@ int RunGenerate(const GenerateFlags& flags) {
   printer.End(result);
   const int exit_code = signals.Report(result.status);
   if (result.kept_session.empty()) return exit_code;
-  if (result.status.error_code() == grpc::StatusCode::UNAVAILABLE) {
+  const bool finished = result.status.ok() || exit_code == kInterruptedExit;
+  if (!finished) {
+    // Whatever one server says now, another or a later one may go on.
     TellKept(result);
   } else if (flags.session.empty() && flags.resume_session.empty()) {
     DeleteKept(result, connection);

@@ -16,11 +16,12 @@
 
 namespace goldfinch {
 
-// What the details of an UNAVAILABLE status say; nothing of any other one.
+// What the details of an UNAVAILABLE or RESOURCE_EXHAUSTED status say; nothing of any
+// other one.
 struct Advice {
   // Only a server says this: the call was refused, or broken off by it.
   std::optional<std::chrono::nanoseconds> retry_after;
-  // What was generated is kept and can be resumed.
+  // What was generated is kept and can be resumed. With UNAVAILABLE only.
   std::optional<v1::Interruption> interruption;
 };
 

@@ -5,6 +5,7 @@
 #include <signal.h>
 
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "absl/strings/str_cat.h"
@@ -18,6 +19,7 @@ namespace goldfinch {
 namespace {
 
 using testing::ElementsAre;
+using testing::EndsWith;
 using testing::HasSubstr;
 using testing::IsEmpty;
 using testing::SizeIs;
@@ -28,6 +30,18 @@ using Answer = ScriptedServer::Answer;
 constexpr char kKept[] = "0123456789abcdef0123456789abcdef";
 
 Answer Refusal() { return {{}, ToGrpcStatus(absl::UnavailableError("draining"))}; }
+
+// A server that is well but has no room.
+Answer Full() {
+  return {{}, ToGrpcStatus(absl::ResourceExhaustedError("the queue is full"))};
+}
+
+std::string Command(int tokens_received) {
+  return absl::StrCat("goldfinch: session ", kKept, " keeps it; ", tokens_received,
+                      " tokens were received; it goes on with goldfinch generate "
+                      "--resume_session=",
+                      kKept, " --tokens_received=", tokens_received, "\n");
+}
 
 // Two tokens, then the server had to stop.
 Answer Interrupted() {
@@ -104,6 +118,40 @@ TEST(ResumeTest, ItWaitsUntilTheSessionIsFree) {
   EXPECT_EQ(server.requests().size(), 3u);
 }
 
+TEST(ResumeTest, ItWaitsUntilThereIsRoom) {
+  const ScriptedServer server({Interrupted(), Full(), Full(), Rest()});
+  const ProgramOutput output = RunProgram("goldfinch", Generate(server.address()));
+  EXPECT_EQ(output.exit_code, 0) << output.err;
+  EXPECT_EQ(output.out, "one two three four\n");
+  EXPECT_EQ(server.requests().size(), 4u);
+  EXPECT_THAT(server.deleted(), ElementsAre(kKept));
+}
+
+TEST(ResumeTest, AFullServerSendsItToTheNextOneAtOnce) {
+  const ScriptedServer one({Interrupted(), Full()});
+  const ScriptedServer other({Full(), Rest()});
+  const std::string both = absl::StrCat(one.address(), ",", other.address());
+  EXPECT_EQ(RunProgram("goldfinch", Generate(both)).out, "one two three four\n");
+}
+
+TEST(ResumeTest, WhatIsRefusedForGoodIsNotAskedAgain) {
+  // As when a server refuses what is beyond its limits.
+  const grpc::Status too_much(grpc::StatusCode::RESOURCE_EXHAUSTED, "too much");
+  const ScriptedServer server({Interrupted(), {{}, too_much}});
+  const ProgramOutput output = RunProgram("goldfinch", Generate(server.address()));
+  EXPECT_EQ(output.exit_code, 1);
+  EXPECT_EQ(output.err,
+            absl::StrCat("goldfinch: RESOURCE_EXHAUSTED: too much\n", Command(2)));
+  EXPECT_EQ(server.requests().size(), 2u);
+}
+
+TEST(ResumeTest, ARequestThatIsNoResumeDoesNotWaitForRoom) {
+  const ScriptedServer server({Full(), Rest()});
+  const ProgramOutput output = RunProgram("goldfinch", Generate(server.address()));
+  EXPECT_EQ(output.exit_code, 1);
+  EXPECT_EQ(output.err, "goldfinch: RESOURCE_EXHAUSTED: the queue is full\n");
+}
+
 TEST(ResumeTest, EveryInterruptionCountsAllTokens) {
   const Answer once_more = {
       {Piece(3, "three ")},
@@ -121,12 +169,8 @@ TEST(ResumeTest, ItCanBeTurnedOff) {
       RunProgram("goldfinch", Generate(server.address(), {"--resume=off"}));
   EXPECT_EQ(output.exit_code, 1);
   EXPECT_EQ(output.out, "one two \n");
-  EXPECT_EQ(
-      output.err,
-      absl::StrCat("goldfinch: UNAVAILABLE: shutting down\ngoldfinch: session ", kKept,
-                   " keeps it; 2 tokens were received; it goes on with goldfinch "
-                   "generate --resume_session=",
-                   kKept, " --tokens_received=2\n"));
+  EXPECT_EQ(output.err,
+            absl::StrCat("goldfinch: UNAVAILABLE: shutting down\n", Command(2)));
   EXPECT_EQ(server.requests().size(), 1u);
   EXPECT_THAT(server.deleted(), IsEmpty());
 }
@@ -152,6 +196,19 @@ TEST(ResumeTest, ItCanBeDoneByHand) {
   EXPECT_THAT(server.deleted(), IsEmpty());
 }
 
+TEST(ResumeTest, ByHandItTellsHowToGoOnFromWhereItGot) {
+  const grpc::Status lost(grpc::StatusCode::INTERNAL, "lost");
+  const ScriptedServer server({{{Piece(3, "three ")}, lost}, {{}, lost}});
+  const auto run = [&] {
+    return RunProgram("goldfinch", {"generate", absl::StrCat("--resume_session=", kKept),
+                                    "--tokens_received=2",
+                                    absl::StrCat("--server=", server.address())});
+  };
+  EXPECT_EQ(run().err, absl::StrCat("goldfinch: INTERNAL: lost\n", Command(3)));
+  // Nothing came: the user knows the command.
+  EXPECT_EQ(run().err, "goldfinch: INTERNAL: lost\n");
+}
+
 TEST(ResumeTest, ItCannotBeChangedByHand) {
   const ScriptedServer server({Rest()});
   const auto exit_code = [&](const std::string& flag) {
@@ -171,12 +228,19 @@ TEST(ResumeTest, ItCannotBeChangedByHand) {
             2);
 }
 
-TEST(ResumeTest, AnErrorThatIsNotOfTheMomentIsReported) {
-  const ScriptedServer server(
-      {Interrupted(), {{}, grpc::Status(grpc::StatusCode::NOT_FOUND, "gone")}});
-  const ProgramOutput output = RunProgram("goldfinch", Generate(server.address()));
-  EXPECT_EQ(output.exit_code, 1);
-  EXPECT_EQ(output.err, "goldfinch: NOT_FOUND: gone\n");
+// This server may be without the store of the one that was interrupted, or not have
+// noticed yet that the session's last call broke off.
+TEST(ResumeTest, AnErrorThatIsNotOfTheMomentIsReportedAndNothingDeleted) {
+  for (const auto& [code, name] :
+       {std::pair(grpc::StatusCode::NOT_FOUND, "NOT_FOUND"),
+        std::pair(grpc::StatusCode::FAILED_PRECONDITION, "FAILED_PRECONDITION")}) {
+    const ScriptedServer server({Interrupted(), {{}, grpc::Status(code, "not now")}});
+    const ProgramOutput output = RunProgram("goldfinch", Generate(server.address()));
+    EXPECT_EQ(output.exit_code, 1);
+    EXPECT_EQ(output.err, absl::StrCat("goldfinch: ", name, ": not now\n", Command(2)));
+    EXPECT_EQ(server.requests().size(), 2u);
+    EXPECT_THAT(server.deleted(), IsEmpty());
+  }
 }
 
 TEST(ResumeTest, WhatBrokeOffWithoutAWordIsNotAskedAgain) {
@@ -198,13 +262,15 @@ TEST(ResumeTest, ARefusalSendsItToTheNextServerOnce) {
   EXPECT_EQ(RunProgram("goldfinch", Generate(both)).out, "three four\n");
 }
 
-TEST(ResumeTest, TheDeadlineIsOfAllTriesTogether) {
-  const ScriptedServer server({Interrupted(), Refusal()});
+TEST(ResumeTest, TheDeadlineIsOfAllTriesTogetherAndLosesNothing) {
+  const ScriptedServer server({Interrupted(), Refusal(), Full()});
   const ProgramOutput output =
       RunProgram("goldfinch", Generate(server.address(), {"--timeout=2.5"}));
   EXPECT_EQ(output.exit_code, 1);
   EXPECT_THAT(output.err, StartsWith("goldfinch: DEADLINE_EXCEEDED: "));
+  EXPECT_THAT(output.err, EndsWith(Command(2)));
   EXPECT_LE(server.requests().size(), 4u);
+  EXPECT_THAT(server.deleted(), IsEmpty());
 }
 
 TEST(ResumeTest, AnInterruptEndsTheWaiting) {
