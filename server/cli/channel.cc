@@ -114,8 +114,15 @@ absl::Status CheckConnection(const ConnectionFlags& flags) {
 }
 
 std::shared_ptr<grpc::Channel> NewChannel(const std::string& address,
-                                          const ConnectionFlags& flags) {
+                                          const ConnectionFlags& flags,
+                                          const Keepalive& keepalive) {
   grpc::ChannelArguments arguments;
+  arguments.SetInt(GRPC_ARG_KEEPALIVE_TIME_MS,
+                   static_cast<int>(keepalive.interval.count()));
+  arguments.SetInt(GRPC_ARG_KEEPALIVE_TIMEOUT_MS,
+                   static_cast<int>(keepalive.patience.count()));
+  // A prompt of minutes is read without a word from either side.
+  arguments.SetInt(GRPC_ARG_HTTP2_MAX_PINGS_WITHOUT_DATA, 0);
   // Scores of a long text are larger than the library's 4 MiB.
   arguments.SetMaxReceiveMessageSize(-1);
   // A new channel connects at once, rather than when an older one's backoff is over.
