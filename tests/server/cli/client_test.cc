@@ -238,6 +238,35 @@ TEST_F(ClientTest, HealthSaysWhetherTheServerServes) {
   EXPECT_EQ(output.out, "NOT_SERVING\n");
 }
 
+TEST_F(ClientTest, OutputThatIsLostIsAnError) {
+  const std::vector<std::vector<std::string>> commands = {
+      {"generate", "--prompt=x", "--max_tokens=3"},
+      {"generate", "--prompt=x", "--max_tokens=3", "--json"},
+      {"tokenize", "x"},
+      {"detokenize", "5"},
+      {"score", "--continuation=x"},
+      {"model"},
+      {"health"},
+      {"sessions", "create"},
+      {"sessions", "list"},
+      {"--help"},
+      {"--version"},
+  };
+  for (std::vector<std::string> command : commands) {
+    SCOPED_TRACE(absl::StrJoin(command, " "));
+    if (!command.front().starts_with("--")) {
+      command.push_back("--server=" + server_.address());
+    }
+    const ProgramOutput output =
+        Program("goldfinch", command, Program::Into{"/dev/full"}).Wait();
+    EXPECT_EQ(output.exit_code, 1);
+    EXPECT_EQ(output.err, "goldfinch: standard output could not be written\n");
+  }
+  // What had failed before keeps its exit code.
+  EXPECT_EQ(Program("goldfinch", {"sing"}, Program::Into{"/dev/full"}).Wait().exit_code,
+            2);
+}
+
 TEST(ClientWithoutServerTest, SaysSoAndFails) {
   const std::string nowhere = "--server=127.0.0.1:1";
   ProgramOutput output = RunProgram("goldfinch", {"health", nowhere});
