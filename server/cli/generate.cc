@@ -119,13 +119,14 @@ void TellKept(const GenerationResult& result) {
 
 // An interruption made a session of a call that had none. It is of no more use.
 void DeleteKept(const GenerationResult& result, Connection& connection) {
+  const Deadline deadline = DeadlineOf({.timeout = 1});
   grpc::ClientContext context;
-  SetDeadline(ConnectionFlags{.timeout = 1}, context);
+  SetDeadline(deadline, context);
   v1::DeleteSessionRequest request;
   request.set_session_id(result.kept_session);
   v1::DeleteSessionResponse response;
   // If it fails, the session goes after its time to live.
-  v1::SessionService::NewStub(connection.Channel())
+  v1::SessionService::NewStub(connection.Channel(deadline))
       ->DeleteSession(&context, request, &response);
 }
 
@@ -135,7 +136,7 @@ int RunGenerate(const GenerateFlags& flags) {
   v1::GenerateRequest request;
   if (!FillRequest(flags, request)) return kUsageExit;
   Signals signals;
-  Connection connection(flags.connection);
+  Connection connection(flags.connection, &signals);
   const GenerationOptions options = {.deadline = DeadlineOf(flags.connection),
                                      .resume = flags.resume == "on"};
   Printer printer(flags);
@@ -150,6 +151,7 @@ int RunGenerate(const GenerateFlags& flags) {
     // Whatever one server says now, another or a later one may go on.
     TellKept(result);
   } else if (flags.session.empty() && flags.resume_session.empty()) {
+    signals.CancelFromNowOn();  // what has interrupted it is done with
     DeleteKept(result, connection);
   }
   return exit_code;

@@ -36,10 +36,12 @@ class Generation {
 
  private:
   grpc::Status Attempt() {
+    const auto channel = connection_.Channel(options_.deadline);
+    if (!connection_.reached()) return connection_.WhyNotReached(options_.deadline);
     grpc::ClientContext context;
     SetDeadline(options_.deadline, context);
     const Signals::Call scope(signals_, context);
-    const auto stub = v1::GenerationService::NewStub(connection_.Channel());
+    const auto stub = v1::GenerationService::NewStub(channel);
     const auto reader = stub->Generate(&context, request_);
     bool first = true;
     for (v1::GenerateResponse message; reader->Read(&message); first = false) {

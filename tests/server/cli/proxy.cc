@@ -24,8 +24,10 @@ sockaddr_in Local(int port) {
 
 }  // namespace
 
-Proxy::Proxy(int port)
-    : server_port_(port), listener_(socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0)) {
+Proxy::Proxy(int port, const LateConnections& late)
+    : server_port_(port),
+      late_(late),
+      listener_(socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0)) {
   sockaddr_in address = Local(0);
   socklen_t size = sizeof address;
   auto* const generic = reinterpret_cast<sockaddr*>(&address);
@@ -43,25 +45,8 @@ Proxy::~Proxy() {
 
 std::string Proxy::address() const { return absl::StrCat("127.0.0.1:", port_); }
 
-void Proxy::CutAndDelayTheNext(std::chrono::milliseconds delay) {
-  delay_ms_ = delay.count();
-  cut_ = true;
-  while (cut_) std::this_thread::yield();
-}
-
 void Proxy::Run() {
-  const auto close_all = [this] {
-    for (const Link& link : links_) {
-      close(link.client);
-      close(link.server);
-    }
-    links_.clear();
-  };
   while (!stopping_) {
-    if (cut_) {
-      close_all();
-      cut_ = false;
-    }
     std::vector<pollfd> wanted = {{.fd = listener_, .events = POLLIN, .revents = 0}};
     for (const Link& link : links_) {
       const bool passes = !frozen_ && Clock::now() >= link.begin;
@@ -70,26 +55,32 @@ void Proxy::Run() {
       }
     }
     poll(wanted.data(), wanted.size(), kLookMillis);
-    if (frozen_) continue;
-    for (std::size_t i = links_.size(); i-- > 0;) {
+    for (std::size_t i = links_.size(); i-- > 0 && !frozen_;) {
       const Link link = links_[i];
       const bool open =
           (wanted[1 + 2 * i].revents == 0 || Pass(link.client, link.server)) &&
           (wanted[2 + 2 * i].revents == 0 || Pass(link.server, link.client));
       if (open) continue;
-      close(link.client);
-      close(link.server);
+      Close(link);
       links_.erase(links_.begin() + static_cast<std::ptrdiff_t>(i));
     }
     if (wanted[0].revents != 0) Accept();
   }
-  close_all();
+  for (const Link& link : links_) Close(link);
+}
+
+void Proxy::Close(const Link& link) {
+  close(link.client);
+  close(link.server);
 }
 
 void Proxy::Accept() {
-  Link link{.client = accept4(listener_, nullptr, nullptr, SOCK_CLOEXEC),
-            .server = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0),
-            .begin = Clock::now() + std::chrono::milliseconds(delay_ms_.exchange(0))};
+  const int late = num_accepted_ - late_.first;
+  const bool is_late = late >= 0 && late < late_.count;
+  const Link link{
+      .client = accept4(listener_, nullptr, nullptr, SOCK_CLOEXEC),
+      .server = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0),
+      .begin = Clock::now() + (is_late ? late_.delay : std::chrono::milliseconds(0))};
   GOLDFINCH_CHECK(link.client >= 0);
   const sockaddr_in address = Local(server_port_);
   GOLDFINCH_CHECK(connect(link.server, reinterpret_cast<const sockaddr*>(&address),

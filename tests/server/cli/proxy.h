@@ -6,17 +6,23 @@
 
 #include <atomic>
 #include <chrono>
-#include <cstdint>
 #include <string>
 #include <thread>
 #include <vector>
 
 namespace goldfinch {
 
+// Connections whose bytes are passed on later.
+struct LateConnections {
+  int first = 0;  // as numbered in the order they come
+  int count = 0;
+  std::chrono::milliseconds delay{0};
+};
+
 class Proxy {
  public:
   // To the port of this machine.
-  explicit Proxy(int port);
+  explicit Proxy(int port, const LateConnections& late = {});
   ~Proxy();
   Proxy(const Proxy&) = delete;
   Proxy& operator=(const Proxy&) = delete;
@@ -25,8 +31,6 @@ class Proxy {
 
   // From now on no byte of any connection is passed on, and none is closed.
   void Freeze() { frozen_ = true; }
-  // Closes what is open. The bytes of the next connection are passed on so much later.
-  void CutAndDelayTheNext(std::chrono::milliseconds delay);
   // Connections that came so far.
   int num_accepted() const { return num_accepted_; }
 
@@ -41,13 +45,14 @@ class Proxy {
   void Run();
   void Accept();
   static bool Pass(int from, int to);
+  static void Close(const Link& link);
 
   const int server_port_;
+  const LateConnections late_;
   int listener_ = -1;
   int port_ = 0;
-  std::atomic<bool> frozen_ = false, stopping_ = false, cut_ = false;
+  std::atomic<bool> frozen_ = false, stopping_ = false;
   std::atomic<int> num_accepted_ = 0;
-  std::atomic<std::int64_t> delay_ms_ = 0;
   std::vector<Link> links_;  // of the thread
   std::thread thread_;
 };

@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 #include <signal.h>
 
+#include <chrono>
 #include <string>
 #include <utility>
 #include <vector>
@@ -12,6 +13,7 @@
 #include "absl/strings/str_split.h"
 #include "server/status.h"
 #include "tests/server/cli/program.h"
+#include "tests/server/cli/proxy.h"
 #include "tests/server/cli/scripted_server.h"
 #include "tests/server/grpc/harness.h"
 
@@ -294,6 +296,55 @@ TEST(ResumeTest, AChatWaitsForAServerThatTakesItsLine) {
   ASSERT_EQ(server.requests().size(), 3u);
   EXPECT_EQ(server.requests()[2].session(), "made");
   EXPECT_EQ(server.requests()[2].text(), "hello");
+}
+
+// A connection may come so late that its server was given up.
+TEST(ResumeTest, AChatSendsALineOnceHoweverLateAConnectionIs) {
+  const Answer broken = {{}, grpc::Status(grpc::StatusCode::UNAVAILABLE, "broken off")};
+  for (const int num_servers : {1, 2}) {
+    const ScriptedServer server({Refusal(), broken, Rest()});
+    // Longer than is waited for one of several servers.
+    Proxy proxy(
+        server.port(),
+        {.first = 1, .count = num_servers, .delay = std::chrono::milliseconds(3500)});
+    std::string servers = proxy.address();
+    for (int i = 1; i < num_servers; ++i) absl::StrAppend(&servers, ",", proxy.address());
+    const ProgramOutput output =
+        RunProgram("goldfinch", {"chat", absl::StrCat("--server=", servers)}, "hello\n");
+    EXPECT_EQ(output.exit_code, 1);
+    EXPECT_EQ(output.err, "goldfinch: UNAVAILABLE: broken off\n");
+    EXPECT_EQ(server.requests().size(), 2u);
+    EXPECT_EQ(proxy.num_accepted(), 2 * num_servers);
+  }
+}
+
+TEST(ResumeTest, AnInterruptEndsTheWaitForAConnection) {
+  const ScriptedServer server({Rest()});
+  Proxy proxy(server.port());
+  proxy.Freeze();
+  for (const std::string& servers :
+       {proxy.address(), absl::StrCat(proxy.address(), ",", proxy.address())}) {
+    const int before = proxy.num_accepted();
+    Program program("goldfinch", Generate(servers));
+    ASSERT_TRUE(Eventually([&] { return proxy.num_accepted() > before; }));
+    program.Signal(SIGINT);
+    const ProgramOutput output = program.Wait();
+    EXPECT_EQ(output.exit_code, 130);
+    EXPECT_EQ(output.err, "goldfinch: interrupted\n");
+  }
+  EXPECT_TRUE(server.requests().empty());
+}
+
+TEST(ResumeTest, AServerThatIsNotReachedInTimeIsNamed) {
+  const ScriptedServer server({Rest()});
+  Proxy proxy(server.port());
+  proxy.Freeze();
+  const ProgramOutput output =
+      RunProgram("goldfinch", Generate(proxy.address(), {"--timeout=0.3"}));
+  EXPECT_EQ(output.exit_code, 1);
+  EXPECT_EQ(output.err,
+            absl::StrCat("goldfinch: DEADLINE_EXCEEDED: the time was over before ",
+                         proxy.address(), " was reached\n"));
 }
 
 TEST(ResumeTest, AChatDoesNotSendALineThatIsNotUtf8) {
