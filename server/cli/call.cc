@@ -79,6 +79,10 @@ grpc::Status Connection::WhyNotReached(const Deadline& deadline) const {
     return {grpc::StatusCode::DEADLINE_EXCEEDED,
             absl::StrCat("the time was over before ", address, " was reached")};
   }
+  // The files of TLS may have gone since.
+  if (const absl::Status flags = CheckConnection(flags_); !flags.ok()) {
+    return {grpc::StatusCode::UNAVAILABLE, std::string(flags.message())};
+  }
   if (channel_->GetState(/*try_to_connect=*/false) != GRPC_CHANNEL_TRANSIENT_FAILURE) {
     return {grpc::StatusCode::UNAVAILABLE,
             absl::StrCat(address, " did not answer in time")};

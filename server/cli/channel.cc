@@ -76,6 +76,17 @@ absl::StatusOr<grpc::SslCredentialsOptions> ReadTls(const ConnectionFlags& flags
   return options;
 }
 
+// What to connect with, as the files are now: they may have been renewed. Where one
+// cannot be read nobody is trusted, and the connection fails: with nothing to go by, the
+// library would trust whom the system trusts, and might send them the key.
+grpc::SslCredentialsOptions TlsNow(const ConnectionFlags& flags) {
+  absl::StatusOr<grpc::SslCredentialsOptions> options = ReadTls(flags);
+  if (options.ok()) return *std::move(options);
+  grpc::SslCredentialsOptions nobody;
+  nobody.pem_root_certs = "no certificate";
+  return nobody;
+}
+
 bool IsPlain(char c) { return c > ' ' && c <= '~'; }
 
 absl::Status CheckKey(const ConnectionFlags& flags) {
@@ -135,9 +146,7 @@ std::shared_ptr<grpc::Channel> NewChannel(const std::string& address,
   std::shared_ptr<grpc::ChannelCredentials> credentials =
       grpc::InsecureChannelCredentials();
   if (UsesTls(flags)) {
-    // Read again, as they may have been renewed. Without them the connection fails.
-    credentials =
-        grpc::SslCredentials(ReadTls(flags).value_or(grpc::SslCredentialsOptions()));
+    credentials = grpc::SslCredentials(TlsNow(flags));
   }
   std::vector<std::unique_ptr<experimental::ClientInterceptorFactoryInterface>> senders;
   if (!flags.key.empty()) senders.push_back(std::make_unique<KeySenders>(flags.key));

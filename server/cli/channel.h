@@ -28,7 +28,8 @@ struct Keepalive {
   std::chrono::milliseconds patience = std::chrono::seconds(20);
 };
 
-// For flags that were checked. A channel of its own, which connects at once.
+// For flags that were checked. A channel of its own, which connects at once, and to
+// nobody when a file of TLS can no longer be read.
 std::shared_ptr<grpc::Channel> NewChannel(const std::string& address,
                                           const ConnectionFlags& flags,
                                           const Keepalive& keepalive = {});

@@ -1,10 +1,12 @@
 // The channels that clients make: what they notice, and whom they trust.
 #include "server/cli/channel.h"
 
+#include <grpcpp/security/server_credentials.h>
 #include <grpcpp/server_builder.h>
 #include <gtest/gtest.h>
 
 #include <chrono>
+#include <cstdlib>
 #include <future>
 #include <memory>
 #include <string>
@@ -14,6 +16,7 @@
 #include "goldfinch/v1/generation_service.grpc.pb.h"
 #include "server/connection_limits.h"
 #include "tests/server/cli/proxy.h"
+#include "tests/server/grpc/certificates.h"
 
 namespace goldfinch {
 namespace {
@@ -61,6 +64,39 @@ TEST(ChannelTest, AServerThatIsGoneWithoutAWordIsNoticed) {
 TEST(ChannelTest, ServersTolerateItsPings) {
   EXPECT_GT(Keepalive().interval,
             std::chrono::seconds(ConnectionLimits().min_ping_interval_seconds));
+}
+
+// A server whom only the system's authorities vouch for is not whom --tls_ca names.
+TEST(ChannelTest, WithoutItsFilesItTrustsNobody) {
+  const Authority authority;
+  const Identity identity = authority.Sign("server");
+  const PemFile roots(authority.certificate());
+  // The system's, for this process, unless it has read them before.
+  ASSERT_EQ(setenv("GRPC_DEFAULT_SSL_ROOTS_FILE_PATH", roots.path().c_str(), 1), 0);
+  grpc::SslServerCredentialsOptions tls;
+  tls.pem_key_cert_pairs = {{identity.key, identity.certificate}};
+  v1::GenerationService::Service service;
+  int port = 0;
+  grpc::ServerBuilder builder;
+  builder.AddListeningPort("127.0.0.1:0", grpc::SslServerCredentials(tls), &port);
+  builder.RegisterService(&service);
+  const std::unique_ptr<grpc::Server> server = builder.BuildAndStart();
+  const auto call = [&](const ConnectionFlags& flags) {
+    const auto channel = NewChannel(absl::StrCat("127.0.0.1:", port), flags);
+    grpc::ClientContext context;
+    context.set_deadline(std::chrono::system_clock::now() + kForever);
+    v1::GetModelResponse response;
+    return v1::GenerationService::NewStub(channel)
+        ->GetModel(&context, {}, &response)
+        .error_code();
+  };
+  constexpr auto kReached = grpc::StatusCode::UNIMPLEMENTED;
+  EXPECT_EQ(call({.tls = true}), kReached) << "whom the system trusts";
+  EXPECT_EQ(call({.tls_ca = roots.path()}), kReached);
+  EXPECT_EQ(call({.tls_ca = "/no/such/file"}), grpc::StatusCode::UNAVAILABLE);
+  EXPECT_EQ(call({.tls = true, .tls_cert = "/no/such/file", .tls_key = "/nor/this"}),
+            grpc::StatusCode::UNAVAILABLE);
+  unsetenv("GRPC_DEFAULT_SSL_ROOTS_FILE_PATH");
 }
 
 }  // namespace
