@@ -25,6 +25,9 @@ constexpr auto kBetweenLooks = std::chrono::milliseconds(100);
 // To tell why nothing connects; a call on a channel that has failed fails at once.
 constexpr auto kWhyPatience = std::chrono::seconds(1);
 
+// Beyond it the clock's numbers end.
+constexpr double kMostSeconds = 1e9;
+
 bool IsOver(const Deadline& deadline) {
   return deadline.has_value() && SystemClock::now() >= *deadline;
 }
@@ -109,8 +112,8 @@ std::shared_ptr<grpc::Channel> Connect(const ConnectionFlags& flags) {
 
 Deadline DeadlineOf(const ConnectionFlags& flags) {
   if (flags.timeout <= 0) return std::nullopt;
-  return SystemClock::now() + std::chrono::duration_cast<SystemClock::duration>(
-                                  std::chrono::duration<double>(flags.timeout));
+  const std::chrono::duration<double> seconds(std::min(flags.timeout, kMostSeconds));
+  return SystemClock::now() + std::chrono::duration_cast<SystemClock::duration>(seconds);
 }
 
 void SetDeadline(const Deadline& deadline, grpc::ClientContext& context) {
