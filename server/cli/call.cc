@@ -86,17 +86,17 @@ grpc::Status Connection::WhyNotReached(const Deadline& deadline) const {
   if (const absl::Status flags = CheckConnection(flags_); !flags.ok()) {
     return {grpc::StatusCode::UNAVAILABLE, std::string(flags.message())};
   }
-  if (channel_->GetState(/*try_to_connect=*/false) != GRPC_CHANNEL_TRANSIENT_FAILURE) {
-    return {grpc::StatusCode::UNAVAILABLE,
-            absl::StrCat(address, " did not answer in time")};
+  grpc::Status status;
+  if (channel_->GetState(/*try_to_connect=*/false) == GRPC_CHANNEL_TRANSIENT_FAILURE) {
+    grpc::ClientContext context;
+    context.set_deadline(SystemClock::now() + kWhyPatience);
+    v1::GetModelResponse unused;
+    status = v1::GenerationService::NewStub(channel_)->GetModel(&context, {}, &unused);
   }
-  grpc::ClientContext context;
-  context.set_deadline(SystemClock::now() + kWhyPatience);
-  v1::GetModelResponse unused;
-  const grpc::Status status =
-      v1::GenerationService::NewStub(channel_)->GetModel(&context, {}, &unused);
+  // Anything else is no reason: it may have got through after all.
   if (status.error_code() == grpc::StatusCode::UNAVAILABLE) return status;
-  return {grpc::StatusCode::UNAVAILABLE, absl::StrCat(address, " was reached too late")};
+  return {grpc::StatusCode::UNAVAILABLE,
+          absl::StrCat(address, " did not answer in time")};
 }
 
 void Connection::Leave() {
