@@ -119,6 +119,9 @@ absl::StatusOr<Scenario> ParseScenario(const std::string& text) {
     // What the library says has a part of the text in it, which may be a key.
     return absl::InvalidArgumentError(
         absl::StrCat("the scenario is not JSON; see byte ", error.byte));
+  } catch (const Json::exception&) {
+    return absl::InvalidArgumentError(
+        "the scenario has a number that is beyond what can be read");
   }
   Fields fields(json, "scenario");
   fields.AllowOnly(

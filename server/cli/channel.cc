@@ -76,6 +76,17 @@ absl::StatusOr<grpc::SslCredentialsOptions> ReadTls(const ConnectionFlags& flags
   return options;
 }
 
+// What to connect with, as the files are now: they may have been renewed. Where one
+// cannot be read nobody is trusted, and the connection fails: with nothing to go by, the
+// library would trust whom the system trusts, and might send them the key.
+grpc::SslCredentialsOptions TlsNow(const ConnectionFlags& flags) {
+  absl::StatusOr<grpc::SslCredentialsOptions> options = ReadTls(flags);
+  if (options.ok()) return *std::move(options);
+  grpc::SslCredentialsOptions nobody;
+  nobody.pem_root_certs = "no certificate";
+  return nobody;
+}
+
 bool IsPlain(char c) { return c > ' ' && c <= '~'; }
 
 absl::Status CheckKey(const ConnectionFlags& flags) {
@@ -114,8 +125,15 @@ absl::Status CheckConnection(const ConnectionFlags& flags) {
 }
 
 std::shared_ptr<grpc::Channel> NewChannel(const std::string& address,
-                                          const ConnectionFlags& flags) {
+                                          const ConnectionFlags& flags,
+                                          const Keepalive& keepalive) {
   grpc::ChannelArguments arguments;
+  arguments.SetInt(GRPC_ARG_KEEPALIVE_TIME_MS,
+                   static_cast<int>(keepalive.interval.count()));
+  arguments.SetInt(GRPC_ARG_KEEPALIVE_TIMEOUT_MS,
+                   static_cast<int>(keepalive.patience.count()));
+  // A prompt of minutes is read without a word from either side.
+  arguments.SetInt(GRPC_ARG_HTTP2_MAX_PINGS_WITHOUT_DATA, 0);
   // Scores of a long text are larger than the library's 4 MiB.
   arguments.SetMaxReceiveMessageSize(-1);
   // A new channel connects at once, rather than when an older one's backoff is over.
@@ -128,9 +146,7 @@ std::shared_ptr<grpc::Channel> NewChannel(const std::string& address,
   std::shared_ptr<grpc::ChannelCredentials> credentials =
       grpc::InsecureChannelCredentials();
   if (UsesTls(flags)) {
-    // Read again, as they may have been renewed. Without them the connection fails.
-    credentials =
-        grpc::SslCredentials(ReadTls(flags).value_or(grpc::SslCredentialsOptions()));
+    credentials = grpc::SslCredentials(TlsNow(flags));
   }
   std::vector<std::unique_ptr<experimental::ClientInterceptorFactoryInterface>> senders;
   if (!flags.key.empty()) senders.push_back(std::make_unique<KeySenders>(flags.key));

@@ -47,7 +47,7 @@ class Chat {
  public:
   explicit Chat(const ChatFlags& flags)
       : flags_(flags),
-        connection_(flags.connection),
+        connection_(flags.connection, &signals_),
         terminal_(isatty(STDIN_FILENO) == 1),
         session_(flags.session) {}
 

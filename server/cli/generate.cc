@@ -107,7 +107,7 @@ class Printer {
   std::vector<std::string> texts_;
 };
 
-// How to resume by hand what an interruption left.
+// How to resume by hand what is kept.
 void TellKept(const GenerationResult& result) {
   const char* const id = result.kept_session.c_str();
   const auto received = static_cast<long long>(result.tokens_received);
@@ -119,13 +119,14 @@ void TellKept(const GenerationResult& result) {
 
 // An interruption made a session of a call that had none. It is of no more use.
 void DeleteKept(const GenerationResult& result, Connection& connection) {
+  const Deadline deadline = DeadlineOf({.timeout = 1});
   grpc::ClientContext context;
-  SetDeadline(ConnectionFlags{.timeout = 1}, context);
+  SetDeadline(deadline, context);
   v1::DeleteSessionRequest request;
   request.set_session_id(result.kept_session);
   v1::DeleteSessionResponse response;
   // If it fails, the session goes after its time to live.
-  v1::SessionService::NewStub(connection.Channel())
+  v1::SessionService::NewStub(connection.Channel(deadline))
       ->DeleteSession(&context, request, &response);
 }
 
@@ -135,7 +136,7 @@ int RunGenerate(const GenerateFlags& flags) {
   v1::GenerateRequest request;
   if (!FillRequest(flags, request)) return kUsageExit;
   Signals signals;
-  Connection connection(flags.connection);
+  Connection connection(flags.connection, &signals);
   const GenerationOptions options = {.deadline = DeadlineOf(flags.connection),
                                      .resume = flags.resume == "on"};
   Printer printer(flags);
@@ -145,9 +146,12 @@ int RunGenerate(const GenerateFlags& flags) {
   printer.End(result);
   const int exit_code = signals.Report(result.status);
   if (result.kept_session.empty()) return exit_code;
-  if (result.status.error_code() == grpc::StatusCode::UNAVAILABLE) {
+  const bool finished = result.status.ok() || exit_code == kInterruptedExit;
+  if (!finished) {
+    // Whatever one server says now, another or a later one may go on.
     TellKept(result);
   } else if (flags.session.empty() && flags.resume_session.empty()) {
+    signals.CancelFromNowOn();  // what has interrupted it is done with
     DeleteKept(result, connection);
   }
   return exit_code;

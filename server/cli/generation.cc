@@ -36,14 +36,19 @@ class Generation {
 
  private:
   grpc::Status Attempt() {
+    const auto channel = connection_.Channel(options_.deadline);
+    if (!connection_.reached()) return connection_.WhyNotReached(options_.deadline);
     grpc::ClientContext context;
     SetDeadline(options_.deadline, context);
     const Signals::Call scope(signals_, context);
-    const auto stub = v1::GenerationService::NewStub(connection_.Channel());
+    const auto stub = v1::GenerationService::NewStub(channel);
     const auto reader = stub->Generate(&context, request_);
     bool first = true;
     for (v1::GenerateResponse message; reader->Read(&message); first = false) {
-      if (first && request_.has_resume()) ++result_.num_resumed;
+      if (first && request_.has_resume()) {
+        ++result_.num_resumed;
+        result_.kept_session = request_.resume().session_id();
+      }
       if (received_any_ && first) message.clear_seed();
       received_any_ = true;
       result_.tokens_received += message.tokens_size();
@@ -55,7 +60,6 @@ class Generation {
 
   // What the next attempt asks for; false when there is none.
   bool PrepareNext(const Advice& advice) {
-    if (result_.status.error_code() != grpc::StatusCode::UNAVAILABLE) return false;
     if (advice.interruption.has_value()) {
       result_.kept_session = advice.interruption->session_id();
       if (!options_.resume) return false;
@@ -65,11 +69,20 @@ class Generation {
     }
     if (request_.has_resume()) {
       // Asking again changes nothing: the answer depends on what was received alone.
+      if (!IsOfTheMoment(advice)) return false;
       request_.mutable_resume()->set_tokens_received(result_.tokens_received);
     } else if (received_any_ || !WasRefused(result_.status, connection_)) {
       return false;
     }
     return patience_.WaitForNextTry(advice);
+  }
+
+  // The server went away, or has no room for now.
+  bool IsOfTheMoment(const Advice& advice) const {
+    const grpc::StatusCode code = result_.status.error_code();
+    return code == grpc::StatusCode::UNAVAILABLE ||
+           (code == grpc::StatusCode::RESOURCE_EXHAUSTED &&
+            advice.retry_after.has_value());
   }
 
   Connection& connection_;

@@ -31,7 +31,9 @@ struct GenerationResult {
   grpc::Status status;
   std::int64_t tokens_received = 0;  // with those that a request to resume has already
   int num_resumed = 0;
-  std::string kept_session;  // that the last interruption left; empty: none
+  // That has what was generated: the last interruption left it, or it was resumed.
+  // Empty: none.
+  std::string kept_session;
 };
 
 // Shows every message as it comes. The seed is in the first one only, as if there were

@@ -42,23 +42,24 @@ grpc::Status Check(const std::shared_ptr<grpc::Channel>& channel,
 
 // Asks until the server says SERVING or the wait is over; at least once.
 int RunHealth(const HealthFlags& flags) {
-  // Even without a wait, a connection takes a moment.
+  using SystemClock = std::chrono::system_clock;
+  // Even without a wait, a connection takes a moment: this, or --timeout.
   constexpr double kConnectSeconds = 1;
-  const auto deadline =
-      std::chrono::system_clock::now() +
-      std::chrono::duration_cast<std::chrono::system_clock::duration>(
-          std::chrono::duration<double>(std::max(flags.wait, kConnectSeconds)));
+  const bool waits = flags.wait > 0;
+  const double timeout = flags.connection.timeout;
+  const double seconds =
+      !waits && timeout > 0 ? timeout : std::max(flags.wait, kConnectSeconds);
+  const SystemClock::time_point end = *DeadlineOf({.timeout = seconds});
   bool serving = false;
   grpc::Status status(grpc::StatusCode::UNAVAILABLE, "the server does not answer");
   for (;;) {
     // A new channel each time: one that has failed waits longer and longer.
-    const grpc::Status answer = Check(Connect(flags.connection), deadline, serving);
+    const grpc::Status answer =
+        Check(Connect(flags.connection),
+              std::min(end, DeadlineOf(flags.connection).value_or(end)), serving);
     // That the time is over is no reason, where an earlier check had one.
     if (answer.error_code() != grpc::StatusCode::DEADLINE_EXCEEDED) status = answer;
-    if (serving || std::chrono::system_clock::now() + kBetweenChecks >= deadline ||
-        flags.wait <= 0) {
-      break;
-    }
+    if (serving || !waits || SystemClock::now() + kBetweenChecks >= end) break;
     std::this_thread::sleep_for(kBetweenChecks);
   }
   if (!status.ok()) return Report(status);

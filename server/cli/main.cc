@@ -387,6 +387,13 @@ int Run(const Flags& flags, int (*run)(const Flags&)) {
   return kUsageExit;
 }
 
+// Output that is lost, on a disk that is full, is no success.
+int CheckOutput(int exit_code) {
+  if (std::fflush(stdout) == 0 && std::ferror(stdout) == 0) return exit_code;
+  std::fputs("goldfinch: standard output could not be written\n", stderr);
+  return exit_code == 0 ? 1 : exit_code;
+}
+
 // What the library has to say is in the status of a call, too.
 void Ignore(gpr_log_func_args*) {}
 
@@ -433,4 +440,6 @@ int Main(int argc, char** argv) {
 }  // namespace
 }  // namespace goldfinch
 
-int main(int argc, char** argv) { return goldfinch::Main(argc, argv); }
+int main(int argc, char** argv) {
+  return goldfinch::CheckOutput(goldfinch::Main(argc, argv));
+}

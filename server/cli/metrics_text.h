@@ -30,9 +30,11 @@ struct MetricSeries {
 
 class MetricsText {
  public:
-  static constexpr std::size_t kMaxBytes = 4 << 20;
-  static constexpr std::size_t kMaxSeries = 20000;
-  static constexpr std::size_t kMaxSeriesOfName = 2000;
+  // Each of the 10,000 tenants there may be, and the former ones together, has nine
+  // series, two of one name, of some hundred bytes.
+  static constexpr std::size_t kMaxBytes = 16 << 20;
+  static constexpr std::size_t kMaxSeries = 100000;
+  static constexpr std::size_t kMaxSeriesOfName = 2 * 10001;
   static constexpr std::size_t kMaxLabels = 32;      // of a series
   static constexpr std::size_t kMaxNameBytes = 256;  // of a metric or a label
   static constexpr std::size_t kMaxValueBytes = 1024;

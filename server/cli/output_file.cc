@@ -67,11 +67,24 @@ absl::Status OutputFile::Write(absl::string_view bytes) {
   return absl::OkStatus();
 }
 
+// The name of a file is on the disk when its folder is. One that may be written in but
+// not read, or a file system that cannot flush one, leaves that to the system.
+absl::Status OutputFile::FlushFolder() const {
+  const std::string folder = std::filesystem::path(path_).parent_path().string();
+  const int fd =
+      open(folder.empty() ? "." : folder.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+  if (fd < 0) return errno == EACCES ? absl::OkStatus() : Failed();
+  absl::Status status;
+  if (fsync(fd) != 0 && errno != EINVAL) status = Failed();
+  close(fd);
+  return status;
+}
+
 absl::Status OutputFile::Commit() {
   if (temporary_.empty()) return absl::OkStatus();
   if (fsync(fd_) != 0 || rename(temporary_.c_str(), path_.c_str()) != 0) return Failed();
   temporary_.clear();
-  return absl::OkStatus();
+  return FlushFolder();
 }
 
 }  // namespace goldfinch

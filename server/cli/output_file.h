@@ -31,6 +31,7 @@ class OutputFile {
  private:
   OutputFile(std::string path, std::string temporary, int fd);
   absl::Status Failed() const;  // what errno says
+  absl::Status FlushFolder() const;
 
   const std::string path_;
   std::string temporary_;  // empty: written directly

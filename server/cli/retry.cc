@@ -17,7 +17,8 @@ constexpr std::chrono::seconds kLongestPause{2};
 Advice AdviceOf(const grpc::Status& status) {
   Advice advice;
   google::rpc::Status details;
-  if (status.error_code() != grpc::StatusCode::UNAVAILABLE ||
+  const bool unavailable = status.error_code() == grpc::StatusCode::UNAVAILABLE;
+  if ((!unavailable && status.error_code() != grpc::StatusCode::RESOURCE_EXHAUSTED) ||
       !details.ParseFromString(status.error_details())) {
     return advice;
   }
@@ -27,7 +28,7 @@ Advice AdviceOf(const grpc::Status& status) {
     if (detail.UnpackTo(&retry)) {
       advice.retry_after = std::chrono::seconds(retry.retry_delay().seconds()) +
                            std::chrono::nanoseconds(retry.retry_delay().nanos());
-    } else if (detail.UnpackTo(&interruption)) {
+    } else if (unavailable && detail.UnpackTo(&interruption)) {
       advice.interruption = std::move(interruption);
     }
   }

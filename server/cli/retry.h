@@ -16,11 +16,12 @@
 
 namespace goldfinch {
 
-// What the details of an UNAVAILABLE status say; nothing of any other one.
+// What the details of an UNAVAILABLE or RESOURCE_EXHAUSTED status say; nothing of any
+// other one.
 struct Advice {
   // Only a server says this: the call was refused, or broken off by it.
   std::optional<std::chrono::nanoseconds> retry_after;
-  // What was generated is kept and can be resumed.
+  // What was generated is kept and can be resumed. With UNAVAILABLE only.
   std::optional<v1::Interruption> interruption;
 };
 
@@ -61,6 +62,19 @@ class Patience {
   std::minstd_rand random_;
 };
 
+// Where no server is reached, the call is not made: it could be executed later, when it
+// is taken for one that was not.
+template <typename Call>
+grpc::Status CallOnce(Connection& connection, Signals& signals, const Deadline& deadline,
+                      const Call& call) {
+  const auto channel = connection.Channel(deadline);
+  if (!connection.reached()) return connection.WhyNotReached(deadline);
+  grpc::ClientContext context;
+  SetDeadline(deadline, context);
+  const Signals::Call scope(signals, context);
+  return call(channel, context);
+}
+
 // Makes a call that has one answer, until it is answered or refused for good.
 // `call(channel, context)` makes it once and gives its status.
 template <typename Call>
@@ -69,10 +83,7 @@ grpc::Status CallPatiently(Connection& connection, Signals& signals,
                            const Call& call) {
   Patience patience(connection, signals, deadline, limit);
   for (;;) {
-    grpc::ClientContext context;
-    SetDeadline(deadline, context);
-    const Signals::Call scope(signals, context);
-    const grpc::Status status = call(connection.Channel(), context);
+    const grpc::Status status = CallOnce(connection, signals, deadline, call);
     if (!WasRefused(status, connection)) return status;
     if (!patience.WaitForNextTry(AdviceOf(status))) {
       return signals.interrupted() ? grpc::Status::CANCELLED : status;

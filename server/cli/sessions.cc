@@ -119,14 +119,14 @@ int RunPark(const SessionsFlags& flags) {
 
 int RunExport(const SessionsFlags& flags) {
   Signals signals;
-  Connection connection(flags.connection);
+  Connection connection(flags.connection, &signals);
   return ExportSession(connection, signals, DeadlineOf(flags.connection), flags.id,
                        flags.file);
 }
 
 int RunImport(const SessionsFlags& flags) {
   Signals signals;
-  Connection connection(flags.connection);
+  Connection connection(flags.connection, &signals);
   v1::Session imported;
   const int exit_code = ImportSession(connection, signals, DeadlineOf(flags.connection),
                                       flags.file, imported);

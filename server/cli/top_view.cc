@@ -3,7 +3,9 @@
 #include <algorithm>
 #include <cmath>
 #include <cstddef>
+#include <map>
 #include <optional>
+#include <unordered_map>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -27,6 +29,10 @@ class Looks {
   Looks(const TopSample* before, const TopSample& now) : before_(before), now_(now) {}
 
   const MetricsText& now() const { return now_.metrics; }
+  // Null when there is none, or it was of another start of the server.
+  const MetricsText* before() const {
+    return before_ == nullptr ? nullptr : &before_->metrics;
+  }
   std::optional<double> Level(absl::string_view name, const Labels& labels = {}) const {
     return now().Find(name, labels);
   }
@@ -49,18 +55,21 @@ class Looks {
   }
   // What was gained over all series of a name.
   std::optional<double> GainOfAll(absl::string_view name) const {
+    if (before_ == nullptr) return std::nullopt;
+    std::map<decltype(MetricSeries::labels), double> from;
+    for (const MetricSeries& series : before_->metrics.All(name)) {
+      from.emplace(series.labels, series.value);
+    }
     std::optional<double> sum;
     for (const MetricSeries& series : now().All(name)) {
-      Labels labels;
-      for (const auto& [label, value] : series.labels) labels.emplace_back(label, value);
-      const std::optional<double> gain = Gain(name, labels);
-      if (gain.has_value()) sum = sum.value_or(0) + *gain;
+      const auto found = from.find(series.labels);
+      if (found == from.end() || !(series.value >= found->second)) continue;
+      sum = sum.value_or(0) + (series.value - found->second);
     }
     return sum;
   }
   std::string Quantiles(absl::string_view name) const {
-    const MetricsText* from = before_ == nullptr ? nullptr : &before_->metrics;
-    const HistogramDelta delta(from, now(), name);
+    const HistogramDelta delta(before(), now(), name);
     return absl::StrCat("p50 ", delta.Seconds(0.5), ", p99 ", delta.Seconds(0.99));
   }
   double unix_seconds() const { return now_.unix_seconds; }
@@ -223,6 +232,51 @@ void AddProcess(const Looks& looks, std::vector<std::string>& lines) {
                    CountText(looks.Level("process_max_fds")))));
 }
 
+// What the two looks say of each tenant under one name, of one kind where it is given. To
+// search the series for every tenant would take the square of their number.
+class TenantColumn {
+ public:
+  TenantColumn(const Looks& looks, absl::string_view name, absl::string_view kind = "")
+      : looks_(looks), now_(Read(looks.now(), name, kind)) {
+    if (looks.before() != nullptr) before_ = Read(*looks.before(), name, kind);
+  }
+
+  std::optional<double> Level(const std::string& tenant) const {
+    return Find(now_, tenant);
+  }
+  std::optional<double> Rate(const std::string& tenant) const {
+    const std::optional<double> from = Find(before_, tenant);
+    const std::optional<double> to = Find(now_, tenant);
+    if (!from.has_value() || !to.has_value() || !(*to >= *from)) return std::nullopt;
+    return looks_.Rate(*to - *from);
+  }
+
+ private:
+  using Values = std::unordered_map<std::string, double>;
+
+  static Values Read(const MetricsText& metrics, absl::string_view name,
+                     absl::string_view kind) {
+    Values values;
+    for (const MetricSeries& series : metrics.All(name)) {
+      const std::string* tenant = series.Label("tenant");
+      const std::string* its_kind = series.Label("kind");
+      if (tenant == nullptr) continue;
+      if (!kind.empty() && (its_kind == nullptr || *its_kind != kind)) continue;
+      values.emplace(*tenant, series.value);
+    }
+    return values;
+  }
+  static std::optional<double> Find(const Values& values, const std::string& tenant) {
+    const auto found = values.find(tenant);
+    if (found == values.end()) return std::nullopt;
+    return found->second;
+  }
+
+  const Looks& looks_;
+  const Values now_;
+  Values before_;
+};
+
 struct TenantRow {
   std::string name;
   double service = 0;  // in the time between the looks
@@ -230,37 +284,43 @@ struct TenantRow {
   std::string line = {};
 };
 
-TenantRow RowOf(const Looks& looks, const std::string& tenant) {
-  constexpr std::size_t kNameColumns = 20;
-  const Labels labels = {{"tenant", tenant}};
-  const auto rate = [&](absl::string_view name, const Labels& which) {
-    return looks.Rate(name, which);
-  };
-  constexpr absl::string_view kTokens = "goldfinch_tenant_tokens_total";
-  const std::optional<double> service = rate("goldfinch_tenant_service_total", labels);
-  TenantRow row{
-      .name = Printable(tenant),
-      .service = service.value_or(0),
-      .total_service = looks.Level("goldfinch_tenant_service_total", labels).value_or(0)};
-  row.line = absl::StrFormat(
-      "%-*s %8s %8s %9s %12s %10s %8s", static_cast<int>(kNameColumns),
-      row.name.substr(0, kNameColumns),
-      CountText(looks.Level("goldfinch_tenant_requests_running", labels)),
-      CountText(looks.Level("goldfinch_tenant_requests_waiting", labels)),
-      RateText(rate(kTokens, {{"tenant", tenant}, {"kind", "prompt"}})),
-      RateText(rate(kTokens, {{"tenant", tenant}, {"kind", "generated"}})),
-      RateText(service),
-      CountText(looks.Level("goldfinch_tenant_refused_total", labels)));
-  return row;
-}
+class TenantTable {
+ public:
+  explicit TenantTable(const Looks& looks)
+      : running_(looks, "goldfinch_tenant_requests_running"),
+        waiting_(looks, "goldfinch_tenant_requests_waiting"),
+        prompt_(looks, "goldfinch_tenant_tokens_total", "prompt"),
+        generated_(looks, "goldfinch_tenant_tokens_total", "generated"),
+        service_(looks, "goldfinch_tenant_service_total"),
+        refused_(looks, "goldfinch_tenant_refused_total") {}
+
+  TenantRow Row(const std::string& tenant) const {
+    constexpr std::size_t kNameColumns = 20;
+    const std::optional<double> service = service_.Rate(tenant);
+    TenantRow row{.name = Printable(tenant),
+                  .service = service.value_or(0),
+                  .total_service = service_.Level(tenant).value_or(0)};
+    row.line = absl::StrFormat(
+        "%-*s %8s %8s %9s %12s %10s %8s", static_cast<int>(kNameColumns),
+        row.name.substr(0, kNameColumns), CountText(running_.Level(tenant)),
+        CountText(waiting_.Level(tenant)), RateText(prompt_.Rate(tenant)),
+        RateText(generated_.Rate(tenant)), RateText(service),
+        CountText(refused_.Level(tenant)));
+    return row;
+  }
+
+ private:
+  const TenantColumn running_, waiting_, prompt_, generated_, service_, refused_;
+};
 
 // Who was served most comes first.
 void AddTenants(const Looks& looks, std::vector<std::string>& lines) {
+  const TenantTable table(looks);
   std::vector<TenantRow> rows;
   for (const MetricSeries& series :
        looks.now().All("goldfinch_tenant_requests_running")) {
     if (const std::string* tenant = series.Label("tenant"))
-      rows.push_back(RowOf(looks, *tenant));
+      rows.push_back(table.Row(*tenant));
   }
   if (rows.empty()) return;
   std::sort(rows.begin(), rows.end(), [](const TenantRow& a, const TenantRow& b) {

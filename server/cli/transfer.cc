@@ -80,7 +80,7 @@ int ExportSession(Connection& connection, Signals& signals, const Deadline& dead
   grpc::ClientContext context;
   SetDeadline(deadline, context);
   const Signals::Call call(signals, context);
-  const auto stub = v1::SessionService::NewStub(connection.Channel());
+  const auto stub = v1::SessionService::NewStub(connection.Channel(deadline));
   v1::ExportSessionRequest request;
   request.set_session_id(session_id);
   Progress progress("exported");
@@ -109,7 +109,7 @@ int ImportSession(Connection& connection, Signals& signals, const Deadline& dead
   grpc::ClientContext context;
   SetDeadline(deadline, context);
   const Signals::Call call(signals, context);
-  const auto stub = v1::SessionService::NewStub(connection.Channel());
+  const auto stub = v1::SessionService::NewStub(connection.Channel(deadline));
   v1::ImportSessionResponse response;
   const auto writer = stub->ImportSession(&context, &response);
   Progress progress("imported");

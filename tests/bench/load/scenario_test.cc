@@ -105,6 +105,13 @@ TEST(ScenarioTest, MistakesOfATenantNameTheField) {
             "tenants[0]: priority is 101; it must be a whole number in [-100, 100]");
 }
 
+TEST(ScenarioTest, ANumberBeyondAllIsAMistake) {
+  EXPECT_EQ(MistakeIn(With(kTenant, R"(, "seed": 1e999)")),
+            "the scenario has a number that is beyond what can be read");
+  EXPECT_EQ(MistakeIn(With(kTenant, R"(, "warmup_seconds": -1e999)")),
+            "the scenario has a number that is beyond what can be read");
+}
+
 // In the place of a key there may be one.
 TEST(ScenarioTest, NoMistakeShowsAKey) {
   EXPECT_EQ(MistakeIn(With(R"({"name": "a", "key": ["canary"], "rate": 1,

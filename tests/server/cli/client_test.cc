@@ -4,6 +4,7 @@
 #include <signal.h>
 
 #include <algorithm>
+#include <chrono>
 #include <nlohmann/json.hpp>
 #include <string>
 #include <utility>
@@ -13,6 +14,7 @@
 #include "absl/strings/str_join.h"
 #include "absl/strings/str_split.h"
 #include "tests/server/cli/program.h"
+#include "tests/server/cli/proxy.h"
 #include "tests/server/grpc/harness.h"
 
 namespace goldfinch {
@@ -236,6 +238,51 @@ TEST_F(ClientTest, HealthSaysWhetherTheServerServes) {
   output = Goldfinch({"health"});
   EXPECT_EQ(output.exit_code, 1);
   EXPECT_EQ(output.out, "NOT_SERVING\n");
+}
+
+TEST_F(ClientTest, OutputThatIsLostIsAnError) {
+  const std::vector<std::vector<std::string>> commands = {
+      {"generate", "--prompt=x", "--max_tokens=3"},
+      {"generate", "--prompt=x", "--max_tokens=3", "--json"},
+      {"tokenize", "x"},
+      {"detokenize", "5"},
+      {"score", "--continuation=x"},
+      {"model"},
+      {"health"},
+      {"sessions", "create"},
+      {"sessions", "list"},
+      {"--help"},
+      {"--version"},
+  };
+  for (std::vector<std::string> command : commands) {
+    SCOPED_TRACE(absl::StrJoin(command, " "));
+    if (!command.front().starts_with("--")) {
+      command.push_back("--server=" + server_.address());
+    }
+    const ProgramOutput output =
+        Program("goldfinch", command, Program::Into{"/dev/full"}).Wait();
+    EXPECT_EQ(output.exit_code, 1);
+    EXPECT_EQ(output.err, "goldfinch: standard output could not be written\n");
+  }
+  // What had failed before keeps its exit code.
+  EXPECT_EQ(Program("goldfinch", {"sing"}, Program::Into{"/dev/full"}).Wait().exit_code,
+            2);
+}
+
+// A server that takes the connection and says nothing.
+TEST_F(ClientTest, TheTimeoutOfHealthIsThatOfOneCheck) {
+  Proxy proxy(server_.port());
+  proxy.Freeze();
+  const std::string there = "--server=" + proxy.address();
+  const auto start = std::chrono::steady_clock::now();
+  EXPECT_EQ(RunProgram("goldfinch", {"health", there, "--timeout=2"}).exit_code, 1);
+  EXPECT_GE(std::chrono::steady_clock::now() - start, std::chrono::seconds(2));
+  const int before = proxy.num_accepted();
+  EXPECT_EQ(
+      RunProgram("goldfinch", {"health", there, "--timeout=0.2", "--wait=3"}).exit_code,
+      1);
+  EXPECT_GE(proxy.num_accepted() - before, 2) << "it asks again";
+  EXPECT_EQ(Goldfinch({"health", "--timeout=1e300", "--wait=1e300"}).out, "SERVING\n");
 }
 
 TEST(ClientWithoutServerTest, SaysSoAndFails) {

@@ -90,11 +90,11 @@ TEST(MetricsTextTest, EveryLengthHasALimit) {
   ExpectWrong(absl::StrCat("a{", labels, "} 1"), "more than 32 labels");
   for (std::size_t i = 0; i <= MetricsText::kMaxSeriesOfName; ++i)
     absl::StrAppend(&series, "a{x=\"", i, "\"} 1\n");
-  ExpectWrong(series, "more than 2000 series of a");
+  ExpectWrong(series, "more than 20002 series of a");
   for (std::size_t i = 0; i <= MetricsText::kMaxSeries; ++i)
     absl::StrAppend(&names, "a", i, " 1\n");
-  ExpectWrong(names, "more than 20000 series");
-  ExpectWrong(std::string(MetricsText::kMaxBytes + 1, '\n'), "the limit is 4194304");
+  ExpectWrong(names, "more than 100000 series");
+  ExpectWrong(std::string(MetricsText::kMaxBytes + 1, '\n'), "the limit is 16777216");
 }
 
 TEST(MetricsTextTest, DamagedTextIsReadOrRefused) {

@@ -53,15 +53,23 @@ Program::Program(const std::string& name, const std::vector<std::string>& argume
   Start(name, arguments);
 }
 
+Program::Program(const std::string& name, const std::vector<std::string>& arguments,
+                 const Into& into)
+    : path_(NewPath()), into_(into.path) {
+  std::ofstream(path_ + ".in", std::ios::binary).flush();
+  Start(name, arguments);
+}
+
 void Program::Start(const std::string& name, const std::vector<std::string>& arguments) {
   posix_spawn_file_actions_t files;
   posix_spawn_file_actions_init(&files);
-  const auto open = [&](int fd, const char* suffix, int flags) {
-    posix_spawn_file_actions_addopen(&files, fd, (path_ + suffix).c_str(), flags, 0600);
+  const auto open = [&](int fd, const std::string& path, int flags) {
+    posix_spawn_file_actions_addopen(&files, fd, path.c_str(), flags, 0600);
   };
-  open(STDIN_FILENO, ".in", O_RDONLY);
-  open(STDOUT_FILENO, ".out", O_WRONLY | O_CREAT | O_TRUNC);
-  open(STDERR_FILENO, ".err", O_WRONLY | O_CREAT | O_TRUNC);
+  open(STDIN_FILENO, path_ + ".in", O_RDONLY);
+  open(STDOUT_FILENO, into_.empty() ? path_ + ".out" : into_,
+       O_WRONLY | O_CREAT | O_TRUNC);
+  open(STDERR_FILENO, path_ + ".err", O_WRONLY | O_CREAT | O_TRUNC);
 
   const std::string binary = absl::StrCat(GOLDFINCH_BINARY_DIR, "/", name);
   std::vector<char*> argv = {const_cast<char*>(name.c_str())};
@@ -100,7 +108,9 @@ void Program::Signal(int number) const {
   GOLDFINCH_CHECK(pid_ > 0);  // -1 is every process of the machine
   kill(pid_, number);
 }
-std::string Program::OutSoFar() const { return Slurp(path_ + ".out"); }
+std::string Program::OutSoFar() const {
+  return into_.empty() ? Slurp(path_ + ".out") : std::string();
+}
 std::string Program::ErrSoFar() const { return Slurp(path_ + ".err"); }
 
 ProgramOutput Program::Wait() {

@@ -18,10 +18,15 @@ struct ProgramOutput {
 class Program {
  public:
   struct Typed {};  // its standard input comes from Type
+  struct Into {     // its standard output goes to this file, and is not read
+    std::string path;
+  };
 
   Program(const std::string& name, const std::vector<std::string>& arguments,
           const std::string& standard_input = "");
   Program(const std::string& name, const std::vector<std::string>& arguments, Typed);
+  Program(const std::string& name, const std::vector<std::string>& arguments,
+          const Into& into);
   ~Program();  // kills it if it still runs
   Program(const Program&) = delete;
   Program& operator=(const Program&) = delete;
@@ -38,6 +43,7 @@ class Program {
   void Start(const std::string& name, const std::vector<std::string>& arguments);
 
   const std::string path_;  // prefix of its files
+  const std::string into_;  // instead of the one for its output; empty: that one
   int input_ = -1;          // where Type writes
   pid_t pid_ = -1;
 };

@@ -4,13 +4,16 @@
 #include <gtest/gtest.h>
 #include <signal.h>
 
+#include <chrono>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
 #include "server/status.h"
 #include "tests/server/cli/program.h"
+#include "tests/server/cli/proxy.h"
 #include "tests/server/cli/scripted_server.h"
 #include "tests/server/grpc/harness.h"
 
@@ -18,6 +21,7 @@ namespace goldfinch {
 namespace {
 
 using testing::ElementsAre;
+using testing::EndsWith;
 using testing::HasSubstr;
 using testing::IsEmpty;
 using testing::SizeIs;
@@ -28,6 +32,18 @@ using Answer = ScriptedServer::Answer;
 constexpr char kKept[] = "0123456789abcdef0123456789abcdef";
 
 Answer Refusal() { return {{}, ToGrpcStatus(absl::UnavailableError("draining"))}; }
+
+// A server that is well but has no room.
+Answer Full() {
+  return {{}, ToGrpcStatus(absl::ResourceExhaustedError("the queue is full"))};
+}
+
+std::string Command(int tokens_received) {
+  return absl::StrCat("goldfinch: session ", kKept, " keeps it; ", tokens_received,
+                      " tokens were received; it goes on with goldfinch generate "
+                      "--resume_session=",
+                      kKept, " --tokens_received=", tokens_received, "\n");
+}
 
 // Two tokens, then the server had to stop.
 Answer Interrupted() {
@@ -104,6 +120,40 @@ TEST(ResumeTest, ItWaitsUntilTheSessionIsFree) {
   EXPECT_EQ(server.requests().size(), 3u);
 }
 
+TEST(ResumeTest, ItWaitsUntilThereIsRoom) {
+  const ScriptedServer server({Interrupted(), Full(), Full(), Rest()});
+  const ProgramOutput output = RunProgram("goldfinch", Generate(server.address()));
+  EXPECT_EQ(output.exit_code, 0) << output.err;
+  EXPECT_EQ(output.out, "one two three four\n");
+  EXPECT_EQ(server.requests().size(), 4u);
+  EXPECT_THAT(server.deleted(), ElementsAre(kKept));
+}
+
+TEST(ResumeTest, AFullServerSendsItToTheNextOneAtOnce) {
+  const ScriptedServer one({Interrupted(), Full()});
+  const ScriptedServer other({Full(), Rest()});
+  const std::string both = absl::StrCat(one.address(), ",", other.address());
+  EXPECT_EQ(RunProgram("goldfinch", Generate(both)).out, "one two three four\n");
+}
+
+TEST(ResumeTest, WhatIsRefusedForGoodIsNotAskedAgain) {
+  // As when a server refuses what is beyond its limits.
+  const grpc::Status too_much(grpc::StatusCode::RESOURCE_EXHAUSTED, "too much");
+  const ScriptedServer server({Interrupted(), {{}, too_much}});
+  const ProgramOutput output = RunProgram("goldfinch", Generate(server.address()));
+  EXPECT_EQ(output.exit_code, 1);
+  EXPECT_EQ(output.err,
+            absl::StrCat("goldfinch: RESOURCE_EXHAUSTED: too much\n", Command(2)));
+  EXPECT_EQ(server.requests().size(), 2u);
+}
+
+TEST(ResumeTest, ARequestThatIsNoResumeDoesNotWaitForRoom) {
+  const ScriptedServer server({Full(), Rest()});
+  const ProgramOutput output = RunProgram("goldfinch", Generate(server.address()));
+  EXPECT_EQ(output.exit_code, 1);
+  EXPECT_EQ(output.err, "goldfinch: RESOURCE_EXHAUSTED: the queue is full\n");
+}
+
 TEST(ResumeTest, EveryInterruptionCountsAllTokens) {
   const Answer once_more = {
       {Piece(3, "three ")},
@@ -121,12 +171,8 @@ TEST(ResumeTest, ItCanBeTurnedOff) {
       RunProgram("goldfinch", Generate(server.address(), {"--resume=off"}));
   EXPECT_EQ(output.exit_code, 1);
   EXPECT_EQ(output.out, "one two \n");
-  EXPECT_EQ(
-      output.err,
-      absl::StrCat("goldfinch: UNAVAILABLE: shutting down\ngoldfinch: session ", kKept,
-                   " keeps it; 2 tokens were received; it goes on with goldfinch "
-                   "generate --resume_session=",
-                   kKept, " --tokens_received=2\n"));
+  EXPECT_EQ(output.err,
+            absl::StrCat("goldfinch: UNAVAILABLE: shutting down\n", Command(2)));
   EXPECT_EQ(server.requests().size(), 1u);
   EXPECT_THAT(server.deleted(), IsEmpty());
 }
@@ -152,6 +198,19 @@ TEST(ResumeTest, ItCanBeDoneByHand) {
   EXPECT_THAT(server.deleted(), IsEmpty());
 }
 
+TEST(ResumeTest, ByHandItTellsHowToGoOnFromWhereItGot) {
+  const grpc::Status lost(grpc::StatusCode::INTERNAL, "lost");
+  const ScriptedServer server({{{Piece(3, "three ")}, lost}, {{}, lost}});
+  const auto run = [&] {
+    return RunProgram("goldfinch", {"generate", absl::StrCat("--resume_session=", kKept),
+                                    "--tokens_received=2",
+                                    absl::StrCat("--server=", server.address())});
+  };
+  EXPECT_EQ(run().err, absl::StrCat("goldfinch: INTERNAL: lost\n", Command(3)));
+  // Nothing came: the user knows the command.
+  EXPECT_EQ(run().err, "goldfinch: INTERNAL: lost\n");
+}
+
 TEST(ResumeTest, ItCannotBeChangedByHand) {
   const ScriptedServer server({Rest()});
   const auto exit_code = [&](const std::string& flag) {
@@ -171,12 +230,19 @@ TEST(ResumeTest, ItCannotBeChangedByHand) {
             2);
 }
 
-TEST(ResumeTest, AnErrorThatIsNotOfTheMomentIsReported) {
-  const ScriptedServer server(
-      {Interrupted(), {{}, grpc::Status(grpc::StatusCode::NOT_FOUND, "gone")}});
-  const ProgramOutput output = RunProgram("goldfinch", Generate(server.address()));
-  EXPECT_EQ(output.exit_code, 1);
-  EXPECT_EQ(output.err, "goldfinch: NOT_FOUND: gone\n");
+// This server may be without the store of the one that was interrupted, or not have
+// noticed yet that the session's last call broke off.
+TEST(ResumeTest, AnErrorThatIsNotOfTheMomentIsReportedAndNothingDeleted) {
+  for (const auto& [code, name] :
+       {std::pair(grpc::StatusCode::NOT_FOUND, "NOT_FOUND"),
+        std::pair(grpc::StatusCode::FAILED_PRECONDITION, "FAILED_PRECONDITION")}) {
+    const ScriptedServer server({Interrupted(), {{}, grpc::Status(code, "not now")}});
+    const ProgramOutput output = RunProgram("goldfinch", Generate(server.address()));
+    EXPECT_EQ(output.exit_code, 1);
+    EXPECT_EQ(output.err, absl::StrCat("goldfinch: ", name, ": not now\n", Command(2)));
+    EXPECT_EQ(server.requests().size(), 2u);
+    EXPECT_THAT(server.deleted(), IsEmpty());
+  }
 }
 
 TEST(ResumeTest, WhatBrokeOffWithoutAWordIsNotAskedAgain) {
@@ -198,13 +264,15 @@ TEST(ResumeTest, ARefusalSendsItToTheNextServerOnce) {
   EXPECT_EQ(RunProgram("goldfinch", Generate(both)).out, "three four\n");
 }
 
-TEST(ResumeTest, TheDeadlineIsOfAllTriesTogether) {
-  const ScriptedServer server({Interrupted(), Refusal()});
+TEST(ResumeTest, TheDeadlineIsOfAllTriesTogetherAndLosesNothing) {
+  const ScriptedServer server({Interrupted(), Refusal(), Full()});
   const ProgramOutput output =
       RunProgram("goldfinch", Generate(server.address(), {"--timeout=2.5"}));
   EXPECT_EQ(output.exit_code, 1);
   EXPECT_THAT(output.err, StartsWith("goldfinch: DEADLINE_EXCEEDED: "));
+  EXPECT_THAT(output.err, EndsWith(Command(2)));
   EXPECT_LE(server.requests().size(), 4u);
+  EXPECT_THAT(server.deleted(), IsEmpty());
 }
 
 TEST(ResumeTest, AnInterruptEndsTheWaiting) {
@@ -228,6 +296,55 @@ TEST(ResumeTest, AChatWaitsForAServerThatTakesItsLine) {
   ASSERT_EQ(server.requests().size(), 3u);
   EXPECT_EQ(server.requests()[2].session(), "made");
   EXPECT_EQ(server.requests()[2].text(), "hello");
+}
+
+// A connection may come so late that its server was given up.
+TEST(ResumeTest, AChatSendsALineOnceHoweverLateAConnectionIs) {
+  const Answer broken = {{}, grpc::Status(grpc::StatusCode::UNAVAILABLE, "broken off")};
+  for (const int num_servers : {1, 2}) {
+    const ScriptedServer server({Refusal(), broken, Rest()});
+    // Longer than is waited for one of several servers.
+    Proxy proxy(
+        server.port(),
+        {.first = 1, .count = num_servers, .delay = std::chrono::milliseconds(3500)});
+    std::string servers = proxy.address();
+    for (int i = 1; i < num_servers; ++i) absl::StrAppend(&servers, ",", proxy.address());
+    const ProgramOutput output =
+        RunProgram("goldfinch", {"chat", absl::StrCat("--server=", servers)}, "hello\n");
+    EXPECT_EQ(output.exit_code, 1);
+    EXPECT_EQ(output.err, "goldfinch: UNAVAILABLE: broken off\n");
+    EXPECT_EQ(server.requests().size(), 2u);
+    EXPECT_EQ(proxy.num_accepted(), 2 * num_servers);
+  }
+}
+
+TEST(ResumeTest, AnInterruptEndsTheWaitForAConnection) {
+  const ScriptedServer server({Rest()});
+  Proxy proxy(server.port());
+  proxy.Freeze();
+  for (const std::string& servers :
+       {proxy.address(), absl::StrCat(proxy.address(), ",", proxy.address())}) {
+    const int before = proxy.num_accepted();
+    Program program("goldfinch", Generate(servers));
+    ASSERT_TRUE(Eventually([&] { return proxy.num_accepted() > before; }));
+    program.Signal(SIGINT);
+    const ProgramOutput output = program.Wait();
+    EXPECT_EQ(output.exit_code, 130);
+    EXPECT_EQ(output.err, "goldfinch: interrupted\n");
+  }
+  EXPECT_TRUE(server.requests().empty());
+}
+
+TEST(ResumeTest, AServerThatIsNotReachedInTimeIsNamed) {
+  const ScriptedServer server({Rest()});
+  Proxy proxy(server.port());
+  proxy.Freeze();
+  const ProgramOutput output =
+      RunProgram("goldfinch", Generate(proxy.address(), {"--timeout=0.3"}));
+  EXPECT_EQ(output.exit_code, 1);
+  EXPECT_EQ(output.err,
+            absl::StrCat("goldfinch: DEADLINE_EXCEEDED: the time was over before ",
+                         proxy.address(), " was reached\n"));
 }
 
 TEST(ResumeTest, AChatDoesNotSendALineThatIsNotUtf8) {

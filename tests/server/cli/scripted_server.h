@@ -30,6 +30,7 @@ class ScriptedServer {
   ~ScriptedServer();
 
   std::string address() const;
+  int port() const { return port_; }
   std::vector<v1::GenerateRequest> requests() const;
   std::vector<std::string> deleted() const;  // sessions
 

@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
 #include "server/cli/histogram_delta.h"
 #include "server/cli/top_text.h"
 
@@ -212,6 +213,31 @@ TEST(TopViewTest, TenantsAreSortedByTheServiceTheyGot) {
                           "a-name-of-more-than-        0        0         -            - "
                           "         -        0"));
   EXPECT_THAT(TopLines(kAddress, &before, Later()), Each(Not(StartsWith("TENANT"))));
+}
+
+// As many as a file of tenants may have, and the former ones.
+TEST(TopViewTest, AllTenantsThereMayBeAreShown) {
+  const auto text = [](int scale) {
+    std::string all = LaterText();
+    for (int i = 0; i < 10001; ++i) {
+      const std::string name = absl::StrFormat("%064d", i);  // no longer one is possible
+      absl::StrAppend(&all, Tenant(name, 1, 2, 10 * scale, 20 * scale, i * scale, 0));
+      for (const char* more : {"tenant_put_aside_total", "tenant_session_host_bytes",
+                               "tenant_stored_bytes"}) {
+        absl::StrAppend(&all, "goldfinch_", more, "{tenant=\"", name, "\"} ",
+                        1000000000000.0 + i, "\n");
+      }
+    }
+    return all;
+  };
+  const TopSample before{.metrics = Parsed(text(1)), .seconds = 10};
+  const TopSample now{.metrics = Parsed(text(2)), .seconds = 11};
+  const std::vector<std::string> lines = TopLines("a:1", &before, now);
+  ASSERT_GT(lines.size(), 10001u);
+  const std::string name(20, '0');  // as much of it as is shown
+  const std::string most = lines[lines.size() - 10001];
+  EXPECT_THAT(most, StartsWith(absl::StrCat(name, "        1        2 ")));
+  EXPECT_THAT(most, HasSubstr(" 10000 "));
 }
 
 TEST(TopViewTest, WhatIsNotThereIsLeftOutOrADash) {
