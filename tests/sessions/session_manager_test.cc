@@ -7,10 +7,12 @@
 
 #include <algorithm>
 #include <cstdlib>
+#include <limits>
 #include <random>
 #include <thread>
 
 #include "tests/sessions/replica.h"
+#include "tests/sessions/samples.h"
 
 namespace goldfinch {
 namespace {
@@ -634,6 +636,24 @@ TEST_F(SessionManagerTest, ExportedAndImportedGoesOnTheSame) {
     EXPECT_TRUE(absl::IsFailedPrecondition(far.Import(*bytes, "b").status()));
   }
   EXPECT_TRUE(one->Say(id, 3, 5, 2).ok());
+}
+
+// Three hundred bytes of one tenant's that would count as seventeen gigabytes, and leave
+// no room for anybody.
+TEST_F(SessionManagerTest, AHandMadeImportTakesNobodysRoom) {
+  const auto one = Make("one");
+  Replica far("far", nullptr, clock_);
+  const std::string id = one->Create();
+  ASSERT_TRUE(one->Say(id, 20, 1, 1).ok());
+  auto snapshot = Decode(one->Export(id).value());
+  ASSERT_TRUE(snapshot.ok()) << snapshot.status();
+  Turn& turn = *snapshot->turn;
+  turn.sampling.num_logprobs = std::numeric_limits<std::int32_t>::max();
+  turn.logprobs = {{.token = snapshot->tokens.back(), .logprob = -1.0f, .top = {}}};
+  EXPECT_TRUE(absl::IsDataLoss(far.Import(Encode(*snapshot)).status()));
+  far.sessions().Sweep();
+  const absl::Status created = far.TryCreate("b").status();
+  EXPECT_TRUE(created.ok()) << created;
 }
 
 TEST_F(SessionManagerTest, AnotherNumericsIdIsTold) {
