@@ -224,10 +224,8 @@ void SessionManager::Impl::StartPark(const SessionPtr& session, ParkMode mode,
   const auto put = [this, parked, end](auto image) {
     absl::Status status = image.status();
     const bool of_call = parked.mode == ParkMode::kOfCall;
-    // Not a failure of the store: the next sweep tries again.
-    if (!of_call && absl::IsResourceExhausted(status)) {
-      status = absl::AbortedError(status.message());
-    }
+    // No room to copy it: not a failure of the store, and the next sweep tries again.
+    if (absl::IsResourceExhausted(status)) status = absl::AbortedError(status.message());
     // A second time if the claim turns out to be void.
     for (int attempt = 0; attempt < (of_call ? 2 : 1) && image.ok(); ++attempt) {
       if (of_call) {
@@ -239,13 +237,16 @@ void SessionManager::Impl::StartPark(const SessionPtr& session, ParkMode mode,
     }
     end(status, /*let_go=*/false);
   };
+  const WithoutRoom otherwise =
+      urgency == Urgency::kCall ? WithoutRoom::kWait : WithoutRoom::kRefuse;
   if (limit == ParkLimit::kNone || !options_.quota_of) {
-    return WithImage(parked.kept, put, urgency);
+    return WithImage(parked.kept, put, urgency, otherwise);
   }
   Async(
-      [this, parked, urgency, put, end] {
+      [this, parked, urgency, otherwise, put, end] {
         const absl::Status room = CheckParkLimit(parked);
-        room.ok() ? WithImage(parked.kept, put, urgency) : end(room, /*let_go=*/false);
+        room.ok() ? WithImage(parked.kept, put, urgency, otherwise)
+                  : end(room, /*let_go=*/false);
       },
       urgency);
 }

@@ -7,6 +7,8 @@
 
 #include <algorithm>
 #include <cstdlib>
+#include <functional>
+#include <future>
 #include <limits>
 #include <random>
 #include <thread>
@@ -456,19 +458,84 @@ TEST_F(SessionManagerTest, ParkAllTakesItsTimeBetweenAttempts) {
 
 TEST_F(SessionManagerTest, AClaimThatCouldNotBeGivenUpIsGivenUpLater) {
   const auto one = Make("one"), two = Make("two");
-  const std::string id = one->Create();
-  ASSERT_TRUE(one->Say(id, 20, 5, 1).ok());
-  medium_.FailReleases(true);
-  ASSERT_TRUE(one->Park(id).ok());
-  EXPECT_TRUE(absl::IsUnavailable(two->Say(id, 20, 5, 2)));
-  medium_.FailReleases(false);
+  for (const absl::Status& failure : {absl::UnavailableError("no answer")}) {
+    const std::string id = one->Create();
+    ASSERT_TRUE(one->Say(id, 20, 5, 1).ok());
+    medium_.FailReleases(failure);
+    ASSERT_TRUE(one->Park(id).ok());
+    EXPECT_TRUE(absl::IsUnavailable(two->Say(id, 20, 5, 2)));
+    medium_.FailReleases(absl::OkStatus());
+    const auto limit = std::chrono::steady_clock::now() + std::chrono::seconds(20);
+    absl::Status said;
+    do {
+      one->sessions().Sweep();
+      said = two->Say(id, 20, 5, 2);
+    } while (!said.ok() && std::chrono::steady_clock::now() < limit);
+    EXPECT_TRUE(said.ok()) << failure << ": " << said;
+  }
+}
+
+TEST_F(SessionManagerTest, InterruptedCallsWaitForRoomToBeCopied) {
+  ReplicaOptions options;
+  options.sessions.max_image_bytes = 1;  // one at a time
+  options.sessions.host_bytes = 1;
+  const auto one = Make("one", options), two = Make("two");
+  std::vector<std::shared_ptr<SessionUse>> uses;
+  std::vector<std::future<absl::Status>> parked;
+  for (std::uint64_t i = 0; i < 4; ++i) {
+    uses.push_back(one->sessions().Anonymous("a"));
+    one->BlockInStep(3);
+    const auto submission =
+        one->scheduler().Submit(one->RequestOn(*uses.back(), 20, 1000, i));
+    ASSERT_TRUE(submission.ok());
+    one->InterruptInStep(submission->id);
+    Reader(submission->stream).TakeUntilEnd();
+    ASSERT_TRUE(uses.back()->interrupted());
+  }
+  medium_.HoldClaims();
+  for (const auto& use : uses) {
+    const auto promise = std::make_shared<std::promise<absl::Status>>();
+    parked.push_back(promise->get_future());
+    one->sessions().ParkInterrupted(use, [promise](const absl::Status& status) {
+      promise->set_value(Detached(status));
+    });
+  }
+  medium_.WaitForHeldClaims(1);
+  medium_.LetClaimsGo();
+  for (std::size_t i = 0; i < uses.size(); ++i) {
+    EXPECT_EQ(parked[i].get(), absl::OkStatus());
+    EXPECT_TRUE(two->Acquire(uses[i]->id()).ok());
+  }
+  EXPECT_EQ(one->sessions().stats().park_failures, 0u);
+}
+
+// What is refused for want of room to copy it tells nothing of the store.
+TEST_F(SessionManagerTest, WithoutRoomToCopyNobodysParkingPauses) {
+  ReplicaOptions options;
+  options.sessions.max_image_bytes = 1;
+  options.sessions.idle_to_park = std::chrono::seconds(10);
+  const auto one = Make("one", options);
+  const std::string first = one->Create(), second = one->Create();
+  ASSERT_TRUE(one->Say(first, 20, 5, 1).ok());
+  ASSERT_TRUE(one->Say(second, 20, 5, 1).ok());
+  medium_.CrossNextPuts();
+  std::promise<absl::Status> parked;
+  one->sessions().Park(
+      "a", first, [&](const InfoOr& info) { parked.set_value(Detached(info.status())); });
+  medium_.WaitForFirstPut();
+  EXPECT_TRUE(absl::IsResourceExhausted(one->Export(second).status()));
+  clock_.Advance(std::chrono::seconds(11));
+  one->sessions().Sweep();
+  medium_.LetSecondPutGo();
+  EXPECT_EQ(parked.get_future().get(), absl::OkStatus());
   const auto limit = std::chrono::steady_clock::now() + std::chrono::seconds(20);
-  absl::Status said;
-  do {
+  while (one->Get(second)->place != SessionPlace::kParked &&
+         std::chrono::steady_clock::now() < limit) {
     one->sessions().Sweep();
-    said = two->Say(id, 20, 5, 2);
-  } while (!said.ok() && std::chrono::steady_clock::now() < limit);
-  EXPECT_TRUE(said.ok()) << said;
+    std::this_thread::yield();
+  }
+  EXPECT_EQ(one->Get(second)->place, SessionPlace::kParked);
+  EXPECT_EQ(one->sessions().stats().park_failures, 0u);
 }
 
 TEST_F(SessionManagerTest, AStoreThatLostItsMemoryDoesNotTakeSessionsAlong) {
