@@ -121,6 +121,7 @@ class SessionManager::Impl : public std::enable_shared_from_this<SessionManager:
   absl::Status ClaimForCall(const SessionPtr& session);
   absl::Status Load(const SessionPtr& session, const Claim& claim);
   absl::Status DeleteStored(const SessionPtr& session);
+  absl::Status ClaimAndDelete(const SessionPtr& session);
   // For the call that has just parked it.
   SessionInfo ParkedInfoOf(const HeldSession& session) const;
   bool IsOurs(const HeldSession& session, const Claim& claim) const

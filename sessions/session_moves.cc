@@ -106,26 +106,35 @@ void SessionManager::Impl::Forget(const SessionPtr& session) {
 // For the call that has the session; lets go of it, or forgets it.
 absl::Status SessionManager::Impl::DeleteStored(const SessionPtr& session) {
   bool here = false;
+  std::optional<Claim> held;
   {
     const MutexLock lock(mu_);
     here = session->kept != nullptr;
+    if (HasGoodClaim(*session)) held = session->claim;
   }
   absl::Status deleted;
-  if (!here) {
-    deleted = store_->Head(session->id, session->tenant).status();
-  }
-  if (deleted.ok()) {
-    const auto claim = store_->Acquire(session->id, session->tenant, AcquireMode::kNew);
-    if (claim.ok()) {
-      const MutexLock lock(mu_);
-      session->claim = *claim;  // the one before is void
-    }
-    deleted = claim.ok() ? store_->Delete(session->id, *claim) : claim.status();
-    if (!here && claim.ok() && absl::IsUnavailable(deleted)) GiveUp(session->id, *claim);
-    // Never parked: there is nothing in the store to delete.
-    if (here && absl::IsNotFound(deleted)) deleted = absl::OkStatus();
-  }
+  if (!here) deleted = store_->Head(session->id, session->tenant).status();
+  // Under the claim there is: a store that is full may have no room for another one.
+  if (held.has_value()) deleted = store_->Delete(session->id, *held);
+  const bool is_void = held.has_value() && absl::IsFailedPrecondition(deleted);
+  if (is_void || (!held.has_value() && deleted.ok())) deleted = ClaimAndDelete(session);
+  // Never parked: there is nothing in the store to delete.
+  if (here && absl::IsNotFound(deleted)) deleted = absl::OkStatus();
   deleted.ok() || !here ? Forget(session) : Release(session);
+  return deleted;
+}
+
+absl::Status SessionManager::Impl::ClaimAndDelete(const SessionPtr& session) {
+  const auto claim = store_->Acquire(session->id, session->tenant, AcquireMode::kNew);
+  if (!claim.ok()) return claim.status();
+  bool here = false;
+  {
+    const MutexLock lock(mu_);
+    session->claim = *claim;  // the one before is void
+    here = session->kept != nullptr;
+  }
+  const absl::Status deleted = store_->Delete(session->id, *claim);
+  if (!here && !deleted.ok() && !absl::IsNotFound(deleted)) GiveUp(session->id, *claim);
   return deleted;
 }
 
@@ -317,7 +326,7 @@ absl::Status SessionManager::Impl::Put(const Parked& parked,
 // A claim that stays would keep the session from other replicas for as long as this one
 // lives.
 void SessionManager::Impl::GiveUp(const std::string& id, const Claim& claim) {
-  if (!absl::IsUnavailable(store_->Release(id, claim))) return;
+  if (store_->Release(id, claim).ok()) return;
   const MutexLock lock(mu_);
   to_give_up_.emplace_back(id, claim);
 }

@@ -182,7 +182,9 @@ void SessionManager::Impl::Expire(const SessionPtr& session) {
   Async(
       [this, session, claim = *claim] {
         const absl::Status deleted = store_->Delete(session->id, claim);
-        absl::IsUnavailable(deleted) ? Release(session) : Forget(session);
+        const bool over = deleted.ok() || absl::IsNotFound(deleted) ||
+                          absl::IsFailedPrecondition(deleted);
+        over ? Forget(session) : Release(session);
       },
       Urgency::kBackground);
 }

@@ -458,7 +458,8 @@ TEST_F(SessionManagerTest, ParkAllTakesItsTimeBetweenAttempts) {
 
 TEST_F(SessionManagerTest, AClaimThatCouldNotBeGivenUpIsGivenUpLater) {
   const auto one = Make("one"), two = Make("two");
-  for (const absl::Status& failure : {absl::UnavailableError("no answer")}) {
+  for (const absl::Status& failure :
+       {absl::UnavailableError("no answer"), absl::ResourceExhaustedError("no room")}) {
     const std::string id = one->Create();
     ASSERT_TRUE(one->Say(id, 20, 5, 1).ok());
     medium_.FailReleases(failure);
@@ -473,6 +474,32 @@ TEST_F(SessionManagerTest, AClaimThatCouldNotBeGivenUpIsGivenUpLater) {
     } while (!said.ok() && std::chrono::steady_clock::now() < limit);
     EXPECT_TRUE(said.ok()) << failure << ": " << said;
   }
+}
+
+// Deleting is what makes room.
+TEST_F(SessionManagerTest, WhatIsHeldIsDeletedThoughTheStoreHasNoRoomForAClaim) {
+  const auto one = Make("one");
+  const std::string stored = one->Create(), fresh = one->Create();
+  for (const std::string& id : {stored, fresh}) {
+    ASSERT_TRUE(one->Say(id, 20, 5, 1).ok());
+  }
+  ASSERT_TRUE(one->Park(stored).ok());
+  ASSERT_TRUE(one->Say(stored, 20, 5, 2).ok());
+  medium_.FailClaims(absl::ResourceExhaustedError("no room"));
+  for (const std::string& id : {stored, fresh}) {
+    EXPECT_EQ(one->Delete(id), absl::OkStatus());
+    EXPECT_TRUE(absl::IsNotFound(one->Get(id).status()));
+  }
+  EXPECT_EQ(medium_.size(), 0u);
+}
+
+TEST_F(SessionManagerTest, AClaimThatIsVoidIsMadeAnewToDelete) {
+  const auto one = Make("one");
+  const std::string id = one->Create();
+  ASSERT_TRUE(one->Say(id, 20, 5, 1).ok());
+  ASSERT_TRUE(one->store().Acquire(id, "a", AcquireMode::kNew).ok());
+  EXPECT_EQ(one->Delete(id), absl::OkStatus());
+  EXPECT_TRUE(absl::IsNotFound(one->Get(id).status()));
 }
 
 TEST_F(SessionManagerTest, InterruptedCallsWaitForRoomToBeCopied) {
