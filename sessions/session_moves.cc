@@ -315,9 +315,16 @@ absl::Status SessionManager::Impl::Put(const Parked& parked,
   if (absl::IsOutOfRange(put) && session->attempted == generation) {
     session->attempted = generation - 1;
   }
+  if (!absl::IsFailedPrecondition(put)) return put;
+  // Another park of this session was begun later and stored first, or has given it up:
+  // what came late is old, and the claim, if it is still here, as good as before.
+  const bool overtaken = session->attempted != generation ||
+                         table_.Find(session->tenant, session->id) != session;
+  if (overtaken && parked.mode == ParkMode::kBesideCalls) {
+    return absl::AbortedError("the session was parked by another call");
+  }
   // Void, though the lease is good: the next attempt claims anew.
-  if (absl::IsFailedPrecondition(put) && session->claim.has_value() &&
-      session->claim->epoch == claim->epoch) {
+  if (!overtaken && session->claim.has_value() && session->claim->epoch == claim->epoch) {
     session->claim.reset();
   }
   return put;

@@ -502,6 +502,38 @@ TEST_F(SessionManagerTest, AClaimThatIsVoidIsMadeAnewToDelete) {
   EXPECT_TRUE(absl::IsNotFound(one->Get(id).status()));
 }
 
+// The sweep parks a session, and a call parks it, too; what the call wrote is stored
+// first. The sweep's write, which is old then, says nothing of the claim.
+TEST_F(SessionManagerTest, TwoParksOfOneSessionThatCrossLeaveNoClaim) {
+  ReplicaOptions options;
+  options.sessions.idle_to_park = std::chrono::seconds(10);
+  options.sessions.max_image_bytes = 1000;
+  const auto one = Make("one", options), two = Make("two");
+  const std::string id = one->Create(), other = one->Create();
+  ASSERT_TRUE(one->Say(id, 20, 5, 1).ok());
+  ASSERT_TRUE(one->Say(other, 20, 5, 1).ok());
+  const UseOr use = one->Acquire(other);  // not parked by the sweep
+  ASSERT_TRUE(use.ok());
+  medium_.CrossNextPuts();
+  clock_.Advance(std::chrono::seconds(11));
+  one->sessions().Sweep();
+  medium_.WaitForFirstPut();
+  std::promise<absl::Status> parked;
+  one->sessions().Park(
+      "a", id, [&](const InfoOr& info) { parked.set_value(Detached(info.status())); });
+  medium_.WaitForSecondPut();
+  (*use)->Release();
+  // There is room for this copy when that of the sweep is gone.
+  const auto limit = std::chrono::steady_clock::now() + std::chrono::seconds(20);
+  while (!one->Export(other).ok() && std::chrono::steady_clock::now() < limit) {
+    std::this_thread::yield();
+  }
+  medium_.LetSecondPutGo();
+  EXPECT_EQ(parked.get_future().get(), absl::OkStatus());
+  EXPECT_EQ(one->sessions().stats().park_failures, 0u);
+  EXPECT_EQ(two->Say(id, 20, 5, 2), absl::OkStatus());
+}
+
 TEST_F(SessionManagerTest, InterruptedCallsWaitForRoomToBeCopied) {
   ReplicaOptions options;
   options.sessions.max_image_bytes = 1;  // one at a time
