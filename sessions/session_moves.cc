@@ -315,6 +315,8 @@ absl::Status SessionManager::Impl::Put(const Parked& parked,
   if (absl::IsOutOfRange(put) && session->attempted == generation) {
     session->attempted = generation - 1;
   }
+  // Nor does a store that does not answer take others.
+  if (absl::IsUnavailable(put)) next_park_ = clock_.Now() + kParkPause;
   if (!absl::IsFailedPrecondition(put)) return put;
   // Another park of this session was begun later and stored first, or has given it up:
   // what came late is old, and the claim, if it is still here, as good as before.
