@@ -203,9 +203,10 @@ void SessionManager::Impl::RunLease() {
   const auto renew_every = std::chrono::nanoseconds(options_.lease) / kRenewals;
   auto renew_at = std::chrono::steady_clock::now() + renew_every;
   while (SleepUntil(std::chrono::steady_clock::now() + look_every)) {
-    if (std::chrono::steady_clock::now() < renew_at && store_->lease_is_good()) continue;
-    renew_at = std::chrono::steady_clock::now() + renew_every;
-    store_->Renew().IgnoreError();  // tried again at the next look
+    const auto now = std::chrono::steady_clock::now();
+    if (now < renew_at && store_->lease_is_good()) continue;
+    // One that failed is tried again at the next look.
+    if (store_->Renew().ok()) renew_at = now + renew_every;
   }
 }
 

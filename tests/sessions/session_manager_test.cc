@@ -597,6 +597,59 @@ TEST_F(SessionManagerTest, WithoutRoomToCopyNobodysParkingPauses) {
   EXPECT_EQ(one->sessions().stats().park_failures, 0u);
 }
 
+// Of the looks at the lease, each twelfth of it, none is a wait after a failure.
+TEST_F(SessionManagerTest, ARenewalThatFailedIsTriedAgainAtTheNextLook) {
+  class Store final : public MemoryStore {
+   public:
+    using MemoryStore::MemoryStore;
+    absl::Status Renew() override {
+      absl::Status renewed = MemoryStore::Renew();
+      const MutexLock lock(mu_);
+      keeper_ = std::this_thread::get_id();
+      attempts_.push_back(renewed.ok());
+      changed_.NotifyAll();
+      return renewed;
+    }
+    bool lease_is_good() const override {
+      {
+        const MutexLock lock(mu_);
+        const bool waits = keeper_ == std::this_thread::get_id();
+        if (waits && !attempts_.empty() && !attempts_.back()) ++waits_after_failure_;
+      }
+      return MemoryStore::lease_is_good();
+    }
+    void WaitForAttempts(std::size_t count) {
+      const MutexLock lock(mu_);
+      while (attempts_.size() < count) changed_.Wait(mu_);
+    }
+    int waits_after_failure() const {
+      const MutexLock lock(mu_);
+      return waits_after_failure_;
+    }
+
+   private:
+    mutable Mutex mu_;
+    CondVar changed_;
+    std::thread::id keeper_ ABSL_GUARDED_BY(mu_);
+    std::vector<bool> attempts_ ABSL_GUARDED_BY(mu_);
+    mutable int waits_after_failure_ ABSL_GUARDED_BY(mu_) = 0;
+  };
+  RecordingObserver observer;
+  FakeEngine engine{FakeEngineOptions()};
+  Store store(medium_, "one", kLease);
+  Scheduler scheduler(engine, {}, clock_, observer);
+  SessionOptions options;
+  options.lease = std::chrono::seconds(1);
+  {
+    SessionManager sessions(scheduler, engine, &store, clock_, options);
+    medium_.FailRenewals(2);
+    store.WaitForAttempts(4);  // at the start, two that fail, one that does not
+    EXPECT_EQ(store.waits_after_failure(), 0);
+    EXPECT_EQ(sessions.stats().lease_lapses, 0u);
+  }
+  scheduler.Shutdown();
+}
+
 TEST_F(SessionManagerTest, AStoreThatLostItsMemoryDoesNotTakeSessionsAlong) {
   const auto one = Make("one");
   const std::string id = one->Create();
