@@ -191,11 +191,17 @@ absl::Status DirectoryStore::WriteClaim(const std::string& id, const ClaimFile& 
                      FileName(id, kClaimSuffix), EncodeClaim(claim));
 }
 
-// Under the directory's lock.
-std::optional<ClaimFile> DirectoryStore::Held(const std::string& id, const Claim& claim) {
-  if (claim.lease != lease_ || options_.clock->Uptime() >= uptime_until_) return {};
+// Under the directory's lock. A claim that is damaged is nobody's; one that cannot be
+// read may be good still.
+absl::StatusOr<ClaimFile> DirectoryStore::Held(const std::string& id,
+                                               const Claim& claim) {
+  if (claim.lease != lease_ || options_.clock->Uptime() >= uptime_until_) {
+    return ClaimLost();
+  }
   auto held = ReadClaim(id);
-  if (!held.ok() || held->owner != owner_ || held->epoch != claim.epoch) return {};
+  if (absl::IsDataLoss(held.status())) return ClaimLost();
+  if (!held.ok()) return held.status();
+  if (held->owner != owner_ || held->epoch != claim.epoch) return ClaimLost();
   return *std::move(held);
 }
 
@@ -237,7 +243,8 @@ absl::Status DirectoryStore::Release(std::string_view session_id, const Claim& c
   const Locked locked(*this);
   if (!locked.status().ok()) return locked.status();
   auto held = Held(id, claim);
-  if (!held.has_value()) return absl::OkStatus();
+  if (absl::IsFailedPrecondition(held.status())) return absl::OkStatus();
+  if (!held.ok()) return held.status();
   // The epoch stays: a late write under this claim must not pass for one under the next.
   held->owner = "";
   return WriteClaim(id, *held);
@@ -294,7 +301,8 @@ absl::Status DirectoryStore::CheckReplace(const std::string& id, const Claim& cl
                                           const SnapshotHeader& header,
                                           std::int64_t max_tenant_bytes) {
   const auto held = Held(id, claim);
-  if (!held.has_value() || held->tenant != header.info.tenant) return ClaimLost();
+  if (!held.ok()) return held.status();
+  if (held->tenant != header.info.tenant) return ClaimLost();
   const auto stored = ReadSnapshotHeader(directory_, id);
   if (!stored.ok() && !absl::IsNotFound(stored.status()) &&
       !absl::IsDataLoss(stored.status())) {
@@ -401,7 +409,7 @@ absl::Status DirectoryStore::Delete(std::string_view session_id, const Claim& cl
     const MutexLock lock(mu_);
     const Locked locked(*this);
     if (!locked.status().ok()) return locked.status();
-    if (!Held(id, claim).has_value()) return ClaimLost();
+    if (const auto held = Held(id, claim); !held.ok()) return held.status();
     CountOut(id);
     const int removed = unlinkat(directory_, name.c_str(), 0);
     const int error = errno;

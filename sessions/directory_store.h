@@ -92,8 +92,9 @@ class DirectoryStore final : public SnapshotStore {
   absl::StatusOr<StoredSession> Describe(const std::string& id,
                                          const std::string& owner) const;
   bool IsLive(const std::string& owner) const;
-  // As the file has it; nullopt when the claim is not good.
-  std::optional<ClaimFile> Held(const std::string& id, const Claim& claim)
+  // As the file has it; FAILED_PRECONDITION when the claim is not good, another error
+  // when that cannot be told.
+  absl::StatusOr<ClaimFile> Held(const std::string& id, const Claim& claim)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   absl::StatusOr<ClaimFile> ReadClaim(const std::string& id) const;
   absl::Status WriteClaim(const std::string& id, const ClaimFile& claim)

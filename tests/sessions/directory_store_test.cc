@@ -219,7 +219,6 @@ TEST_F(DirectoryStoreTest, ADamagedClaimIsNobodys) {
   EXPECT_EQ(*one->Get(kSampleId), "newer");
 }
 
-// The limit lets one write end short and the next one fail, as a full disk does.
 // Whoever has it may have gone on from what is stored, or have stored nothing yet.
 TEST_F(DirectoryStoreTest, AClaimThatCannotBeReadIsNotNobodys) {
   DirectoryStoreOptions options;
@@ -238,6 +237,31 @@ TEST_F(DirectoryStoreTest, AClaimThatCannotBeReadIsNotNobodys) {
   EXPECT_TRUE(absl::IsUnavailable(store->Head(kSampleId, kTenant).status()));
 }
 
+// Nor is it lost: the owner would believe that another may go on.
+TEST_F(DirectoryStoreTest, AClaimThatCannotBeReadIsKept) {
+  const auto store = Open();
+  const auto claim = store->Acquire(kSampleId, kTenant, AcquireMode::kNew);
+  ASSERT_TRUE(claim.ok());
+  const auto put = [&](std::uint64_t generation) {
+    const std::string_view bytes = "bytes";
+    return store->Put(kSampleId, *claim, generation, {.tenant = kTenant, .num_tokens = 1},
+                      {&bytes, 1}, kUnlimitedBytes);
+  };
+  ASSERT_TRUE(put(1).ok());
+  const std::string file = path_ + "/" + kSampleId + ".claim", aside = file + ".aside";
+  fs::rename(file, aside);
+  fs::create_directory(file);
+  EXPECT_TRUE(absl::IsUnavailable(put(2)));
+  EXPECT_TRUE(absl::IsUnavailable(store->Delete(kSampleId, *claim)));
+  EXPECT_TRUE(absl::IsUnavailable(store->Release(kSampleId, *claim)));
+  fs::remove(file);
+  fs::rename(aside, file);
+  EXPECT_EQ(put(2), absl::OkStatus());
+  EXPECT_EQ(store->Release(kSampleId, *claim), absl::OkStatus());
+  EXPECT_TRUE(absl::IsFailedPrecondition(store->Delete(kSampleId, *claim)));
+}
+
+// The limit lets one write end short and the next one fail, as a full disk does.
 TEST_F(DirectoryStoreTest, WithoutRoomTheOldOneStays) {
   const auto store = Open();
   ASSERT_TRUE(Put(*store, 1, "old").ok());
