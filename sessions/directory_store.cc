@@ -96,14 +96,16 @@ DirectoryStore::DirectoryStore(DirectoryStoreOptions options, int directory, int
     : options_(std::move(options)),
       directory_(directory),
       lock_(lock),
-      totals_(options_.calls, directory, [this]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_) {
-        return TemporaryName(owner_);
-      }) {}
+      totals_(options_.calls, directory,
+              [this]()
+                  ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_) { return TemporaryName(owner_); }),
+      spare_(options_.calls, directory) {}
 
 DirectoryStore::~DirectoryStore() {
   {
     const MutexLock lock(mu_);
     if (!owner_.empty()) RemoveFile(directory_, FileName(owner_, kOwnerSuffix));
+    spare_.Remove();
   }
   close(lock_);
   close(directory_);
@@ -130,9 +132,9 @@ absl::Status DirectoryStore::WriteLease() {
                    .uptime_until = until.count(),
                    .world_until = (options_.clock->World() + options_.lease).count()});
   const absl::Status status =
-      ReplaceFile(options_.calls, directory_, TemporaryName(owner_),
-                  FileName(owner_, kOwnerSuffix), bytes);
+      spare_.Replace(TemporaryName(owner_), FileName(owner_, kOwnerSuffix), bytes);
   if (!status.ok()) return status;
+  spare_.Keep(FileName(owner_, kSpareSuffix));
   uptime_until_ = until;
   const MutexLock lock(good_mu_);
   good_lease_ = lease_;
@@ -147,9 +149,15 @@ absl::Status DirectoryStore::Renew() {
   const Locked locked(*this);
   if (!locked.status().ok()) return locked.status();
   if (owner_.empty() || options_.clock->Uptime() >= uptime_until_) {
-    if (!owner_.empty()) RemoveFile(directory_, FileName(owner_, kOwnerSuffix));
-    owner_ = NewSessionId();
+    const std::string before = std::exchange(owner_, NewSessionId());
     ++lease_;
+    // The file stays for the new one, which a full directory would have no room for; what
+    // is in it has ended.
+    if (!before.empty()) {
+      RenameFile(options_.calls, directory_, FileName(before, kOwnerSuffix),
+                 FileName(owner_, kOwnerSuffix))
+          .IgnoreError();
+    }
   }
   return WriteLease();
 }
@@ -187,8 +195,8 @@ absl::StatusOr<ClaimFile> DirectoryStore::ReadClaim(const std::string& id) const
 }
 
 absl::Status DirectoryStore::WriteClaim(const std::string& id, const ClaimFile& claim) {
-  return ReplaceFile(options_.calls, directory_, TemporaryName(id),
-                     FileName(id, kClaimSuffix), EncodeClaim(claim));
+  return spare_.Replace(TemporaryName(id), FileName(id, kClaimSuffix),
+                        EncodeClaim(claim));
 }
 
 // Under the directory's lock. A claim that is damaged is nobody's; one that cannot be
@@ -464,7 +472,7 @@ bool DirectoryStore::RemoveIfExpired(const std::string& id) {
   return true;
 }
 
-// Temporary files, claims of nothing, and leases, whose owner is gone.
+// Temporary and spare files, claims of nothing, and leases, whose owner is gone.
 void DirectoryStore::RemoveIfLeftOver(const std::string& name) {
   if (name.ends_with(kTemporarySuffix)) {
     // STEM.OWNER-NUMBER.tmp
@@ -473,12 +481,9 @@ void DirectoryStore::RemoveIfLeftOver(const std::string& name) {
     if (IsSessionId(owner) && !IsLive(owner)) RemoveFile(directory_, name);
     return;
   }
-  const std::string owner = StemOf(name, kOwnerSuffix);
-  if (!owner.empty() && !IsLive(owner)) RemoveFile(directory_, name);
-  const std::string id = StemOf(name, kClaimSuffix);
-  if (id.empty() ||
-      faccessat(directory_, FileName(id, kSnapshotSuffix).c_str(), F_OK, 0) == 0) {
-    return;
+  for (const std::string_view suffix : {kOwnerSuffix, kSpareSuffix}) {
+    const std::string owner = StemOf(name, suffix);
+    if (!owner.empty() && !IsLive(owner)) RemoveFile(directory_, name);
   }
   const auto claim = ReadClaim(id);
   if (absl::IsDataLoss(claim.status()) || (claim.ok() && !IsLive(claim->owner))) {

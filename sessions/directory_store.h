@@ -11,6 +11,9 @@
 // moments; snapshots are written and flushed before it is taken. So is the change of the
 // tenants' totals (directory_totals.h): Put's limit holds exactly, across processes.
 //
+// In a full directory leases are renewed, and what is stored is claimed, given up and
+// deleted (directory_spare.h); only snapshots and new claims need room.
+//
 // Leases run by the machine's uptime, which no change of the clock moves. Between
 // machines (a network file system) and across a restart they run by the wall clock, so
 // the clocks of machines that share a directory must agree within a tenth of a lease. For
@@ -27,6 +30,7 @@
 
 #include "engine/sync/mutex.h"
 #include "sessions/directory_format.h"
+#include "sessions/directory_spare.h"
 #include "sessions/directory_totals.h"
 #include "sessions/files.h"
 #include "sessions/lease_clock.h"
@@ -121,6 +125,7 @@ class DirectoryStore final : public SnapshotStore {
   std::uint64_t last_temporary_ ABSL_GUARDED_BY(mu_) = 0;
   std::chrono::nanoseconds uptime_until_ ABSL_GUARDED_BY(mu_){0};  // as told to others
   DirectoryTotals totals_ ABSL_GUARDED_BY(mu_);
+  DirectorySpare spare_ ABSL_GUARDED_BY(mu_);
 
   mutable Mutex good_mu_;  // never held while a file is touched
   std::uint64_t good_lease_ ABSL_GUARDED_BY(good_mu_) = 0;

@@ -13,6 +13,7 @@
 #include "sessions/directory_store.h"
 #include "sessions/open_store.h"
 #include "sessions/redis_store.h"
+#include "tests/sessions/moved_clock.h"
 #include "tests/sessions/redis_server.h"
 #include "tests/sessions/samples.h"
 
@@ -26,21 +27,6 @@ namespace fs = std::filesystem;
 constexpr auto kLease = std::chrono::seconds(30);
 const std::string kA(32, 'a'), kB(32, 'b'), kC(32, 'c');
 const SnapshotInfo kInfo{.tenant = "t", .num_tokens = 7};
-
-// Stands still but for what a test moves it.
-class MovedClock final : public LeaseClock {
- public:
-  std::chrono::nanoseconds Uptime() const override { return Now(); }
-  std::chrono::nanoseconds World() const override { return Now() + world_ahead_.load(); }
-  std::string BootId() const override { return "boot"; }
-  void Advance(std::chrono::nanoseconds by) { now_ += by.count(); }
-  void JumpWorld(std::chrono::nanoseconds by) { world_ahead_ = world_ahead_.load() + by; }
-
- private:
-  std::chrono::nanoseconds Now() const { return std::chrono::nanoseconds(now_.load()); }
-  std::atomic<std::int64_t> now_ = 1'000'000'000'000;
-  std::atomic<std::chrono::nanoseconds> world_ahead_{std::chrono::hours(24 * 365 * 50)};
-};
 
 // A medium, and owners on it.
 class Medium {
