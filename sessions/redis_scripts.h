@@ -1,16 +1,28 @@
 // The scripts of RedisStore. Each looks and changes in one go.
 //
-// A session's hash: owner, epoch (kept for as long as the session is, so that a claim
-// that was given up never passes for the next one), tenant, and once something is stored
-// generation, tokens, stored_at (seconds since 1970) and bytes.
+// A session's hash: owner (none or empty: nobody), epoch (kept for as long as the session
+// is, so that a claim that was given up never passes for the next one), tenant, and once
+// something is stored generation, tokens, stored_at (seconds since 1970) and bytes.
 //
 // Totals are a hash: by tenant, the bytes of its snapshots. Where a tenant that has some
 // is missing, it is counted when it matters.
+//
+// A Redis that has no memory left refuses a script at its first write, if that may take
+// memory; what has written goes on to its end. So whatever must not be refused begins by
+// deleting something: leases, claims on what is there, and what makes room. Snapshots are
+// refused, and new sessions.
 #pragma once
 
 #include <string_view>
 
 namespace goldfinch {
+
+// KEYS: the owner before, this owner. ARGV: milliseconds. A lapsed lease is never
+// revived: whoever took over would be robbed.
+inline constexpr std::string_view kNewOwnerScript = R"(
+redis.call('DEL', KEYS[1])
+return redis.call('SET', KEYS[2], '1', 'PX', ARGV[1])
+)";
 
 // KEYS: session, this owner. ARGV: owner's name, "new" or "stored", prefix of owners,
 // tenant.
@@ -23,6 +35,7 @@ if held and held ~= '' and held ~= ARGV[1]
     and redis.call('EXISTS', ARGV[3] .. held) == 1 then return {'held'} end
 local generation = redis.call('HGET', KEYS[1], 'generation')
 if not generation and ARGV[2] == 'stored' then return {'none'} end
+if tenant then redis.call('HDEL', KEYS[1], 'owner') end
 local epoch = redis.call('HINCRBY', KEYS[1], 'epoch', 1)
 redis.call('HSET', KEYS[1], 'owner', ARGV[1], 'tenant', ARGV[4])
 return {'ok', epoch, generation or '0'}
@@ -36,7 +49,7 @@ if redis.call('HGET', KEYS[1], 'owner') ~= ARGV[1]
 if redis.call('HEXISTS', KEYS[1], 'generation') == 0 then
   redis.call('DEL', KEYS[1])
 else
-  redis.call('HSET', KEYS[1], 'owner', '')
+  redis.call('HDEL', KEYS[1], 'owner')
 end
 return 1
 )";

@@ -250,11 +250,10 @@ absl::Status RedisStore::Renew() {
     extended = NumberOf<int>(reply->get()) == 1;
   }
   if (!extended) {
-    // A lapsed lease is never revived: whoever took over would be robbed.
-    if (!next.owner.empty()) Call({"DEL", Key("owner", next.owner)}).IgnoreError();
-    next.owner = NewSessionId();
+    const std::string before = std::exchange(next.owner, NewSessionId());
     ++next.number;
-    const auto reply = Call({"SET", Key("owner", next.owner), "1", "PX", millis});
+    const auto reply =
+        Eval(kNewOwnerScript, {Key("owner", before), Key("owner", next.owner)}, {millis});
     if (!reply.ok()) return reply.status();
   }
   next.good_until = now + options_.lease - options_.lease / kMarginPart;

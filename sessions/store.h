@@ -111,7 +111,8 @@ class SnapshotStore {
   virtual absl::StatusOr<StoredSession> Head(std::string_view session_id,
                                              std::string_view tenant) = 0;
   // With the claim, which ends. NOT_FOUND when nothing is stored (the claim ends too);
-  // FAILED_PRECONDITION when the claim is not good.
+  // FAILED_PRECONDITION when the claim is not good. Like giving a claim up and claiming
+  // what is stored, it needs no room.
   virtual absl::Status Delete(std::string_view session_id, const Claim& claim) = 0;
 
   // Up to `limit` sessions of `tenant` with ids above `after` (empty: from the first),

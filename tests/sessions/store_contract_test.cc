@@ -626,6 +626,49 @@ TEST_F(RedisStoreTest, FromAFullOneIsDeleted) {
   EXPECT_EQ(store->TenantBytes("t").value_or(-1), 3);
 }
 
+TEST_F(RedisStoreTest, InAFullOneWhatIsStoredIsClaimedGivenUpAndDeleted) {
+  const auto clock = std::make_shared<MovedClock>();
+  RedisStoreOptions options;
+  options.address.path = server_->socket();
+  options.clock = clock;
+  auto one = *RedisStore::Open(options);
+  const std::string_view bytes = "one";
+  for (const std::string& id : {kA, kB}) {
+    const auto claim = one->Acquire(id, "t", AcquireMode::kNew);
+    ASSERT_TRUE(claim.ok());
+    ASSERT_TRUE(one->Put(id, *claim, 1, kInfo, {&bytes, 1}, kUnlimitedBytes).ok());
+    if (id == kB) {
+      ASSERT_TRUE(one->Release(id, *claim).ok());
+    }
+  }
+  server_->Run({"CONFIG", "SET", "maxmemory", "1"});
+  ASSERT_EQ(server_->Run({"SET", "x", "y"}).substr(0, 3), "OOM");
+  EXPECT_EQ(one->Renew(), absl::OkStatus());
+  auto claim = one->Acquire(kA, "t", AcquireMode::kStored);
+  ASSERT_TRUE(claim.ok()) << claim.status();
+  EXPECT_TRUE(absl::IsResourceExhausted(
+      one->Put(kA, *claim, 2, kInfo, {&bytes, 1}, kUnlimitedBytes)));
+  EXPECT_TRUE(
+      absl::IsResourceExhausted(one->Acquire(kC, "t", AcquireMode::kNew).status()))
+      << "new ones need memory";
+  // After a lapse too, and by others.
+  clock->Advance(std::chrono::seconds(31));
+  EXPECT_EQ(one->Renew(), absl::OkStatus());
+  EXPECT_FALSE(one->is_good(*claim));
+  auto two = *RedisStore::Open(options);
+  claim = two->Acquire(kA, "t", AcquireMode::kStored);
+  ASSERT_TRUE(claim.ok()) << claim.status();
+  EXPECT_TRUE(absl::IsUnavailable(one->Acquire(kA, "t", AcquireMode::kStored).status()));
+  EXPECT_EQ(two->Release(kA, *claim), absl::OkStatus());
+  for (const std::string& id : {kA, kB}) {
+    claim = one->Acquire(id, "t", AcquireMode::kStored);
+    ASSERT_TRUE(claim.ok()) << claim.status();
+    EXPECT_EQ(one->Delete(id, *claim), absl::OkStatus());
+  }
+  EXPECT_EQ(one->TenantBytes("t").value_or(-1), 0);
+  EXPECT_EQ(server_->Run({"EXISTS", "goldfinch:blob:" + kA}), "0");
+}
+
 TEST(OpenStoreTest, OtherUrlsAreNoDirectories) {
   for (const char* name : {"http://host/path", "rediss://host", "file:///tmp"}) {
     EXPECT_TRUE(absl::IsInvalidArgument(OpenStore(name, {}).status())) << name;
