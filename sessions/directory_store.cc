@@ -186,6 +186,16 @@ bool DirectoryStore::IsLive(const std::string& owner) const {
   return options_.clock->World().count() < lease->world_until;
 }
 
+bool DirectoryStore::IsDeleted(const ClaimFile& claim) const {
+  const std::int64_t remembered = kDeletedLeases * options_.lease.count();
+  return claim.deleted_at.has_value() && Seconds() - *claim.deleted_at < remembered;
+}
+
+std::int64_t DirectoryStore::Seconds() const {
+  return std::chrono::duration_cast<std::chrono::seconds>(options_.clock->World())
+      .count();
+}
+
 absl::StatusOr<ClaimFile> DirectoryStore::ReadClaim(const std::string& id) const {
   const auto bytes =
       ReadSmallFile(directory_, FileName(id, kClaimSuffix), kMaxSmallFileBytes);
@@ -229,6 +239,7 @@ absl::StatusOr<Claim> DirectoryStore::Acquire(std::string_view session_id,
   const auto header = ReadSnapshotHeader(directory_, id);
   if (IsForeign(header, holder->claim, tenant)) return NoSuchSession();
   if (holder->elsewhere) return HeldElsewhere();
+  if (IsDeleted(holder->claim)) return NoSuchSession();
   // What is damaged is in the way of nobody who has the session himself.
   const bool damaged = absl::IsDataLoss(header.status()) && mode == AcquireMode::kNew;
   if (!header.ok() && !damaged && !absl::IsNotFound(header.status())) {
@@ -274,8 +285,7 @@ absl::Status DirectoryStore::Put(std::string_view session_id, const Claim& claim
   SnapshotHeader header;
   header.generation = generation;
   for (const std::string_view piece : bytes) header.length += piece.size();
-  header.stored_at =
-      std::chrono::duration_cast<std::chrono::seconds>(options_.clock->World()).count();
+  header.stored_at = Seconds();
   header.info = info;
   const std::string head = EncodeHeader(header);
   std::vector<std::string_view> pieces = {head};
@@ -360,6 +370,7 @@ absl::StatusOr<StoredSession> DirectoryStore::Head(std::string_view session_id,
   if (!holder.ok()) return holder.status();
   const auto header = ReadSnapshotHeader(directory_, id);
   if (IsForeign(header, holder->claim, tenant)) return NoSuchSession();
+  if (holder->claim.deleted_at.has_value()) return NoSuchSession();
   if (absl::IsNotFound(header.status()) && holder->elsewhere) return HeldElsewhere();
   if (!header.ok()) return header.status();
   return StoredOf(id, *header, *holder);
@@ -404,11 +415,14 @@ absl::StatusOr<StoredSession> DirectoryStore::Describe(const std::string& id,
                                                        const std::string& owner) const {
   const auto holder = HolderOf(id, owner);
   if (!holder.ok()) return holder.status();
+  if (holder->claim.deleted_at.has_value()) return NoSuchSession();
   const auto header = ReadSnapshotHeader(directory_, id);
   if (!header.ok()) return header.status();
   return StoredOf(id, *header, *holder);
 }
 
+// What says that it was deleted comes first: once that is there, nobody finds the
+// snapshot, which the sweep removes if this process does not live to.
 absl::Status DirectoryStore::Delete(std::string_view session_id, const Claim& claim) {
   if (auto status = CheckSessionId(session_id); !status.ok()) return status;
   const std::string id(session_id);
@@ -417,14 +431,26 @@ absl::Status DirectoryStore::Delete(std::string_view session_id, const Claim& cl
     const MutexLock lock(mu_);
     const Locked locked(*this);
     if (!locked.status().ok()) return locked.status();
-    if (const auto held = Held(id, claim); !held.ok()) return held.status();
+    auto held = Held(id, claim);
+    if (!held.ok()) return held.status();
+    if (faccessat(directory_, name.c_str(), F_OK, 0) != 0 && errno == ENOENT) {
+      // Nobody else can have had it.
+      RemoveFile(directory_, FileName(id, kClaimSuffix));
+      return NoSuchSession();
+    }
+    held->owner = "";
+    held->deleted_at = Seconds();
+    const absl::Status written = WriteClaim(id, *held);
+    if (!written.ok() && !absl::IsResourceExhausted(written)) return written;
     CountOut(id);
-    const int removed = unlinkat(directory_, name.c_str(), 0);
-    const int error = errno;
-    if (removed != 0 && error != ENOENT) return FileError("deleting", error);
-    // Ids are never used twice, so nothing is left to tell epochs apart for.
-    RemoveFile(directory_, FileName(id, kClaimSuffix));
-    if (removed != 0) return NoSuchSession();
+    if (unlinkat(directory_, name.c_str(), 0) != 0 && errno != ENOENT) {
+      return FileError("deleting", errno);
+    }
+    // Deleting is what makes room; where there is none for so little even then, it goes
+    // before remembering.
+    if (!written.ok() && !WriteClaim(id, *held).ok()) {
+      RemoveFile(directory_, FileName(id, kClaimSuffix));
+    }
   }
   return options_.calls.fsync(directory_) == 0 ? absl::OkStatus()
                                                : FileError("flushing", errno);
@@ -485,10 +511,22 @@ void DirectoryStore::RemoveIfLeftOver(const std::string& name) {
     const std::string owner = StemOf(name, suffix);
     if (!owner.empty() && !IsLive(owner)) RemoveFile(directory_, name);
   }
+  const std::string id = StemOf(name, kClaimSuffix);
+  if (!id.empty()) RemoveClaimIfLeftOver(id);
+}
+
+void DirectoryStore::RemoveClaimIfLeftOver(const std::string& id) {
+  const std::string snapshot = FileName(id, kSnapshotSuffix);
   const auto claim = ReadClaim(id);
-  if (absl::IsDataLoss(claim.status()) || (claim.ok() && !IsLive(claim->owner))) {
-    RemoveFile(directory_, name);
+  bool stored = faccessat(directory_, snapshot.c_str(), F_OK, 0) == 0;
+  if (stored && claim.ok() && claim->deleted_at.has_value()) {
+    CountOut(id);
+    RemoveFile(directory_, snapshot);
+    stored = false;
   }
+  if (stored || (claim.ok() && (IsLive(claim->owner) || IsDeleted(*claim)))) return;
+  if (!claim.ok() && !absl::IsDataLoss(claim.status())) return;
+  RemoveFile(directory_, FileName(id, kClaimSuffix));
 }
 
 absl::StatusOr<StoreUsage> DirectoryStore::RemoveExpired() {

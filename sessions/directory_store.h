@@ -96,6 +96,9 @@ class DirectoryStore final : public SnapshotStore {
   absl::StatusOr<StoredSession> Describe(const std::string& id,
                                          const std::string& owner) const;
   bool IsLive(const std::string& owner) const;
+  // Was deleted not long ago.
+  bool IsDeleted(const ClaimFile& claim) const;
+  std::int64_t Seconds() const;  // since 1970
   // As the file has it; FAILED_PRECONDITION when the claim is not good, another error
   // when that cannot be told.
   absl::StatusOr<ClaimFile> Held(const std::string& id, const Claim& claim)
@@ -112,7 +115,8 @@ class DirectoryStore final : public SnapshotStore {
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   void CountOut(const std::string& id) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   bool RemoveIfExpired(const std::string& id) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
-  void RemoveIfLeftOver(const std::string& name);
+  void RemoveIfLeftOver(const std::string& name) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  void RemoveClaimIfLeftOver(const std::string& id) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   std::string TemporaryName(const std::string& stem) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
 
   const DirectoryStoreOptions options_;

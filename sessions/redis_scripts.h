@@ -2,7 +2,8 @@
 //
 // A session's hash: owner (none or empty: nobody), epoch (kept for as long as the session
 // is, so that a claim that was given up never passes for the next one), tenant, and once
-// something is stored generation, tokens, stored_at (seconds since 1970) and bytes.
+// something is stored generation, tokens, stored_at (seconds since 1970) and bytes. Of
+// one that was deleted, for some time: epoch, tenant and deleted.
 //
 // Totals are a hash: by tenant, the bytes of its snapshots. Where a tenant that has some
 // is missing, it is counted when it matters.
@@ -30,6 +31,7 @@ inline constexpr std::string_view kAcquireScript = R"(
 if redis.call('EXISTS', KEYS[2]) == 0 then return {'lapsed'} end
 local tenant = redis.call('HGET', KEYS[1], 'tenant')
 if tenant and tenant ~= ARGV[4] then return {'none'} end
+if redis.call('HEXISTS', KEYS[1], 'deleted') == 1 then return {'none'} end
 local held = redis.call('HGET', KEYS[1], 'owner')
 if held and held ~= '' and held ~= ARGV[1]
     and redis.call('EXISTS', ARGV[3] .. held) == 1 then return {'held'} end
@@ -125,7 +127,8 @@ end
 return found
 )";
 
-// KEYS: session, blob, this owner, totals. ARGV: owner's name, epoch, id, prefix of ids.
+// KEYS: session, blob, this owner, totals. ARGV: owner's name, epoch, id, prefix of ids,
+// for how many milliseconds it is known that it was deleted.
 inline constexpr std::string_view kDeleteScript = R"(
 if redis.call('EXISTS', KEYS[3]) == 0
     or redis.call('HGET', KEYS[1], 'owner') ~= ARGV[1]
@@ -133,6 +136,8 @@ if redis.call('EXISTS', KEYS[3]) == 0
 local f = redis.call('HMGET', KEYS[1], 'generation', 'tenant', 'bytes')
 redis.call('DEL', KEYS[1], KEYS[2])
 if not f[1] then return 'none' end
+redis.call('HSET', KEYS[1], 'epoch', ARGV[2], 'tenant', f[2], 'deleted', '1')
+redis.call('PEXPIRE', KEYS[1], ARGV[5])
 redis.call('ZREM', ARGV[4] .. f[2], ARGV[3])
 if redis.call('EXISTS', ARGV[4] .. f[2]) == 0 then
   redis.call('HDEL', KEYS[4], f[2])
@@ -146,7 +151,9 @@ return 'ok'
 // owners and of ids. Claims of dead owners on what was never stored go, too. 1 when a
 // snapshot stays.
 inline constexpr std::string_view kExpireScript = R"(
-local f = redis.call('HMGET', KEYS[1], 'owner', 'tenant', 'stored_at', 'bytes')
+local f = redis.call('HMGET', KEYS[1], 'owner', 'tenant', 'stored_at', 'bytes',
+    'deleted')
+if f[5] then return 0 end
 local stays = (f[3] and 1) or 0
 local live = tonumber(ARGV[1])
 if f[1] and f[1] ~= '' and redis.call('EXISTS', ARGV[3] .. f[1]) == 1 then

@@ -40,7 +40,10 @@ absl::Status SessionManager::Impl::ClaimForCall(const SessionPtr& session) {
   const auto claim = store_->Acquire(session->id, session->tenant,
                                      here ? AcquireMode::kNew : AcquireMode::kStored);
   if (!claim.ok()) {
-    if (!here) {
+    // What another server has deleted meanwhile is not brought back.
+    const bool deleted = here && absl::IsNotFound(claim.status());
+    if (deleted) ++stats_.stale;
+    if (!here || deleted) {
       Forget(session);
       return claim.status();
     }
@@ -341,8 +344,10 @@ void SessionManager::Impl::GiveUp(const std::string& id, const Claim& claim) {
 }
 
 void SessionManager::Impl::NoteParkFailure(const absl::Status& status) {
-  // Nor is the limit of a tenant a failure.
-  if (absl::IsAborted(status) || absl::IsOutOfRange(status)) return;
+  // Nor is the limit of a tenant a failure, or that the session was deleted elsewhere.
+  if (absl::IsAborted(status) || absl::IsOutOfRange(status) || absl::IsNotFound(status)) {
+    return;
+  }
   {
     const MutexLock lock(mu_);
     ++stats_.park_failures;

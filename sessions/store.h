@@ -46,6 +46,10 @@ struct SnapshotInfo {
   std::int64_t num_tokens = 0;
 };
 
+// It is known of a session that it was deleted for so many leases: whoever had it before
+// his own lapsed has given it back by then, or has been away for longer.
+inline constexpr int kDeletedLeases = 20;
+
 struct StoredSession {
   std::string id;
   SnapshotInfo info;
@@ -84,8 +88,10 @@ class SnapshotStore {
   virtual bool is_good(const Claim& claim) const = 0;
 
   // For a session of `tenant`; of another one's it is NOT_FOUND in either mode, whoever
-  // holds it. UNAVAILABLE while another owner has a good claim. Claiming what one holds
-  // already raises the epoch: the older claim is void.
+  // holds it, and so is what was deleted, for kDeletedLeases. UNAVAILABLE while another
+  // owner has a good claim (then it is HeldElsewhere), or when the medium fails: the
+  // claim may be given all the same then. Claiming what one holds already raises the
+  // epoch: the older claim is void.
   virtual absl::StatusOr<Claim> Acquire(std::string_view session_id,
                                         std::string_view tenant, AcquireMode mode) = 0;
   // Others may claim it. No error when the claim was lost before.

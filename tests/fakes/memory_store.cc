@@ -205,9 +205,14 @@ absl::StatusOr<Claim> MemoryStore::Acquire(std::string_view id, std::string_view
   if (!stored && mode == AcquireMode::kStored) {
     return NoSuchSession();
   }
+  if (it != medium_.entries_.end() && it->second.deleted &&
+      medium_.clock_.Now() < it->second.deleted_until) {
+    return NoSuchSession();
+  }
   MemoryMedium::Entry& entry = medium_.entries_[std::string(id)];
   entry.owner = owner();
   entry.info.tenant = tenant;
+  entry.deleted = false;
   ++entry.epoch;
   return Claim{
       .epoch = entry.epoch, .generation = entry.generation, .lease = lease_number_};
@@ -320,6 +325,8 @@ absl::Status MemoryStore::Delete(std::string_view id, const Claim& claim) {
   const std::uint64_t epoch = it->second.epoch;
   it->second = MemoryMedium::Entry();
   it->second.epoch = epoch;
+  it->second.deleted = stored;
+  it->second.deleted_until = medium_.clock_.Now() + kDeletedLeases * lease_;
   return stored ? absl::OkStatus() : absl::NotFoundError("not stored");
 }
 

@@ -58,6 +58,8 @@ class MemoryMedium {
     std::uint64_t generation = 0;
     SnapshotInfo info;  // its tenant from the first claim on
     std::string bytes;
+    bool deleted = false;
+    TimePoint deleted_until;  // known as such until then
     bool IsForeign(std::string_view tenant) const {
       return (generation > 0 || !owner.empty()) && info.tenant != tenant;
     }

@@ -358,6 +358,44 @@ class FullDirectoryTest : public DirectoryStoreTest {
   }
 };
 
+// What is left to do when it was killed after it had said that the session is deleted.
+TEST_F(DirectoryStoreTest, ADeleteThatWasBegunIsEndedByTheSweep) {
+  const auto clock = std::make_shared<MovedClock>();
+  const auto store = Open({}, clock);
+  ASSERT_TRUE(Put(*store, 1, "some bytes").ok());
+  fs::copy_file(SnapshotPath(), path_ + "/aside");
+  const auto claim = store->Acquire(kSampleId, kTenant, AcquireMode::kStored);
+  ASSERT_TRUE(claim.ok());
+  ASSERT_EQ(store->Delete(kSampleId, *claim), absl::OkStatus());
+  fs::rename(path_ + "/aside", SnapshotPath());
+  EXPECT_TRUE(absl::IsNotFound(store->Head(kSampleId, kTenant).status()));
+  EXPECT_TRUE(store->List(kTenant, "", 9)->empty());
+  EXPECT_TRUE(absl::IsNotFound(
+      store->Acquire(kSampleId, kTenant, AcquireMode::kStored).status()));
+  ASSERT_TRUE(store->RemoveExpired().ok());
+  EXPECT_FALSE(fs::exists(SnapshotPath()));
+  EXPECT_EQ(store->TenantBytes(kTenant).value_or(-1), 0);
+}
+
+TEST_F(DirectoryStoreTest, ThatASessionWasDeletedIsForgottenAfterSomeLeases) {
+  const auto clock = std::make_shared<MovedClock>();
+  const auto store = Open({}, clock);
+  ASSERT_TRUE(Put(*store, 1, "some bytes").ok());
+  auto claim = store->Acquire(kSampleId, kTenant, AcquireMode::kStored);
+  ASSERT_TRUE(claim.ok());
+  ASSERT_EQ(store->Delete(kSampleId, *claim), absl::OkStatus());
+  clock->Advance((kDeletedLeases - 1) * std::chrono::seconds(30));
+  ASSERT_TRUE(store->Renew().ok());
+  ASSERT_TRUE(store->RemoveExpired().ok());
+  EXPECT_TRUE(
+      absl::IsNotFound(store->Acquire(kSampleId, kTenant, AcquireMode::kNew).status()));
+  EXPECT_EQ(NumNamed(".claim"), 1u);
+  clock->Advance(std::chrono::seconds(31));
+  ASSERT_TRUE(store->Renew().ok());
+  ASSERT_TRUE(store->RemoveExpired().ok());
+  EXPECT_EQ(NumNamed(".claim"), 0u);
+}
+
 TEST_F(FullDirectoryTest, TheLeaseIsRenewed) {
   const auto clock = std::make_shared<MovedClock>();
   const auto one = Open(Calls(), clock);

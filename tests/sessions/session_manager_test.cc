@@ -409,6 +409,46 @@ TEST_F(SessionManagerTest, AfterALapseAnotherTakesOverAndTheOldCopyIsForgotten) 
   EXPECT_EQ(one->sessions().stats().stale, 1u);
 }
 
+// However it comes that the other one looks at its copy again.
+TEST_F(SessionManagerTest, WhatAnotherReplicaDeletedAfterALapseStaysDeleted) {
+  ReplicaOptions options;
+  options.sessions.idle_to_park = std::chrono::seconds(10);
+  const auto one = Make("one", options), two = Make("two");
+  const std::vector<std::function<void(const std::string&)>> looks = {
+      [&](const std::string& id) {
+        EXPECT_TRUE(absl::IsNotFound(one->Say(id, 20, 5, 3)));
+      },
+      [&](const std::string& id) {
+        EXPECT_TRUE(absl::IsNotFound(one->Park(id).status()));
+      },
+      [&](const std::string& id) {
+        const auto limit = std::chrono::steady_clock::now() + std::chrono::seconds(20);
+        while (one->Get(id).ok() && std::chrono::steady_clock::now() < limit) {
+          one->sessions().Sweep();
+        }
+      },
+      [&](const std::string& id) {
+        const absl::Status deleted = one->Delete(id);
+        EXPECT_TRUE(deleted.ok() || absl::IsNotFound(deleted)) << deleted;
+      },
+  };
+  for (const auto& look : looks) {
+    const std::string id = one->Create();
+    ASSERT_TRUE(one->Say(id, 20, 5, 1).ok());
+    ASSERT_TRUE(one->Park(id).ok());
+    ASSERT_TRUE(one->Say(id, 20, 5, 2).ok());
+    clock_.Advance(kLease + std::chrono::seconds(1));
+    ASSERT_TRUE(two->store().Renew().ok());
+    ASSERT_EQ(two->Delete(id), absl::OkStatus());
+    ASSERT_TRUE(one->store().Renew().ok());
+    look(id);
+    EXPECT_TRUE(absl::IsNotFound(one->Get(id).status()));
+    EXPECT_TRUE(absl::IsNotFound(two->Acquire(id).status()));
+    EXPECT_EQ(medium_.size(), 0u);
+  }
+  EXPECT_EQ(one->sessions().stats().park_failures, 0u);
+}
+
 TEST_F(SessionManagerTest, AStaleCopyThatExpiresLeavesWhatAnotherWrote) {
   ReplicaOptions options;
   options.sessions.time_to_live = std::chrono::seconds(20);

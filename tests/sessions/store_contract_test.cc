@@ -166,7 +166,37 @@ TEST_P(StoreTest, WhatIsPutIsThereUntilItIsDeleted) {
   EXPECT_TRUE(store->Delete(kA, claim).ok());
   EXPECT_TRUE(absl::IsNotFound(store->Get(kA).status()));
   EXPECT_TRUE(absl::IsNotFound(store->Acquire(kA, "t", AcquireMode::kStored).status()));
-  EXPECT_TRUE(absl::IsNotFound(store->Delete(kA, Take(*store, kA))));
+  EXPECT_TRUE(absl::IsNotFound(store->Delete(kB, Take(*store, kB)))) << "never stored";
+}
+
+// Neither by whoever had it before, nor under the claim that deleted it.
+TEST_P(StoreTest, WhatWasDeletedIsNotBroughtBack) {
+  const auto one = Open(std::chrono::seconds(100)), two = Open(std::chrono::seconds(100));
+  const Claim before = Take(*one, kA);
+  ASSERT_TRUE(Put(*one, kA, before, 1, "one").ok());
+  medium_->Lapse();
+  ASSERT_TRUE(two->Renew().ok());
+  const Claim claim = Take(*two, kA);
+  ASSERT_TRUE(two->Delete(kA, claim).ok());
+  ASSERT_TRUE(one->Renew().ok());
+  for (int i = 0; i < 2; ++i) {
+    for (SnapshotStore* store : {one.get(), two.get()}) {
+      for (const char* tenant : {"t", "u"}) {
+        for (const AcquireMode mode : {AcquireMode::kNew, AcquireMode::kStored}) {
+          EXPECT_TRUE(absl::IsNotFound(store->Acquire(kA, tenant, mode).status()));
+        }
+        EXPECT_TRUE(absl::IsNotFound(store->Head(kA, tenant).status()));
+      }
+      EXPECT_TRUE(absl::IsNotFound(store->Get(kA).status()));
+      EXPECT_THAT(*store->List("t", "", 9), IsEmpty());
+      EXPECT_EQ(store->TenantBytes("t").value_or(-1), 0);
+    }
+    EXPECT_TRUE(absl::IsFailedPrecondition(Put(*two, kA, claim, 2, "two")));
+    EXPECT_TRUE(absl::IsFailedPrecondition(two->Delete(kA, claim)));
+    EXPECT_TRUE(two->Release(kA, claim).ok());
+    medium_->Age(std::chrono::seconds(101));
+    EXPECT_EQ(two->RemoveExpired().value().snapshots, 0);
+  }
 }
 
 TEST_P(StoreTest, AnotherOwnerSeesWhatIsStored) {
@@ -624,6 +654,19 @@ TEST_F(RedisStoreTest, FromAFullOneIsDeleted) {
   server_->Run({"CONFIG", "SET", "maxmemory", "1"});
   EXPECT_EQ(store->Delete(kA, *claim), absl::OkStatus());
   EXPECT_EQ(store->TenantBytes("t").value_or(-1), 3);
+}
+
+TEST_F(RedisStoreTest, ThatASessionWasDeletedIsForgottenAfterSomeLeases) {
+  const auto store = Open();
+  const auto claim = store->Acquire(kA, "t", AcquireMode::kNew);
+  ASSERT_TRUE(claim.ok());
+  const std::string_view bytes = "one";
+  ASSERT_TRUE(store->Put(kA, *claim, 1, kInfo, {&bytes, 1}, kUnlimitedBytes).ok());
+  ASSERT_TRUE(store->Delete(kA, *claim).ok());
+  const auto left = std::chrono::milliseconds(
+      std::stoll(server_->Run({"PTTL", "goldfinch:session:" + kA})));
+  EXPECT_GT(left, (kDeletedLeases - 1) * kLease);
+  EXPECT_LE(left, kDeletedLeases * kLease);
 }
 
 TEST_F(RedisStoreTest, InAFullOneWhatIsStoredIsClaimedGivenUpAndDeleted) {
