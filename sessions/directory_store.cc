@@ -269,6 +269,20 @@ absl::Status DirectoryStore::Release(std::string_view session_id, const Claim& c
   return WriteClaim(id, *held);
 }
 
+absl::Status DirectoryStore::Disown(std::string_view session_id) {
+  if (auto status = CheckSessionId(session_id); !status.ok()) return status;
+  const std::string id(session_id);
+  const MutexLock lock(mu_);
+  const Locked locked(*this);
+  if (!locked.status().ok()) return locked.status();
+  auto claim = ReadClaim(id);
+  if (absl::IsDataLoss(claim.status())) return absl::OkStatus();
+  if (!claim.ok()) return claim.status();
+  if (claim->owner != owner_) return absl::OkStatus();
+  claim->owner = "";
+  return WriteClaim(id, *claim);
+}
+
 absl::Status DirectoryStore::Put(std::string_view session_id, const Claim& claim,
                                  std::uint64_t generation, const SnapshotInfo& info,
                                  std::span<const std::string_view> bytes,

@@ -303,6 +303,11 @@ absl::Status RedisStore::Release(std::string_view session_id, const Claim& claim
       .status();
 }
 
+absl::Status RedisStore::Disown(std::string_view session_id) {
+  if (auto status = CheckSessionId(session_id); !status.ok()) return status;
+  return Eval(kReleaseScript, {Key("session", session_id)}, {lease().owner, ""}).status();
+}
+
 absl::Status RedisStore::Put(std::string_view session_id, const Claim& claim,
                              std::uint64_t generation, const SnapshotInfo& info,
                              std::span<const std::string_view> bytes,

@@ -21,6 +21,10 @@ absl::Status InUse() {
   return absl::FailedPreconditionError("the session is in use by another call");
 }
 
+absl::Status Disowned() {
+  return absl::UnavailableError("the session is being given up; try again");
+}
+
 SessionInfo InfoOf(const StoredSession& stored) {
   SessionInfo info;
   info.id = stored.id;
@@ -112,7 +116,7 @@ void SessionManager::Impl::AddNew(std::string tenant, std::shared_ptr<KeptPrefix
   if (!room.ok()) return done(room);
   WithRoom(session->tenant, [this, session, done = std::move(done)](absl::Status status) {
     if (!status.ok()) return done(status);
-    const auto claim = store_->Acquire(session->id, session->tenant, AcquireMode::kNew);
+    const auto claim = ClaimInStore(*session, AcquireMode::kNew);
     if (!claim.ok()) return done(claim.status());
     {
       const MutexLock lock(mu_);
@@ -240,6 +244,7 @@ absl::StatusOr<SessionPtr> SessionManager::Impl::Take(const std::string& tenant,
   const MutexLock lock(mu_);
   SessionPtr session = table_.Find(tenant, id);
   if (session != nullptr) {
+    if (session->disowned) return Disowned();
     if (session->busy) return InUse();
   } else {
     if (store_ == nullptr) return NoSuchSession();

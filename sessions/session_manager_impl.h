@@ -17,6 +17,7 @@
 #include <map>
 #include <memory>
 #include <optional>
+#include <set>
 #include <string>
 #include <thread>
 #include <utility>
@@ -119,6 +120,7 @@ class SessionManager::Impl : public std::enable_shared_from_this<SessionManager:
   // session_moves.cc. On a thread of the pool, for the call that has the session.
   // Here, and with a good claim; else it is released, or forgotten if it was not here.
   absl::Status ClaimForCall(const SessionPtr& session);
+  absl::StatusOr<Claim> ClaimInStore(const HeldSession& session, AcquireMode mode);
   absl::Status Load(const SessionPtr& session, const Claim& claim);
   absl::Status DeleteStored(const SessionPtr& session);
   absl::Status ClaimAndDelete(const SessionPtr& session);
@@ -163,6 +165,8 @@ class SessionManager::Impl : public std::enable_shared_from_this<SessionManager:
   absl::Status Put(const Parked& parked, std::shared_ptr<const PrefixImage> image);
   void AfterPark(const Parked& parked, const absl::Status& status, bool let_go);
   void GiveUp(const std::string& id, const Claim& claim);
+  void DisownUnheard();
+  bool DisownOne();
   void NoteParkFailure(const absl::Status& status);
   void Forget(const SessionPtr& session);
 
@@ -218,6 +222,9 @@ class SessionManager::Impl : public std::enable_shared_from_this<SessionManager:
   std::int64_t under_way_ ABSL_GUARDED_BY(mu_) = 0;
   // Claims that the store did not hear of; tried again by the sweep.
   std::vector<std::pair<std::string, Claim>> to_give_up_ ABSL_GUARDED_BY(mu_);
+  // By tenant and id: what the store may have given without our having heard of it.
+  std::set<std::pair<std::string, std::string>> unheard_ ABSL_GUARDED_BY(mu_);
+  bool disowning_ ABSL_GUARDED_BY(mu_) = false;
   std::int64_t image_bytes_ ABSL_GUARDED_BY(mu_) = 0;  // see WithImage
   std::deque<ImageCopy> waiting_copies_ ABSL_GUARDED_BY(mu_);
   std::int64_t releasing_ ABSL_GUARDED_BY(mu_) = 0;  // claims of what is parked

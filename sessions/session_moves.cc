@@ -1,5 +1,6 @@
 // The session manager's moves to and from the store.
 #include <algorithm>
+#include <tuple>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -30,6 +31,17 @@ bool SessionManager::Impl::IsOurs(const HeldSession& session, const Claim& claim
   return session.claim.has_value() && claim.epoch == session.claim->epoch + 1;
 }
 
+absl::StatusOr<Claim> SessionManager::Impl::ClaimInStore(const HeldSession& session,
+                                                         AcquireMode mode) {
+  auto claim = store_->Acquire(session.id, session.tenant, mode);
+  // Another server has it, or it may be this one's all the same.
+  if (absl::IsUnavailable(claim.status()) && claim.status() != HeldElsewhere()) {
+    const MutexLock lock(mu_);
+    unheard_.emplace(session.tenant, session.id);
+  }
+  return claim;
+}
+
 absl::Status SessionManager::Impl::ClaimForCall(const SessionPtr& session) {
   bool here = false;
   {
@@ -37,8 +49,8 @@ absl::Status SessionManager::Impl::ClaimForCall(const SessionPtr& session) {
     here = session->kept != nullptr;
     if (here && HasGoodClaim(*session)) return absl::OkStatus();
   }
-  const auto claim = store_->Acquire(session->id, session->tenant,
-                                     here ? AcquireMode::kNew : AcquireMode::kStored);
+  const auto claim =
+      ClaimInStore(*session, here ? AcquireMode::kNew : AcquireMode::kStored);
   if (!claim.ok()) {
     // What another server has deleted meanwhile is not brought back.
     const bool deleted = here && absl::IsNotFound(claim.status());
@@ -128,7 +140,7 @@ absl::Status SessionManager::Impl::DeleteStored(const SessionPtr& session) {
 }
 
 absl::Status SessionManager::Impl::ClaimAndDelete(const SessionPtr& session) {
-  const auto claim = store_->Acquire(session->id, session->tenant, AcquireMode::kNew);
+  const auto claim = ClaimInStore(*session, AcquireMode::kNew);
   if (!claim.ok()) return claim.status();
   bool here = false;
   {
@@ -341,6 +353,51 @@ void SessionManager::Impl::GiveUp(const std::string& id, const Claim& claim) {
   if (store_->Release(id, claim).ok()) return;
   const MutexLock lock(mu_);
   to_give_up_.emplace_back(id, claim);
+}
+
+// Claims that the store may have given without this server's having heard of it: as long
+// as it lives, they would keep others from the sessions. After a lapse they are void.
+void SessionManager::Impl::DisownUnheard() {
+  {
+    const MutexLock lock(mu_);
+    if (unheard_.empty() || disowning_ || !CheckOpen().ok()) return;
+    if (!store_->lease_is_good()) return unheard_.clear();
+    disowning_ = true;
+  }
+  Async(
+      [this] {
+        while (DisownOne()) {
+        }
+        const MutexLock lock(mu_);
+        disowning_ = false;
+      },
+      Urgency::kBackground);
+}
+
+// False when there are no more, or the store does not answer. What is in the table will
+// be claimed anew, or go. Meanwhile a name in there keeps calls from claiming it.
+bool SessionManager::Impl::DisownOne() {
+  const auto name = std::make_shared<HeldSession>();
+  {
+    const MutexLock lock(mu_);
+    auto one = unheard_.begin();
+    while (one != unheard_.end() && table_.Find(one->first, one->second) != nullptr) {
+      ++one;
+    }
+    if (one == unheard_.end()) return false;
+    std::tie(name->tenant, name->id) = *one;
+    name->busy = true;
+    name->disowned = true;
+    table_.Add(name);
+    unheard_.erase(one);
+  }
+  const bool done = store_->Disown(name->id).ok();
+  if (!done) {
+    const MutexLock lock(mu_);
+    unheard_.emplace(name->tenant, name->id);
+  }
+  Forget(name);
+  return done;
 }
 
 void SessionManager::Impl::NoteParkFailure(const absl::Status& status) {

@@ -76,6 +76,7 @@ void SessionManager::Impl::RunSweeps() {
 }
 
 void SessionManager::Impl::Sweep() {
+  DisownUnheard();
   std::vector<std::pair<SessionPtr, ParkMode>> to_park;
   std::vector<SessionPtr> to_expire;
   std::vector<std::shared_ptr<KeptPrefix>> resting;

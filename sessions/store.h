@@ -96,6 +96,9 @@ class SnapshotStore {
                                         std::string_view tenant, AcquireMode mode) = 0;
   // Others may claim it. No error when the claim was lost before.
   virtual absl::Status Release(std::string_view session_id, const Claim& claim) = 0;
+  // Gives up whatever claim this owner has on it, also one that he was not told of.
+  // Nobody of this owner's has the session or claims it meanwhile.
+  virtual absl::Status Disown(std::string_view session_id) = 0;
 
   // OK only when durable. FAILED_PRECONDITION, and nothing is changed, when the claim is
   // not good any more, is of another tenant than `info`, or `generation` is not above the

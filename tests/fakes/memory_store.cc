@@ -59,6 +59,11 @@ void MemoryMedium::AfterNextRelease(std::function<void()> then) {
   after_release_ = std::move(then);
 }
 
+void MemoryMedium::LoseNextClaim() {
+  const MutexLock lock(mu_);
+  loses_claim_ = true;
+}
+
 void MemoryMedium::HoldClaims() {
   const MutexLock lock(mu_);
   holds_claims_ = true;
@@ -214,6 +219,9 @@ absl::StatusOr<Claim> MemoryStore::Acquire(std::string_view id, std::string_view
   entry.info.tenant = tenant;
   entry.deleted = false;
   ++entry.epoch;
+  if (std::exchange(medium_.loses_claim_, false)) {
+    return absl::UnavailableError("no answer");
+  }
   return Claim{
       .epoch = entry.epoch, .generation = entry.generation, .lease = lease_number_};
 }
@@ -229,6 +237,14 @@ absl::Status MemoryStore::Release(std::string_view id, const Claim& claim) {
     then = std::exchange(medium_.after_release_, nullptr);
   }
   if (then != nullptr) then();
+  return absl::OkStatus();
+}
+
+absl::Status MemoryStore::Disown(std::string_view id) {
+  const MutexLock lock(medium_.mu_);
+  if (absl::Status status = Check(); !status.ok()) return status;
+  const auto it = medium_.entries_.find(std::string(id));
+  if (it != medium_.entries_.end() && it->second.owner == owner()) it->second.owner = "";
   return absl::OkStatus();
 }
 

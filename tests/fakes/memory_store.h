@@ -32,6 +32,8 @@ class MemoryMedium {
   void FailRenewals(int count);
   // Called once, when a claim has been given up.
   void AfterNextRelease(std::function<void()> then);
+  // The next claim is given, and the answer lost.
+  void LoseNextClaim();
   // From now on claims are not answered, until they are let go.
   void HoldClaims();
   void WaitForHeldClaims(int count);
@@ -75,6 +77,7 @@ class MemoryMedium {
   enum class Crossing { kNo, kAwaitsFirst, kHasFirst, kHasBoth };
   Crossing crossing_ ABSL_GUARDED_BY(mu_) = Crossing::kNo;
   std::function<void()> after_release_ ABSL_GUARDED_BY(mu_);
+  bool loses_claim_ ABSL_GUARDED_BY(mu_) = false;
   bool holds_claims_ ABSL_GUARDED_BY(mu_) = false;
   int held_claims_ ABSL_GUARDED_BY(mu_) = 0;
   CondVar changed_;
@@ -92,6 +95,7 @@ class MemoryStore : public SnapshotStore {
   absl::StatusOr<Claim> Acquire(std::string_view id, std::string_view tenant,
                                 AcquireMode mode) override;
   absl::Status Release(std::string_view id, const Claim& claim) override;
+  absl::Status Disown(std::string_view id) override;
   absl::Status Put(std::string_view id, const Claim& claim, std::uint64_t generation,
                    const SnapshotInfo& info, std::span<const std::string_view> bytes,
                    std::int64_t max_tenant_bytes) override;

@@ -516,6 +516,42 @@ TEST_F(SessionManagerTest, AClaimThatCouldNotBeGivenUpIsGivenUpLater) {
   }
 }
 
+// The store has given the claim, and its answer did not come.
+TEST_F(SessionManagerTest, AClaimThatWasNotHeardOfIsGivenUp) {
+  const auto one = Make("one"), two = Make("two");
+  const std::string id = one->Create();
+  ASSERT_TRUE(one->Say(id, 20, 5, 1).ok());
+  ASSERT_TRUE(one->Park(id).ok());
+  const std::vector<std::function<absl::Status()>> calls = {
+      [&] { return one->Acquire(id).status(); }, [&] { return one->Delete(id); }};
+  for (const auto& call : calls) {
+    medium_.LoseNextClaim();
+    EXPECT_TRUE(absl::IsUnavailable(call()));
+    EXPECT_TRUE(absl::IsUnavailable(two->Acquire(id).status())) << "one seems to have it";
+    const auto limit = std::chrono::steady_clock::now() + std::chrono::seconds(20);
+    UseOr use = absl::UnknownError("");
+    do {
+      one->sessions().Sweep();
+      use = two->Acquire(id);
+    } while (!use.ok() && std::chrono::steady_clock::now() < limit);
+    ASSERT_TRUE(use.ok()) << use.status();
+    (*use)->Release();
+    ASSERT_TRUE(two->Park(id).ok());
+  }
+  // One that goes on with it here keeps it.
+  medium_.LoseNextClaim();
+  EXPECT_TRUE(absl::IsUnavailable(one->Acquire(id).status()));
+  absl::Status said;
+  do {
+    said = one->Say(id, 20, 5, 2);
+  } while (absl::IsUnavailable(said));  // a sweep may be giving it up just now
+  ASSERT_EQ(said, absl::OkStatus());
+  for (int i = 0; i < 10; ++i) one->sessions().Sweep();
+  EXPECT_TRUE(absl::IsUnavailable(two->Acquire(id).status()));
+  ASSERT_TRUE(one->Say(id, 20, 5, 3).ok());
+  EXPECT_EQ(one->Park(id)->num_tokens, 75);
+}
+
 // Deleting is what makes room.
 TEST_F(SessionManagerTest, WhatIsHeldIsDeletedThoughTheStoreHasNoRoomForAClaim) {
   const auto one = Make("one");

@@ -194,9 +194,27 @@ TEST_P(StoreTest, WhatWasDeletedIsNotBroughtBack) {
     EXPECT_TRUE(absl::IsFailedPrecondition(Put(*two, kA, claim, 2, "two")));
     EXPECT_TRUE(absl::IsFailedPrecondition(two->Delete(kA, claim)));
     EXPECT_TRUE(two->Release(kA, claim).ok());
+    EXPECT_TRUE(two->Disown(kA).ok());
     medium_->Age(std::chrono::seconds(101));
     EXPECT_EQ(two->RemoveExpired().value().snapshots, 0);
   }
+}
+
+TEST_P(StoreTest, AnOwnerGivesUpWhatItWasNotToldOf) {
+  const auto one = Open(), two = Open();
+  const Claim stored = Take(*one, kA);
+  ASSERT_TRUE(Put(*one, kA, stored, 1, "one").ok());
+  Take(*one, kB);
+  for (const std::string& id : {kA, kB}) {
+    EXPECT_TRUE(two->Disown(id).ok()) << "of what is another's: no error";
+    EXPECT_TRUE(absl::IsUnavailable(two->Acquire(id, "t", AcquireMode::kNew).status()))
+        << "and no effect";
+    EXPECT_TRUE(one->Disown(id).ok());
+  }
+  EXPECT_TRUE(absl::IsFailedPrecondition(Put(*one, kA, stored, 2, "late")));
+  EXPECT_EQ(Take(*two, kA).epoch, stored.epoch + 1);
+  Take(*two, kB);
+  EXPECT_TRUE(one->Disown(kC).ok()) << "nor of what there is not";
 }
 
 TEST_P(StoreTest, AnotherOwnerSeesWhatIsStored) {
@@ -316,6 +334,7 @@ TEST_P(StoreTest, IdsThatAreNoneAreRefused) {
     EXPECT_TRUE(absl::IsInvalidArgument(store->Head(id, "t").status()));
     EXPECT_TRUE(absl::IsInvalidArgument(store->Delete(id, Claim())));
     EXPECT_TRUE(absl::IsInvalidArgument(store->Release(id, Claim())));
+    EXPECT_TRUE(absl::IsInvalidArgument(store->Disown(id)));
   }
 }
 
