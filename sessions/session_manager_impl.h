@@ -1,8 +1,8 @@
 // Inside of the session manager (session_manager.h), shared by its source files: calls in
 // session_manager.cc, what calls do to the session they hold in session_use.cc, limits
 // and what moves for them in session_room.cc, copies of what a session is in
-// session_images.cc, moves to and from the store in session_moves.cc, what happens by
-// itself in session_upkeep.cc.
+// session_images.cc, moves to and from the store in session_moves.cc and the claims they
+// need in session_claims.cc, what happens by itself in session_upkeep.cc.
 //
 // Locking: mu_ guards the table and everything in its sessions; it is held for moments,
 // never while a store, the scheduler or a callback is called. A session that is busy
@@ -117,18 +117,23 @@ class SessionManager::Impl : public std::enable_shared_from_this<SessionManager:
               std::function<void(absl::StatusOr<SessionPtr>)> done);
   std::shared_ptr<SessionUse> UseOf(const SessionPtr& session);
 
+  // session_claims.cc.
+  bool HasGoodClaim(const HeldSession& session) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  bool IsOurs(const HeldSession& session, const Claim& claim) const
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  absl::StatusOr<Claim> ClaimInStore(const HeldSession& session, AcquireMode mode);
+  void GiveUp(const std::string& id, const Claim& claim);
+  void DisownUnheard();
+  bool DisownOne();
+
   // session_moves.cc. On a thread of the pool, for the call that has the session.
   // Here, and with a good claim; else it is released, or forgotten if it was not here.
   absl::Status ClaimForCall(const SessionPtr& session);
-  absl::StatusOr<Claim> ClaimInStore(const HeldSession& session, AcquireMode mode);
   absl::Status Load(const SessionPtr& session, const Claim& claim);
   absl::Status DeleteStored(const SessionPtr& session);
   absl::Status ClaimAndDelete(const SessionPtr& session);
   // For the call that has just parked it.
   SessionInfo ParkedInfoOf(const HeldSession& session) const;
-  bool IsOurs(const HeldSession& session, const Claim& claim) const
-      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
-  bool HasGoodClaim(const HeldSession& session) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   SnapshotBytes Encode(const HeldSession& session, const KeptPrefix& kept,
                        const Turn* turn, std::uint64_t generation,
                        std::shared_ptr<const PrefixImage> image) const;
@@ -164,9 +169,6 @@ class SessionManager::Impl : public std::enable_shared_from_this<SessionManager:
   absl::Status CheckParkLimit(const Parked& parked);
   absl::Status Put(const Parked& parked, std::shared_ptr<const PrefixImage> image);
   void AfterPark(const Parked& parked, const absl::Status& status, bool let_go);
-  void GiveUp(const std::string& id, const Claim& claim);
-  void DisownUnheard();
-  bool DisownOne();
   void NoteParkFailure(const absl::Status& status);
   void Forget(const SessionPtr& session);
 
