@@ -15,6 +15,7 @@ namespace goldfinch {
 inline constexpr std::string_view kSnapshotSuffix = ".snapshot";
 inline constexpr std::string_view kClaimSuffix = ".claim";
 inline constexpr std::string_view kOwnerSuffix = ".owner";
+inline constexpr std::string_view kSpareSuffix = ".spare";
 inline constexpr std::string_view kTemporarySuffix = ".tmp";
 inline constexpr const char* kLockName = "lock";
 inline constexpr const char* kTotalsName = "totals";

@@ -8,6 +8,7 @@ namespace {
 
 constexpr std::string_view kHeaderMagic("GFSTORE1", 8);
 constexpr std::string_view kClaimMagic("GFCLAIM2", 8);
+constexpr std::string_view kDeletedMagic("GFGONE01", 8);
 constexpr std::string_view kLeaseMagic("GFLEASE1", 8);
 constexpr std::string_view kTotalsMagic("GFTOTAL1", 8);
 
@@ -77,6 +78,13 @@ absl::StatusOr<SnapshotHeader> DecodeHeader(std::string_view begin,
 
 std::string EncodeClaim(const ClaimFile& claim) {
   ByteWriter out;
+  if (claim.deleted_at.has_value()) {
+    out.Raw(kDeletedMagic);
+    out.Int(*claim.deleted_at);
+    out.Int(claim.epoch);
+    out.String(claim.tenant);
+    return Sealed(std::move(out));
+  }
   out.Raw(kClaimMagic);
   out.String(claim.owner);
   out.Int(claim.epoch);
@@ -106,11 +114,16 @@ std::string EncodeTotals(const TotalsFile& totals) {
 }
 
 absl::StatusOr<ClaimFile> DecodeClaim(std::string_view bytes) {
-  const auto fields = Unsealed(bytes, kClaimMagic);
+  const bool deleted = bytes.starts_with(kDeletedMagic);
+  const auto fields = Unsealed(bytes, deleted ? kDeletedMagic : kClaimMagic);
   if (!fields.ok()) return fields.status();
   ByteReader in(*fields);
   ClaimFile claim;
-  claim.owner = in.String();
+  if (deleted) {
+    claim.deleted_at = in.Int<std::int64_t>();
+  } else {
+    claim.owner = in.String();
+  }
   claim.epoch = in.Int<std::uint64_t>();
   claim.tenant = in.String();
   if (!in.ok() || in.left() != 0) return Damaged();

@@ -6,6 +6,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <map>
+#include <optional>
 #include <string>
 #include <string_view>
 
@@ -30,11 +31,14 @@ std::string EncodeHeader(const SnapshotHeader& header);
 absl::StatusOr<SnapshotHeader> DecodeHeader(std::string_view begin,
                                             std::uint64_t file_bytes);
 
-// <id>.claim: who holds the session, and whose it is.
+// <id>.claim: who holds the session, and whose it is. Of one that was deleted, for some
+// time, that it was.
 struct ClaimFile {
   std::string owner;  // empty: nobody
   std::uint64_t epoch = 0;
   std::string tenant;
+  // Seconds since 1970; then it has no owner.
+  std::optional<std::int64_t> deleted_at = {};
 };
 // <owner>.owner: until when its claims are good, by the clock of the machine's uptime and
 // by that of the world.

@@ -96,14 +96,16 @@ DirectoryStore::DirectoryStore(DirectoryStoreOptions options, int directory, int
     : options_(std::move(options)),
       directory_(directory),
       lock_(lock),
-      totals_(options_.calls, directory, [this]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_) {
-        return TemporaryName(owner_);
-      }) {}
+      totals_(options_.calls, directory,
+              [this]()
+                  ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_) { return TemporaryName(owner_); }),
+      spare_(options_.calls, directory) {}
 
 DirectoryStore::~DirectoryStore() {
   {
     const MutexLock lock(mu_);
     if (!owner_.empty()) RemoveFile(directory_, FileName(owner_, kOwnerSuffix));
+    spare_.Remove();
   }
   close(lock_);
   close(directory_);
@@ -130,9 +132,9 @@ absl::Status DirectoryStore::WriteLease() {
                    .uptime_until = until.count(),
                    .world_until = (options_.clock->World() + options_.lease).count()});
   const absl::Status status =
-      ReplaceFile(options_.calls, directory_, TemporaryName(owner_),
-                  FileName(owner_, kOwnerSuffix), bytes);
+      spare_.Replace(TemporaryName(owner_), FileName(owner_, kOwnerSuffix), bytes);
   if (!status.ok()) return status;
+  spare_.Keep(FileName(owner_, kSpareSuffix));
   uptime_until_ = until;
   const MutexLock lock(good_mu_);
   good_lease_ = lease_;
@@ -147,9 +149,15 @@ absl::Status DirectoryStore::Renew() {
   const Locked locked(*this);
   if (!locked.status().ok()) return locked.status();
   if (owner_.empty() || options_.clock->Uptime() >= uptime_until_) {
-    if (!owner_.empty()) RemoveFile(directory_, FileName(owner_, kOwnerSuffix));
-    owner_ = NewSessionId();
+    const std::string before = std::exchange(owner_, NewSessionId());
     ++lease_;
+    // The file stays for the new one, which a full directory would have no room for; what
+    // is in it has ended.
+    if (!before.empty()) {
+      RenameFile(options_.calls, directory_, FileName(before, kOwnerSuffix),
+                 FileName(owner_, kOwnerSuffix))
+          .IgnoreError();
+    }
   }
   return WriteLease();
 }
@@ -178,6 +186,16 @@ bool DirectoryStore::IsLive(const std::string& owner) const {
   return options_.clock->World().count() < lease->world_until;
 }
 
+bool DirectoryStore::IsDeleted(const ClaimFile& claim) const {
+  const std::int64_t remembered = kDeletedLeases * options_.lease.count();
+  return claim.deleted_at.has_value() && Seconds() - *claim.deleted_at < remembered;
+}
+
+std::int64_t DirectoryStore::Seconds() const {
+  return std::chrono::duration_cast<std::chrono::seconds>(options_.clock->World())
+      .count();
+}
+
 absl::StatusOr<ClaimFile> DirectoryStore::ReadClaim(const std::string& id) const {
   const auto bytes =
       ReadSmallFile(directory_, FileName(id, kClaimSuffix), kMaxSmallFileBytes);
@@ -187,15 +205,21 @@ absl::StatusOr<ClaimFile> DirectoryStore::ReadClaim(const std::string& id) const
 }
 
 absl::Status DirectoryStore::WriteClaim(const std::string& id, const ClaimFile& claim) {
-  return ReplaceFile(options_.calls, directory_, TemporaryName(id),
-                     FileName(id, kClaimSuffix), EncodeClaim(claim));
+  return spare_.Replace(TemporaryName(id), FileName(id, kClaimSuffix),
+                        EncodeClaim(claim));
 }
 
-// Under the directory's lock.
-std::optional<ClaimFile> DirectoryStore::Held(const std::string& id, const Claim& claim) {
-  if (claim.lease != lease_ || options_.clock->Uptime() >= uptime_until_) return {};
+// Under the directory's lock. A claim that is damaged is nobody's; one that cannot be
+// read may be good still.
+absl::StatusOr<ClaimFile> DirectoryStore::Held(const std::string& id,
+                                               const Claim& claim) {
+  if (claim.lease != lease_ || options_.clock->Uptime() >= uptime_until_) {
+    return ClaimLost();
+  }
   auto held = ReadClaim(id);
-  if (!held.ok() || held->owner != owner_ || held->epoch != claim.epoch) return {};
+  if (absl::IsDataLoss(held.status())) return ClaimLost();
+  if (!held.ok()) return held.status();
+  if (held->owner != owner_ || held->epoch != claim.epoch) return ClaimLost();
   return *std::move(held);
 }
 
@@ -215,6 +239,7 @@ absl::StatusOr<Claim> DirectoryStore::Acquire(std::string_view session_id,
   const auto header = ReadSnapshotHeader(directory_, id);
   if (IsForeign(header, holder->claim, tenant)) return NoSuchSession();
   if (holder->elsewhere) return HeldElsewhere();
+  if (IsDeleted(holder->claim)) return NoSuchSession();
   // What is damaged is in the way of nobody who has the session himself.
   const bool damaged = absl::IsDataLoss(header.status()) && mode == AcquireMode::kNew;
   if (!header.ok() && !damaged && !absl::IsNotFound(header.status())) {
@@ -237,10 +262,25 @@ absl::Status DirectoryStore::Release(std::string_view session_id, const Claim& c
   const Locked locked(*this);
   if (!locked.status().ok()) return locked.status();
   auto held = Held(id, claim);
-  if (!held.has_value()) return absl::OkStatus();
+  if (absl::IsFailedPrecondition(held.status())) return absl::OkStatus();
+  if (!held.ok()) return held.status();
   // The epoch stays: a late write under this claim must not pass for one under the next.
   held->owner = "";
   return WriteClaim(id, *held);
+}
+
+absl::Status DirectoryStore::Disown(std::string_view session_id) {
+  if (auto status = CheckSessionId(session_id); !status.ok()) return status;
+  const std::string id(session_id);
+  const MutexLock lock(mu_);
+  const Locked locked(*this);
+  if (!locked.status().ok()) return locked.status();
+  auto claim = ReadClaim(id);
+  if (absl::IsDataLoss(claim.status())) return absl::OkStatus();
+  if (!claim.ok()) return claim.status();
+  if (claim->owner != owner_) return absl::OkStatus();
+  claim->owner = "";
+  return WriteClaim(id, *claim);
 }
 
 absl::Status DirectoryStore::Put(std::string_view session_id, const Claim& claim,
@@ -259,8 +299,7 @@ absl::Status DirectoryStore::Put(std::string_view session_id, const Claim& claim
   SnapshotHeader header;
   header.generation = generation;
   for (const std::string_view piece : bytes) header.length += piece.size();
-  header.stored_at =
-      std::chrono::duration_cast<std::chrono::seconds>(options_.clock->World()).count();
+  header.stored_at = Seconds();
   header.info = info;
   const std::string head = EncodeHeader(header);
   std::vector<std::string_view> pieces = {head};
@@ -294,7 +333,8 @@ absl::Status DirectoryStore::CheckReplace(const std::string& id, const Claim& cl
                                           const SnapshotHeader& header,
                                           std::int64_t max_tenant_bytes) {
   const auto held = Held(id, claim);
-  if (!held.has_value() || held->tenant != header.info.tenant) return ClaimLost();
+  if (!held.ok()) return held.status();
+  if (held->tenant != header.info.tenant) return ClaimLost();
   const auto stored = ReadSnapshotHeader(directory_, id);
   if (!stored.ok() && !absl::IsNotFound(stored.status()) &&
       !absl::IsDataLoss(stored.status())) {
@@ -344,6 +384,7 @@ absl::StatusOr<StoredSession> DirectoryStore::Head(std::string_view session_id,
   if (!holder.ok()) return holder.status();
   const auto header = ReadSnapshotHeader(directory_, id);
   if (IsForeign(header, holder->claim, tenant)) return NoSuchSession();
+  if (holder->claim.deleted_at.has_value()) return NoSuchSession();
   if (absl::IsNotFound(header.status()) && holder->elsewhere) return HeldElsewhere();
   if (!header.ok()) return header.status();
   return StoredOf(id, *header, *holder);
@@ -388,11 +429,14 @@ absl::StatusOr<StoredSession> DirectoryStore::Describe(const std::string& id,
                                                        const std::string& owner) const {
   const auto holder = HolderOf(id, owner);
   if (!holder.ok()) return holder.status();
+  if (holder->claim.deleted_at.has_value()) return NoSuchSession();
   const auto header = ReadSnapshotHeader(directory_, id);
   if (!header.ok()) return header.status();
   return StoredOf(id, *header, *holder);
 }
 
+// What says that it was deleted comes first: once that is there, nobody finds the
+// snapshot, which the sweep removes if this process does not live to.
 absl::Status DirectoryStore::Delete(std::string_view session_id, const Claim& claim) {
   if (auto status = CheckSessionId(session_id); !status.ok()) return status;
   const std::string id(session_id);
@@ -401,14 +445,26 @@ absl::Status DirectoryStore::Delete(std::string_view session_id, const Claim& cl
     const MutexLock lock(mu_);
     const Locked locked(*this);
     if (!locked.status().ok()) return locked.status();
-    if (!Held(id, claim).has_value()) return ClaimLost();
+    auto held = Held(id, claim);
+    if (!held.ok()) return held.status();
+    if (faccessat(directory_, name.c_str(), F_OK, 0) != 0 && errno == ENOENT) {
+      // Nobody else can have had it.
+      RemoveFile(directory_, FileName(id, kClaimSuffix));
+      return NoSuchSession();
+    }
+    held->owner = "";
+    held->deleted_at = Seconds();
+    const absl::Status written = WriteClaim(id, *held);
+    if (!written.ok() && !absl::IsResourceExhausted(written)) return written;
     CountOut(id);
-    const int removed = unlinkat(directory_, name.c_str(), 0);
-    const int error = errno;
-    if (removed != 0 && error != ENOENT) return FileError("deleting", error);
-    // Ids are never used twice, so nothing is left to tell epochs apart for.
-    RemoveFile(directory_, FileName(id, kClaimSuffix));
-    if (removed != 0) return NoSuchSession();
+    if (unlinkat(directory_, name.c_str(), 0) != 0 && errno != ENOENT) {
+      return FileError("deleting", errno);
+    }
+    // Deleting is what makes room; where there is none for so little even then, it goes
+    // before remembering.
+    if (!written.ok() && !WriteClaim(id, *held).ok()) {
+      RemoveFile(directory_, FileName(id, kClaimSuffix));
+    }
   }
   return options_.calls.fsync(directory_) == 0 ? absl::OkStatus()
                                                : FileError("flushing", errno);
@@ -456,7 +512,7 @@ bool DirectoryStore::RemoveIfExpired(const std::string& id) {
   return true;
 }
 
-// Temporary files, claims of nothing, and leases, whose owner is gone.
+// Temporary and spare files, claims of nothing, and leases, whose owner is gone.
 void DirectoryStore::RemoveIfLeftOver(const std::string& name) {
   if (name.ends_with(kTemporarySuffix)) {
     // STEM.OWNER-NUMBER.tmp
@@ -465,17 +521,26 @@ void DirectoryStore::RemoveIfLeftOver(const std::string& name) {
     if (IsSessionId(owner) && !IsLive(owner)) RemoveFile(directory_, name);
     return;
   }
-  const std::string owner = StemOf(name, kOwnerSuffix);
-  if (!owner.empty() && !IsLive(owner)) RemoveFile(directory_, name);
+  for (const std::string_view suffix : {kOwnerSuffix, kSpareSuffix}) {
+    const std::string owner = StemOf(name, suffix);
+    if (!owner.empty() && !IsLive(owner)) RemoveFile(directory_, name);
+  }
   const std::string id = StemOf(name, kClaimSuffix);
-  if (id.empty() ||
-      faccessat(directory_, FileName(id, kSnapshotSuffix).c_str(), F_OK, 0) == 0) {
-    return;
-  }
+  if (!id.empty()) RemoveClaimIfLeftOver(id);
+}
+
+void DirectoryStore::RemoveClaimIfLeftOver(const std::string& id) {
+  const std::string snapshot = FileName(id, kSnapshotSuffix);
   const auto claim = ReadClaim(id);
-  if (absl::IsDataLoss(claim.status()) || (claim.ok() && !IsLive(claim->owner))) {
-    RemoveFile(directory_, name);
+  bool stored = faccessat(directory_, snapshot.c_str(), F_OK, 0) == 0;
+  if (stored && claim.ok() && claim->deleted_at.has_value()) {
+    CountOut(id);
+    RemoveFile(directory_, snapshot);
+    stored = false;
   }
+  if (stored || (claim.ok() && (IsLive(claim->owner) || IsDeleted(*claim)))) return;
+  if (!claim.ok() && !absl::IsDataLoss(claim.status())) return;
+  RemoveFile(directory_, FileName(id, kClaimSuffix));
 }
 
 absl::StatusOr<StoreUsage> DirectoryStore::RemoveExpired() {

@@ -11,6 +11,9 @@
 // moments; snapshots are written and flushed before it is taken. So is the change of the
 // tenants' totals (directory_totals.h): Put's limit holds exactly, across processes.
 //
+// In a full directory leases are renewed, and what is stored is claimed, given up and
+// deleted (directory_spare.h); only snapshots and new claims need room.
+//
 // Leases run by the machine's uptime, which no change of the clock moves. Between
 // machines (a network file system) and across a restart they run by the wall clock, so
 // the clocks of machines that share a directory must agree within a tenth of a lease. For
@@ -27,6 +30,7 @@
 
 #include "engine/sync/mutex.h"
 #include "sessions/directory_format.h"
+#include "sessions/directory_spare.h"
 #include "sessions/directory_totals.h"
 #include "sessions/files.h"
 #include "sessions/lease_clock.h"
@@ -58,6 +62,7 @@ class DirectoryStore final : public SnapshotStore {
   absl::StatusOr<Claim> Acquire(std::string_view session_id, std::string_view tenant,
                                 AcquireMode mode) override;
   absl::Status Release(std::string_view session_id, const Claim& claim) override;
+  absl::Status Disown(std::string_view session_id) override;
   absl::Status Put(std::string_view session_id, const Claim& claim,
                    std::uint64_t generation, const SnapshotInfo& info,
                    std::span<const std::string_view> bytes,
@@ -92,8 +97,12 @@ class DirectoryStore final : public SnapshotStore {
   absl::StatusOr<StoredSession> Describe(const std::string& id,
                                          const std::string& owner) const;
   bool IsLive(const std::string& owner) const;
-  // As the file has it; nullopt when the claim is not good.
-  std::optional<ClaimFile> Held(const std::string& id, const Claim& claim)
+  // Was deleted not long ago.
+  bool IsDeleted(const ClaimFile& claim) const;
+  std::int64_t Seconds() const;  // since 1970
+  // As the file has it; FAILED_PRECONDITION when the claim is not good, another error
+  // when that cannot be told.
+  absl::StatusOr<ClaimFile> Held(const std::string& id, const Claim& claim)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   absl::StatusOr<ClaimFile> ReadClaim(const std::string& id) const;
   absl::Status WriteClaim(const std::string& id, const ClaimFile& claim)
@@ -107,7 +116,8 @@ class DirectoryStore final : public SnapshotStore {
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   void CountOut(const std::string& id) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   bool RemoveIfExpired(const std::string& id) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
-  void RemoveIfLeftOver(const std::string& name);
+  void RemoveIfLeftOver(const std::string& name) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  void RemoveClaimIfLeftOver(const std::string& id) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   std::string TemporaryName(const std::string& stem) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
 
   const DirectoryStoreOptions options_;
@@ -120,6 +130,7 @@ class DirectoryStore final : public SnapshotStore {
   std::uint64_t last_temporary_ ABSL_GUARDED_BY(mu_) = 0;
   std::chrono::nanoseconds uptime_until_ ABSL_GUARDED_BY(mu_){0};  // as told to others
   DirectoryTotals totals_ ABSL_GUARDED_BY(mu_);
+  DirectorySpare spare_ ABSL_GUARDED_BY(mu_);
 
   mutable Mutex good_mu_;  // never held while a file is touched
   std::uint64_t good_lease_ ABSL_GUARDED_BY(good_mu_) = 0;

@@ -12,6 +12,9 @@
 namespace goldfinch {
 namespace {
 
+// Of a file that others replace meanwhile.
+constexpr int kReadAttempts = 100;
+
 // 0, or the error.
 int WriteAll(const FileCalls& calls, int fd, std::string_view bytes) {
   while (!bytes.empty()) {
@@ -35,6 +38,10 @@ int WritePieces(const FileCalls& calls, int directory, const std::string& name,
 }
 
 }  // namespace
+
+int ExchangeNames(int directory, const char* one, const char* other) {
+  return renameat2(directory, one, directory, other, RENAME_EXCHANGE);
+}
 
 absl::Status FileError(const char* what, int error) {
   const std::string message =
@@ -71,6 +78,17 @@ absl::Status ReplaceFile(const FileCalls& calls, int directory,
   return status.ok() ? RenameFile(calls, directory, temporary, name) : status;
 }
 
+absl::Status RewriteFile(const FileCalls& calls, int directory, const std::string& name,
+                         std::string_view bytes) {
+  const File file(openat(directory, name.c_str(), O_WRONLY | O_CLOEXEC | O_NOFOLLOW));
+  if (file.fd() < 0) return FileError("opening", errno);
+  int error = WriteAll(calls, file.fd(), bytes);
+  if (error == 0 && ftruncate(file.fd(), static_cast<off_t>(bytes.size())) != 0) {
+    error = errno;
+  }
+  return error == 0 ? absl::OkStatus() : FileError("writing", error);
+}
+
 absl::StatusOr<std::string> ReadUpTo(int fd, std::size_t size) {
   std::string bytes(size, '\0');
   std::size_t done = 0;
@@ -86,14 +104,21 @@ absl::StatusOr<std::string> ReadUpTo(int fd, std::size_t size) {
 
 absl::StatusOr<std::string> ReadSmallFile(int directory, const std::string& name,
                                           std::size_t limit) {
-  const File file(openat(directory, name.c_str(), O_RDONLY | O_CLOEXEC | O_NOFOLLOW));
-  if (file.fd() < 0) {
-    return errno == ENOENT ? absl::NotFoundError("there is no such file")
-                           : FileError("opening", errno);
+  for (int attempt = 0; attempt < kReadAttempts; ++attempt) {
+    const File file(openat(directory, name.c_str(), O_RDONLY | O_CLOEXEC | O_NOFOLLOW));
+    if (file.fd() < 0) {
+      return errno == ENOENT ? absl::NotFoundError("there is no such file")
+                             : FileError("opening", errno);
+    }
+    struct stat info, named;
+    if (fstat(file.fd(), &info) != 0) return FileError("reading", errno);
+    auto bytes =
+        ReadUpTo(file.fd(), std::min(limit, static_cast<std::size_t>(info.st_size)));
+    if (!bytes.ok()) return bytes;
+    const bool there = fstatat(directory, name.c_str(), &named, AT_SYMLINK_NOFOLLOW) == 0;
+    if (there && named.st_ino == info.st_ino && named.st_dev == info.st_dev) return bytes;
   }
-  struct stat info;
-  if (fstat(file.fd(), &info) != 0) return FileError("reading", errno);
-  return ReadUpTo(file.fd(), std::min(limit, static_cast<std::size_t>(info.st_size)));
+  return absl::UnavailableError("session directory: a file of it keeps changing");
 }
 
 void RemoveFile(int directory, const std::string& name) {

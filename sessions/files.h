@@ -22,11 +22,15 @@
 
 namespace goldfinch {
 
+// Two files of a directory change names, at once.
+int ExchangeNames(int directory, const char* one, const char* other);
+
 // The calls that can fail in ways a test wants to see.
 struct FileCalls {
   ssize_t (*write)(int, const void*, std::size_t) = ::write;
   int (*fsync)(int) = ::fsync;
   int (*renameat)(int, const char*, int, const char*) = ::renameat;
+  int (*exchangeat)(int, const char*, const char*) = ExchangeNames;
 };
 
 // A file descriptor, closed with it. Negative: none.
@@ -61,10 +65,15 @@ absl::Status ReplaceFile(const FileCalls& calls, int directory,
                          const std::string& temporary, const std::string& name,
                          std::string_view bytes);
 
+// Makes `bytes` all that is in the file `name`, which exists, in the place that it has.
+absl::Status RewriteFile(const FileCalls& calls, int directory, const std::string& name,
+                         std::string_view bytes);
+
 // Up to `size` bytes from where the file is read; fewer only at its end.
 absl::StatusOr<std::string> ReadUpTo(int fd, std::size_t size);
 
-// The whole of a file of at most `limit` bytes. NOT_FOUND when there is none.
+// The whole of a file of at most `limit` bytes, as it was while it had that name.
+// NOT_FOUND when there is none.
 absl::StatusOr<std::string> ReadSmallFile(int directory, const std::string& name,
                                           std::size_t limit);
 

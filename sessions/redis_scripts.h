@@ -1,16 +1,29 @@
 // The scripts of RedisStore. Each looks and changes in one go.
 //
-// A session's hash: owner, epoch (kept for as long as the session is, so that a claim
-// that was given up never passes for the next one), tenant, and once something is stored
-// generation, tokens, stored_at (seconds since 1970) and bytes.
+// A session's hash: owner (none or empty: nobody), epoch (kept for as long as the session
+// is, so that a claim that was given up never passes for the next one), tenant, and once
+// something is stored generation, tokens, stored_at (seconds since 1970) and bytes. Of
+// one that was deleted, for some time: epoch, tenant and deleted.
 //
 // Totals are a hash: by tenant, the bytes of its snapshots. Where a tenant that has some
 // is missing, it is counted when it matters.
+//
+// A Redis that has no memory left refuses a script at its first write, if that may take
+// memory; what has written goes on to its end. So whatever must not be refused begins by
+// deleting something: leases, claims on what is there, and what makes room. Snapshots are
+// refused, and new sessions.
 #pragma once
 
 #include <string_view>
 
 namespace goldfinch {
+
+// KEYS: the owner before, this owner. ARGV: milliseconds. A lapsed lease is never
+// revived: whoever took over would be robbed.
+inline constexpr std::string_view kNewOwnerScript = R"(
+redis.call('DEL', KEYS[1])
+return redis.call('SET', KEYS[2], '1', 'PX', ARGV[1])
+)";
 
 // KEYS: session, this owner. ARGV: owner's name, "new" or "stored", prefix of owners,
 // tenant.
@@ -18,25 +31,27 @@ inline constexpr std::string_view kAcquireScript = R"(
 if redis.call('EXISTS', KEYS[2]) == 0 then return {'lapsed'} end
 local tenant = redis.call('HGET', KEYS[1], 'tenant')
 if tenant and tenant ~= ARGV[4] then return {'none'} end
+if redis.call('HEXISTS', KEYS[1], 'deleted') == 1 then return {'none'} end
 local held = redis.call('HGET', KEYS[1], 'owner')
 if held and held ~= '' and held ~= ARGV[1]
     and redis.call('EXISTS', ARGV[3] .. held) == 1 then return {'held'} end
 local generation = redis.call('HGET', KEYS[1], 'generation')
 if not generation and ARGV[2] == 'stored' then return {'none'} end
+if tenant then redis.call('HDEL', KEYS[1], 'owner') end
 local epoch = redis.call('HINCRBY', KEYS[1], 'epoch', 1)
 redis.call('HSET', KEYS[1], 'owner', ARGV[1], 'tenant', ARGV[4])
 return {'ok', epoch, generation or '0'}
 )";
 
-// KEYS: session. ARGV: owner's name, epoch. What was never stored leaves nothing behind:
-// its id is known to nobody.
+// KEYS: session. ARGV: owner's name, epoch (empty: whichever he has). What was never
+// stored leaves nothing behind: its id is known to nobody.
 inline constexpr std::string_view kReleaseScript = R"(
-if redis.call('HGET', KEYS[1], 'owner') ~= ARGV[1]
-    or redis.call('HGET', KEYS[1], 'epoch') ~= ARGV[2] then return 0 end
+if redis.call('HGET', KEYS[1], 'owner') ~= ARGV[1] then return 0 end
+if ARGV[2] ~= '' and redis.call('HGET', KEYS[1], 'epoch') ~= ARGV[2] then return 0 end
 if redis.call('HEXISTS', KEYS[1], 'generation') == 0 then
   redis.call('DEL', KEYS[1])
 else
-  redis.call('HSET', KEYS[1], 'owner', '')
+  redis.call('HDEL', KEYS[1], 'owner')
 end
 return 1
 )";
@@ -112,7 +127,8 @@ end
 return found
 )";
 
-// KEYS: session, blob, this owner, totals. ARGV: owner's name, epoch, id, prefix of ids.
+// KEYS: session, blob, this owner, totals. ARGV: owner's name, epoch, id, prefix of ids,
+// for how many milliseconds it is known that it was deleted.
 inline constexpr std::string_view kDeleteScript = R"(
 if redis.call('EXISTS', KEYS[3]) == 0
     or redis.call('HGET', KEYS[1], 'owner') ~= ARGV[1]
@@ -120,6 +136,8 @@ if redis.call('EXISTS', KEYS[3]) == 0
 local f = redis.call('HMGET', KEYS[1], 'generation', 'tenant', 'bytes')
 redis.call('DEL', KEYS[1], KEYS[2])
 if not f[1] then return 'none' end
+redis.call('HSET', KEYS[1], 'epoch', ARGV[2], 'tenant', f[2], 'deleted', '1')
+redis.call('PEXPIRE', KEYS[1], ARGV[5])
 redis.call('ZREM', ARGV[4] .. f[2], ARGV[3])
 if redis.call('EXISTS', ARGV[4] .. f[2]) == 0 then
   redis.call('HDEL', KEYS[4], f[2])
@@ -133,7 +151,9 @@ return 'ok'
 // owners and of ids. Claims of dead owners on what was never stored go, too. 1 when a
 // snapshot stays.
 inline constexpr std::string_view kExpireScript = R"(
-local f = redis.call('HMGET', KEYS[1], 'owner', 'tenant', 'stored_at', 'bytes')
+local f = redis.call('HMGET', KEYS[1], 'owner', 'tenant', 'stored_at', 'bytes',
+    'deleted')
+if f[5] then return 0 end
 local stays = (f[3] and 1) or 0
 local live = tonumber(ARGV[1])
 if f[1] and f[1] ~= '' and redis.call('EXISTS', ARGV[3] .. f[1]) == 1 then

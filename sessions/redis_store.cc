@@ -250,11 +250,10 @@ absl::Status RedisStore::Renew() {
     extended = NumberOf<int>(reply->get()) == 1;
   }
   if (!extended) {
-    // A lapsed lease is never revived: whoever took over would be robbed.
-    if (!next.owner.empty()) Call({"DEL", Key("owner", next.owner)}).IgnoreError();
-    next.owner = NewSessionId();
+    const std::string before = std::exchange(next.owner, NewSessionId());
     ++next.number;
-    const auto reply = Call({"SET", Key("owner", next.owner), "1", "PX", millis});
+    const auto reply =
+        Eval(kNewOwnerScript, {Key("owner", before), Key("owner", next.owner)}, {millis});
     if (!reply.ok()) return reply.status();
   }
   next.good_until = now + options_.lease - options_.lease / kMarginPart;
@@ -302,6 +301,11 @@ absl::Status RedisStore::Release(std::string_view session_id, const Claim& claim
   return Eval(kReleaseScript, {Key("session", session_id)},
               {by.owner, std::to_string(claim.epoch)})
       .status();
+}
+
+absl::Status RedisStore::Disown(std::string_view session_id) {
+  if (auto status = CheckSessionId(session_id); !status.ok()) return status;
+  return Eval(kReleaseScript, {Key("session", session_id)}, {lease().owner, ""}).status();
 }
 
 absl::Status RedisStore::Put(std::string_view session_id, const Claim& claim,
@@ -382,11 +386,13 @@ absl::StatusOr<StoredSession> RedisStore::Head(std::string_view session_id,
 absl::Status RedisStore::Delete(std::string_view session_id, const Claim& claim) {
   if (auto status = CheckSessionId(session_id); !status.ok()) return status;
   const Lease by = lease();
-  const auto reply =
-      Eval(kDeleteScript,
-           {Key("session", session_id), Key("blob", session_id), Key("owner", by.owner),
-            TotalsKey()},
-           {by.owner, std::to_string(claim.epoch), session_id, Key("ids", "")});
+  const std::string remembered =
+      std::to_string(std::chrono::milliseconds(kDeletedLeases * options_.lease).count());
+  const auto reply = Eval(
+      kDeleteScript,
+      {Key("session", session_id), Key("blob", session_id), Key("owner", by.owner),
+       TotalsKey()},
+      {by.owner, std::to_string(claim.epoch), session_id, Key("ids", ""), remembered});
   if (!reply.ok()) return reply.status();
   const std::string_view outcome = TextOf(reply->get());
   if (claim.lease != by.number || outcome == "lost") {

@@ -67,6 +67,7 @@ class RedisStore final : public SnapshotStore {
   absl::StatusOr<Claim> Acquire(std::string_view session_id, std::string_view tenant,
                                 AcquireMode mode) override;
   absl::Status Release(std::string_view session_id, const Claim& claim) override;
+  absl::Status Disown(std::string_view session_id) override;
   absl::Status Put(std::string_view session_id, const Claim& claim,
                    std::uint64_t generation, const SnapshotInfo& info,
                    std::span<const std::string_view> bytes,

@@ -12,9 +12,6 @@ namespace {
 
 constexpr int kIoThreads = 4;
 
-// Of images that are copied out to be parked or exported, all together.
-constexpr std::int64_t kMaxImageBytes = std::int64_t{1} << 30;
-
 // What a snapshot has beside history, keys and state: the log-probabilities of a token
 // and twenty others, and sampling fields.
 constexpr std::int64_t kLogprobBytes = 16 + 20 * 8;
@@ -22,6 +19,10 @@ constexpr std::int64_t kSnapshotSlack = 1 << 20;
 
 absl::Status InUse() {
   return absl::FailedPreconditionError("the session is in use by another call");
+}
+
+absl::Status Disowned() {
+  return absl::UnavailableError("the session is being given up; try again");
 }
 
 SessionInfo InfoOf(const StoredSession& stored) {
@@ -65,52 +66,6 @@ void SessionManager::Impl::Async(std::function<void()> work, Urgency urgency) {
     --under_way_;
     changed_.NotifyAll();
   });
-}
-
-void SessionManager::Impl::WithImage(std::shared_ptr<KeptPrefix> kept, ImageWork work,
-                                     Urgency urgency) {
-  const std::int64_t bytes =
-      kept->length() *
-      (engine_.info().key_bytes + static_cast<std::int64_t>(sizeof(TokenId)));
-  bool room = false;
-  {
-    const MutexLock lock(mu_);
-    // One always has room.
-    room = image_bytes_ == 0 || image_bytes_ + bytes <= kMaxImageBytes;
-    if (room) image_bytes_ += bytes;
-    ++under_way_;
-  }
-  const auto left = [this] {
-    const MutexLock lock(mu_);
-    --under_way_;
-    changed_.NotifyAll();
-  };
-  if (!room) {
-    Async(
-        [work = std::move(work)] {
-          work(absl::ResourceExhaustedError(
-              "too many sessions are being copied; the server has no room for more"));
-        },
-        urgency);
-    return left();
-  }
-  const bool empty = kept->length() == 0;
-  scheduler_.GetImage(
-      kept, [this, empty, urgency, bytes, left, work = std::move(work)](auto image) {
-        Async(
-            [this, empty, bytes, work, image = std::move(image)]() mutable {
-              if (image == nullptr && !empty) {
-                work(absl::UnavailableError(
-                    "the server is shutting down, or its device has failed"));
-              } else {
-                work(std::move(image));
-              }
-              const MutexLock lock(mu_);
-              image_bytes_ -= bytes;
-            },
-            urgency);
-        left();
-      });
 }
 
 SessionInfo SessionManager::Impl::InfoOf(const HeldSession& session) const {
@@ -161,7 +116,7 @@ void SessionManager::Impl::AddNew(std::string tenant, std::shared_ptr<KeptPrefix
   if (!room.ok()) return done(room);
   WithRoom(session->tenant, [this, session, done = std::move(done)](absl::Status status) {
     if (!status.ok()) return done(status);
-    const auto claim = store_->Acquire(session->id, session->tenant, AcquireMode::kNew);
+    const auto claim = ClaimInStore(*session, AcquireMode::kNew);
     if (!claim.ok()) return done(claim.status());
     {
       const MutexLock lock(mu_);
@@ -289,6 +244,7 @@ absl::StatusOr<SessionPtr> SessionManager::Impl::Take(const std::string& tenant,
   const MutexLock lock(mu_);
   SessionPtr session = table_.Find(tenant, id);
   if (session != nullptr) {
+    if (session->disowned) return Disowned();
     if (session->busy) return InUse();
   } else {
     if (store_ == nullptr) return NoSuchSession();
@@ -344,7 +300,7 @@ void SessionManager::Impl::Export(std::string tenant, std::string id,
                   use->Release();
                   done(std::move(bytes));
                 },
-                Urgency::kCall);
+                Urgency::kCall, WithoutRoom::kRefuse);
           });
 }
 

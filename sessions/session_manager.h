@@ -49,6 +49,8 @@ struct SessionOptions {
   // Host memory of sessions, alive ones' states included. Beyond it the ones used longest
   // ago are parked; without a store, new ones are refused.
   std::int64_t host_bytes = std::int64_t{4} << 30;
+  // Of what is copied out to be parked or exported, all together; one always has room.
+  std::int64_t max_image_bytes = std::int64_t{1} << 30;
   // Without a call for so long, a session is moved down, or forgotten. 0: never.
   std::chrono::seconds idle_to_rest{0};
   std::chrono::seconds idle_to_park{0};

@@ -1,7 +1,8 @@
 // Inside of the session manager (session_manager.h), shared by its source files: calls in
 // session_manager.cc, what calls do to the session they hold in session_use.cc, limits
-// and what moves for them in session_room.cc, moves to and from the store in
-// session_moves.cc, what happens by itself in session_upkeep.cc.
+// and what moves for them in session_room.cc, copies of what a session is in
+// session_images.cc, moves to and from the store in session_moves.cc and the claims they
+// need in session_claims.cc, what happens by itself in session_upkeep.cc.
 //
 // Locking: mu_ guards the table and everything in its sessions; it is held for moments,
 // never while a store, the scheduler or a callback is called. A session that is busy
@@ -16,6 +17,7 @@
 #include <map>
 #include <memory>
 #include <optional>
+#include <set>
 #include <string>
 #include <thread>
 #include <utility>
@@ -76,11 +78,23 @@ class SessionManager::Impl : public std::enable_shared_from_this<SessionManager:
 
   // Runs on a thread of the pool; Stop waits for it.
   void Async(std::function<void()> work, Urgency urgency = Urgency::kCall);
-  // The same, with the image of `kept`; a failure when the scheduler has stopped, and
-  // when too much is being copied already.
+  // session_images.cc. The same, with the image of `kept`; a failure when the scheduler
+  // has stopped. When too much is being copied already it is RESOURCE_EXHAUSTED, or waits
+  // until there is room.
   using ImageWork =
       std::function<void(absl::StatusOr<std::shared_ptr<const PrefixImage>>)>;
-  void WithImage(std::shared_ptr<KeptPrefix> kept, ImageWork work, Urgency urgency);
+  enum class WithoutRoom { kRefuse, kWait };
+  void WithImage(std::shared_ptr<KeptPrefix> kept, ImageWork work, Urgency urgency,
+                 WithoutRoom otherwise);
+  struct ImageCopy {
+    std::shared_ptr<KeptPrefix> kept;
+    std::int64_t bytes;
+    ImageWork work;
+    Urgency urgency;
+  };
+  bool HasImageRoom(std::int64_t bytes) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  void CopyImage(ImageCopy copy);  // which has room
+  void FreeImageRoom(std::int64_t bytes);
 
   // A sweep at once, if memory is full and sessions can be parked.
   void SweepIfFull() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_) {
@@ -103,16 +117,23 @@ class SessionManager::Impl : public std::enable_shared_from_this<SessionManager:
               std::function<void(absl::StatusOr<SessionPtr>)> done);
   std::shared_ptr<SessionUse> UseOf(const SessionPtr& session);
 
+  // session_claims.cc.
+  bool HasGoodClaim(const HeldSession& session) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  bool IsOurs(const HeldSession& session, const Claim& claim) const
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  absl::StatusOr<Claim> ClaimInStore(const HeldSession& session, AcquireMode mode);
+  void GiveUp(const std::string& id, const Claim& claim);
+  void DisownUnheard();
+  bool DisownOne();
+
   // session_moves.cc. On a thread of the pool, for the call that has the session.
   // Here, and with a good claim; else it is released, or forgotten if it was not here.
   absl::Status ClaimForCall(const SessionPtr& session);
   absl::Status Load(const SessionPtr& session, const Claim& claim);
   absl::Status DeleteStored(const SessionPtr& session);
+  absl::Status ClaimAndDelete(const SessionPtr& session);
   // For the call that has just parked it.
   SessionInfo ParkedInfoOf(const HeldSession& session) const;
-  bool IsOurs(const HeldSession& session, const Claim& claim) const
-      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
-  bool HasGoodClaim(const HeldSession& session) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   SnapshotBytes Encode(const HeldSession& session, const KeptPrefix& kept,
                        const Turn* turn, std::uint64_t generation,
                        std::shared_ptr<const PrefixImage> image) const;
@@ -148,7 +169,6 @@ class SessionManager::Impl : public std::enable_shared_from_this<SessionManager:
   absl::Status CheckParkLimit(const Parked& parked);
   absl::Status Put(const Parked& parked, std::shared_ptr<const PrefixImage> image);
   void AfterPark(const Parked& parked, const absl::Status& status, bool let_go);
-  void GiveUp(const std::string& id, const Claim& claim);
   void NoteParkFailure(const absl::Status& status);
   void Forget(const SessionPtr& session);
 
@@ -204,9 +224,13 @@ class SessionManager::Impl : public std::enable_shared_from_this<SessionManager:
   std::int64_t under_way_ ABSL_GUARDED_BY(mu_) = 0;
   // Claims that the store did not hear of; tried again by the sweep.
   std::vector<std::pair<std::string, Claim>> to_give_up_ ABSL_GUARDED_BY(mu_);
+  // By tenant and id: what the store may have given without our having heard of it.
+  std::set<std::pair<std::string, std::string>> unheard_ ABSL_GUARDED_BY(mu_);
+  bool disowning_ ABSL_GUARDED_BY(mu_) = false;
   std::int64_t image_bytes_ ABSL_GUARDED_BY(mu_) = 0;  // see WithImage
-  std::int64_t releasing_ ABSL_GUARDED_BY(mu_) = 0;    // claims of what is parked
-  bool draining_ ABSL_GUARDED_BY(mu_) = false;         // nothing new
+  std::deque<ImageCopy> waiting_copies_ ABSL_GUARDED_BY(mu_);
+  std::int64_t releasing_ ABSL_GUARDED_BY(mu_) = 0;  // claims of what is parked
+  bool draining_ ABSL_GUARDED_BY(mu_) = false;       // nothing new
   bool stopping_ ABSL_GUARDED_BY(mu_) = false;
   std::int64_t parking_all_ ABSL_GUARDED_BY(mu_) = 0;
   bool sweep_soon_ ABSL_GUARDED_BY(mu_) = false;

@@ -15,21 +15,6 @@ constexpr auto kRetryPause = std::chrono::milliseconds(250);
 
 }  // namespace
 
-bool SessionManager::Impl::HasGoodClaim(const HeldSession& session) const {
-  if (store_ == nullptr) return true;
-  return session.claim.has_value() && store_->is_good(*session.claim);
-}
-
-// After the claim was lost and won again: whether nobody else has written the session
-// meanwhile. If nobody has claimed it in between, which the epoch tells, nobody has; the
-// stored generation may then be of a write of ours whose answer was lost. And what is
-// older than what this server has written is no news, whatever became of that (a store
-// that lost its memory).
-bool SessionManager::Impl::IsOurs(const HeldSession& session, const Claim& claim) const {
-  if (claim.generation <= session.generation) return true;
-  return session.claim.has_value() && claim.epoch == session.claim->epoch + 1;
-}
-
 absl::Status SessionManager::Impl::ClaimForCall(const SessionPtr& session) {
   bool here = false;
   {
@@ -37,10 +22,13 @@ absl::Status SessionManager::Impl::ClaimForCall(const SessionPtr& session) {
     here = session->kept != nullptr;
     if (here && HasGoodClaim(*session)) return absl::OkStatus();
   }
-  const auto claim = store_->Acquire(session->id, session->tenant,
-                                     here ? AcquireMode::kNew : AcquireMode::kStored);
+  const auto claim =
+      ClaimInStore(*session, here ? AcquireMode::kNew : AcquireMode::kStored);
   if (!claim.ok()) {
-    if (!here) {
+    // What another server has deleted meanwhile is not brought back.
+    const bool deleted = here && absl::IsNotFound(claim.status());
+    if (deleted) ++stats_.stale;
+    if (!here || deleted) {
       Forget(session);
       return claim.status();
     }
@@ -106,26 +94,35 @@ void SessionManager::Impl::Forget(const SessionPtr& session) {
 // For the call that has the session; lets go of it, or forgets it.
 absl::Status SessionManager::Impl::DeleteStored(const SessionPtr& session) {
   bool here = false;
+  std::optional<Claim> held;
   {
     const MutexLock lock(mu_);
     here = session->kept != nullptr;
+    if (HasGoodClaim(*session)) held = session->claim;
   }
   absl::Status deleted;
-  if (!here) {
-    deleted = store_->Head(session->id, session->tenant).status();
-  }
-  if (deleted.ok()) {
-    const auto claim = store_->Acquire(session->id, session->tenant, AcquireMode::kNew);
-    if (claim.ok()) {
-      const MutexLock lock(mu_);
-      session->claim = *claim;  // the one before is void
-    }
-    deleted = claim.ok() ? store_->Delete(session->id, *claim) : claim.status();
-    if (!here && claim.ok() && absl::IsUnavailable(deleted)) GiveUp(session->id, *claim);
-    // Never parked: there is nothing in the store to delete.
-    if (here && absl::IsNotFound(deleted)) deleted = absl::OkStatus();
-  }
+  if (!here) deleted = store_->Head(session->id, session->tenant).status();
+  // Under the claim there is: a store that is full may have no room for another one.
+  if (held.has_value()) deleted = store_->Delete(session->id, *held);
+  const bool is_void = held.has_value() && absl::IsFailedPrecondition(deleted);
+  if (is_void || (!held.has_value() && deleted.ok())) deleted = ClaimAndDelete(session);
+  // Never parked: there is nothing in the store to delete.
+  if (here && absl::IsNotFound(deleted)) deleted = absl::OkStatus();
   deleted.ok() || !here ? Forget(session) : Release(session);
+  return deleted;
+}
+
+absl::Status SessionManager::Impl::ClaimAndDelete(const SessionPtr& session) {
+  const auto claim = ClaimInStore(*session, AcquireMode::kNew);
+  if (!claim.ok()) return claim.status();
+  bool here = false;
+  {
+    const MutexLock lock(mu_);
+    session->claim = *claim;  // the one before is void
+    here = session->kept != nullptr;
+  }
+  const absl::Status deleted = store_->Delete(session->id, *claim);
+  if (!here && !deleted.ok() && !absl::IsNotFound(deleted)) GiveUp(session->id, *claim);
   return deleted;
 }
 
@@ -224,10 +221,8 @@ void SessionManager::Impl::StartPark(const SessionPtr& session, ParkMode mode,
   const auto put = [this, parked, end](auto image) {
     absl::Status status = image.status();
     const bool of_call = parked.mode == ParkMode::kOfCall;
-    // Not a failure of the store: the next sweep tries again.
-    if (!of_call && absl::IsResourceExhausted(status)) {
-      status = absl::AbortedError(status.message());
-    }
+    // No room to copy it: not a failure of the store, and the next sweep tries again.
+    if (absl::IsResourceExhausted(status)) status = absl::AbortedError(status.message());
     // A second time if the claim turns out to be void.
     for (int attempt = 0; attempt < (of_call ? 2 : 1) && image.ok(); ++attempt) {
       if (of_call) {
@@ -239,13 +234,16 @@ void SessionManager::Impl::StartPark(const SessionPtr& session, ParkMode mode,
     }
     end(status, /*let_go=*/false);
   };
+  const WithoutRoom otherwise =
+      urgency == Urgency::kCall ? WithoutRoom::kWait : WithoutRoom::kRefuse;
   if (limit == ParkLimit::kNone || !options_.quota_of) {
-    return WithImage(parked.kept, put, urgency);
+    return WithImage(parked.kept, put, urgency, otherwise);
   }
   Async(
-      [this, parked, urgency, put, end] {
+      [this, parked, urgency, otherwise, put, end] {
         const absl::Status room = CheckParkLimit(parked);
-        room.ok() ? WithImage(parked.kept, put, urgency) : end(room, /*let_go=*/false);
+        room.ok() ? WithImage(parked.kept, put, urgency, otherwise)
+                  : end(room, /*let_go=*/false);
       },
       urgency);
 }
@@ -305,25 +303,28 @@ absl::Status SessionManager::Impl::Put(const Parked& parked,
   if (absl::IsOutOfRange(put) && session->attempted == generation) {
     session->attempted = generation - 1;
   }
+  // Nor does a store that does not answer take others.
+  if (absl::IsUnavailable(put)) next_park_ = clock_.Now() + kParkPause;
+  if (!absl::IsFailedPrecondition(put)) return put;
+  // Another park of this session was begun later and stored first, or has given it up:
+  // what came late is old, and the claim, if it is still here, as good as before.
+  const bool overtaken = session->attempted != generation ||
+                         table_.Find(session->tenant, session->id) != session;
+  if (overtaken && parked.mode == ParkMode::kBesideCalls) {
+    return absl::AbortedError("the session was parked by another call");
+  }
   // Void, though the lease is good: the next attempt claims anew.
-  if (absl::IsFailedPrecondition(put) && session->claim.has_value() &&
-      session->claim->epoch == claim->epoch) {
+  if (!overtaken && session->claim.has_value() && session->claim->epoch == claim->epoch) {
     session->claim.reset();
   }
   return put;
 }
 
-// A claim that stays would keep the session from other replicas for as long as this one
-// lives.
-void SessionManager::Impl::GiveUp(const std::string& id, const Claim& claim) {
-  if (!absl::IsUnavailable(store_->Release(id, claim))) return;
-  const MutexLock lock(mu_);
-  to_give_up_.emplace_back(id, claim);
-}
-
 void SessionManager::Impl::NoteParkFailure(const absl::Status& status) {
-  // Nor is the limit of a tenant a failure.
-  if (absl::IsAborted(status) || absl::IsOutOfRange(status)) return;
+  // Nor is the limit of a tenant a failure, or that the session was deleted elsewhere.
+  if (absl::IsAborted(status) || absl::IsOutOfRange(status) || absl::IsNotFound(status)) {
+    return;
+  }
   {
     const MutexLock lock(mu_);
     ++stats_.park_failures;

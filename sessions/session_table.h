@@ -33,6 +33,7 @@ struct HeldSession {
   std::int64_t stored_bytes = 0;  // of that snapshot
   bool numerics_changed = false;
   bool busy = false;                 // one call uses it
+  bool disowned = false;             // only a name, while a claim on it is given up
   int parking = 0;                   // snapshots of it that are under way
   bool resting = false;              // was told to move to host memory since its last use
   std::optional<RequestId> request;  // that runs on it

@@ -76,6 +76,7 @@ void SessionManager::Impl::RunSweeps() {
 }
 
 void SessionManager::Impl::Sweep() {
+  DisownUnheard();
   std::vector<std::pair<SessionPtr, ParkMode>> to_park;
   std::vector<SessionPtr> to_expire;
   std::vector<std::shared_ptr<KeptPrefix>> resting;
@@ -182,7 +183,9 @@ void SessionManager::Impl::Expire(const SessionPtr& session) {
   Async(
       [this, session, claim = *claim] {
         const absl::Status deleted = store_->Delete(session->id, claim);
-        absl::IsUnavailable(deleted) ? Release(session) : Forget(session);
+        const bool over = deleted.ok() || absl::IsNotFound(deleted) ||
+                          absl::IsFailedPrecondition(deleted);
+        over ? Forget(session) : Release(session);
       },
       Urgency::kBackground);
 }
@@ -201,9 +204,10 @@ void SessionManager::Impl::RunLease() {
   const auto renew_every = std::chrono::nanoseconds(options_.lease) / kRenewals;
   auto renew_at = std::chrono::steady_clock::now() + renew_every;
   while (SleepUntil(std::chrono::steady_clock::now() + look_every)) {
-    if (std::chrono::steady_clock::now() < renew_at && store_->lease_is_good()) continue;
-    renew_at = std::chrono::steady_clock::now() + renew_every;
-    store_->Renew().IgnoreError();  // tried again at the next look
+    const auto now = std::chrono::steady_clock::now();
+    if (now < renew_at && store_->lease_is_good()) continue;
+    // One that failed is tried again at the next look.
+    if (store_->Renew().ok()) renew_at = now + renew_every;
   }
 }
 

@@ -7,7 +7,6 @@
 // Pure functions; any thread.
 #pragma once
 
-#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <deque>
@@ -56,12 +55,8 @@ struct Turn {
   };
   std::optional<End> end;
 
-  // Of the log-probabilities, which are what is large; about.
-  std::int64_t host_bytes() const {
-    const auto top = static_cast<std::int64_t>(sizeof(TokenLogprob)) *
-                     std::max(0, sampling.num_logprobs);
-    return std::ssize(logprobs) * (static_cast<std::int64_t>(sizeof(SampledToken)) + top);
-  }
+  // Of all that has no fixed size; about.
+  std::int64_t host_bytes() const;
 };
 
 struct Snapshot {

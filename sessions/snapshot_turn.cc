@@ -1,14 +1,21 @@
 #include "sessions/snapshot_turn.h"
 
 #include <algorithm>
+#include <span>
+#include <string>
 
 #include "engine/check.h"
 
 namespace goldfinch {
 namespace {
 
-// The contract's bound on log-probabilities a token.
-constexpr std::uint64_t kMaxTop = 20;
+// Bounds of the contract, which every generation was held to when it was asked for: what
+// is beyond them was made by hand, to take memory that nobody counts.
+constexpr std::uint64_t kMaxStops = 16;
+constexpr std::size_t kMaxStopBytes = 256;
+constexpr std::size_t kMaxStopTokens = 64;
+constexpr std::size_t kMaxBiases = 1024;
+constexpr std::int32_t kMaxLogprobs = 20;
 
 // Numbers of the format. They are not those of the enumerations, whose order is free.
 std::uint8_t NumberOf(FinishReason reason) {
@@ -79,8 +86,16 @@ TokenId ReadToken(ByteReader& in) {
   return token;
 }
 
-std::vector<TokenId> ReadTokens(ByteReader& in) {
-  auto tokens = in.Ints<TokenId>();
+// A count of no more than `limit`, of elements of `min_bytes` or more.
+std::uint64_t ReadCountUpTo(std::uint64_t limit, std::uint64_t min_bytes,
+                            ByteReader& in) {
+  const std::uint64_t count = in.Count(min_bytes);
+  if (count > limit) in.Fail();
+  return in.ok() ? count : 0;
+}
+
+std::vector<TokenId> ReadTokensUpTo(std::uint64_t limit, ByteReader& in) {
+  auto tokens = in.Ints<TokenId>(ReadCountUpTo(limit, sizeof(TokenId), in));
   if (std::any_of(tokens.begin(), tokens.end(), [](TokenId id) { return id < 0; })) {
     in.Fail();
   }
@@ -106,13 +121,16 @@ SamplingParams ReadSampling(ByteReader& in) {
   sampling.seed = in.Int<std::uint64_t>();
   sampling.candidate = in.Int<std::uint32_t>();
   sampling.min_tokens = in.Int<std::int64_t>();
-  sampling.banned_before_min_tokens = ReadTokens(in);
-  sampling.logit_bias.resize(in.Count(sizeof(TokenId) + sizeof(float)));
+  // They follow from the stop tokens whenever the generation runs.
+  sampling.banned_before_min_tokens = ReadTokensUpTo(0, in);
+  sampling.logit_bias.resize(
+      ReadCountUpTo(kMaxBiases, sizeof(TokenId) + sizeof(float), in));
   for (auto& [token, bias] : sampling.logit_bias) {
     token = ReadToken(in);
     bias = in.Float();
   }
   sampling.num_logprobs = in.Int<std::int32_t>();
+  if (sampling.num_logprobs < -1 || sampling.num_logprobs > kMaxLogprobs) in.Fail();
   return sampling;
 }
 
@@ -129,20 +147,30 @@ void WriteLogprobs(const std::vector<SampledToken>& logprobs, ByteWriter& out) {
   }
 }
 
-// One for each of `num_logged` tokens from `generated` on, of the very same token.
-std::vector<SampledToken> ReadLogprobs(const TokenId* generated, std::int64_t num_logged,
-                                       ByteReader& in) {
+std::vector<std::string> ReadStops(ByteReader& in) {
+  std::vector<std::string> stops(ReadCountUpTo(kMaxStops, sizeof(std::uint64_t), in));
+  for (std::string& stop : stops) {
+    stop = in.String();
+    if (stop.empty() || stop.size() > kMaxStopBytes) in.Fail();
+  }
+  return stops;
+}
+
+// One for each of the tokens `generated`, of the very same token, with up to `max_top`
+// others.
+std::vector<SampledToken> ReadLogprobs(std::span<const TokenId> generated,
+                                       std::int32_t max_top, ByteReader& in) {
   constexpr std::uint64_t kPairBytes = sizeof(TokenId) + sizeof(float);
   const std::uint64_t count = in.Count(kPairBytes + sizeof(std::uint64_t));
-  if (count != static_cast<std::uint64_t>(num_logged)) in.Fail();
+  if (count != generated.size()) in.Fail();
   std::vector<SampledToken> logprobs(in.ok() ? count : 0);
+  const auto max = static_cast<std::uint64_t>(std::max(0, max_top));
+  const TokenId* token = generated.data();
   for (SampledToken& sampled : logprobs) {
     sampled.token = in.Int<TokenId>();
-    if (sampled.token != *generated++) in.Fail();
+    if (sampled.token != *token++) in.Fail();
     sampled.logprob = in.Float();
-    const std::uint64_t num_top = in.Count(kPairBytes);
-    if (num_top > kMaxTop) in.Fail();
-    sampled.top.resize(in.ok() ? num_top : 0);
+    sampled.top.resize(ReadCountUpTo(max, kPairBytes, in));
     for (TokenLogprob& top : sampled.top) {
       top.token = ReadToken(in);
       top.logprob = in.Float();
@@ -168,6 +196,17 @@ std::optional<Turn::End> ReadEnd(std::size_t num_stop_strings, ByteReader& in) {
 
 }  // namespace
 
+std::int64_t Turn::host_bytes() const {
+  const auto top =
+      sizeof(TokenLogprob) * static_cast<std::size_t>(std::max(0, sampling.num_logprobs));
+  std::size_t bytes = logprobs.size() * (sizeof(SampledToken) + top);
+  bytes += stop_token_ids.size() * sizeof(TokenId);
+  bytes += sampling.banned_before_min_tokens.size() * sizeof(TokenId);
+  bytes += sampling.logit_bias.size() * sizeof(sampling.logit_bias[0]);
+  for (const std::string& text : stop) bytes += sizeof text + text.size();
+  return static_cast<std::int64_t>(bytes);
+}
+
 void WriteTurn(const Turn& turn, ByteWriter& out) {
   out.Int(turn.max_tokens);
   WriteSampling(turn.sampling, out);
@@ -191,9 +230,8 @@ Turn ReadTurn(const std::vector<TokenId>& history, ByteReader& in) {
   Turn turn;
   turn.max_tokens = ReadCount(in);
   turn.sampling = ReadSampling(in);
-  turn.stop.resize(in.Count(sizeof(std::uint64_t)));
-  for (std::string& stop : turn.stop) stop = in.String();
-  turn.stop_token_ids = ReadTokens(in);
+  turn.stop = ReadStops(in);
+  turn.stop_token_ids = ReadTokensUpTo(kMaxStopTokens, in);
   if (!std::is_sorted(turn.stop_token_ids.begin(), turn.stop_token_ids.end())) in.Fail();
   turn.include_stop = in.Bool();
   turn.ignore_eos = in.Bool();
@@ -201,9 +239,10 @@ Turn ReadTurn(const std::vector<TokenId>& history, ByteReader& in) {
   turn.num_generated = ReadCount(in);
   if (turn.num_generated > static_cast<std::int64_t>(history.size())) in.Fail();
   if (!in.ok()) return turn;
-  turn.logprobs =
-      ReadLogprobs(history.data() + history.size() - turn.num_generated,
-                   turn.sampling.num_logprobs < 0 ? 0 : turn.num_generated, in);
+  const std::int32_t num_logprobs = turn.sampling.num_logprobs;
+  const auto num_logged =
+      num_logprobs < 0 ? 0 : static_cast<std::size_t>(turn.num_generated);
+  turn.logprobs = ReadLogprobs(std::span(history).last(num_logged), num_logprobs, in);
   turn.end = ReadEnd(turn.stop.size(), in);
   return turn;
 }

@@ -46,6 +46,10 @@ struct SnapshotInfo {
   std::int64_t num_tokens = 0;
 };
 
+// It is known of a session that it was deleted for so many leases: whoever had it before
+// his own lapsed has given it back by then, or has been away for longer.
+inline constexpr int kDeletedLeases = 20;
+
 struct StoredSession {
   std::string id;
   SnapshotInfo info;
@@ -84,12 +88,17 @@ class SnapshotStore {
   virtual bool is_good(const Claim& claim) const = 0;
 
   // For a session of `tenant`; of another one's it is NOT_FOUND in either mode, whoever
-  // holds it. UNAVAILABLE while another owner has a good claim. Claiming what one holds
-  // already raises the epoch: the older claim is void.
+  // holds it, and so is what was deleted, for kDeletedLeases. UNAVAILABLE while another
+  // owner has a good claim (then it is HeldElsewhere), or when the medium fails: the
+  // claim may be given all the same then. Claiming what one holds already raises the
+  // epoch: the older claim is void.
   virtual absl::StatusOr<Claim> Acquire(std::string_view session_id,
                                         std::string_view tenant, AcquireMode mode) = 0;
   // Others may claim it. No error when the claim was lost before.
   virtual absl::Status Release(std::string_view session_id, const Claim& claim) = 0;
+  // Gives up whatever claim this owner has on it, also one that he was not told of.
+  // Nobody of this owner's has the session or claims it meanwhile.
+  virtual absl::Status Disown(std::string_view session_id) = 0;
 
   // OK only when durable. FAILED_PRECONDITION, and nothing is changed, when the claim is
   // not good any more, is of another tenant than `info`, or `generation` is not above the
@@ -111,7 +120,8 @@ class SnapshotStore {
   virtual absl::StatusOr<StoredSession> Head(std::string_view session_id,
                                              std::string_view tenant) = 0;
   // With the claim, which ends. NOT_FOUND when nothing is stored (the claim ends too);
-  // FAILED_PRECONDITION when the claim is not good.
+  // FAILED_PRECONDITION when the claim is not good. Like giving a claim up and claiming
+  // what is stored, it needs no room.
   virtual absl::Status Delete(std::string_view session_id, const Claim& claim) = 0;
 
   // Up to `limit` sessions of `tenant` with ids above `after` (empty: from the first),

@@ -13,14 +13,55 @@ void MemoryMedium::Fail(bool fails) {
   fails_ = fails;
 }
 
-void MemoryMedium::FailReleases(bool fails) {
+void MemoryMedium::FailReleases(absl::Status status) {
   const MutexLock lock(mu_);
-  fails_releases_ = fails;
+  releases_ = std::move(status);
+}
+
+void MemoryMedium::FailPuts(absl::Status status) {
+  const MutexLock lock(mu_);
+  puts_ = std::move(status);
+}
+
+void MemoryMedium::FailClaims(absl::Status status) {
+  const MutexLock lock(mu_);
+  claims_ = std::move(status);
+}
+
+void MemoryMedium::FailRenewals(int count) {
+  const MutexLock lock(mu_);
+  failing_renewals_ = count;
+}
+
+void MemoryMedium::CrossNextPuts() {
+  const MutexLock lock(mu_);
+  crossing_ = Crossing::kAwaitsFirst;
+}
+
+void MemoryMedium::WaitForFirstPut() {
+  const MutexLock lock(mu_);
+  while (crossing_ == Crossing::kAwaitsFirst) changed_.Wait(mu_);
+}
+
+void MemoryMedium::WaitForSecondPut() {
+  const MutexLock lock(mu_);
+  while (crossing_ != Crossing::kHasBoth) changed_.Wait(mu_);
+}
+
+void MemoryMedium::LetSecondPutGo() {
+  const MutexLock lock(mu_);
+  crossing_ = Crossing::kNo;
+  changed_.NotifyAll();
 }
 
 void MemoryMedium::AfterNextRelease(std::function<void()> then) {
   const MutexLock lock(mu_);
   after_release_ = std::move(then);
+}
+
+void MemoryMedium::LoseNextClaim() {
+  const MutexLock lock(mu_);
+  loses_claim_ = true;
 }
 
 void MemoryMedium::HoldClaims() {
@@ -128,6 +169,10 @@ absl::StatusOr<StoreUsage> MemoryStore::RemoveExpired() {
 absl::Status MemoryStore::Renew() {
   const MutexLock lock(medium_.mu_);
   if (absl::Status status = Check(); !status.ok()) return status;
+  if (medium_.failing_renewals_ > 0) {
+    --medium_.failing_renewals_;
+    return absl::UnavailableError("no answer");
+  }
   if (medium_.leases_.contains(owner()) && !IsLive(owner())) ++lease_number_;
   medium_.leases_[owner()] = medium_.clock_.Now() + lease_;
   return absl::OkStatus();
@@ -151,6 +196,7 @@ absl::StatusOr<Claim> MemoryStore::Acquire(std::string_view id, std::string_view
   while (medium_.holds_claims_) medium_.changed_.Wait(medium_.mu_);
   --medium_.held_claims_;
   if (absl::Status status = Check(); !status.ok()) return status;
+  if (!medium_.claims_.ok()) return medium_.claims_;
   if (!IsLive(owner())) return absl::UnavailableError("the lease has lapsed");
   const auto it = medium_.entries_.find(std::string(id));
   const bool stored = it != medium_.entries_.end() && it->second.generation > 0;
@@ -164,10 +210,18 @@ absl::StatusOr<Claim> MemoryStore::Acquire(std::string_view id, std::string_view
   if (!stored && mode == AcquireMode::kStored) {
     return NoSuchSession();
   }
+  if (it != medium_.entries_.end() && it->second.deleted &&
+      medium_.clock_.Now() < it->second.deleted_until) {
+    return NoSuchSession();
+  }
   MemoryMedium::Entry& entry = medium_.entries_[std::string(id)];
   entry.owner = owner();
   entry.info.tenant = tenant;
+  entry.deleted = false;
   ++entry.epoch;
+  if (std::exchange(medium_.loses_claim_, false)) {
+    return absl::UnavailableError("no answer");
+  }
   return Claim{
       .epoch = entry.epoch, .generation = entry.generation, .lease = lease_number_};
 }
@@ -177,7 +231,7 @@ absl::Status MemoryStore::Release(std::string_view id, const Claim& claim) {
   {
     const MutexLock lock(medium_.mu_);
     if (absl::Status status = Check(); !status.ok()) return status;
-    if (medium_.fails_releases_) return absl::UnavailableError("no answer");
+    if (!medium_.releases_.ok()) return medium_.releases_;
     const auto it = medium_.entries_.find(std::string(id));
     if (it != medium_.entries_.end() && Holds(it->second, claim)) it->second.owner = "";
     then = std::exchange(medium_.after_release_, nullptr);
@@ -186,12 +240,40 @@ absl::Status MemoryStore::Release(std::string_view id, const Claim& claim) {
   return absl::OkStatus();
 }
 
+absl::Status MemoryStore::Disown(std::string_view id) {
+  const MutexLock lock(medium_.mu_);
+  if (absl::Status status = Check(); !status.ok()) return status;
+  const auto it = medium_.entries_.find(std::string(id));
+  if (it != medium_.entries_.end() && it->second.owner == owner()) it->second.owner = "";
+  return absl::OkStatus();
+}
+
 absl::Status MemoryStore::Put(std::string_view id, const Claim& claim,
                               std::uint64_t generation, const SnapshotInfo& info,
                               std::span<const std::string_view> bytes,
                               std::int64_t max_tenant_bytes) {
+  using Crossing = MemoryMedium::Crossing;
   const MutexLock lock(medium_.mu_);
+  if (medium_.crossing_ == Crossing::kAwaitsFirst) {
+    medium_.crossing_ = Crossing::kHasFirst;
+    medium_.changed_.NotifyAll();
+    while (medium_.crossing_ == Crossing::kHasFirst) medium_.changed_.Wait(medium_.mu_);
+  } else if (medium_.crossing_ == Crossing::kHasFirst) {
+    absl::Status put = PutNow(id, claim, generation, info, bytes, max_tenant_bytes);
+    medium_.crossing_ = Crossing::kHasBoth;
+    medium_.changed_.NotifyAll();
+    while (medium_.crossing_ == Crossing::kHasBoth) medium_.changed_.Wait(medium_.mu_);
+    return put;
+  }
+  return PutNow(id, claim, generation, info, bytes, max_tenant_bytes);
+}
+
+absl::Status MemoryStore::PutNow(std::string_view id, const Claim& claim,
+                                 std::uint64_t generation, const SnapshotInfo& info,
+                                 std::span<const std::string_view> bytes,
+                                 std::int64_t max_tenant_bytes) {
   if (absl::Status status = Check(); !status.ok()) return status;
+  if (!medium_.puts_.ok()) return medium_.puts_;
   const auto it = medium_.entries_.find(std::string(id));
   if (it == medium_.entries_.end() || !Holds(it->second, claim) ||
       generation <= it->second.generation || info.tenant != it->second.info.tenant) {
@@ -259,6 +341,8 @@ absl::Status MemoryStore::Delete(std::string_view id, const Claim& claim) {
   const std::uint64_t epoch = it->second.epoch;
   it->second = MemoryMedium::Entry();
   it->second.epoch = epoch;
+  it->second.deleted = stored;
+  it->second.deleted_until = medium_.clock_.Now() + kDeletedLeases * lease_;
   return stored ? absl::OkStatus() : absl::NotFoundError("not stored");
 }
 

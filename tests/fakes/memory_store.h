@@ -24,13 +24,26 @@ class MemoryMedium {
 
   // From now on every call gets UNAVAILABLE, or no longer.
   void Fail(bool fails);
-  void FailReleases(bool fails);  // and nothing else
+  // The same of one kind of call, with a status of the test's choice; OK: no longer.
+  void FailReleases(absl::Status status);
+  void FailPuts(absl::Status status);
+  void FailClaims(absl::Status status);
+  // The next `count` renewals get UNAVAILABLE.
+  void FailRenewals(int count);
   // Called once, when a claim has been given up.
   void AfterNextRelease(std::function<void()> then);
+  // The next claim is given, and the answer lost.
+  void LoseNextClaim();
   // From now on claims are not answered, until they are let go.
   void HoldClaims();
   void WaitForHeldClaims(int count);
   void LetClaimsGo();
+  // The next write is not begun before the one after it has been made, and that one is
+  // not answered until it is let go.
+  void CrossNextPuts();
+  void WaitForFirstPut();
+  void WaitForSecondPut();
+  void LetSecondPutGo();
   // Changes what is stored, as damage would.
   void Spoil(const std::string& id, const std::function<void(std::string&)>& spoil);
   void Forget();  // everything, leases too
@@ -47,6 +60,8 @@ class MemoryMedium {
     std::uint64_t generation = 0;
     SnapshotInfo info;  // its tenant from the first claim on
     std::string bytes;
+    bool deleted = false;
+    TimePoint deleted_until;  // known as such until then
     bool IsForeign(std::string_view tenant) const {
       return (generation > 0 || !owner.empty()) && info.tenant != tenant;
     }
@@ -55,8 +70,14 @@ class MemoryMedium {
   const Clock& clock_;
   mutable Mutex mu_;
   bool fails_ ABSL_GUARDED_BY(mu_) = false;
-  bool fails_releases_ ABSL_GUARDED_BY(mu_) = false;
+  absl::Status releases_ ABSL_GUARDED_BY(mu_);
+  absl::Status puts_ ABSL_GUARDED_BY(mu_);
+  absl::Status claims_ ABSL_GUARDED_BY(mu_);
+  int failing_renewals_ ABSL_GUARDED_BY(mu_) = 0;
+  enum class Crossing { kNo, kAwaitsFirst, kHasFirst, kHasBoth };
+  Crossing crossing_ ABSL_GUARDED_BY(mu_) = Crossing::kNo;
   std::function<void()> after_release_ ABSL_GUARDED_BY(mu_);
+  bool loses_claim_ ABSL_GUARDED_BY(mu_) = false;
   bool holds_claims_ ABSL_GUARDED_BY(mu_) = false;
   int held_claims_ ABSL_GUARDED_BY(mu_) = 0;
   CondVar changed_;
@@ -64,7 +85,7 @@ class MemoryMedium {
   std::map<std::string, TimePoint> leases_ ABSL_GUARDED_BY(mu_);
 };
 
-class MemoryStore final : public SnapshotStore {
+class MemoryStore : public SnapshotStore {
  public:
   MemoryStore(MemoryMedium& medium, std::string owner, std::chrono::seconds lease);
 
@@ -74,6 +95,7 @@ class MemoryStore final : public SnapshotStore {
   absl::StatusOr<Claim> Acquire(std::string_view id, std::string_view tenant,
                                 AcquireMode mode) override;
   absl::Status Release(std::string_view id, const Claim& claim) override;
+  absl::Status Disown(std::string_view id) override;
   absl::Status Put(std::string_view id, const Claim& claim, std::uint64_t generation,
                    const SnapshotInfo& info, std::span<const std::string_view> bytes,
                    std::int64_t max_tenant_bytes) override;
@@ -92,6 +114,10 @@ class MemoryStore final : public SnapshotStore {
   absl::Status Check() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(medium_.mu_);
   bool IsLive(const std::string& owner) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(medium_.mu_);
   bool Holds(const MemoryMedium::Entry& entry, const Claim& claim) const
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(medium_.mu_);
+  absl::Status PutNow(std::string_view id, const Claim& claim, std::uint64_t generation,
+                      const SnapshotInfo& info, std::span<const std::string_view> bytes,
+                      std::int64_t max_tenant_bytes)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(medium_.mu_);
   std::int64_t BytesOf(std::string_view tenant) const
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(medium_.mu_);

@@ -25,10 +25,10 @@ inline Turn SampleTurn() {
                    .seed = 0xfedcba9876543210u,
                    .candidate = 3,
                    .min_tokens = 5,
-                   .banned_before_min_tokens = {0, 9},
+                   .banned_before_min_tokens = {},  // follow from the stop tokens
                    .logit_bias = {{11, -1.5f}, {12, 2.0f}},
                    .num_logprobs = 2};
-  turn.stop = {"end", std::string("\0x", 2), ""};
+  turn.stop = {"end", std::string("\0x", 2), "y"};
   turn.stop_token_ids = {13, 14};
   turn.include_stop = true;
   turn.ignore_eos = true;

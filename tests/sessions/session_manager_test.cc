@@ -7,10 +7,14 @@
 
 #include <algorithm>
 #include <cstdlib>
+#include <functional>
+#include <future>
+#include <limits>
 #include <random>
 #include <thread>
 
 #include "tests/sessions/replica.h"
+#include "tests/sessions/samples.h"
 
 namespace goldfinch {
 namespace {
@@ -405,6 +409,46 @@ TEST_F(SessionManagerTest, AfterALapseAnotherTakesOverAndTheOldCopyIsForgotten) 
   EXPECT_EQ(one->sessions().stats().stale, 1u);
 }
 
+// However it comes that the other one looks at its copy again.
+TEST_F(SessionManagerTest, WhatAnotherReplicaDeletedAfterALapseStaysDeleted) {
+  ReplicaOptions options;
+  options.sessions.idle_to_park = std::chrono::seconds(10);
+  const auto one = Make("one", options), two = Make("two");
+  const std::vector<std::function<void(const std::string&)>> looks = {
+      [&](const std::string& id) {
+        EXPECT_TRUE(absl::IsNotFound(one->Say(id, 20, 5, 3)));
+      },
+      [&](const std::string& id) {
+        EXPECT_TRUE(absl::IsNotFound(one->Park(id).status()));
+      },
+      [&](const std::string& id) {
+        const auto limit = std::chrono::steady_clock::now() + std::chrono::seconds(20);
+        while (one->Get(id).ok() && std::chrono::steady_clock::now() < limit) {
+          one->sessions().Sweep();
+        }
+      },
+      [&](const std::string& id) {
+        const absl::Status deleted = one->Delete(id);
+        EXPECT_TRUE(deleted.ok() || absl::IsNotFound(deleted)) << deleted;
+      },
+  };
+  for (const auto& look : looks) {
+    const std::string id = one->Create();
+    ASSERT_TRUE(one->Say(id, 20, 5, 1).ok());
+    ASSERT_TRUE(one->Park(id).ok());
+    ASSERT_TRUE(one->Say(id, 20, 5, 2).ok());
+    clock_.Advance(kLease + std::chrono::seconds(1));
+    ASSERT_TRUE(two->store().Renew().ok());
+    ASSERT_EQ(two->Delete(id), absl::OkStatus());
+    ASSERT_TRUE(one->store().Renew().ok());
+    look(id);
+    EXPECT_TRUE(absl::IsNotFound(one->Get(id).status()));
+    EXPECT_TRUE(absl::IsNotFound(two->Acquire(id).status()));
+    EXPECT_EQ(medium_.size(), 0u);
+  }
+  EXPECT_EQ(one->sessions().stats().park_failures, 0u);
+}
+
 TEST_F(SessionManagerTest, AStaleCopyThatExpiresLeavesWhatAnotherWrote) {
   ReplicaOptions options;
   options.sessions.time_to_live = std::chrono::seconds(20);
@@ -454,19 +498,232 @@ TEST_F(SessionManagerTest, ParkAllTakesItsTimeBetweenAttempts) {
 
 TEST_F(SessionManagerTest, AClaimThatCouldNotBeGivenUpIsGivenUpLater) {
   const auto one = Make("one"), two = Make("two");
+  for (const absl::Status& failure :
+       {absl::UnavailableError("no answer"), absl::ResourceExhaustedError("no room")}) {
+    const std::string id = one->Create();
+    ASSERT_TRUE(one->Say(id, 20, 5, 1).ok());
+    medium_.FailReleases(failure);
+    ASSERT_TRUE(one->Park(id).ok());
+    EXPECT_TRUE(absl::IsUnavailable(two->Say(id, 20, 5, 2)));
+    medium_.FailReleases(absl::OkStatus());
+    const auto limit = std::chrono::steady_clock::now() + std::chrono::seconds(20);
+    absl::Status said;
+    do {
+      one->sessions().Sweep();
+      said = two->Say(id, 20, 5, 2);
+    } while (!said.ok() && std::chrono::steady_clock::now() < limit);
+    EXPECT_TRUE(said.ok()) << failure << ": " << said;
+  }
+}
+
+// The store has given the claim, and its answer did not come.
+TEST_F(SessionManagerTest, AClaimThatWasNotHeardOfIsGivenUp) {
+  const auto one = Make("one"), two = Make("two");
   const std::string id = one->Create();
   ASSERT_TRUE(one->Say(id, 20, 5, 1).ok());
-  medium_.FailReleases(true);
   ASSERT_TRUE(one->Park(id).ok());
-  EXPECT_TRUE(absl::IsUnavailable(two->Say(id, 20, 5, 2)));
-  medium_.FailReleases(false);
-  const auto limit = std::chrono::steady_clock::now() + std::chrono::seconds(20);
+  const std::vector<std::function<absl::Status()>> calls = {
+      [&] { return one->Acquire(id).status(); }, [&] { return one->Delete(id); }};
+  for (const auto& call : calls) {
+    medium_.LoseNextClaim();
+    EXPECT_TRUE(absl::IsUnavailable(call()));
+    EXPECT_TRUE(absl::IsUnavailable(two->Acquire(id).status())) << "one seems to have it";
+    const auto limit = std::chrono::steady_clock::now() + std::chrono::seconds(20);
+    UseOr use = absl::UnknownError("");
+    do {
+      one->sessions().Sweep();
+      use = two->Acquire(id);
+    } while (!use.ok() && std::chrono::steady_clock::now() < limit);
+    ASSERT_TRUE(use.ok()) << use.status();
+    (*use)->Release();
+    ASSERT_TRUE(two->Park(id).ok());
+  }
+  // One that goes on with it here keeps it.
+  medium_.LoseNextClaim();
+  EXPECT_TRUE(absl::IsUnavailable(one->Acquire(id).status()));
   absl::Status said;
   do {
+    said = one->Say(id, 20, 5, 2);
+  } while (absl::IsUnavailable(said));  // a sweep may be giving it up just now
+  ASSERT_EQ(said, absl::OkStatus());
+  for (int i = 0; i < 10; ++i) one->sessions().Sweep();
+  EXPECT_TRUE(absl::IsUnavailable(two->Acquire(id).status()));
+  ASSERT_TRUE(one->Say(id, 20, 5, 3).ok());
+  EXPECT_EQ(one->Park(id)->num_tokens, 75);
+}
+
+// Deleting is what makes room.
+TEST_F(SessionManagerTest, WhatIsHeldIsDeletedThoughTheStoreHasNoRoomForAClaim) {
+  const auto one = Make("one");
+  const std::string stored = one->Create(), fresh = one->Create();
+  for (const std::string& id : {stored, fresh}) {
+    ASSERT_TRUE(one->Say(id, 20, 5, 1).ok());
+  }
+  ASSERT_TRUE(one->Park(stored).ok());
+  ASSERT_TRUE(one->Say(stored, 20, 5, 2).ok());
+  medium_.FailClaims(absl::ResourceExhaustedError("no room"));
+  for (const std::string& id : {stored, fresh}) {
+    EXPECT_EQ(one->Delete(id), absl::OkStatus());
+    EXPECT_TRUE(absl::IsNotFound(one->Get(id).status()));
+  }
+  EXPECT_EQ(medium_.size(), 0u);
+}
+
+TEST_F(SessionManagerTest, AClaimThatIsVoidIsMadeAnewToDelete) {
+  const auto one = Make("one");
+  const std::string id = one->Create();
+  ASSERT_TRUE(one->Say(id, 20, 5, 1).ok());
+  ASSERT_TRUE(one->store().Acquire(id, "a", AcquireMode::kNew).ok());
+  EXPECT_EQ(one->Delete(id), absl::OkStatus());
+  EXPECT_TRUE(absl::IsNotFound(one->Get(id).status()));
+}
+
+// The sweep parks a session, and a call parks it, too; what the call wrote is stored
+// first. The sweep's write, which is old then, says nothing of the claim.
+TEST_F(SessionManagerTest, TwoParksOfOneSessionThatCrossLeaveNoClaim) {
+  ReplicaOptions options;
+  options.sessions.idle_to_park = std::chrono::seconds(10);
+  options.sessions.max_image_bytes = 1000;
+  const auto one = Make("one", options), two = Make("two");
+  const std::string id = one->Create(), other = one->Create();
+  ASSERT_TRUE(one->Say(id, 20, 5, 1).ok());
+  ASSERT_TRUE(one->Say(other, 20, 5, 1).ok());
+  const UseOr use = one->Acquire(other);  // not parked by the sweep
+  ASSERT_TRUE(use.ok());
+  medium_.CrossNextPuts();
+  clock_.Advance(std::chrono::seconds(11));
+  one->sessions().Sweep();
+  medium_.WaitForFirstPut();
+  std::promise<absl::Status> parked;
+  one->sessions().Park(
+      "a", id, [&](const InfoOr& info) { parked.set_value(Detached(info.status())); });
+  medium_.WaitForSecondPut();
+  (*use)->Release();
+  // There is room for this copy when that of the sweep is gone.
+  const auto limit = std::chrono::steady_clock::now() + std::chrono::seconds(20);
+  while (!one->Export(other).ok() && std::chrono::steady_clock::now() < limit) {
+    std::this_thread::yield();
+  }
+  medium_.LetSecondPutGo();
+  EXPECT_EQ(parked.get_future().get(), absl::OkStatus());
+  EXPECT_EQ(one->sessions().stats().park_failures, 0u);
+  EXPECT_EQ(two->Say(id, 20, 5, 2), absl::OkStatus());
+}
+
+TEST_F(SessionManagerTest, InterruptedCallsWaitForRoomToBeCopied) {
+  ReplicaOptions options;
+  options.sessions.max_image_bytes = 1;  // one at a time
+  options.sessions.host_bytes = 1;
+  const auto one = Make("one", options), two = Make("two");
+  std::vector<std::shared_ptr<SessionUse>> uses;
+  std::vector<std::future<absl::Status>> parked;
+  for (std::uint64_t i = 0; i < 4; ++i) {
+    uses.push_back(one->sessions().Anonymous("a"));
+    one->BlockInStep(3);
+    const auto submission =
+        one->scheduler().Submit(one->RequestOn(*uses.back(), 20, 1000, i));
+    ASSERT_TRUE(submission.ok());
+    one->InterruptInStep(submission->id);
+    Reader(submission->stream).TakeUntilEnd();
+    ASSERT_TRUE(uses.back()->interrupted());
+  }
+  medium_.HoldClaims();
+  for (const auto& use : uses) {
+    const auto promise = std::make_shared<std::promise<absl::Status>>();
+    parked.push_back(promise->get_future());
+    one->sessions().ParkInterrupted(use, [promise](const absl::Status& status) {
+      promise->set_value(Detached(status));
+    });
+  }
+  medium_.WaitForHeldClaims(1);
+  medium_.LetClaimsGo();
+  for (std::size_t i = 0; i < uses.size(); ++i) {
+    EXPECT_EQ(parked[i].get(), absl::OkStatus());
+    EXPECT_TRUE(two->Acquire(uses[i]->id()).ok());
+  }
+  EXPECT_EQ(one->sessions().stats().park_failures, 0u);
+}
+
+// What is refused for want of room to copy it tells nothing of the store.
+TEST_F(SessionManagerTest, WithoutRoomToCopyNobodysParkingPauses) {
+  ReplicaOptions options;
+  options.sessions.max_image_bytes = 1;
+  options.sessions.idle_to_park = std::chrono::seconds(10);
+  const auto one = Make("one", options);
+  const std::string first = one->Create(), second = one->Create();
+  ASSERT_TRUE(one->Say(first, 20, 5, 1).ok());
+  ASSERT_TRUE(one->Say(second, 20, 5, 1).ok());
+  medium_.CrossNextPuts();
+  std::promise<absl::Status> parked;
+  one->sessions().Park(
+      "a", first, [&](const InfoOr& info) { parked.set_value(Detached(info.status())); });
+  medium_.WaitForFirstPut();
+  EXPECT_TRUE(absl::IsResourceExhausted(one->Export(second).status()));
+  clock_.Advance(std::chrono::seconds(11));
+  one->sessions().Sweep();
+  medium_.LetSecondPutGo();
+  EXPECT_EQ(parked.get_future().get(), absl::OkStatus());
+  const auto limit = std::chrono::steady_clock::now() + std::chrono::seconds(20);
+  while (one->Get(second)->place != SessionPlace::kParked &&
+         std::chrono::steady_clock::now() < limit) {
     one->sessions().Sweep();
-    said = two->Say(id, 20, 5, 2);
-  } while (!said.ok() && std::chrono::steady_clock::now() < limit);
-  EXPECT_TRUE(said.ok()) << said;
+    std::this_thread::yield();
+  }
+  EXPECT_EQ(one->Get(second)->place, SessionPlace::kParked);
+  EXPECT_EQ(one->sessions().stats().park_failures, 0u);
+}
+
+// Of the looks at the lease, each twelfth of it, none is a wait after a failure.
+TEST_F(SessionManagerTest, ARenewalThatFailedIsTriedAgainAtTheNextLook) {
+  class Store final : public MemoryStore {
+   public:
+    using MemoryStore::MemoryStore;
+    absl::Status Renew() override {
+      absl::Status renewed = MemoryStore::Renew();
+      const MutexLock lock(mu_);
+      keeper_ = std::this_thread::get_id();
+      attempts_.push_back(renewed.ok());
+      changed_.NotifyAll();
+      return renewed;
+    }
+    bool lease_is_good() const override {
+      {
+        const MutexLock lock(mu_);
+        const bool waits = keeper_ == std::this_thread::get_id();
+        if (waits && !attempts_.empty() && !attempts_.back()) ++waits_after_failure_;
+      }
+      return MemoryStore::lease_is_good();
+    }
+    void WaitForAttempts(std::size_t count) {
+      const MutexLock lock(mu_);
+      while (attempts_.size() < count) changed_.Wait(mu_);
+    }
+    int waits_after_failure() const {
+      const MutexLock lock(mu_);
+      return waits_after_failure_;
+    }
+
+   private:
+    mutable Mutex mu_;
+    CondVar changed_;
+    std::thread::id keeper_ ABSL_GUARDED_BY(mu_);
+    std::vector<bool> attempts_ ABSL_GUARDED_BY(mu_);
+    mutable int waits_after_failure_ ABSL_GUARDED_BY(mu_) = 0;
+  };
+  RecordingObserver observer;
+  FakeEngine engine{FakeEngineOptions()};
+  Store store(medium_, "one", kLease);
+  Scheduler scheduler(engine, {}, clock_, observer);
+  SessionOptions options;
+  options.lease = std::chrono::seconds(1);
+  {
+    SessionManager sessions(scheduler, engine, &store, clock_, options);
+    medium_.FailRenewals(2);
+    store.WaitForAttempts(4);  // at the start, two that fail, one that does not
+    EXPECT_EQ(store.waits_after_failure(), 0);
+    EXPECT_EQ(sessions.stats().lease_lapses, 0u);
+  }
+  scheduler.Shutdown();
 }
 
 TEST_F(SessionManagerTest, AStoreThatLostItsMemoryDoesNotTakeSessionsAlong) {
@@ -634,6 +891,24 @@ TEST_F(SessionManagerTest, ExportedAndImportedGoesOnTheSame) {
     EXPECT_TRUE(absl::IsFailedPrecondition(far.Import(*bytes, "b").status()));
   }
   EXPECT_TRUE(one->Say(id, 3, 5, 2).ok());
+}
+
+// Three hundred bytes of one tenant's that would count as seventeen gigabytes, and leave
+// no room for anybody.
+TEST_F(SessionManagerTest, AHandMadeImportTakesNobodysRoom) {
+  const auto one = Make("one");
+  Replica far("far", nullptr, clock_);
+  const std::string id = one->Create();
+  ASSERT_TRUE(one->Say(id, 20, 1, 1).ok());
+  auto snapshot = Decode(one->Export(id).value());
+  ASSERT_TRUE(snapshot.ok()) << snapshot.status();
+  Turn& turn = *snapshot->turn;
+  turn.sampling.num_logprobs = std::numeric_limits<std::int32_t>::max();
+  turn.logprobs = {{.token = snapshot->tokens.back(), .logprob = -1.0f, .top = {}}};
+  EXPECT_TRUE(absl::IsDataLoss(far.Import(Encode(*snapshot)).status()));
+  far.sessions().Sweep();
+  const absl::Status created = far.TryCreate("b").status();
+  EXPECT_TRUE(created.ok()) << created;
 }
 
 TEST_F(SessionManagerTest, AnotherNumericsIdIsTold) {

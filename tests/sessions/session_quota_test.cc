@@ -147,6 +147,24 @@ TEST_F(SessionQuotaTest, WhenNothingOfATenantCanMoveFullMemoryIsItsOwnAffair) {
   EXPECT_TRUE(replica->TryCreate("b").ok());
 }
 
+// It would else be asked again and again, and memory grow beyond its limit meanwhile.
+TEST_F(SessionQuotaTest, AStoreThatTakesNothingPausesParkingByItself) {
+  ReplicaOptions options;
+  options.sessions.host_bytes = 150;
+  const auto replica = Make("one", options);
+  medium_.FailPuts(absl::UnavailableError("no answer"));
+  Session(*replica);
+  Session(*replica);
+  EXPECT_TRUE(
+      Becomes(*replica, [&] { return replica->sessions().stats().park_failures > 0; }));
+  EXPECT_THAT(replica->TryCreate("b").status().message(),
+              HasSubstr("bytes of memory; the limit is 150"));
+  medium_.FailPuts(absl::OkStatus());
+  EXPECT_FALSE(replica->TryCreate("b").ok()) << "for five seconds";
+  clock_.Advance(std::chrono::seconds(6));
+  EXPECT_TRUE(replica->TryCreate("b").ok());
+}
+
 TEST_F(SessionQuotaTest, ADrainLosesNothing) {
   const auto one = Make("one"), two = Make("two");
   const std::string id = Session(*one), other = Session(*one);

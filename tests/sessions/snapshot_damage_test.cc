@@ -1,6 +1,7 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
+#include <cstdint>
 #include <cstdlib>
 #include <functional>
 #include <optional>
@@ -151,6 +152,55 @@ TEST(SnapshotDamageTest, ATurnThatContradictsTheHistoryIsDataLoss) {
   refused([](Turn& turn) { turn.stop_token_ids = {14, 13}; });
   refused([](Turn& turn) { turn.sampling.temperature = NAN; });
   refused([](Turn& turn) { turn.sampling.logit_bias[0].first = -1; });
+}
+
+// Whoever asked for such a generation was refused.
+TEST(SnapshotDamageTest, ATurnBeyondTheContractIsDataLoss) {
+  const auto code = [](const std::function<void(Turn&)>& change) {
+    Snapshot snapshot = SampleSnapshot();
+    change(*snapshot.turn);
+    return Code(Encode(snapshot));
+  };
+  constexpr auto kOk = absl::StatusCode::kOk;
+  const std::string longest(256, 'x');
+  EXPECT_EQ(code([&](Turn& turn) { turn.stop.assign(16, longest); }), kOk);
+  EXPECT_EQ(code([](Turn& turn) { turn.stop.assign(17, "x"); }), kDataLoss);
+  EXPECT_EQ(code([&](Turn& turn) { turn.stop[0] = longest + "x"; }), kDataLoss);
+  EXPECT_EQ(code([](Turn& turn) { turn.stop[0] = ""; }), kDataLoss);
+  EXPECT_EQ(code([](Turn& turn) { turn.stop.assign(100'000, ""); }), kDataLoss);
+  EXPECT_EQ(code([](Turn& turn) { turn.stop_token_ids.assign(64, 7); }), kOk);
+  EXPECT_EQ(code([](Turn& turn) { turn.stop_token_ids.assign(65, 7); }), kDataLoss);
+  const auto biases = [](std::size_t count) {
+    return [count](Turn& turn) { turn.sampling.logit_bias.assign(count, {1, 2.0f}); };
+  };
+  EXPECT_EQ(code(biases(1024)), kOk);
+  EXPECT_EQ(code(biases(1025)), kDataLoss);
+  const auto logprobs = [](std::int32_t count) {
+    return [count](Turn& turn) { turn.sampling.num_logprobs = count; };
+  };
+  EXPECT_EQ(code(logprobs(20)), kOk);
+  EXPECT_EQ(code(logprobs(21)), kDataLoss);
+  EXPECT_EQ(code(logprobs(INT32_MAX)), kDataLoss);
+  EXPECT_EQ(code(logprobs(-2)), kDataLoss);
+  EXPECT_EQ(code(logprobs(1)), kDataLoss) << "more of them than were asked for";
+  EXPECT_EQ(code([](Turn& turn) { turn.sampling.banned_before_min_tokens = {1}; }),
+            kDataLoss);
+}
+
+TEST(SnapshotDamageTest, WhatATurnTakesIsCounted) {
+  Turn turn;
+  EXPECT_EQ(turn.host_bytes(), 0);
+  const auto grows = [&turn](const std::function<void()>& change, std::int64_t least) {
+    const std::int64_t before = turn.host_bytes();
+    change();
+    EXPECT_GE(turn.host_bytes(), before + least);
+    EXPECT_LE(turn.host_bytes(), before + 2 * least + 1000);
+  };
+  grows([&] { turn.stop.assign(16, std::string(256, 'x')); }, 16 * 256);
+  grows([&] { turn.stop_token_ids.assign(64, 7); }, 64 * 4);
+  grows([&] { turn.sampling.logit_bias.assign(1024, {1, 2.0f}); }, 1024 * 8);
+  turn.sampling.num_logprobs = 20;
+  grows([&] { turn.logprobs.resize(1000); }, 1000 * 20 * 8);
 }
 
 }  // namespace

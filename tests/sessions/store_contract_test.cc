@@ -13,6 +13,7 @@
 #include "sessions/directory_store.h"
 #include "sessions/open_store.h"
 #include "sessions/redis_store.h"
+#include "tests/sessions/moved_clock.h"
 #include "tests/sessions/redis_server.h"
 #include "tests/sessions/samples.h"
 
@@ -26,21 +27,6 @@ namespace fs = std::filesystem;
 constexpr auto kLease = std::chrono::seconds(30);
 const std::string kA(32, 'a'), kB(32, 'b'), kC(32, 'c');
 const SnapshotInfo kInfo{.tenant = "t", .num_tokens = 7};
-
-// Stands still but for what a test moves it.
-class MovedClock final : public LeaseClock {
- public:
-  std::chrono::nanoseconds Uptime() const override { return Now(); }
-  std::chrono::nanoseconds World() const override { return Now() + world_ahead_.load(); }
-  std::string BootId() const override { return "boot"; }
-  void Advance(std::chrono::nanoseconds by) { now_ += by.count(); }
-  void JumpWorld(std::chrono::nanoseconds by) { world_ahead_ = world_ahead_.load() + by; }
-
- private:
-  std::chrono::nanoseconds Now() const { return std::chrono::nanoseconds(now_.load()); }
-  std::atomic<std::int64_t> now_ = 1'000'000'000'000;
-  std::atomic<std::chrono::nanoseconds> world_ahead_{std::chrono::hours(24 * 365 * 50)};
-};
 
 // A medium, and owners on it.
 class Medium {
@@ -180,7 +166,55 @@ TEST_P(StoreTest, WhatIsPutIsThereUntilItIsDeleted) {
   EXPECT_TRUE(store->Delete(kA, claim).ok());
   EXPECT_TRUE(absl::IsNotFound(store->Get(kA).status()));
   EXPECT_TRUE(absl::IsNotFound(store->Acquire(kA, "t", AcquireMode::kStored).status()));
-  EXPECT_TRUE(absl::IsNotFound(store->Delete(kA, Take(*store, kA))));
+  EXPECT_TRUE(absl::IsNotFound(store->Delete(kB, Take(*store, kB)))) << "never stored";
+}
+
+// Neither by whoever had it before, nor under the claim that deleted it.
+TEST_P(StoreTest, WhatWasDeletedIsNotBroughtBack) {
+  const auto one = Open(std::chrono::seconds(100)), two = Open(std::chrono::seconds(100));
+  const Claim before = Take(*one, kA);
+  ASSERT_TRUE(Put(*one, kA, before, 1, "one").ok());
+  medium_->Lapse();
+  ASSERT_TRUE(two->Renew().ok());
+  const Claim claim = Take(*two, kA);
+  ASSERT_TRUE(two->Delete(kA, claim).ok());
+  ASSERT_TRUE(one->Renew().ok());
+  for (int i = 0; i < 2; ++i) {
+    for (SnapshotStore* store : {one.get(), two.get()}) {
+      for (const char* tenant : {"t", "u"}) {
+        for (const AcquireMode mode : {AcquireMode::kNew, AcquireMode::kStored}) {
+          EXPECT_TRUE(absl::IsNotFound(store->Acquire(kA, tenant, mode).status()));
+        }
+        EXPECT_TRUE(absl::IsNotFound(store->Head(kA, tenant).status()));
+      }
+      EXPECT_TRUE(absl::IsNotFound(store->Get(kA).status()));
+      EXPECT_THAT(*store->List("t", "", 9), IsEmpty());
+      EXPECT_EQ(store->TenantBytes("t").value_or(-1), 0);
+    }
+    EXPECT_TRUE(absl::IsFailedPrecondition(Put(*two, kA, claim, 2, "two")));
+    EXPECT_TRUE(absl::IsFailedPrecondition(two->Delete(kA, claim)));
+    EXPECT_TRUE(two->Release(kA, claim).ok());
+    EXPECT_TRUE(two->Disown(kA).ok());
+    medium_->Age(std::chrono::seconds(101));
+    EXPECT_EQ(two->RemoveExpired().value().snapshots, 0);
+  }
+}
+
+TEST_P(StoreTest, AnOwnerGivesUpWhatItWasNotToldOf) {
+  const auto one = Open(), two = Open();
+  const Claim stored = Take(*one, kA);
+  ASSERT_TRUE(Put(*one, kA, stored, 1, "one").ok());
+  Take(*one, kB);
+  for (const std::string& id : {kA, kB}) {
+    EXPECT_TRUE(two->Disown(id).ok()) << "of what is another's: no error";
+    EXPECT_TRUE(absl::IsUnavailable(two->Acquire(id, "t", AcquireMode::kNew).status()))
+        << "and no effect";
+    EXPECT_TRUE(one->Disown(id).ok());
+  }
+  EXPECT_TRUE(absl::IsFailedPrecondition(Put(*one, kA, stored, 2, "late")));
+  EXPECT_EQ(Take(*two, kA).epoch, stored.epoch + 1);
+  Take(*two, kB);
+  EXPECT_TRUE(one->Disown(kC).ok()) << "nor of what there is not";
 }
 
 TEST_P(StoreTest, AnotherOwnerSeesWhatIsStored) {
@@ -300,6 +334,7 @@ TEST_P(StoreTest, IdsThatAreNoneAreRefused) {
     EXPECT_TRUE(absl::IsInvalidArgument(store->Head(id, "t").status()));
     EXPECT_TRUE(absl::IsInvalidArgument(store->Delete(id, Claim())));
     EXPECT_TRUE(absl::IsInvalidArgument(store->Release(id, Claim())));
+    EXPECT_TRUE(absl::IsInvalidArgument(store->Disown(id)));
   }
 }
 
@@ -638,6 +673,62 @@ TEST_F(RedisStoreTest, FromAFullOneIsDeleted) {
   server_->Run({"CONFIG", "SET", "maxmemory", "1"});
   EXPECT_EQ(store->Delete(kA, *claim), absl::OkStatus());
   EXPECT_EQ(store->TenantBytes("t").value_or(-1), 3);
+}
+
+TEST_F(RedisStoreTest, ThatASessionWasDeletedIsForgottenAfterSomeLeases) {
+  const auto store = Open();
+  const auto claim = store->Acquire(kA, "t", AcquireMode::kNew);
+  ASSERT_TRUE(claim.ok());
+  const std::string_view bytes = "one";
+  ASSERT_TRUE(store->Put(kA, *claim, 1, kInfo, {&bytes, 1}, kUnlimitedBytes).ok());
+  ASSERT_TRUE(store->Delete(kA, *claim).ok());
+  const auto left = std::chrono::milliseconds(
+      std::stoll(server_->Run({"PTTL", "goldfinch:session:" + kA})));
+  EXPECT_GT(left, (kDeletedLeases - 1) * kLease);
+  EXPECT_LE(left, kDeletedLeases * kLease);
+}
+
+TEST_F(RedisStoreTest, InAFullOneWhatIsStoredIsClaimedGivenUpAndDeleted) {
+  const auto clock = std::make_shared<MovedClock>();
+  RedisStoreOptions options;
+  options.address.path = server_->socket();
+  options.clock = clock;
+  auto one = *RedisStore::Open(options);
+  const std::string_view bytes = "one";
+  for (const std::string& id : {kA, kB}) {
+    const auto claim = one->Acquire(id, "t", AcquireMode::kNew);
+    ASSERT_TRUE(claim.ok());
+    ASSERT_TRUE(one->Put(id, *claim, 1, kInfo, {&bytes, 1}, kUnlimitedBytes).ok());
+    if (id == kB) {
+      ASSERT_TRUE(one->Release(id, *claim).ok());
+    }
+  }
+  server_->Run({"CONFIG", "SET", "maxmemory", "1"});
+  ASSERT_EQ(server_->Run({"SET", "x", "y"}).substr(0, 3), "OOM");
+  EXPECT_EQ(one->Renew(), absl::OkStatus());
+  auto claim = one->Acquire(kA, "t", AcquireMode::kStored);
+  ASSERT_TRUE(claim.ok()) << claim.status();
+  EXPECT_TRUE(absl::IsResourceExhausted(
+      one->Put(kA, *claim, 2, kInfo, {&bytes, 1}, kUnlimitedBytes)));
+  EXPECT_TRUE(
+      absl::IsResourceExhausted(one->Acquire(kC, "t", AcquireMode::kNew).status()))
+      << "new ones need memory";
+  // After a lapse too, and by others.
+  clock->Advance(std::chrono::seconds(31));
+  EXPECT_EQ(one->Renew(), absl::OkStatus());
+  EXPECT_FALSE(one->is_good(*claim));
+  auto two = *RedisStore::Open(options);
+  claim = two->Acquire(kA, "t", AcquireMode::kStored);
+  ASSERT_TRUE(claim.ok()) << claim.status();
+  EXPECT_TRUE(absl::IsUnavailable(one->Acquire(kA, "t", AcquireMode::kStored).status()));
+  EXPECT_EQ(two->Release(kA, *claim), absl::OkStatus());
+  for (const std::string& id : {kA, kB}) {
+    claim = one->Acquire(id, "t", AcquireMode::kStored);
+    ASSERT_TRUE(claim.ok()) << claim.status();
+    EXPECT_EQ(one->Delete(id, *claim), absl::OkStatus());
+  }
+  EXPECT_EQ(one->TenantBytes("t").value_or(-1), 0);
+  EXPECT_EQ(server_->Run({"EXISTS", "goldfinch:blob:" + kA}), "0");
 }
 
 TEST(OpenStoreTest, OtherUrlsAreNoDirectories) {
