@@ -173,7 +173,8 @@ std::int64_t MostMemory(const ServerFlags& flags, const ModelEngine& engine) {
           ? device.weights + device.cache + device.expanded + device.state + device.work
           : 0;
   return of_engine + flags.prefix_cache_bytes + flags.session_bytes +
-         flags.grpc_memory_bytes + kMaxTransferBytes;
+         flags.grpc_memory_bytes + kMaxTransferBytes +
+         SessionOptionsOf(flags).max_image_bytes;
 }
 
 // INVALID_ARGUMENT when there would never be room for a call; a warning when the parts

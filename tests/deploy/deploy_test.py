@@ -224,7 +224,7 @@ class KubernetesTest(unittest.TestCase):
         allowed = [bytes_of(self.flags[flag]) for flag in flags]
         # Without a flag: snapshots on their way to and from clients, and sessions being copied.
         for name, source in (("kMaxTransferBytes", "server/serving_context.h"),
-                             ("kMaxImageBytes", "sessions/session_manager.cc")):
+                             ("max_image_bytes", "sessions/session_manager.h")):
             match = re.search(rf"{name} = std::int64_t\{{(\d+)\}} << (\d+);", read(source))
             allowed.append(int(match[1]) << int(match[2]))
         model = 256 << 20  # of the image, with states and workspace
