@@ -170,4 +170,16 @@ class Replica {
   std::unique_ptr<SessionManager> manager_;  // goes before the scheduler
 };
 
+// Replicas around one store in memory.
+class ReplicaTest : public testing::Test {
+ protected:
+  std::unique_ptr<Replica> Make(const std::string& name,
+                                const ReplicaOptions& options = {}) {
+    return std::make_unique<Replica>(name, &medium_, clock_, options);
+  }
+
+  FakeClock clock_;
+  MemoryMedium medium_{clock_};
+};
+
 }  // namespace goldfinch
