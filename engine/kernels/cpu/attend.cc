@@ -131,7 +131,7 @@ GOLDFINCH_INLINE float Scores(const float* q, const T* keys, std::int64_t padded
   F32x16 maximum = Splat(-__builtin_inff());
   for (t = 0; t < count; t += kLanes) {
     const F32x16 s = Load(score + t);
-    maximum = s > maximum ? s : maximum;
+    maximum = Larger(s, maximum);
   }
   float largest = -__builtin_inff();
   for (int i = 0; i < kLanes; ++i) largest = maximum[i] > largest ? maximum[i] : largest;

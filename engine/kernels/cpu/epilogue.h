@@ -54,8 +54,7 @@ void FinishAs(const Epilogue& e, const F32x16* sums, std::int64_t rows, const Ma
       return each([](F32x16 sum, auto, auto) { return Tanh(sum); });
     case Finish::kReluSquared:
       return each([](F32x16 sum, auto, auto) {
-        // Compared this way a NaN stays one.
-        const F32x16 positive = sum < 0.0f ? F32x16{} : sum;
+        const F32x16 positive = Relu(sum);
         return positive * positive;
       });
     case Finish::kLerp:
