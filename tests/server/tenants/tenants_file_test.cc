@@ -200,13 +200,17 @@ TEST(TenantsFileTest, EveryMistakeIsOneLineThatNamesThePlace) {
   }
 }
 
-TEST(TenantsFileTest, TheExampleIsGoodOnceItHasAHash) {
+TEST(TenantsFileTest, TheExampleIsGoodOnceItHasItsHashes) {
   std::ifstream file(GOLDFINCH_SOURCE_DIR "/deploy/kubernetes/tenants.example.json");
   std::string text{std::istreambuf_iterator<char>(file),
                    std::istreambuf_iterator<char>()};
   EXPECT_THAT(std::string(ParseTenants(text).status().message()),
               HasSubstr("tenant example: key_sha256[0] must be a string of 64"));
   text = absl::StrReplaceAll(text, {{"REPLACE WITH THE SHA-256 OF A KEY", Hash()}});
+  EXPECT_THAT(std::string(ParseTenants(text).status().message()),
+              HasSubstr("tenant operator: key_sha256[0] must be a string of 64"));
+  text = absl::StrReplaceAll(
+      text, {{"REPLACE WITH THE SHA-256 OF ANOTHER KEY", HashOfKey("another")}});
   EXPECT_TRUE(ParseTenants(text).ok()) << ParseTenants(text).status();
 }
 
