@@ -28,7 +28,7 @@ namespace {
 inline constexpr int kRows = 12;
 constexpr int PanelsFor(int rows) { return rows == 1 ? 4 : rows <= 4 ? 2 : 1; }
 #elif defined(__AVX2__)
-inline constexpr int kRows = 3;
+inline constexpr int kRows = 2;
 constexpr int PanelsFor(int rows) { return rows == 1 ? 2 : 1; }
 #else
 inline constexpr int kRows = 1;
@@ -165,12 +165,98 @@ GOLDFINCH_INLINE void AccumulatePairs(const std::uint16_t* x, std::int64_t strid
 }
 #endif
 
+#if GOLDFINCH_HALVES
+// The lower and the upper bf16 of each of eight pairs.
+GOLDFINCH_INLINE F32 LowerOf(__m256i pairs) {
+  return reinterpret_cast<F32>(_mm256_slli_epi32(pairs, 16));
+}
+GOLDFINCH_INLINE F32 UpperOf(__m256i pairs) {
+  return reinterpret_cast<F32>(
+      _mm256_and_si256(pairs, _mm256_set1_epi32(static_cast<int>(0xffff0000u))));
+}
+
+// Sixteen columns as even ones and odd ones, which is how a load of bf16 has them, and
+// back: to widen them in order would take as long as the products.
+GOLDFINCH_INLINE F32x16 EvenAndOdd(F32x16 columns) {
+  const auto a = reinterpret_cast<__m256>(columns.half[0]);
+  const auto b = reinterpret_cast<__m256>(columns.half[1]);
+  const auto in_order = [](__m256 v) {
+    return reinterpret_cast<F32>(
+        _mm256_permute4x64_pd(_mm256_castps_pd(v), _MM_SHUFFLE(3, 1, 2, 0)));
+  };
+  return {{in_order(_mm256_shuffle_ps(a, b, _MM_SHUFFLE(2, 0, 2, 0))),
+           in_order(_mm256_shuffle_ps(a, b, _MM_SHUFFLE(3, 1, 3, 1)))}};
+}
+GOLDFINCH_INLINE F32x16 InOrder(F32x16 even_and_odd) {
+  const auto even = reinterpret_cast<__m256>(even_and_odd.half[0]);
+  const auto odd = reinterpret_cast<__m256>(even_and_odd.half[1]);
+  const __m256 low = _mm256_unpacklo_ps(even, odd), high = _mm256_unpackhi_ps(even, odd);
+  return {{reinterpret_cast<F32>(_mm256_permute2f128_ps(low, high, 0x20)),
+           reinterpret_cast<F32>(_mm256_permute2f128_ps(low, high, 0x31))}};
+}
+
+// One input of every panel, given by input(m) in all lanes.
+template <int kCount, int kPanels, typename Input>
+GOLDFINCH_INLINE void WideStep(const std::uint16_t* w, std::int64_t panel,
+                               const Input& input, Accumulators<kCount, kPanels>& acc) {
+  for (int p = 0; p < kPanels; ++p) {
+    F32x16 columns[2];
+    for (int i = 0; i < 2; ++i) {
+      const __m256i pairs = _mm256_loadu_si256(
+          reinterpret_cast<const __m256i*>(w + p * panel + i * kLanes));
+      columns[i] = {{LowerOf(pairs), UpperOf(pairs)}};
+    }
+    for (int m = 0; m < kCount; ++m) {
+      const F32 x = F32{} + input(m);
+      for (int i = 0; i < 2; ++i)
+        acc.sum[p][m][i] = MulAdd({{x, x}}, columns[i], acc.sum[p][m][i]);
+    }
+  }
+}
+
+template <int kCount, int kPanels, typename Asker>
+GOLDFINCH_INLINE void AccumulateWide(const std::uint16_t* x, std::int64_t stride,
+                                     const std::uint16_t* w, std::int64_t panel,
+                                     std::int64_t in, Asker ask,
+                                     Accumulators<kCount, kPanels>& acc) {
+  constexpr std::int64_t kStep = kPanelColumns * 2;
+  for (int p = 0; p < kPanels; ++p)
+    for (int m = 0; m < kCount; ++m)
+      for (int i = 0; i < 2; ++i) acc.sum[p][m][i] = EvenAndOdd(acc.sum[p][m][i]);
+  const auto pair_at = [x, stride](int m, std::int64_t k) {
+    std::int32_t pair;
+    __builtin_memcpy(&pair, x + m * stride + k, sizeof pair);
+    return _mm256_set1_epi32(pair);
+  };
+  std::int64_t k = 0;
+  for (; k + 2 <= in; k += 2, w += 2 * kPanelColumns) {
+    ask.Ask(w, k * kStep, kStep);
+    WideStep<kCount, kPanels>(
+        w, panel, [&](int m) { return LowerOf(pair_at(m, k)); }, acc);
+    ask.Ask(w + kPanelColumns, (k + 1) * kStep, kStep);
+    WideStep<kCount, kPanels>(
+        w + kPanelColumns, panel, [&](int m) { return UpperOf(pair_at(m, k)); }, acc);
+  }
+  if (k < in)
+    WideStep<kCount, kPanels>(
+        w, panel, [&](int m) { return F32{} + ToFloat(x[m * stride + k]); }, acc);
+  for (int p = 0; p < kPanels; ++p)
+    for (int m = 0; m < kCount; ++m)
+      for (int i = 0; i < 2; ++i) acc.sum[p][m][i] = InOrder(acc.sum[p][m][i]);
+}
+#endif
+
 template <int kCount, int kPanels, typename W, typename Asker>
 GOLDFINCH_INLINE void AccumulateBf16(const std::uint16_t* x, std::int64_t stride,
                                      const W* w, std::int64_t panel, std::int64_t in,
                                      Asker ask, Accumulators<kCount, kPanels>& acc) {
 #if defined(__AVX512BF16__)
   AccumulatePairs<kCount, kPanels>(x, stride, w, panel, in, ask, acc);
+#elif GOLDFINCH_HALVES
+  if constexpr (sizeof(W) == 2)
+    AccumulateWide<kCount, kPanels>(x, stride, w, panel, in, ask, acc);
+  else
+    AccumulatePlain<kCount, kPanels>(x, stride, w, panel, in, ask, acc);
 #else
   AccumulatePlain<kCount, kPanels>(x, stride, w, panel, in, ask, acc);
 #endif
