@@ -14,13 +14,6 @@
 namespace goldfinch {
 namespace {
 
-// A lease ends this part of it earlier for its owner than for others.
-constexpr int kMarginPart = 10;
-
-absl::Status ClaimLost() {
-  return absl::FailedPreconditionError("the claim on the session is lost");
-}
-
 absl::Status CheckTenant(std::string_view tenant) {
   if (tenant.size() <= kMaxTenantName) return absl::OkStatus();
   return absl::InvalidArgumentError("the tenant's name is too long to be stored");
@@ -107,7 +100,7 @@ absl::Status DirectoryStore::WriteLease() {
   uptime_until_ = until;
   const MutexLock lock(good_mu_);
   good_lease_ = lease_;
-  good_until_ = now + options_.lease - options_.lease / kMarginPart;
+  good_until_ = now + options_.lease - options_.lease / kLeaseMarginPart;
   return absl::OkStatus();
 }
 
@@ -170,7 +163,8 @@ absl::StatusOr<ClaimFile> DirectoryStore::ReadClaim(const std::string& id) const
       ReadSmallFile(directory_, FileName(id, kClaimSuffix), kMaxSmallFileBytes);
   if (absl::IsNotFound(bytes.status())) return ClaimFile{};
   if (!bytes.ok()) return bytes.status();
-  return DecodeClaim(*bytes);
+  auto claim = DecodeClaim(*bytes);
+  return claim.ok() ? *std::move(claim) : ClaimFile{};
 }
 
 absl::Status DirectoryStore::WriteClaim(const std::string& id, const ClaimFile& claim) {
@@ -178,15 +172,13 @@ absl::Status DirectoryStore::WriteClaim(const std::string& id, const ClaimFile& 
                         EncodeClaim(claim));
 }
 
-// Under the directory's lock. A claim that is damaged is nobody's; one that cannot be
-// read may be good still.
+// Under the directory's lock. A claim that cannot be read may be good still.
 absl::StatusOr<ClaimFile> DirectoryStore::Held(const std::string& id,
                                                const Claim& claim) {
   if (claim.lease != lease_ || options_.clock->Uptime() >= uptime_until_) {
     return ClaimLost();
   }
   auto held = ReadClaim(id);
-  if (absl::IsDataLoss(held.status())) return ClaimLost();
   if (!held.ok()) return held.status();
   if (held->owner != owner_ || held->epoch != claim.epoch) return ClaimLost();
   return *std::move(held);
@@ -201,7 +193,7 @@ absl::StatusOr<Claim> DirectoryStore::Acquire(std::string_view session_id,
   const Locked locked(*this);
   if (!locked.status().ok()) return locked.status();
   if (options_.clock->Uptime() >= uptime_until_) {
-    return absl::UnavailableError("this server's lease on sessions has lapsed");
+    return LeaseLapsed();
   }
   const auto holder = HolderOf(id, owner_);
   if (!holder.ok()) return holder.status();
@@ -245,7 +237,6 @@ absl::Status DirectoryStore::Disown(std::string_view session_id) {
   const Locked locked(*this);
   if (!locked.status().ok()) return locked.status();
   auto claim = ReadClaim(id);
-  if (absl::IsDataLoss(claim.status())) return absl::OkStatus();
   if (!claim.ok()) return claim.status();
   if (claim->owner != owner_) return absl::OkStatus();
   claim->owner = "";
@@ -365,12 +356,10 @@ std::string DirectoryStore::owner() const {
 }
 
 // Asked before what is stored is read: who gives a session up in between has put it. One
-// whose claim cannot be read may be anybody's; one whose claim is damaged is nobody's:
-// whoever wrote it cannot prove that he holds it.
+// whose claim cannot be read may be anybody's.
 absl::StatusOr<DirectoryStore::Holder> DirectoryStore::HolderOf(
     const std::string& id, const std::string& owner) const {
   auto claim = ReadClaim(id);
-  if (absl::IsDataLoss(claim.status())) claim = ClaimFile{};
   if (!claim.ok()) return claim.status();
   Holder holder;
   holder.live = IsLive(claim->owner);

@@ -104,6 +104,7 @@ class DirectoryStore final : public SnapshotStore {
   // when that cannot be told.
   absl::StatusOr<ClaimFile> Held(const std::string& id, const Claim& claim)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  // A damaged one is nobody's: whoever wrote it cannot prove that he holds it.
   absl::StatusOr<ClaimFile> ReadClaim(const std::string& id) const;
   absl::Status WriteClaim(const std::string& id, const ClaimFile& claim)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);

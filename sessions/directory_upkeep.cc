@@ -40,14 +40,14 @@ void DirectoryStore::RemoveIfLeftOver(const std::string& name) {
 void DirectoryStore::RemoveClaimIfLeftOver(const std::string& id) {
   const std::string snapshot = FileName(id, kSnapshotSuffix);
   const auto claim = ReadClaim(id);
+  if (!claim.ok()) return;
   bool stored = faccessat(directory_, snapshot.c_str(), F_OK, 0) == 0;
-  if (stored && claim.ok() && claim->deleted_at.has_value()) {
+  if (stored && claim->deleted_at.has_value()) {
     CountOut(id);
     RemoveFile(directory_, snapshot);
     stored = false;
   }
-  if (stored || (claim.ok() && (IsLive(claim->owner) || IsDeleted(*claim)))) return;
-  if (!claim.ok() && !absl::IsDataLoss(claim.status())) return;
+  if (stored || IsLive(claim->owner) || IsDeleted(*claim)) return;
   RemoveFile(directory_, FileName(id, kClaimSuffix));
 }
 

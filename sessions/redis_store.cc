@@ -19,9 +19,6 @@ constexpr std::uint64_t kMaxGeneration = std::uint64_t{1} << 53;
 
 constexpr std::size_t kMaxIdleConnections = 8;
 
-// A lease ends this part of it earlier for its owner than for others.
-constexpr int kMarginPart = 10;
-
 absl::Status NoAnswer() {
   return absl::UnavailableError("the session store does not answer");
 }
@@ -256,7 +253,7 @@ absl::Status RedisStore::Renew() {
         Eval(kNewOwnerScript, {Key("owner", before), Key("owner", next.owner)}, {millis});
     if (!reply.ok()) return reply.status();
   }
-  next.good_until = now + options_.lease - options_.lease / kMarginPart;
+  next.good_until = now + options_.lease - options_.lease / kLeaseMarginPart;
   const MutexLock lock(mu_);
   lease_ = next;
   return absl::OkStatus();
@@ -286,7 +283,7 @@ absl::StatusOr<Claim> RedisStore::Acquire(std::string_view session_id,
     return HeldElsewhere();
   }
   if (outcome == "lapsed") {
-    return absl::UnavailableError("this server's lease on sessions has lapsed");
+    return LeaseLapsed();
   }
   if (!IsArray(reply->get(), 3)) return Odd();
   return Claim{.epoch = NumberOf<std::uint64_t>((*reply)->element[1]),
@@ -318,9 +315,7 @@ absl::Status RedisStore::Put(std::string_view session_id, const Claim& claim,
                                                    "; the limit is ", kMaxGeneration));
   }
   const Lease by = lease();
-  const absl::Status lost =
-      absl::FailedPreconditionError("the claim on the session is lost");
-  if (claim.lease != by.number) return lost;
+  if (claim.lease != by.number) return ClaimLost();
   std::string blob;
   for (const std::string_view piece : bytes) blob.append(piece);
   const std::string limit =
@@ -343,7 +338,7 @@ absl::Status RedisStore::Put(std::string_view session_id, const Claim& claim,
   if (!IsArray(reply->get(), 1)) return Odd();
   const std::string_view outcome = TextOf((*reply)->element[0]);
   if (outcome == "ok") return absl::OkStatus();
-  if (outcome == "lost") return lost;
+  if (outcome == "lost") return ClaimLost();
   if (outcome == "over" && IsArray(reply->get(), 2)) {
     return OverTenantLimit(NumberOf<std::int64_t>((*reply)->element[1]),
                            max_tenant_bytes);
@@ -396,7 +391,7 @@ absl::Status RedisStore::Delete(std::string_view session_id, const Claim& claim)
   if (!reply.ok()) return reply.status();
   const std::string_view outcome = TextOf(reply->get());
   if (claim.lease != by.number || outcome == "lost") {
-    return absl::FailedPreconditionError("the claim on the session is lost");
+    return ClaimLost();
   }
   return outcome == "none" ? NoSuchSession() : absl::OkStatus();
 }

@@ -36,4 +36,12 @@ absl::Status HeldElsewhere() {
   return absl::UnavailableError("another server holds the session");
 }
 
+absl::Status ClaimLost() {
+  return absl::FailedPreconditionError("the claim on the session is lost");
+}
+
+absl::Status LeaseLapsed() {
+  return absl::UnavailableError("this server's lease on sessions has lapsed");
+}
+
 }  // namespace goldfinch

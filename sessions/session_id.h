@@ -24,4 +24,10 @@ absl::Status NoSuchSession();
 // UNAVAILABLE, while another server has a good claim.
 absl::Status HeldElsewhere();
 
+// FAILED_PRECONDITION, of a store for a claim that is not good.
+absl::Status ClaimLost();
+
+// UNAVAILABLE, of a store that would have to claim: it is not this server's to do so.
+absl::Status LeaseLapsed();
+
 }  // namespace goldfinch

@@ -46,6 +46,9 @@ struct SnapshotInfo {
   std::int64_t num_tokens = 0;
 };
 
+// A lease ends this part of it earlier for its owner than for others.
+inline constexpr int kLeaseMarginPart = 10;
+
 // It is known of a session that it was deleted for so many leases: whoever had it before
 // his own lapsed has given it back by then, or has been away for longer.
 inline constexpr int kDeletedLeases = 20;
