@@ -141,6 +141,15 @@ class Replica {
     engine_.Release();
   }
 
+  // Runs a request on `use` and interrupts it in its midst.
+  void RunInterrupted(SessionUse& use, std::uint64_t seed) {
+    BlockInStep(3);
+    const auto submission = scheduler_.Submit(RequestOn(use, 20, 1000, seed));
+    ASSERT_TRUE(submission.ok());
+    InterruptInStep(submission->id);
+    Reader(submission->stream).TakeUntilEnd();
+  }
+
   // One turn of a session: `prompt` tokens of a seed, then `tokens` generated and
   // checked.
   absl::Status Say(const std::string& id, std::int64_t prompt, std::int64_t tokens,

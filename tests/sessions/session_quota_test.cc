@@ -179,12 +179,7 @@ TEST_F(SessionQuotaTest, WhatIsInterruptedIsParkedAllTheSame) {
   const auto one = Make("one"), two = Make("two");
   max_parked_ = 0;
   const auto use = one->sessions().Anonymous("a");
-  one->BlockInStep(3);
-  const auto submission = one->scheduler().Submit(one->RequestOn(*use, 20, 1000, 5));
-  ASSERT_TRUE(submission.ok());
-  one->InterruptInStep(submission->id);
-  Reader reader(submission->stream);
-  reader.TakeUntilEnd();
+  ASSERT_NO_FATAL_FAILURE(one->RunInterrupted(*use, 5));
   EXPECT_EQ(Await<absl::Status>([&](auto done) {
               one->sessions().ParkInterrupted(use, std::move(done));
             }),

@@ -305,12 +305,7 @@ TEST_F(SessionReplicasTest, InterruptedCallsWaitForRoomToBeCopied) {
   std::vector<std::future<absl::Status>> parked;
   for (std::uint64_t i = 0; i < 4; ++i) {
     uses.push_back(one->sessions().Anonymous("a"));
-    one->BlockInStep(3);
-    const auto submission =
-        one->scheduler().Submit(one->RequestOn(*uses.back(), 20, 1000, i));
-    ASSERT_TRUE(submission.ok());
-    one->InterruptInStep(submission->id);
-    Reader(submission->stream).TakeUntilEnd();
+    ASSERT_NO_FATAL_FAILURE(one->RunInterrupted(*uses.back(), i));
     ASSERT_TRUE(uses.back()->interrupted());
   }
   medium_.HoldClaims();
@@ -517,12 +512,7 @@ TEST_F(SessionReplicasTest, InterruptedThatNobodyParksIsParkedAtTheEnd) {
   const auto one = Make("one");
   {
     const auto use = one->sessions().Anonymous("a");
-    one->BlockInStep(3);
-    const auto submission = one->scheduler().Submit(one->RequestOn(*use, 20, 1000, 5));
-    ASSERT_TRUE(submission.ok());
-    one->InterruptInStep(submission->id);
-    Reader reader(submission->stream);
-    reader.TakeUntilEnd();
+    ASSERT_NO_FATAL_FAILURE(one->RunInterrupted(*use, 5));
   }
   const auto deadline = std::chrono::steady_clock::now() + std::chrono::seconds(20);
   EXPECT_EQ(one->sessions().ParkAll(deadline), 0);
