@@ -74,14 +74,10 @@ __global__ void __launch_bounds__(kGemmThreads) FewRows(Products products) {
       load(ahead[i], strip + i + kAhead);
     }
   }
-#pragma unroll
-  for (int b = 0; b < kBlocks; ++b)
-#pragma unroll
-    for (int g = 0; g < kGroups; ++g)
-#pragma unroll
-      for (int i = 0; i < 4; ++i)
-        sums[warp][g * 8 + lane % 4 * 2 + i % 2][b * 16 + lane / 4 + i / 2 * 8] =
-            sum[b][g][i];
+  ForLaneSums<kBlocks, kGroups>(static_cast<int>(lane),
+                                [&](int row, int output, int b, int g, int i) {
+                                  sums[warp][row][output] = sum[b][g][i];
+                                });
   __syncthreads();
   AllowLaunch();
   for (int i = threadIdx.x; i < kOutputs * kRows; i += kGemmThreads) {

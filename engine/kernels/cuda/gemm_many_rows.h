@@ -166,16 +166,11 @@ __global__ void __launch_bounds__(kGemmThreads) ManyRows(Products products) {
   AllowLaunch();
   // Calls visit(row, output, number) for what this thread has, both within the tile.
   const auto for_sums = [&](const auto& visit) {
-#pragma unroll
-    for (int b = 0; b < kBlocks; ++b)
-#pragma unroll
-      for (int g = 0; g < kGroups; ++g)
-#pragma unroll
-        for (int e = 0; e < 4; ++e)
-          // The last slice is never empty; those before it are in `total`.
-          visit(warp_row + g * 8 + lane % 4 * 2 + e % 2,
-                (warp_block + b) * 16 + lane / 4 + e / 2 * 8,
-                kSplit ? sum[b][g][e] : total[b][g][e] + sum[b][g][e]);
+    ForLaneSums<kBlocks, kGroups>(lane, [&](int row, int output, int b, int g, int i) {
+      // The last slice is never empty; those before it are in `total`.
+      visit(warp_row + row, warp_block * 16 + output,
+            kSplit ? sum[b][g][i] : total[b][g][i] + sum[b][g][i]);
+    });
   };
   if constexpr (kSplit) {
     float* const to = products.partials + std::int64_t{blockIdx.x} * kPartialElements;

@@ -73,6 +73,19 @@ struct ByteWeights {
   }
 };
 
+// Calls visit(row, output, b, g, i) for each sum[b][g][i] of a lane, in the order of the
+// tensor core (device.h): blocks of 16 outputs by groups of 8 rows.
+template <int kBlocks, int kGroups, typename Visit>
+__device__ __forceinline__ void ForLaneSums(int lane, const Visit& visit) {
+#pragma unroll
+  for (int b = 0; b < kBlocks; ++b)
+#pragma unroll
+    for (int g = 0; g < kGroups; ++g)
+#pragma unroll
+      for (int i = 0; i < 4; ++i)
+        visit(g * 8 + lane % 4 * 2 + i % 2, b * 16 + lane / 4 + i / 2 * 8, b, g, i);
+}
+
 // Inputs [k, k + 8) of a row of x; zeros behind its end. kAligned: rows start at
 // multiples of 16 bytes and `in` is a multiple of 8.
 template <bool kAligned>
