@@ -190,8 +190,8 @@ class Model {
   StepArray<std::int64_t> cache_row_;
   StepArray<std::int64_t> gold_row_;  // rows of x_ that GOLD runs on
   StepArray<std::int32_t> gold_span_begin_, gold_slot_, gold_next_slot_;
-  StepArray<std::int32_t> before_gold_row_,
-      before_gold_slot_;                    // before the first GOLD row
+  // Rows of x_ just before the first GOLD row of a span, and their slots.
+  StepArray<std::int32_t> before_gold_row_, before_gold_slot_;
   std::vector<std::int64_t> output_begin_;  // a span: output row of its token 0
   std::vector<AttendedSequence> attended_;
   std::vector<std::int32_t> gold_row_sequence_;

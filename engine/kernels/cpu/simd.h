@@ -64,17 +64,14 @@ GOLDFINCH_INLINE F32x16 operator*(F32x16 a, F32x16 b) {
 GOLDFINCH_INLINE F32x16 operator/(F32x16 a, F32x16 b) {
   return {{a.half[0] / b.half[0], a.half[1] / b.half[1]}};
 }
-GOLDFINCH_INLINE F32x16 operator+(F32x16 a, float b) { return a + Splat(b); }
 GOLDFINCH_INLINE F32x16 operator-(F32x16 a, float b) { return a - Splat(b); }
 GOLDFINCH_INLINE F32x16 operator*(F32x16 a, float b) { return a * Splat(b); }
 GOLDFINCH_INLINE F32x16 operator/(F32x16 a, float b) { return a / Splat(b); }
 GOLDFINCH_INLINE F32x16 operator+(float a, F32x16 b) { return Splat(a) + b; }
 GOLDFINCH_INLINE F32x16 operator-(float a, F32x16 b) { return Splat(a) - b; }
-GOLDFINCH_INLINE F32x16 operator*(float a, F32x16 b) { return Splat(a) * b; }
 GOLDFINCH_INLINE F32x16 operator/(float a, F32x16 b) { return Splat(a) / b; }
 GOLDFINCH_INLINE F32x16 operator-(F32x16 a) { return {{-a.half[0], -a.half[1]}}; }
 GOLDFINCH_INLINE F32x16& operator+=(F32x16& a, F32x16 b) { return a = a + b; }
-GOLDFINCH_INLINE F32x16& operator-=(F32x16& a, F32x16 b) { return a = a - b; }
 GOLDFINCH_INLINE F32x16& operator*=(F32x16& a, F32x16 b) { return a = a * b; }
 
 // f of each of the machine's own vectors that make up `x`.
