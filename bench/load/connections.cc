@@ -16,11 +16,11 @@
 #include "absl/strings/str_cat.h"
 #include "bench/load/call_group.h"
 #include "bench/load/prompt.h"
-#include "bench/load/retry_delay.h"
 #include "bench/load/tally.h"
 #include "bench/load/timetable.h"
 #include "engine/sync/mutex.h"
 #include "server/cli/channel.h"
+#include "server/cli/retry_delay.h"
 
 namespace goldfinch {
 namespace {

@@ -16,9 +16,9 @@
 #include "bench/load/arrivals.h"
 #include "bench/load/call_group.h"
 #include "bench/load/prompt.h"
-#include "bench/load/retry_delay.h"
 #include "bench/load/timetable.h"
 #include "server/cli/channel.h"
+#include "server/cli/retry_delay.h"
 
 namespace goldfinch {
 namespace {

@@ -3,8 +3,8 @@
 #include <algorithm>
 #include <utility>
 
-#include "google/rpc/error_details.pb.h"
 #include "google/rpc/status.pb.h"
+#include "server/cli/retry_delay.h"
 
 namespace goldfinch {
 namespace {
@@ -16,21 +16,15 @@ constexpr std::chrono::seconds kLongestPause{2};
 
 Advice AdviceOf(const grpc::Status& status) {
   Advice advice;
+  advice.retry_after = RetryDelay(status);
   google::rpc::Status details;
-  const bool unavailable = status.error_code() == grpc::StatusCode::UNAVAILABLE;
-  if ((!unavailable && status.error_code() != grpc::StatusCode::RESOURCE_EXHAUSTED) ||
+  if (status.error_code() != grpc::StatusCode::UNAVAILABLE ||
       !details.ParseFromString(status.error_details())) {
     return advice;
   }
   for (const google::protobuf::Any& detail : details.details()) {
-    google::rpc::RetryInfo retry;
     v1::Interruption interruption;
-    if (detail.UnpackTo(&retry)) {
-      advice.retry_after = std::chrono::seconds(retry.retry_delay().seconds()) +
-                           std::chrono::nanoseconds(retry.retry_delay().nanos());
-    } else if (unavailable && detail.UnpackTo(&interruption)) {
-      advice.interruption = std::move(interruption);
-    }
+    if (detail.UnpackTo(&interruption)) advice.interruption = std::move(interruption);
   }
   return advice;
 }

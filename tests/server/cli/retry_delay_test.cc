@@ -1,7 +1,10 @@
-#include "bench/load/retry_delay.h"
+#include "server/cli/retry_delay.h"
 
 #include <gtest/gtest.h>
 
+#include <chrono>
+#include <cstdint>
+#include <limits>
 #include <string>
 
 #include "google/rpc/error_details.pb.h"
@@ -10,10 +13,10 @@
 namespace goldfinch {
 namespace {
 
-std::string Details() {
+std::string Details(std::int64_t seconds = 2, std::int32_t nanos = 500000000) {
   google::rpc::RetryInfo retry;
-  retry.mutable_retry_delay()->set_seconds(2);
-  retry.mutable_retry_delay()->set_nanos(500000000);
+  retry.mutable_retry_delay()->set_seconds(seconds);
+  retry.mutable_retry_delay()->set_nanos(nanos);
   google::rpc::Status status;
   status.add_details()->PackFrom(google::rpc::Status());  // something else before it
   status.add_details()->PackFrom(retry);
@@ -25,6 +28,17 @@ TEST(RetryDelayTest, ARefusalSaysWhenToComeAgain) {
        {grpc::StatusCode::RESOURCE_EXHAUSTED, grpc::StatusCode::UNAVAILABLE}) {
     EXPECT_EQ(RetryDelay({code, "full", Details()}), std::chrono::milliseconds(2500));
   }
+}
+
+TEST(RetryDelayTest, WhatNobodyCanMeanIsADayOrNothing) {
+  const auto delay = [](std::int64_t seconds, std::int32_t nanos) {
+    return RetryDelay({grpc::StatusCode::UNAVAILABLE, "", Details(seconds, nanos)});
+  };
+  constexpr std::int64_t kMost = std::numeric_limits<std::int64_t>::max();
+  EXPECT_EQ(delay(kMost, 0), std::chrono::hours(24));
+  EXPECT_EQ(delay(86400, 1), std::chrono::hours(24));
+  EXPECT_EQ(delay(-kMost, 0), std::chrono::seconds(0));
+  EXPECT_EQ(delay(0, -1), std::chrono::seconds(0));
 }
 
 TEST(RetryDelayTest, OtherStatusesAreFailures) {

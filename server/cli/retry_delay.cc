@@ -1,4 +1,7 @@
-#include "bench/load/retry_delay.h"
+#include "server/cli/retry_delay.h"
+
+#include <algorithm>
+#include <cstdint>
 
 #include "google/rpc/error_details.pb.h"
 #include "google/rpc/status.pb.h"
@@ -15,8 +18,12 @@ std::optional<std::chrono::nanoseconds> RetryDelay(const grpc::Status& status) {
   for (const google::protobuf::Any& detail : details.details()) {
     google::rpc::RetryInfo retry;
     if (!detail.UnpackTo(&retry)) continue;
-    return std::chrono::seconds(retry.retry_delay().seconds()) +
-           std::chrono::nanoseconds(retry.retry_delay().nanos());
+    const std::int64_t seconds = std::clamp<std::int64_t>(retry.retry_delay().seconds(),
+                                                          0, kLongestRetryDelay.count());
+    return std::clamp<std::chrono::nanoseconds>(
+        std::chrono::seconds(seconds) +
+            std::chrono::nanoseconds(retry.retry_delay().nanos()),
+        std::chrono::nanoseconds(0), kLongestRetryDelay);
   }
   return std::nullopt;
 }
