@@ -112,6 +112,19 @@ void CudaSampler::AppendChange(TokenId token, float value) {
   changes_.push_back({token, value});
 }
 
+// Each token once: two threads do not write one logit, not even the same.
+std::int32_t CudaSampler::AppendBans(const std::vector<TokenId>& tokens) {
+  const auto first = static_cast<std::ptrdiff_t>(changes_.size());
+  for (const TokenId token : tokens) AppendChange(token, 0.0f);
+  std::sort(changes_.begin() + first, changes_.end(),
+            [](const auto& a, const auto& b) { return a.token < b.token; });
+  changes_.erase(
+      std::unique(changes_.begin() + first, changes_.end(),
+                  [](const auto& a, const auto& b) { return a.token == b.token; }),
+      changes_.end());
+  return static_cast<std::int32_t>(static_cast<std::ptrdiff_t>(changes_.size()) - first);
+}
+
 // An entry: 0 of a token that was not seen, else 1 more than its count.
 void CudaSampler::AppendCounts(const TokenCounts& counts, CountTables::Lacks lacks) {
   const auto entry = [](std::int32_t count) { return static_cast<float>(count + 1); };
@@ -132,15 +145,14 @@ bool CudaSampler::Append(const Backend::SampleRequest& request, std::int64_t voc
     counts = count_tables_->Find(*request.counts, request.pending.has_value());
     if (!counts.has_value()) return false;
   }
-  const auto num_biases = static_cast<std::int32_t>(params.logit_bias.size());
-  const auto num_bans =
-      static_cast<std::int32_t>(bans ? params.banned_before_min_tokens.size() : 0);
+  const std::size_t num_biases = params.logit_bias.size();
+  const std::size_t most_bans = bans ? params.banned_before_min_tokens.size() : 0;
   std::int64_t num_counts = 0;
   if (counts.has_value() && counts->lacks != Lacks::kNothing)
     num_counts =
         counts->lacks == Lacks::kAll ? request.counts->num_distinct() : std::int64_t{1};
   const std::size_t needed =
-      changes_.size() + static_cast<std::size_t>(num_biases + num_bans + num_counts);
+      changes_.size() + num_biases + most_bans + static_cast<std::size_t>(num_counts);
   if (needed > max_changes_) {
     if (!tasks_.empty()) return false;
     ReserveChanges(needed);
@@ -162,12 +174,10 @@ bool CudaSampler::Append(const Backend::SampleRequest& request, std::int64_t voc
       .if_empty = LowestAllowed(static_cast<std::size_t>(vocab_size), params,
                                 request.num_generated),
       .first_change = static_cast<std::int32_t>(changes_.size()),
-      .num_biases = num_biases,
-      .num_bans = num_bans,
+      .num_biases = static_cast<std::int32_t>(num_biases),
       .num_counts = static_cast<std::int32_t>(num_counts)};
   for (const auto& [token, bias] : params.logit_bias) AppendChange(token, bias);
-  if (bans)
-    for (const TokenId token : params.banned_before_min_tokens) AppendChange(token, 0.0f);
+  if (bans) task.num_bans = AppendBans(params.banned_before_min_tokens);
   if (counts.has_value()) {
     task.table = counts->table;
     task.clear_table = counts->lacks == Lacks::kAll;

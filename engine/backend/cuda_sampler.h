@@ -55,6 +55,8 @@ class CudaSampler {
   // changed, if there is no room for it in this launch.
   bool Append(const Backend::SampleRequest& request, std::int64_t vocab_size);
   void AppendChange(TokenId token, float value);
+  // How many they are without those that come twice.
+  std::int32_t AppendBans(const std::vector<TokenId>& tokens);
   void AppendCounts(const TokenCounts& counts, CountTables::Lacks lacks);
   void ReserveChanges(std::size_t count);
 

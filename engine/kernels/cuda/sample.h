@@ -47,7 +47,7 @@ struct SampleTask {
   // read as it is.
   std::int32_t first_change = 0;
   std::int32_t num_biases = 0;  // a token may have several
-  std::int32_t num_bans = 0;
+  std::int32_t num_bans = 0;    // of distinct tokens
   std::int32_t num_counts = 0;  // of distinct tokens
   std::int32_t table = -1;      // of counts, for penalties; -1: none
   bool clear_table = false;     // before the counts are entered
