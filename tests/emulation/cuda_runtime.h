@@ -16,8 +16,10 @@
 //   is part of a graph with anything but kernels in it, or one that was not uploaded.
 // With the address sanitizer a read around the memory is found too.
 //
-// What this cannot show: speed, what the tensor cores do with the last bit, and blocks
-// that disturb each other only when they run at the same time.
+// Kernels that are built to tell of their accesses are checked for races, too, between
+// threads, blocks and kernels that overlap (race_check.h).
+//
+// What this cannot show: speed, and what the tensor cores do with the last bit.
 //
 // Threads: one at a time.
 #pragma once
@@ -127,9 +129,7 @@ T __shfl_up_sync(unsigned mask, T value, unsigned lanes) {
   return out;
 }
 unsigned __ballot_sync(unsigned mask, bool value);
-inline unsigned atomicAdd(unsigned* p, unsigned value) {
-  return std::exchange(*p, *p + value);
-}
+unsigned atomicAdd(unsigned* p, unsigned value);
 inline int __ffs(int bits) { return __builtin_ffs(bits); }
 // Byte i is number `selector >> 4 i & 7` of the eight of y and x, x's being the low ones;
 // without the mode that spreads a sign.

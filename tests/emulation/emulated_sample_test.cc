@@ -49,6 +49,16 @@ class EmulatedSampleTest : public testing::Test {
   }
   ~EmulatedSampleTest() override { emulation::SetOrder(Order::kForward); }
 
+  static std::vector<float> Numbers(const std::vector<SampledToken>& sampled) {
+    std::vector<float> numbers;
+    for (const SampledToken& out : sampled) {
+      numbers.insert(numbers.end(), {static_cast<float>(out.token), out.logprob});
+      for (const auto& [token, logprob] : out.top)
+        numbers.insert(numbers.end(), {static_cast<float>(token), logprob});
+    }
+    return numbers;
+  }
+
   // Results of sampling and of scoring, as numbers to compare.
   std::vector<float> Run(Backend& backend, const Matrix& logits) const {
     std::vector<SampledToken> sampled(kRows);
@@ -67,12 +77,7 @@ class EmulatedSampleTest : public testing::Test {
     }
     backend.Sample(logits, samples);
     backend.Score(logits, scores);
-    std::vector<float> numbers;
-    for (const SampledToken& out : sampled) {
-      numbers.insert(numbers.end(), {static_cast<float>(out.token), out.logprob});
-      for (const auto& [token, logprob] : out.top)
-        numbers.insert(numbers.end(), {static_cast<float>(token), logprob});
-    }
+    std::vector<float> numbers = Numbers(sampled);
     for (const ScoredToken& out : scored)
       numbers.insert(numbers.end(), {out.logprob, out.is_greedy ? 1.0f : 0.0f});
     return numbers;
@@ -99,6 +104,43 @@ TEST_F(EmulatedSampleTest, BitsDoNotDependOnTheOrderOfThreadsAndNothingIsAllocat
     EXPECT_EQ(Run(**backend, logits), first) << static_cast<int>(order);
   }
   EXPECT_EQ(emulation::NumAllocations(), allocations);
+}
+
+// Also where all other counts are entered in the same launch, one of that token among
+// them.
+TEST_F(EmulatedSampleTest, AChosenTokenThatNobodyHasSeenIsCounted) {
+  auto backend = cuda_emulated::CreateCudaBackend({});
+  ASSERT_TRUE(backend.ok()) << backend.status();
+  (*backend)->Prepare(2, kVocab, kRows);
+  const auto bytes = static_cast<std::int64_t>(logits_.size() * sizeof(float));
+  const auto memory = (*backend)->Allocate(bytes);
+  (*backend)->CopyToDevice(memory->data(), logits_.data(), bytes);
+  const Matrix logits = {
+      .data = memory->data(), .rows = 2, .cols = kVocab, .stride = kVocab};
+  SamplingParams penalised;
+  penalised.temperature = 0.0f;
+  penalised.frequency_penalty = 3.0f;
+  penalised.num_logprobs = 20;
+  const auto request = [&](const TokenCounts& counts, SampledToken& out) {
+    return Backend::SampleRequest{.params = &penalised, .counts = &counts, .out = &out};
+  };
+
+  SampledToken newest, next, expected;
+  const TokenCounts lacks_newest = counts_;  // unknown to the backend, as is `has_newest`
+  const std::vector first = {request(counts_, newest)};
+  (*backend)->StartSample(logits, first, 0);
+  std::vector second = {request(lacks_newest, next)};
+  second[0].pending = 0;
+  (*backend)->StartSample(logits, second, 1);
+  (*backend)->FinishSample(0);
+  (*backend)->FinishSample(1);
+  TokenCounts has_newest = counts_;
+  has_newest.AddOutput(newest.token);
+  (*backend)->Sample(logits, std::vector{request(has_newest, expected)});
+
+  EXPECT_GT(counts_.OutputCount(newest.token), 0);
+  EXPECT_NE(next.token, newest.token);
+  EXPECT_EQ(Numbers({next}), Numbers({expected}));
 }
 
 TEST_F(EmulatedSampleTest, AsManySequencesAsWerePreparedForAreOneLaunch) {

@@ -12,11 +12,13 @@
 #include <memory>
 #include <numeric>
 #include <random>
+#include <utility>
 #include <vector>
 
 #include "tests/emulation/die.h"
 #include "tests/emulation/emulation.h"
 #include "tests/emulation/memory.h"
+#include "tests/emulation/race_check.h"
 #include "tests/emulation/shared_variables.h"
 
 namespace emulation {
@@ -37,6 +39,11 @@ class Stacks {
     memory_ = mmap(nullptr, kStackBytes * kMaxThreads, PROT_READ | PROT_WRITE,
                    MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (memory_ == MAP_FAILED) Die("no memory for stacks");
+  }
+  bool Have(const void* p) const {
+    return static_cast<std::size_t>(static_cast<const char*>(p) -
+                                    static_cast<const char*>(memory_)) <
+           kStackBytes * kMaxThreads;
   }
   context::stack_context At(std::size_t thread) const {
     context::stack_context stack;
@@ -65,6 +72,7 @@ struct Fiber {
   Thread thread;
   State state = State::kReady;
   context::fiber self, scheduler;
+  User user;
   unsigned turn = 0;  // collectives of the warp this thread has been in, modulo 2
   bool awaited = false;
   std::vector<Copy> open;
@@ -84,6 +92,8 @@ struct Block {
   std::vector<std::unique_ptr<Fiber>> fibers;
   std::vector<Warp> warps;
   std::size_t at_barrier = 0, done = 0, num_threads = 0;
+  std::uint32_t launch = 0;  // kernels up to its own
+  std::uint32_t epoch = 0;   // barriers passed
   std::vector<std::size_t> order;
   unsigned char* dynamic = nullptr;
   std::size_t dynamic_bytes = 0;
@@ -96,6 +106,7 @@ struct Block {
 Block blocks[2];
 Block* block = &blocks[0];
 std::size_t held_index = 0;  // of the block that waits
+std::uint32_t launches = 0;  // kernels so far
 Fiber* running = nullptr;
 Order order = Order::kForward;
 std::mt19937 shuffle(1);
@@ -112,12 +123,16 @@ void ReleaseBarrier() {
     if (block->fibers[i]->state == State::kAtBarrier)
       block->fibers[i]->state = State::kReady;
   block->at_barrier = 0;
+  ++block->epoch;
 }
 
 void Resume(Fiber& fiber) {
   running = &fiber;
   current = &fiber.thread;
+  fiber.user.epoch = block->epoch;
+  if (Watching()) SetUser(&fiber.user);
   fiber.self = std::move(fiber.self).resume();
+  SetUser(nullptr);
 }
 
 void EndThread(const Fiber& fiber) {
@@ -127,7 +142,7 @@ void EndThread(const Fiber& fiber) {
     Die("a thread ended that never waited for the kernel before its own");
 }
 
-void StartFibers(uint3 at) {
+void StartFibers(std::size_t index, uint3 at) {
   const dim3 size = block->kernel->launch.block;
   const std::size_t count = block->num_threads;
   while (block->fibers.size() < count) block->fibers.push_back(std::make_unique<Fiber>());
@@ -145,6 +160,10 @@ void StartFibers(uint3 at) {
     fiber.state = State::kReady;
     fiber.turn = 0;
     fiber.awaited = false;
+    fiber.user = {.launch = block->launch,
+                  .block = static_cast<std::uint32_t>(index),
+                  .thread = static_cast<std::uint16_t>(i),
+                  .waited = !block->kernel->launch.dependent};
     const context::stack_context stack = block->stacks.At(i);
     fiber.self = context::fiber(std::allocator_arg,
                                 context::preallocated(stack.sp, stack.size, stack),
@@ -162,8 +181,10 @@ void StartFibers(uint3 at) {
 // Memory beyond a block's variables starts at a multiple of 16 and of nothing larger.
 constexpr std::size_t kDynamicAlignment = 16;
 
-void StartBlock(const Kernel& kernel, std::size_t index) {
+void StartBlock(const Kernel& kernel, std::uint32_t launch, std::size_t index) {
   block->kernel = &kernel;
+  block->launch = launch;
+  block->epoch = 0;
   const dim3 grid = kernel.launch.grid, size = kernel.launch.block;
   block->num_threads = std::size_t{size.x} * size.y * size.z;
   block->done = block->at_barrier = 0;
@@ -173,15 +194,13 @@ void StartBlock(const Kernel& kernel, std::size_t index) {
   PoisonSharedVariables();
   // Fresh, of this size and filled with NaNs: what a block before left is not there.
   block->dynamic_bytes = kernel.launch.shared_bytes;
-  void* memory = nullptr;
-  if (posix_memalign(&memory, 2 * kDynamicAlignment,
-                     kDynamicAlignment + kernel.launch.shared_bytes) != 0)
-    Die("no memory for a block");
+  void* const memory =
+      TakePages(kDynamicAlignment + kernel.launch.shared_bytes, 2 * kDynamicAlignment);
   std::memset(memory, 0xff, kDynamicAlignment + kernel.launch.shared_bytes);
   block->dynamic = static_cast<unsigned char*>(memory) + kDynamicAlignment;
-  StartFibers({static_cast<unsigned>(index % grid.x),
-               static_cast<unsigned>(index / grid.x % grid.y),
-               static_cast<unsigned>(index / grid.x / grid.y)});
+  StartFibers(index, {static_cast<unsigned>(index % grid.x),
+                      static_cast<unsigned>(index / grid.x % grid.y),
+                      static_cast<unsigned>(index / grid.x / grid.y)});
 }
 
 // Until all threads have ended or, in a block that is held, none goes on.
@@ -211,7 +230,7 @@ void EndBlock() {
 void Hold(const Kernel& next, std::size_t index) {
   block->held = true;
   held_index = index;
-  StartBlock(next, index);
+  StartBlock(next, launches + 1, index);
   RunThreads();
   block->variables = SaveSharedVariables();
 }
@@ -258,6 +277,7 @@ unsigned Meet(unsigned mask, const void* in, std::size_t bytes) {
 
 void Do(const std::vector<Copy>& copies) {
   for (const Copy& copy : copies) {
+    if (Watching()) OnCopyEnd(copy.to, copy.bytes + copy.zeros);
     if (copy.bytes > 0) std::memcpy(copy.to, copy.from, copy.bytes);
     std::memset(static_cast<char*>(copy.to) + copy.bytes, 0, copy.zeros);
   }
@@ -308,6 +328,10 @@ void AsyncCopy(void* to, const void* from, std::size_t bytes, std::size_t zeros)
     Die("an asynchronous copy goes beyond the block's memory");
   if (!InMemory(from, bytes, Place::kDevice))
     Die("an asynchronous copy comes from where no device memory is");
+  if (Watching()) {
+    OnUse(from, bytes, Use::kRead, nullptr);
+    OnCopyBegin(to, bytes + zeros);
+  }
   running->open.push_back({to, from, bytes, zeros});
 }
 
@@ -329,6 +353,7 @@ void* DynamicShared() { return block->dynamic; }
 void AwaitLaunch() {
   running->awaited = true;
   if (block->held) Yield(State::kAwaiting);
+  running->user.waited = true;
 }
 
 void RunKernel(const Kernel& kernel, const Kernel* next) {
@@ -336,6 +361,8 @@ void RunKernel(const Kernel& kernel, const Kernel* next) {
   Block* const other = block == &blocks[0] ? &blocks[1] : &blocks[0];
   const bool held = own->held;
   const std::size_t own_index = held_index;
+  ++launches;
+  if (!kernel.launch.dependent) SetOverlapped(launches);
   if (next != nullptr) {
     block = other;
     Hold(*next, BlockOrder(next->launch.grid).front());
@@ -344,7 +371,7 @@ void RunKernel(const Kernel& kernel, const Kernel* next) {
   if (held) Release();
   for (const std::size_t index : BlockOrder(kernel.launch.grid)) {
     if (held && index == own_index) continue;
-    StartBlock(kernel, index);
+    StartBlock(kernel, launches, index);
     RunThreads();
     EndBlock();
   }
@@ -354,8 +381,18 @@ void RunKernel(const Kernel& kernel, const Kernel* next) {
 }
 
 void SetOrder(Order value) { order = value; }
+void EndOverlap() { SetOverlapped(launches + 1); }
+bool OnStack(const void* p) {
+  return blocks[0].stacks.Have(p) || blocks[1].stacks.Have(p);
+}
 
 }  // namespace emulation
+
+unsigned atomicAdd(unsigned* p, unsigned value) {
+  if (emulation::Watching())
+    emulation::OnUse(p, sizeof *p, emulation::Use::kAtomic, __builtin_return_address(0));
+  return std::exchange(*p, *p + value);
+}
 
 unsigned __ballot_sync(unsigned mask, bool value) {
   struct Vote {

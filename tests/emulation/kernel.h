@@ -13,4 +13,10 @@ namespace emulation {
 // that `kernel` sees what it writes. Then the next call must be for *next.
 void RunKernel(const Kernel& kernel, const Kernel* next);
 
+// What follows begins when all kernels so far have ended.
+void EndOverlap();
+
+// Whether it is a local variable of a thread.
+bool OnStack(const void* p);
+
 }  // namespace emulation

@@ -8,15 +8,17 @@
 
 #include "tests/emulation/die.h"
 #include "tests/emulation/emulation.h"
+#include "tests/emulation/race_check.h"
 
 namespace emulation {
 namespace {
 
 #if defined(__SANITIZE_ADDRESS__)
-constexpr std::size_t kGuardBytes = 0;
+constexpr bool kAddressSanitizer = true;
 #else
-constexpr std::size_t kGuardBytes = 256;
+constexpr bool kAddressSanitizer = false;
 #endif
+constexpr std::size_t kGuardBytes = kAddressSanitizer ? 0 : 256;
 constexpr std::size_t kAlignment = 256;
 // In float32, bf16 and float64 a NaN.
 constexpr unsigned char kFill = 0xff;
@@ -43,11 +45,20 @@ void CheckGuard(const unsigned char* p, const Piece& piece) {
 
 }  // namespace
 
+void* TakePages(std::size_t bytes, std::size_t alignment) {
+  void* p = nullptr;
+  if (posix_memalign(&p, kAddressSanitizer ? alignment : kPageBytes,
+                     kAddressSanitizer
+                         ? bytes
+                         : (bytes + kPageBytes - 1) / kPageBytes * kPageBytes) != 0)
+    Die("the machine has no memory left");
+  ForgetUses(p, bytes);
+  return p;
+}
+
 void* TakeMemory(std::size_t bytes, Place place) {
   if (place == Place::kDevice && bytes > FreeBytes()) return nullptr;
-  void* all = nullptr;
-  if (posix_memalign(&all, kAlignment + kGuardBytes, bytes + 2 * kGuardBytes) != 0)
-    return nullptr;
+  void* const all = TakePages(bytes + 2 * kGuardBytes, kAlignment + kGuardBytes);
   std::memset(all, kFill, bytes + 2 * kGuardBytes);
   unsigned char* const p = static_cast<unsigned char*>(all) + kGuardBytes;
   pieces[p] = {place, bytes};
@@ -72,6 +83,14 @@ bool InMemory(const void* p, std::size_t bytes, Place place) {
   if (after == pieces.begin()) return false;
   const auto& [begin, piece] = *std::prev(after);
   return piece.place == place && at + bytes <= begin + piece.bytes;
+}
+
+bool OnDevicePage(const void* p) {
+  const auto* const begin = static_cast<const unsigned char*>(p);
+  const auto after = pieces.lower_bound(begin + kPageBytes);
+  if (after == pieces.begin()) return false;
+  const auto& [start, piece] = *std::prev(after);
+  return piece.place == Place::kDevice && start + piece.bytes > begin;
 }
 
 void CheckGuards() {

@@ -8,6 +8,11 @@
 
 namespace emulation {
 
+// Memory that a kernel can write comes in whole pages, so that no page has two kinds of
+// it; but with the address sanitizer, which is to see where it ends.
+inline constexpr std::size_t kPageBytes = 4096;
+void* TakePages(std::size_t bytes, std::size_t alignment);  // for free(); dies for want
+
 enum class Place { kDevice, kHost };
 
 // Null where there is not so much left. Filled with NaNs, as a real device's may be; the
@@ -19,6 +24,8 @@ void ReturnMemory(void* p, Place place);
 
 // Whether [p, p + bytes) is inside one piece of such memory.
 bool InMemory(const void* p, std::size_t bytes, Place place);
+// Whether some of the page that starts at `p` is device memory.
+bool OnDevicePage(const void* p);
 
 // Dies if the bytes around some piece are not as they were.
 void CheckGuards();

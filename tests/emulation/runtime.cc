@@ -67,10 +67,13 @@ void RunUntil(cudaStream_t stream, std::int64_t after) {
       RunKernel(*op.kernel, overlaps ? &*stream->ops[1].kernel : nullptr);
     } else {
       op.run();
+      EndOverlap();
     }
     stream->ops.pop_front();
     ++stream->done;
   }
+  // Who waits with nothing else queued has seen the end of everything.
+  if (stream->ops.empty()) EndOverlap();
 }
 
 void RunAll() {
