@@ -210,8 +210,8 @@ __global__ void __launch_bounds__(kThreads, kBlocksAtOnce)
       partial[kHead] = max;
       partial[kHead + 1] = sum;
     }
-    // The weights and the sums have been read; the next item writes them.
-    __syncthreads();
+    // The next item's weights are written over those that all have read before the last
+    // barrier, its sums after more of them.
   }
   AllowLaunch();
 }

@@ -115,7 +115,8 @@ __device__ __forceinline__ T BlockSum(T value, T* scratch) {
   return sum;
 }
 
-// The largest; a NaN is passed over unless it is the caller's own.
+// The largest; a NaN is passed over unless it is the caller's own. Of a block a barrier
+// must have passed since `scratch` was used.
 __device__ __forceinline__ float WarpMax(float value) {
   for (int lanes = kWarp / 2; lanes > 0; lanes /= 2) {
     const float other = __shfl_xor_sync(kAllLanes, value, lanes);
@@ -126,7 +127,6 @@ __device__ __forceinline__ float WarpMax(float value) {
 template <int kThreads>
 __device__ __forceinline__ float BlockMax(float value, float* scratch) {
   value = WarpMax(value);
-  __syncthreads();
   if (threadIdx.x % kWarp == 0) scratch[threadIdx.x / kWarp] = value;
   __syncthreads();
   float max = scratch[0];

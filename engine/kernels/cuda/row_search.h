@@ -188,7 +188,8 @@ __device__ __forceinline__ void AddTo(RowShared& s, unsigned value,
 }
 
 // Walks down the sums of one digit's values from the highest to the one in which `rest`
-// is reached, and leaves it in the shared memory. Each thread has two values.
+// is reached, and leaves it in the shared memory. Each thread has two values. A barrier
+// comes before and after it.
 __device__ __forceinline__ void PickDigit(RowShared& s, int values, std::uint64_t rest) {
   const int value = values - 1 - 2 * static_cast<int>(threadIdx.x);
   std::uint64_t sum[2] = {};
@@ -196,7 +197,6 @@ __device__ __forceinline__ void PickDigit(RowShared& s, int values, std::uint64_
     if (value - i >= 0)
       sum[i] = static_cast<std::uint64_t>(s.high[value - i]) << 32 | s.low[value - i];
   const std::uint64_t own = sum[0] + sum[1], running = WarpRunningSum(own);
-  __syncthreads();
   if (Lane() == kWarp - 1) s.parts[WarpNumber()] = running;
   __syncthreads();
   std::uint64_t above = running - own;

@@ -67,7 +67,8 @@ __device__ __forceinline__ std::uint64_t ShareOf(std::uint64_t value,
   return __umul64hi(value, share);
 }
 
-// Penalties of the tokens that a table has counts of, which is brought up to date first.
+// Penalties of the tokens that a table has counts of, which is brought up to date first,
+// with barriers before the row is looked at.
 __device__ __forceinline__ void Penalise(const SampleTask& task,
                                          const LogitChange* change,
                                          const std::int32_t* pending, float* table,
@@ -118,7 +119,6 @@ __device__ __forceinline__ void Change(const SampleTask& task, const LogitChange
   for (int i = thread; i < task.num_bans; i += kRowThreads)
     row[change[i].token] = MinusInfinity();
   change += task.num_bans;
-  __syncthreads();
   if (task.table >= 0) Penalise(task, change, pending, table, row, count);
   __syncthreads();
 }
