@@ -87,8 +87,9 @@ void AsyncCopy(void* to, const void* from, std::size_t bytes, std::size_t zeros)
 void AsyncCommit();
 void AsyncWait(int groups_left);
 void* DynamicShared();
-// Dies where `p` is no multiple of `bytes`.
-void CheckAligned(const void* p, std::size_t bytes);
+// One access to memory of so many bytes, which dies where `p` is no multiple of them.
+void Load(void* to, const void* p, std::size_t bytes);
+void Store(void* p, const void* from, std::size_t bytes);
 // Waits for the kernel before this one.
 void AwaitLaunch();
 
@@ -146,8 +147,9 @@ inline unsigned long long __umul64hi(unsigned long long a, unsigned long long b)
 }
 template <typename T>
 T __ldcs(const T* p) {
-  emulation::CheckAligned(p, sizeof(T));
-  return *p;
+  T value;
+  emulation::Load(&value, p, sizeof value);
+  return value;
 }
 inline float __uint_as_float(unsigned u) { return std::bit_cast<float>(u); }
 inline unsigned __float_as_uint(float f) { return std::bit_cast<unsigned>(f); }

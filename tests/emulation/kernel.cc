@@ -15,6 +15,7 @@
 #include <utility>
 #include <vector>
 
+#include "tests/emulation/access_count.h"
 #include "tests/emulation/die.h"
 #include "tests/emulation/emulation.h"
 #include "tests/emulation/memory.h"
@@ -124,6 +125,7 @@ void ReleaseBarrier() {
       block->fibers[i]->state = State::kReady;
   block->at_barrier = 0;
   ++block->epoch;
+  if (Counting()) EndRequests(block->kernel->launch.name);
 }
 
 void Resume(Fiber& fiber) {
@@ -222,6 +224,7 @@ void RunThreads() {
 }
 
 void EndBlock() {
+  if (Counting()) EndRequests(block->kernel->launch.name);
   std::free(block->dynamic - kDynamicAlignment);
   block->dynamic = nullptr;
 }
@@ -275,6 +278,16 @@ unsigned Meet(unsigned mask, const void* in, std::size_t bytes) {
   return turn;
 }
 
+bool InDynamic(const void* p, std::size_t bytes) {
+  const auto* const at = static_cast<const unsigned char*>(p);
+  return at >= block->dynamic && at + bytes <= block->dynamic + block->dynamic_bytes;
+}
+
+void CheckAligned(const void* p, std::size_t bytes) {
+  if (reinterpret_cast<std::uintptr_t>(p) % bytes != 0)
+    Die("an address of a vector is no multiple of its size");
+}
+
 void Do(const std::vector<Copy>& copies) {
   for (const Copy& copy : copies) {
     if (Watching()) OnCopyEnd(copy.to, copy.bytes + copy.zeros);
@@ -313,24 +326,29 @@ void Gather(unsigned mask, const void* in, std::size_t bytes,
           out);
 }
 
-void CheckAligned(const void* p, std::size_t bytes) {
-  if (reinterpret_cast<std::uintptr_t>(p) % bytes != 0)
-    Die("an address of a vector is no multiple of its size");
+void Load(void* to, const void* p, std::size_t bytes) {
+  CheckAligned(p, bytes);
+  if (Watching()) OnUse(p, bytes, Use::kRead, __builtin_return_address(0));
+  std::memcpy(to, p, bytes);
+}
+
+void Store(void* p, const void* from, std::size_t bytes) {
+  CheckAligned(p, bytes);
+  if (Watching()) OnUse(p, bytes, Use::kWrite, __builtin_return_address(0));
+  std::memcpy(p, from, bytes);
 }
 
 void AsyncCopy(void* to, const void* from, std::size_t bytes, std::size_t zeros) {
   CheckAligned(to, bytes + zeros);
   CheckAligned(from, bytes + zeros);
-  const auto* const at = static_cast<const unsigned char*>(to);
-  const bool in_dynamic =
-      at >= block->dynamic && at + bytes + zeros <= block->dynamic + block->dynamic_bytes;
-  if (!in_dynamic && !InSharedVariables(to, bytes + zeros))
+  if (!InDynamic(to, bytes + zeros) && !InSharedVariables(to, bytes + zeros))
     Die("an asynchronous copy goes beyond the block's memory");
   if (!InMemory(from, bytes, Place::kDevice))
     Die("an asynchronous copy comes from where no device memory is");
   if (Watching()) {
-    OnUse(from, bytes, Use::kRead, nullptr);
-    OnCopyBegin(to, bytes + zeros);
+    const void* const place = __builtin_return_address(0);
+    OnUse(from, bytes, Use::kRead, place);
+    OnCopyBegin(to, bytes + zeros, place);
   }
   running->open.push_back({to, from, bytes, zeros});
 }
@@ -382,6 +400,7 @@ void RunKernel(const Kernel& kernel, const Kernel* next) {
 
 void SetOrder(Order value) { order = value; }
 void EndOverlap() { SetOverlapped(launches + 1); }
+bool OnShared(const void* p) { return InDynamic(p, 1) || InSharedVariables(p, 1); }
 bool OnStack(const void* p) {
   return blocks[0].stacks.Have(p) || blocks[1].stacks.Have(p);
 }

@@ -16,7 +16,8 @@ void RunKernel(const Kernel& kernel, const Kernel* next);
 // What follows begins when all kernels so far have ended.
 void EndOverlap();
 
-// Whether it is a local variable of a thread.
+// Whether it is a local variable of a thread, or memory of the block that runs.
 bool OnStack(const void* p);
+bool OnShared(const void* p);
 
 }  // namespace emulation

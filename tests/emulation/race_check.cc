@@ -8,6 +8,7 @@
 #include <utility>
 #include <vector>
 
+#include "tests/emulation/access_count.h"
 #include "tests/emulation/die.h"
 #include "tests/emulation/kernel.h"
 #include "tests/emulation/memory.h"
@@ -164,6 +165,13 @@ void ForUnits(const void* p, std::size_t bytes, const Visit& visit) {
   }
 }
 
+void Count(const void* p, std::size_t bytes, Use use, const void* from) {
+  const bool shared = OnShared(p);
+  if (!shared && !InMemory(p, bytes, Place::kDevice)) return;
+  CountAccess(p, bytes, shared ? Memory::kShared : Memory::kDevice, use != Use::kRead,
+              current->warp, current->lane, from);
+}
+
 }  // namespace
 
 void StartWatching() { watching = true; }
@@ -173,6 +181,10 @@ void SetOverlapped(std::uint32_t first) { first_overlapped = first; }
 
 void OnUse(const void* p, std::size_t bytes, Use use, const void* from) {
   if (user == nullptr || OnStack(p)) return;
+  if (Counting()) {
+    Count(p, bytes, use, from);
+    return;
+  }
   ForUnits(p, bytes, [use, from](Unit& unit, bool device, std::uintptr_t at) {
     if (device && use != Use::kRead && !user->waited)
       Die("a kernel writes before it waits for the one before");
@@ -180,13 +192,15 @@ void OnUse(const void* p, std::size_t bytes, Use use, const void* from) {
   });
 }
 
-void OnCopyBegin(const void* p, std::size_t bytes) {
-  OnUse(p, bytes, Use::kWrite, nullptr);
+void OnCopyBegin(const void* p, std::size_t bytes, const void* from) {
+  OnUse(p, bytes, Use::kWrite, from);
+  if (Counting()) return;
   ForUnits(p, bytes,
            [](Unit& unit, bool, std::uintptr_t) { unit.written.copying = true; });
 }
 
 void OnCopyEnd(const void* p, std::size_t bytes) {
+  if (Counting()) return;
   ForUnits(p, bytes,
            [](Unit& unit, bool, std::uintptr_t) { unit.written.copying = false; });
   OnUse(p, bytes, Use::kWrite, nullptr);

@@ -43,7 +43,7 @@ void OnUse(const void* p, std::size_t bytes, Use use, const void* from);
 
 // An asynchronous copy to there begins, or is waited for by the thread that began it. In
 // between nobody may look.
-void OnCopyBegin(const void* p, std::size_t bytes);
+void OnCopyBegin(const void* p, std::size_t bytes, const void* from);
 void OnCopyEnd(const void* p, std::size_t bytes);
 
 // A kernel of this number may start before those from `first` on have ended.

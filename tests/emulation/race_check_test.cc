@@ -1,7 +1,7 @@
 // That races are found (race_check.h): each kernel has one, or all but.
 #include "engine/kernels/cuda/launch.h"
 #include "gtest/gtest.h"
-#include "tests/emulation/racing_kernels.h"
+#include "tests/emulation/watched_kernels.h"
 
 namespace goldfinch::cuda_emulated {
 namespace {

@@ -87,6 +87,11 @@ __device__ __forceinline__ Eight LoadEight(const float* p) {
   const auto a = LoadVector<float4>(p), b = LoadVector<float4>(p + 4);
   return {{a.x, a.y, a.z, a.w, b.x, b.y, b.z, b.w}};
 }
+__device__ __forceinline__ void StoreEight(const Eight& eight, float* p) {
+  const auto& v = eight.v;
+  StoreVector(float4{v[0], v[1], v[2], v[3]}, p);
+  StoreVector(float4{v[4], v[5], v[6], v[7]}, p + 4);
+}
 __device__ __forceinline__ Eight LoadEight(const std::uint16_t* p) {
   const auto a = LoadVector<uint4>(p);
   return {{LowBf16(a.x), HighBf16(a.x), LowBf16(a.y), HighBf16(a.y), LowBf16(a.z),
@@ -134,7 +139,7 @@ __global__ void __launch_bounds__(kThreads, kBlocksAtOnce)
     AttendChunks(AttendArgs args, Tiles tiles, Pass pass) {
   __shared__ float weight[kChunkTokens];
   __shared__ float scratch[kWarps];
-  __shared__ float sums[kWarps][kHead];
+  __align__(16) __shared__ float sums[kWarps][kHead];
   AwaitLaunch();
   std::int64_t chunks = std::int64_t{args.chunk_begin[args.q.rows]} - pass.first;
   if (chunks > pass.most) chunks = pass.most;
@@ -156,9 +161,9 @@ __global__ void __launch_bounds__(kThreads, kBlocksAtOnce)
     };
 
     float q[kDims];
-    const float* const query = Row<float>(args.q, chunk.row) + head * kHead + dim;
+    LoadFloats(Row<float>(args.q, chunk.row) + head * kHead + dim, q);
 #pragma unroll
-    for (int d = 0; d < kDims; ++d) q[d] = query[d] * 0.125f;
+    for (int d = 0; d < kDims; ++d) q[d] *= 0.125f;
     float max = MinusInfinity();
     for (int i = 0; i < chunk.num_tiles && count(i) > 0; ++i) {
       ForTokens(tile(i), count(i), [&](int t, bool exists, const Eight& key) {
@@ -197,8 +202,8 @@ __global__ void __launch_bounds__(kThreads, kBlocksAtOnce)
     for (int d = 0; d < kDims; ++d) {
       acc.v[d] += __shfl_xor_sync(kAllLanes, acc.v[d], 8);
       acc.v[d] += __shfl_xor_sync(kAllLanes, acc.v[d], 16);
-      if (lane < kLanes) sums[warp][dim + d] = acc.v[d];
     }
+    if (lane < kLanes) StoreEight(acc, &sums[warp][dim]);
     __syncthreads();
     float* const partial = pass.Partial(args, number, head);
     for (int d = static_cast<int>(threadIdx.x); d < kHead; d += kThreads) {

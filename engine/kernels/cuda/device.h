@@ -138,16 +138,39 @@ __device__ __forceinline__ float BlockMax(float value, float* scratch) {
 template <typename T>
 __device__ __forceinline__ T LoadVector(const void* p) {
 #if defined(GOLDFINCH_CUDA_EMULATION)
-  emulation::CheckAligned(p, sizeof(T));
-#endif
+  T value;
+  emulation::Load(&value, p, sizeof value);
+  return value;
+#else
   return *static_cast<const T*>(p);
+#endif
 }
 template <typename T>
 __device__ __forceinline__ void StoreVector(const T& value, void* p) {
 #if defined(GOLDFINCH_CUDA_EMULATION)
-  emulation::CheckAligned(p, sizeof(T));
-#endif
+  emulation::Store(p, &value, sizeof value);
+#else
   *static_cast<T*>(p) = value;
+#endif
+}
+
+// Neighbours, in few instructions where they are aligned, as the rows of a model are.
+template <int kCount>
+__device__ __forceinline__ void LoadFloats(const float* from, float (&to)[kCount]) {
+  static_assert(kCount % 4 == 0);
+  if (reinterpret_cast<std::uintptr_t>(from) % sizeof(float4) == 0) {
+#pragma unroll
+    for (int i = 0; i < kCount; i += 4) {
+      const auto four = LoadVector<float4>(from + i);
+      to[i] = four.x;
+      to[i + 1] = four.y;
+      to[i + 2] = four.z;
+      to[i + 3] = four.w;
+    }
+  } else {
+#pragma unroll
+    for (int i = 0; i < kCount; ++i) to[i] = from[i];
+  }
 }
 
 // The block's dynamic shared memory, aligned to 16.

@@ -12,7 +12,9 @@ template <typename Weights, int kBlocks, int kGroups, bool kAligned>
 __global__ void __launch_bounds__(kGemmThreads) FewRows(Products products) {
   constexpr int kOutputs = kBlocks * kBlockOutputs, kRows = kGroups * 8;
   constexpr int kAhead = 4;
-  constexpr int kPitch = kOutputs + 1;
+  // The lanes that have one register of their sums have eight neighbours of four rows two
+  // apart, which are in banks of their own.
+  constexpr int kPitch = kOutputs + 4;
   __shared__ float sums[kSlices][kRows][kPitch];
 
   const Product& p = FindProduct(products, blockIdx.x);

@@ -32,7 +32,7 @@ class WkvColumns {
       s_[j] = state[j * kHead];
       u_[j] = 0.0f;
     }
-    if (args.bonus != nullptr) LoadKeys(args.bonus + key_, u_);
+    if (args.bonus != nullptr) LoadFloats(args.bonus + key_, u_);
   }
 
   // What a lane takes of a token.
@@ -86,26 +86,10 @@ class WkvColumns {
 
  private:
   __device__ __forceinline__ void Load(std::int64_t row, Inputs& in) const {
-    LoadKeys(Row<float>(args_.r, row) + key_, in.r);
-    LoadKeys(Row<float>(args_.k, row) + key_, in.k);
-    LoadKeys(Row<float>(args_.w, row) + key_, in.w);
+    LoadFloats(Row<float>(args_.r, row) + key_, in.r);
+    LoadFloats(Row<float>(args_.k, row) + key_, in.k);
+    LoadFloats(Row<float>(args_.w, row) + key_, in.w);
     in.v = Row<float>(args_.v, row)[value_];
-  }
-  // Few instructions where rows are aligned, as those of a model are.
-  __device__ __forceinline__ static void LoadKeys(const float* from, float (&to)[kKeys]) {
-    if (reinterpret_cast<std::uintptr_t>(from) % sizeof(float4) == 0) {
-#pragma unroll
-      for (int j = 0; j < kKeys; j += 4) {
-        const auto four = LoadVector<float4>(from + j);
-        to[j] = four.x;
-        to[j + 1] = four.y;
-        to[j + 2] = four.z;
-        to[j + 3] = four.w;
-      }
-    } else {
-#pragma unroll
-      for (int j = 0; j < kKeys; ++j) to[j] = from[j];
-    }
   }
   // Across the four lanes that have one value's keys.
   __device__ __forceinline__ static float SumKeys(float part) {

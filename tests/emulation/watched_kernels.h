@@ -1,5 +1,5 @@
-// Kernels that have a race, or none, as their arguments say (race_check_test.cc). A block
-// has kBlock threads and a float of dynamic memory for each.
+// Kernels of the tests of what is watched, built to tell of their accesses. A block has
+// kBlock threads and a float of dynamic memory for each.
 #pragma once
 
 #include <cuda_runtime.h>
@@ -7,6 +7,8 @@
 namespace goldfinch::cuda_emulated {
 
 inline constexpr int kBlock = 64;
+
+// With a race or without one, as the arguments say (race_check_test.cc):
 
 enum class Mistake { kNone, kFillEarly, kReadEarly, kReadUnshared };
 
@@ -33,5 +35,14 @@ __global__ void Pipeline(const float* in, float* out, Mistake mistake);
 __global__ void Fill(float* out, float value);
 // `out` is what the kernel before it writes, `in` what nobody does.
 __global__ void StartEarly(const float* in, float* out, float* other, Early early);
+
+// Whose accesses are counted (access_count_test.cc), of one warp:
+
+// Lane i reads number `step` i of `in` and puts it there in dynamic memory.
+__global__ void Strided(const float* in, int step);
+// The same of four neighbours at once.
+__global__ void StridedVectors(const float* in, int step);
+// By an asynchronous copy.
+__global__ void StridedCopies(const float* in, int step);
 
 }  // namespace goldfinch::cuda_emulated

@@ -1,4 +1,4 @@
-#include "tests/emulation/racing_kernels.h"
+#include "tests/emulation/watched_kernels.h"
 
 #include <cstdint>
 
@@ -95,6 +95,23 @@ __global__ void StartEarly(const float* in, float* out, float* other, Early earl
   if (early == Early::kWrites) other[i] = x;
   AwaitLaunch();
   other[i] = x + out[i];
+}
+
+__global__ void Strided(const float* in, int step) {
+  const int at = static_cast<int>(threadIdx.x) * step;
+  static_cast<float*>(DynamicShared())[at] = in[at];
+}
+
+__global__ void StridedVectors(const float* in, int step) {
+  const int at = static_cast<int>(threadIdx.x) * step;
+  StoreVector(LoadVector<float4>(in + at), static_cast<float*>(DynamicShared()) + at);
+}
+
+__global__ void StridedCopies(const float* in, int step) {
+  const int at = static_cast<int>(threadIdx.x) * step;
+  AsyncCopy4(static_cast<float*>(DynamicShared()) + at, in + at);
+  AsyncCommit();
+  AsyncWait<0>();
 }
 
 }  // namespace goldfinch::cuda_emulated
