@@ -16,6 +16,8 @@
 
 #if defined(__x86_64__)
 #include <immintrin.h>
+#elif defined(__aarch64__)
+#include <arm_neon.h>
 #endif
 
 namespace goldfinch {
@@ -111,6 +113,22 @@ __attribute__((target("avx2,fma"))) float F32Fmas256() {
   }
   return sums[0][0];
 }
+#elif defined(__aarch64__)
+constexpr int kChains = 16;
+constexpr std::int64_t kRounds = 4'000'000;
+
+float F32Fmas128() {
+  float32x4_t sums[kChains];
+  for (auto& sum : sums) sum = vdupq_n_f32(0.0f);
+  const float32x4_t one = vdupq_n_f32(1.0f);
+  for (std::int64_t i = 0; i < kRounds; ++i) {
+    for (auto& sum : sums) {
+      sum = vfmaq_f32(sum, one, one);
+      asm volatile("" : "+w"(sum));
+    }
+  }
+  return sums[0][0];
+}
 #endif
 
 struct PeakLoop {
@@ -125,10 +143,14 @@ PeakLoop BestLoop(bool bf16) {
   if (__builtin_cpu_supports("avx512f")) return {F32Fmas512, kOps * 16};
   if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"))
     return {F32Fmas256, kOps * 8};
+  return {nullptr, 0};
+#elif defined(__aarch64__)
+  static_cast<void>(bf16);
+  return {F32Fmas128, 2.0 * kChains * static_cast<double>(kRounds) * 4};
 #else
   static_cast<void>(bf16);
-#endif
   return {nullptr, 0};
+#endif
 }
 
 }  // namespace

@@ -43,7 +43,7 @@ struct ModelEngineOptions {
   // V * D * 4 bytes that make rebuilding keys cheaper; no bit depends on it.
   bool vocab_table = false;
   bool pin_threads = false;      // each to a processor, where there are as many of them
-  std::string cpu_isa = "auto";  // "auto", "plain", "avx2", "avx512", "avx512_bf16"
+  std::string cpu_isa = "auto";  // or one of CpuIsas()
   std::int64_t cache_bytes = 1 << 30;  // pool of compressed pages
   // Instead of cache_bytes, where above 0: a share, at most kMaxCacheShare, of the memory
   // that is left when all else is there: the device's or, on the CPU, of host_bytes,

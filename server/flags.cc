@@ -9,6 +9,7 @@
 #include "absl/strings/match.h"
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
+#include "engine/kernels/cpu/tables.h"
 #include "engine/model_engine.h"
 #include "server/command_line.h"
 #include "server/loopback.h"
@@ -172,8 +173,10 @@ void Describe(CLI::App& app, ServerFlags& flags) {
   AddSwitch(app, "--batch_invariant", flags.batch_invariant,
             "on: what else runs changes no bit; off: it may, on CUDA devices, where "
             "large batches can be faster");
+  std::vector<std::string> isas = CpuIsas();
+  isas.insert(isas.begin(), "auto");
   app.add_option("--cpu_isa", flags.cpu_isa, "Instruction set to compute with")
-      ->check(CLI::IsMember({"auto", "plain", "avx2", "avx512", "avx512_bf16"}))
+      ->check(CLI::IsMember(isas))
       ->capture_default_str();
   app.add_option("--threads", flags.threads,
                  "Threads of the engine (default: one a hardware thread)");

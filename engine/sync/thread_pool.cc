@@ -20,6 +20,8 @@ constexpr int kSpins = 4000;
 void Pause() {
 #if defined(__x86_64__)
   _mm_pause();
+#elif defined(__aarch64__)
+  asm volatile("isb" ::: "memory");  // some tens of cycles, which `yield` is not
 #else
   std::this_thread::yield();
 #endif

@@ -11,6 +11,7 @@
 #include "absl/status/status.h"
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
+#include "engine/kernels/cpu/tables.h"
 #include "server/cli/admin.h"
 #include "server/cli/call.h"
 #include "server/cli/channel.h"
@@ -299,11 +300,18 @@ CLI::App* AddTop(CLI::App& app, TopFlags& flags) {
   return command;
 }
 
-void AddBackend(CLI::App& command, std::string& backend, std::int32_t& device) {
-  command.add_option("--backend", backend, "cpu, cuda, or auto (default: cpu)")
+// What a command that needs no server computes with.
+template <typename Options>
+void AddBackend(CLI::App& command, Options& options) {
+  command.add_option("--backend", options.backend, "cpu, cuda, or auto (default: cpu)")
       ->check(CLI::IsMember({"cpu", "cuda", "auto"}));
-  command.add_option("--device", device, "Number of the CUDA device (default: 0)")
+  command
+      .add_option("--device", options.device, "Number of the CUDA device (default: 0)")
       ->check(CLI::Range(0, 1024));
+  std::vector<std::string> isas = CpuIsas();
+  isas.insert(isas.begin(), "auto");
+  command.add_option("--cpu_isa", options.cpu_isa, "Instruction set to compute with")
+      ->check(CLI::IsMember(isas));
 }
 
 CLI::App* AddVerify(CLI::App& app, VerifyOptions& options) {
@@ -319,9 +327,7 @@ CLI::App* AddVerify(CLI::App& app, VerifyOptions& options) {
   command->add_option("--chunk", options.chunk, "Prompt tokens a step (default: all)")
       ->check(Positive());
   command->add_option("--batch", options.batch, "Sequences in a step")->check(Positive());
-  AddBackend(*command, options.backend, options.device);
-  command->add_option("--cpu_isa", options.cpu_isa, "Instruction set to compute with")
-      ->check(CLI::IsMember({"auto", "plain", "avx2", "avx512", "avx512_bf16"}));
+  AddBackend(*command, options);
   command
       ->add_option("--threads", options.threads,
                    "Threads (default: one a hardware thread)")
@@ -346,9 +352,7 @@ CLI::App* AddPerplexity(CLI::App& app, PerplexityOptions& options) {
       ->add_option("--cache_dtype", options.cache_dtype,
                    "auto (the compute dtype) or int8 for compressed keys")
       ->check(CLI::IsMember({"auto", "int8"}));
-  AddBackend(*command, options.backend, options.device);
-  command->add_option("--cpu_isa", options.cpu_isa, "Instruction set to compute with")
-      ->check(CLI::IsMember({"auto", "plain", "avx2", "avx512", "avx512_bf16"}));
+  AddBackend(*command, options);
   command
       ->add_option("--window", options.window,
                    "Tokens predicted from an empty context each (default: 1024)")

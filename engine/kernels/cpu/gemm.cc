@@ -27,7 +27,7 @@ namespace {
 #if defined(__AVX512F__)
 inline constexpr int kRows = 12;
 constexpr int PanelsFor(int rows) { return rows == 1 ? 4 : rows <= 4 ? 2 : 1; }
-#elif defined(__AVX2__)
+#elif defined(__AVX2__) || defined(__aarch64__)
 inline constexpr int kRows = 2;
 constexpr int PanelsFor(int rows) { return rows == 1 ? 2 : 1; }
 #else
@@ -165,7 +165,7 @@ GOLDFINCH_INLINE void AccumulatePairs(const std::uint16_t* x, std::int64_t strid
 }
 #endif
 
-#if GOLDFINCH_HALVES
+#if defined(__AVX2__) && !defined(__AVX512F__)
 // The lower and the upper bf16 of each of eight pairs.
 GOLDFINCH_INLINE F32 LowerOf(__m256i pairs) {
   return reinterpret_cast<F32>(_mm256_slli_epi32(pairs, 16));
@@ -178,8 +178,8 @@ GOLDFINCH_INLINE F32 UpperOf(__m256i pairs) {
 // Sixteen columns as even ones and odd ones, which is how a load of bf16 has them, and
 // back: to widen them in order would take as long as the products.
 GOLDFINCH_INLINE F32x16 EvenAndOdd(F32x16 columns) {
-  const auto a = reinterpret_cast<__m256>(columns.half[0]);
-  const auto b = reinterpret_cast<__m256>(columns.half[1]);
+  const auto a = reinterpret_cast<__m256>(columns.part[0]);
+  const auto b = reinterpret_cast<__m256>(columns.part[1]);
   const auto in_order = [](__m256 v) {
     return reinterpret_cast<F32>(
         _mm256_permute4x64_pd(_mm256_castps_pd(v), _MM_SHUFFLE(3, 1, 2, 0)));
@@ -188,8 +188,8 @@ GOLDFINCH_INLINE F32x16 EvenAndOdd(F32x16 columns) {
            in_order(_mm256_shuffle_ps(a, b, _MM_SHUFFLE(3, 1, 3, 1)))}};
 }
 GOLDFINCH_INLINE F32x16 InOrder(F32x16 even_and_odd) {
-  const auto even = reinterpret_cast<__m256>(even_and_odd.half[0]);
-  const auto odd = reinterpret_cast<__m256>(even_and_odd.half[1]);
+  const auto even = reinterpret_cast<__m256>(even_and_odd.part[0]);
+  const auto odd = reinterpret_cast<__m256>(even_and_odd.part[1]);
   const __m256 low = _mm256_unpacklo_ps(even, odd), high = _mm256_unpackhi_ps(even, odd);
   return {{reinterpret_cast<F32>(_mm256_permute2f128_ps(low, high, 0x20)),
            reinterpret_cast<F32>(_mm256_permute2f128_ps(low, high, 0x31))}};
@@ -252,7 +252,7 @@ GOLDFINCH_INLINE void AccumulateBf16(const std::uint16_t* x, std::int64_t stride
                                      Asker ask, Accumulators<kCount, kPanels>& acc) {
 #if defined(__AVX512BF16__)
   AccumulatePairs<kCount, kPanels>(x, stride, w, panel, in, ask, acc);
-#elif GOLDFINCH_HALVES
+#elif defined(__AVX2__) && !defined(__AVX512F__)
   if constexpr (sizeof(W) == 2)
     AccumulateWide<kCount, kPanels>(x, stride, w, panel, in, ask, acc);
   else

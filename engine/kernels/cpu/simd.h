@@ -18,8 +18,15 @@
 
 #include "engine/backend/matrix.h"
 
-#if defined(__AVX2__)
+// Whether plain code may use what every machine of an architecture has of fused products.
+#ifndef GOLDFINCH_FUSED
+#define GOLDFINCH_FUSED 1
+#endif
+
+#if defined(__x86_64__)
 #include <immintrin.h>
+#elif defined(__aarch64__)
+#include <arm_neon.h>
 #endif
 
 namespace goldfinch::GOLDFINCH_ISA {
@@ -28,97 +35,113 @@ namespace {
 inline constexpr std::int64_t kLanes = 16;
 
 #define GOLDFINCH_INLINE inline __attribute__((always_inline))
+// A lambda that becomes part of who calls it, at any level of optimisation.
+#define GOLDFINCH_EACH(i) [&](int i) __attribute__((always_inline))
 
-#if defined(__AVX2__) && !defined(__AVX512F__)
-#define GOLDFINCH_HALVES 1
+// The machine's own vectors, and how many of them sixteen lanes are.
+#if defined(__AVX512F__)
+inline constexpr int kVectorBytes = 64;
+#elif defined(__AVX2__)
+inline constexpr int kVectorBytes = 32;
 #else
-#define GOLDFINCH_HALVES 0
+inline constexpr int kVectorBytes = 16;  // SSE2, NEON
 #endif
+inline constexpr int kVectorLanes = kVectorBytes / 4;
+inline constexpr int kMachineVectors = kLanes / kVectorLanes;
 
-#if GOLDFINCH_HALVES
-// Two vectors of eight lanes, since the machine's have no more: the compiler keeps a
-// wider one in memory, and copies it lane by lane.
-using F32 = float __attribute__((vector_size(32)));
-using I32 = std::int32_t __attribute__((vector_size(32)));
-using U32 = std::uint32_t __attribute__((vector_size(32)));
+using F32 = float __attribute__((vector_size(kVectorBytes)));
+using I32 = std::int32_t __attribute__((vector_size(kVectorBytes)));
+using U32 = std::uint32_t __attribute__((vector_size(kVectorBytes)));
 
+#if defined(__AVX512F__)
+using F32x16 = F32;
+
+template <typename Function>
+GOLDFINCH_INLINE F32x16 Parts(const Function& f) {
+  return f(0);
+}
+GOLDFINCH_INLINE F32 Part(F32x16 v, int) { return v; }
+#else
+// Several vectors by name: the compiler keeps one that is wider than the machine's in
+// memory, and copies it lane by lane.
 struct F32x16 {
-  F32 half[2];
-  GOLDFINCH_INLINE float operator[](int lane) const { return half[lane / 8][lane % 8]; }
-};
-struct I32x16 {
-  I32 half[2];
+  F32 part[kMachineVectors];
+  GOLDFINCH_INLINE float operator[](int lane) const {
+    return part[lane / kVectorLanes][lane % kVectorLanes];
+  }
 };
 
-GOLDFINCH_INLINE F32x16 Splat(float x) { return {{F32{} + x, F32{} + x}}; }
+// f(i) is part i.
+template <typename Function>
+GOLDFINCH_INLINE F32x16 Parts(const Function& f) {
+  if constexpr (kMachineVectors == 2) return {{f(0), f(1)}};
+  if constexpr (kMachineVectors == 4) return {{f(0), f(1), f(2), f(3)}};
+}
+GOLDFINCH_INLINE F32 Part(const F32x16& v, int i) { return v.part[i]; }
 
 GOLDFINCH_INLINE F32x16 operator+(F32x16 a, F32x16 b) {
-  return {{a.half[0] + b.half[0], a.half[1] + b.half[1]}};
+  return Parts(GOLDFINCH_EACH(i) { return a.part[i] + b.part[i]; });
 }
 GOLDFINCH_INLINE F32x16 operator-(F32x16 a, F32x16 b) {
-  return {{a.half[0] - b.half[0], a.half[1] - b.half[1]}};
+  return Parts(GOLDFINCH_EACH(i) { return a.part[i] - b.part[i]; });
 }
 GOLDFINCH_INLINE F32x16 operator*(F32x16 a, F32x16 b) {
-  return {{a.half[0] * b.half[0], a.half[1] * b.half[1]}};
+  return Parts(GOLDFINCH_EACH(i) { return a.part[i] * b.part[i]; });
 }
 GOLDFINCH_INLINE F32x16 operator/(F32x16 a, F32x16 b) {
-  return {{a.half[0] / b.half[0], a.half[1] / b.half[1]}};
+  return Parts(GOLDFINCH_EACH(i) { return a.part[i] / b.part[i]; });
 }
-GOLDFINCH_INLINE F32x16 operator-(F32x16 a, float b) { return a - Splat(b); }
-GOLDFINCH_INLINE F32x16 operator*(F32x16 a, float b) { return a * Splat(b); }
-GOLDFINCH_INLINE F32x16 operator/(F32x16 a, float b) { return a / Splat(b); }
-GOLDFINCH_INLINE F32x16 operator+(float a, F32x16 b) { return Splat(a) + b; }
-GOLDFINCH_INLINE F32x16 operator-(float a, F32x16 b) { return Splat(a) - b; }
-GOLDFINCH_INLINE F32x16 operator/(float a, F32x16 b) { return Splat(a) / b; }
-GOLDFINCH_INLINE F32x16 operator-(F32x16 a) { return {{-a.half[0], -a.half[1]}}; }
+GOLDFINCH_INLINE F32x16 operator-(F32x16 a, float b) {
+  return Parts(GOLDFINCH_EACH(i) { return a.part[i] - b; });
+}
+GOLDFINCH_INLINE F32x16 operator*(F32x16 a, float b) {
+  return Parts(GOLDFINCH_EACH(i) { return a.part[i] * b; });
+}
+GOLDFINCH_INLINE F32x16 operator/(F32x16 a, float b) {
+  return Parts(GOLDFINCH_EACH(i) { return a.part[i] / b; });
+}
+GOLDFINCH_INLINE F32x16 operator+(float a, F32x16 b) {
+  return Parts(GOLDFINCH_EACH(i) { return a + b.part[i]; });
+}
+GOLDFINCH_INLINE F32x16 operator-(float a, F32x16 b) {
+  return Parts(GOLDFINCH_EACH(i) { return a - b.part[i]; });
+}
+GOLDFINCH_INLINE F32x16 operator/(float a, F32x16 b) {
+  return Parts(GOLDFINCH_EACH(i) { return a / b.part[i]; });
+}
+GOLDFINCH_INLINE F32x16 operator-(F32x16 a) {
+  return Parts(GOLDFINCH_EACH(i) { return -a.part[i]; });
+}
 GOLDFINCH_INLINE F32x16& operator+=(F32x16& a, F32x16 b) { return a = a + b; }
 GOLDFINCH_INLINE F32x16& operator*=(F32x16& a, F32x16 b) { return a = a * b; }
+#endif
+
+GOLDFINCH_INLINE F32x16 Splat(float x) {
+  return Parts([x](int) { return F32{} + x; });
+}
 
 // f of each of the machine's own vectors that make up `x`.
 template <typename Function>
 GOLDFINCH_INLINE F32x16 Each(F32x16 x, const Function& f) {
-  return {{f(x.half[0]), f(x.half[1])}};
+  return Parts(GOLDFINCH_EACH(i) { return f(Part(x, i)); });
 }
 // The larger of each lane; b where either is NaN.
 GOLDFINCH_INLINE F32x16 Larger(F32x16 a, F32x16 b) {
-  return {{a.half[0] > b.half[0] ? a.half[0] : b.half[0],
-           a.half[1] > b.half[1] ? a.half[1] : b.half[1]}};
+  return Parts(
+      GOLDFINCH_EACH(i) { return Part(a, i) > Part(b, i) ? Part(a, i) : Part(b, i); });
 }
 
-GOLDFINCH_INLINE F32x16 Load(const float* p) {
-  F32x16 v;
-  __builtin_memcpy(&v.half[0], p, sizeof(F32));
-  __builtin_memcpy(&v.half[1], p + 8, sizeof(F32));
-  return v;
-}
-GOLDFINCH_INLINE void Store(F32x16 v, float* p) {
-  __builtin_memcpy(p, &v.half[0], sizeof(F32));
-  __builtin_memcpy(p + 8, &v.half[1], sizeof(F32));
-}
-#else
-using F32 = float __attribute__((vector_size(64)));
-using I32 = std::int32_t __attribute__((vector_size(64)));
-using U32 = std::uint32_t __attribute__((vector_size(64)));
-using U16x16 = std::uint16_t __attribute__((vector_size(32)));
-using I8x16 = std::int8_t __attribute__((vector_size(16)));
-using F32x16 = F32;
-using I32x16 = I32;
-
-GOLDFINCH_INLINE F32x16 Splat(float x) { return F32x16{} + x; }
-
-template <typename Function>
-GOLDFINCH_INLINE F32x16 Each(F32x16 x, const Function& f) {
-  return f(x);
-}
-GOLDFINCH_INLINE F32x16 Larger(F32x16 a, F32x16 b) { return a > b ? a : b; }
-
-GOLDFINCH_INLINE F32x16 Load(const float* p) {
-  F32x16 v;
+// A vector from memory, and back; aligned to nothing.
+template <typename Vector>
+GOLDFINCH_INLINE Vector LoadVector(const void* p) {
+  Vector v;
   __builtin_memcpy(&v, p, sizeof v);
   return v;
 }
+GOLDFINCH_INLINE F32x16 Load(const float* p) {
+  return Parts(GOLDFINCH_EACH(i) { return LoadVector<F32>(p + i * kVectorLanes); });
+}
 GOLDFINCH_INLINE void Store(F32x16 v, float* p) { __builtin_memcpy(p, &v, sizeof v); }
-#endif
 
 GOLDFINCH_INLINE float ToFloat(std::uint16_t bf16) {
   const std::uint32_t bits = static_cast<std::uint32_t>(bf16) << 16;
@@ -145,28 +168,22 @@ GOLDFINCH_INLINE U32 RoundToBf16(F32 v) {
 // Conversions of lanes are spelled out where there is an instruction: the compiler takes
 // one lane at a time for some of them.
 GOLDFINCH_INLINE F32x16 Load(const std::uint16_t* p) {
-#if GOLDFINCH_HALVES
-  const auto half = [p](int at) {
-    const __m128i bf16 = _mm_loadu_si128(reinterpret_cast<const __m128i*>(p + at));
+  return Parts(GOLDFINCH_EACH(i) {
+    const std::uint16_t* const at = p + i * kVectorLanes;
+#if defined(__AVX2__) && !defined(__AVX512F__)
+    const __m128i bf16 = LoadVector<__m128i>(at);
     return reinterpret_cast<F32>(_mm256_slli_epi32(_mm256_cvtepu16_epi32(bf16), 16));
-  };
-  return {{half(0), half(8)}};
+#elif defined(__SSE2__) && !defined(__AVX2__)
+    const __m128i bf16 = _mm_loadl_epi64(reinterpret_cast<const __m128i*>(at));
+    return reinterpret_cast<F32>(_mm_unpacklo_epi16(_mm_setzero_si128(), bf16));
 #else
-  U16x16 half;
-  __builtin_memcpy(&half, p, sizeof half);
-  const U32 bits = __builtin_convertvector(half, U32) << 16;
-  return reinterpret_cast<F32x16>(bits);
+    using U16 = std::uint16_t __attribute__((vector_size(kVectorBytes / 2)));
+    return reinterpret_cast<F32>(__builtin_convertvector(LoadVector<U16>(at), U32) << 16);
 #endif
+  });
 }
 GOLDFINCH_INLINE void Store(F32x16 v, std::uint16_t* p) {
-#if GOLDFINCH_HALVES
-  // Packed within each half of 128 bits, then put in order.
-  const __m256i packed =
-      _mm256_packus_epi32(reinterpret_cast<__m256i>(RoundToBf16(v.half[0])),
-                          reinterpret_cast<__m256i>(RoundToBf16(v.half[1])));
-  _mm256_storeu_si256(reinterpret_cast<__m256i*>(p),
-                      _mm256_permute4x64_epi64(packed, _MM_SHUFFLE(3, 1, 2, 0)));
-#elif defined(__AVX512F__)
+#if defined(__AVX512F__)
   // The compiler narrows lanes by permutations. vcvtneps2bf16 would flush subnormals.
   const __m512 f = reinterpret_cast<__m512>(v);
   const __m512i bits = reinterpret_cast<__m512i>(v);
@@ -176,75 +193,80 @@ GOLDFINCH_INLINE void Store(F32x16 v, std::uint16_t* p) {
   const __m512i chosen = _mm512_mask_mov_epi32(
       rounded, _mm512_cmp_ps_mask(f, f, _CMP_UNORD_Q), _mm512_set1_epi32(0x7fc0));
   _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), _mm512_cvtepi32_epi16(chosen));
+#elif defined(__AVX2__)
+  // Packed within each half of 128 bits, then put in order.
+  const __m256i packed =
+      _mm256_packus_epi32(reinterpret_cast<__m256i>(RoundToBf16(v.part[0])),
+                          reinterpret_cast<__m256i>(RoundToBf16(v.part[1])));
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(p),
+                      _mm256_permute4x64_epi64(packed, _MM_SHUFFLE(3, 1, 2, 0)));
 #else
-  const U16x16 half = __builtin_convertvector(RoundToBf16(v), U16x16);
-  __builtin_memcpy(p, &half, sizeof half);
+  using U16 = std::uint16_t __attribute__((vector_size(kVectorBytes / 2)));
+  for (int i = 0; i < kMachineVectors; ++i) {
+    const U16 narrow = __builtin_convertvector(RoundToBf16(v.part[i]), U16);
+    __builtin_memcpy(p + i * kVectorLanes, &narrow, sizeof narrow);
+  }
 #endif
 }
 
-// Sixteen signed bytes.
-GOLDFINCH_INLINE I32x16 LoadBytes(const void* p) {
-#if GOLDFINCH_HALVES
-  const auto half = [p](int at) {
-    return reinterpret_cast<I32>(_mm256_cvtepi8_epi32(_mm_loadl_epi64(
-        reinterpret_cast<const __m128i*>(static_cast<const char*>(p) + at))));
-  };
-  return {{half(0), half(8)}};
-#elif defined(__AVX512F__)
-  const __m128i bytes = _mm_loadu_si128(static_cast<const __m128i*>(p));
-  return reinterpret_cast<I32x16>(_mm512_cvtepi8_epi32(bytes));
+// Signed bytes.
+GOLDFINCH_INLINE I32 LoadBytes(const void* p) {
+#if defined(__AVX512F__)
+  return reinterpret_cast<I32>(_mm512_cvtepi8_epi32(LoadVector<__m128i>(p)));
+#elif defined(__AVX2__)
+  return reinterpret_cast<I32>(
+      _mm256_cvtepi8_epi32(_mm_loadl_epi64(static_cast<const __m128i*>(p))));
+#elif defined(__SSE2__)
+  // Each byte into the uppermost place of its lane, and down again with its sign.
+  const __m128i bytes = _mm_cvtsi32_si128(LoadVector<int>(p));
+  const __m128i twice = _mm_unpacklo_epi8(bytes, bytes);
+  return reinterpret_cast<I32>(_mm_srai_epi32(_mm_unpacklo_epi16(twice, twice), 24));
 #else
-  I8x16 quarter;
-  __builtin_memcpy(&quarter, p, sizeof quarter);
-  return __builtin_convertvector(quarter, I32x16);
+  using I8 = std::int8_t __attribute__((vector_size(kVectorBytes / 4)));
+  return __builtin_convertvector(LoadVector<I8>(p), I32);
 #endif
 }
 GOLDFINCH_INLINE F32x16 Load(const std::int8_t* p) {
-  const I32x16 bytes = LoadBytes(p);
-#if GOLDFINCH_HALVES
-  const auto half = [&bytes](int i) {
-    return reinterpret_cast<F32>(
-        _mm256_cvtepi32_ps(reinterpret_cast<__m256i>(bytes.half[i])));
-  };
-  return {{half(0), half(1)}};
-#elif defined(__AVX512F__)
-  return reinterpret_cast<F32x16>(_mm512_cvtepi32_ps(reinterpret_cast<__m512i>(bytes)));
+  return Parts(GOLDFINCH_EACH(i) {
+    const I32 bytes = LoadBytes(p + i * kVectorLanes);
+#if defined(__AVX512F__)
+    return reinterpret_cast<F32>(_mm512_cvtepi32_ps(reinterpret_cast<__m512i>(bytes)));
 #else
-  return __builtin_convertvector(bytes, F32x16);
+    return __builtin_convertvector(bytes, F32);
 #endif
+  });
 }
 // The seven bits of exponent and mantissa, put where float32 has them, are the value
 // times 2^(7 - 127), subnormal ones too.
 GOLDFINCH_INLINE F32x16 Load(const Fp8* p) {
-  const auto raise = [](I32 bytes) {
+  return Parts(GOLDFINCH_EACH(i) {
+    const I32 bytes = LoadBytes(p + i * kVectorLanes);
     const I32 bits = (bytes << 20) & static_cast<std::int32_t>(0x87f00000u);
     return reinterpret_cast<F32>(bits) * 0x1p120f;
-  };
-  const I32x16 bytes = LoadBytes(p);
-#if GOLDFINCH_HALVES
-  return {{raise(bytes.half[0]), raise(bytes.half[1])}};
-#else
-  return raise(bytes);
-#endif
+  });
 }
 
 // a * b + c with one rounding where the machine has an instruction for it. Spelled out
 // where two pieces of code must agree: what the compiler fuses is its own choice.
 GOLDFINCH_INLINE F32x16 MulAdd(F32x16 a, F32x16 b, F32x16 c) {
+  return Parts(GOLDFINCH_EACH(i) {
+    const F32 x = Part(a, i), y = Part(b, i), z = Part(c, i);
 #if defined(__AVX512F__)
-  return reinterpret_cast<F32x16>(_mm512_fmadd_ps(reinterpret_cast<__m512>(a),
-                                                  reinterpret_cast<__m512>(b),
-                                                  reinterpret_cast<__m512>(c)));
-#elif GOLDFINCH_HALVES
-  const auto half = [&](int i) {
-    return reinterpret_cast<F32>(_mm256_fmadd_ps(reinterpret_cast<__m256>(a.half[i]),
-                                                 reinterpret_cast<__m256>(b.half[i]),
-                                                 reinterpret_cast<__m256>(c.half[i])));
-  };
-  return {{half(0), half(1)}};
+    return reinterpret_cast<F32>(_mm512_fmadd_ps(reinterpret_cast<__m512>(x),
+                                                 reinterpret_cast<__m512>(y),
+                                                 reinterpret_cast<__m512>(z)));
+#elif defined(__AVX2__)
+    return reinterpret_cast<F32>(_mm256_fmadd_ps(reinterpret_cast<__m256>(x),
+                                                 reinterpret_cast<__m256>(y),
+                                                 reinterpret_cast<__m256>(z)));
+#elif defined(__aarch64__) && GOLDFINCH_FUSED
+    return reinterpret_cast<F32>(vfmaq_f32(reinterpret_cast<float32x4_t>(z),
+                                           reinterpret_cast<float32x4_t>(x),
+                                           reinterpret_cast<float32x4_t>(y)));
 #else
-  return a * b + c;
+    return x * y + z;
 #endif
+  });
 }
 
 // The first `count` lanes, or all where there are as many; the others are zero and are

@@ -2,15 +2,20 @@
 #pragma once
 
 #include <string>
+#include <vector>
 
 #include "absl/status/statusor.h"
 #include "engine/kernels/cpu/kernels.h"
 
 namespace goldfinch {
 
-// "auto" is the best the machine runs; "plain", "avx2", "avx512" and "avx512_bf16" pin
-// one, so that machines of a fleet give equal bits. INVALID_ARGUMENT for another name,
-// FAILED_PRECONDITION for one this machine does not run.
+// Names of the sets of this architecture, plainest first: "plain", then "neon", or
+// "avx2", "avx512" and "avx512_bf16".
+std::vector<std::string> CpuIsas();
+
+// "auto" is the best the machine runs; a name pins one, so that machines of a fleet give
+// equal bits. INVALID_ARGUMENT for another name, FAILED_PRECONDITION for one this machine
+// does not run.
 absl::StatusOr<const CpuKernels*> SelectCpuKernels(const std::string& isa);
 
 }  // namespace goldfinch

@@ -130,11 +130,12 @@ TEST_P(GoldenTest, GreedyTokensAgreeWhereTheMarginIsAboveTheTolerance) {
 }
 
 std::vector<GoldenParam> Params() {
+  std::vector<std::string> isas = CpuIsas();
+  isas.insert(isas.end(), {"cuda_emulated", "cuda"});
   std::vector<GoldenParam> params;
   for (const char* model : {"goldfinch", "goldfinch-rope", "goldfinch-ratio6",
                             "goldfinch-no-v2", "finch-upgrade", "finch"})
-    for (const char* isa :
-         {"plain", "avx2", "avx512", "avx512_bf16", "cuda_emulated", "cuda"})
+    for (const std::string& isa : isas)
       for (const ComputeType type : {ComputeType::kF32, ComputeType::kBf16})
         params.push_back({model, isa, type});
   return params;

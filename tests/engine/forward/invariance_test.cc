@@ -268,7 +268,7 @@ TEST_P(InvarianceTest, HoldsOnTheEmulatedDevice) {
 
 TEST_P(InvarianceTest, HoldsOnEveryInstructionSetByItself) {
   const std::vector<TokenId> tokens = Tokens(100);
-  for (const char* isa : {"plain", "avx2", "avx512", "avx512_bf16"}) {
+  for (const std::string& isa : CpuIsas()) {
     if (!SelectCpuKernels(isa).ok()) continue;
     auto engine = Make([&](ModelEngineOptions& options) { options.cpu_isa = isa; });
     SCOPED_TRACE(isa);

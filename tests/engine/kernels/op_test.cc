@@ -7,6 +7,7 @@
 
 #include "engine/backend/cpu_backend.h"
 #include "engine/bf16.h"
+#include "engine/kernels/cpu/tables.h"
 #include "tests/emulation/emulated_backend.h"
 
 namespace goldfinch {
@@ -52,11 +53,7 @@ std::ostream& operator<<(std::ostream& out, const BackendCase& backend) {
 std::vector<BackendCase> BackendCases() {
   std::vector<BackendCase> cases;
   for (const int threads : {1, 2}) {
-    cases.push_back({"plain", threads});
-#if defined(__x86_64__)
-    for (const char* isa : {"avx2", "avx512", "avx512_bf16"})
-      cases.push_back({isa, threads});
-#endif
+    for (const std::string& isa : CpuIsas()) cases.push_back({isa, threads});
   }
   cases.push_back({"cuda_emulated", 1, Device::kEmulatedCuda});
   cases.push_back({"cuda", 1, Device::kCuda});
