@@ -145,12 +145,6 @@ inline unsigned long long __umul64hi(unsigned long long a, unsigned long long b)
   __extension__ using Wide = unsigned __int128;
   return static_cast<unsigned long long>(static_cast<Wide>(a) * b >> 64);
 }
-template <typename T>
-T __ldcs(const T* p) {
-  T value;
-  emulation::Load(&value, p, sizeof value);
-  return value;
-}
 inline float __uint_as_float(unsigned u) { return std::bit_cast<float>(u); }
 inline unsigned __float_as_uint(float f) { return std::bit_cast<unsigned>(f); }
 // The runtime API.

@@ -80,24 +80,35 @@ Shape ManyRowsShape() {
           .split = kSplit};
 }
 
+template <typename Weights, int kBlocks, int kGroups>
+Shape FewRowsShape() {
+  return {.aligned = FewRows<Weights, kBlocks, kGroups, true>,
+          .any = FewRows<Weights, kBlocks, kGroups, false>,
+          .outputs = kBlocks * kBlockOutputs,
+          .rows = kGroups * 8,
+          .shared = FewRowsRing<Weights, kBlocks, kGroups>::kBytes};
+}
+
 // What a launch's products have in common.
 struct Sizes {
   std::int64_t rows = 0;       // most
   std::int64_t strips = 0;     // fewest
+  std::int64_t outputs = 0;    // of all
   std::int64_t tiles[2] = {};  // of 128 outputs by 64 and by 128 rows
   bool aligned = true;
+  int multiprocessors = 1;
 };
 
 // All shapes have the same bits; which one is fast depends on how many tiles there are
 // for the hundred-odd multiprocessors of a GPU.
 template <typename Weights>
 Shape ShapeFor(const Sizes& sizes) {
-  if (sizes.rows <= 8)
-    return {FewRows<Weights, 1, 1, true>, FewRows<Weights, 1, 1, false>, 16, 8};
-  if (sizes.rows <= 16)
-    return {FewRows<Weights, 1, 2, true>, FewRows<Weights, 1, 2, false>, 16, 16};
+  if (sizes.rows <= 8) return FewRowsShape<Weights, 1, 1>();
+  if (sizes.rows <= 16) return FewRowsShape<Weights, 1, 2>();
   if (sizes.rows <= 32)
-    return {FewRows<Weights, 2, 4, true>, FewRows<Weights, 2, 4, false>, 32, 32};
+    return sizes.outputs < std::int64_t{32} * sizes.multiprocessors
+               ? FewRowsShape<Weights, 1, 4>()
+               : FewRowsShape<Weights, 2, 4>();
   if (sizes.tiles[0] <= kMaxSplitTiles && sizes.strips >= kLeastSplitStrips)
     return ManyRowsShape<Weights, kSplitRows, true>();
   if (sizes.tiles[1] < kEnoughTiles) return ManyRowsShape<Weights, 64, false>();
@@ -107,12 +118,10 @@ Shape ShapeFor(const Sizes& sizes) {
 // Shared memory beyond 48 KiB must be asked for.
 template <typename Weights>
 void PrepareKernels(Stream& stream) {
-  for (const std::int64_t rows : {8, 16, 32}) {
-    const Shape shape = ShapeFor<Weights>({.rows = rows});
-    LoadKernels(stream, shape.aligned, shape.any);
-  }
   for (const Shape& shape :
-       {ManyRowsShape<Weights, kSplitRows, true>(), ManyRowsShape<Weights, 64, false>(),
+       {FewRowsShape<Weights, 1, 1>(), FewRowsShape<Weights, 1, 2>(),
+        FewRowsShape<Weights, 1, 4>(), FewRowsShape<Weights, 2, 4>(),
+        ManyRowsShape<Weights, kSplitRows, true>(), ManyRowsShape<Weights, 64, false>(),
         ManyRowsShape<Weights, 128, false>()})
     for (const Kernel kernel : {shape.aligned, shape.any}) {
       LoadKernels(stream, kernel);
@@ -129,11 +138,13 @@ void LaunchBf16(Stream& stream, std::span<const GemmArgs> products, DType storag
            ((args.x.rows + rows - 1) / rows);
   };
   Sizes sizes;
+  sizes.multiprocessors = stream.multiprocessors;
   for (const GemmArgs& args : products) {
     if (args.w.storage != storage) continue;
     const std::int64_t strips = StripsOf(args.w.in);
     sizes.rows = std::max(sizes.rows, args.x.rows);
     sizes.strips = sizes.tiles[0] == 0 ? strips : std::min(sizes.strips, strips);
+    sizes.outputs += args.w.out;
     sizes.tiles[0] += tiles(args, 64);
     sizes.tiles[1] += tiles(args, 128);
     sizes.aligned = sizes.aligned && IsAligned(args);

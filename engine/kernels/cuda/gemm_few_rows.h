@@ -1,5 +1,5 @@
-// The product of few rows, as when sequences are decoded: the weights are read once and
-// straight from memory. Device code.
+// The product of few rows, as when sequences are decoded: the weights are read once, by
+// the warp that uses them. Device code.
 #pragma once
 
 #include "engine/kernels/cuda/gemm_product.h"
@@ -7,15 +7,32 @@
 
 namespace goldfinch::GOLDFINCH_CUDA {
 
+// What a warp has under way: strips of weights, with the inputs that they meet where
+// those can be copied. A lane uses what it has copied itself, so that waiting for its own
+// copies is all it waits for. Copies, not loads: of loads a warp can tell no more than
+// six apart, and the compiler had it wait for all at once.
+template <typename Weights, int kBlocks, int kGroups>
+struct FewRowsRing {
+  static constexpr int kInputs = kBlocks * Weights::kStripBytes;  // where they begin
+  static constexpr int kStageBytes = kInputs + kGroups * kWarp * 16;
+  // Of 228 KiB that a multiprocessor has three blocks take a third each, and one alone
+  // has enough under way to keep its share of the memory busy.
+  static constexpr int kOfStages = (72 << 10) / (kSlices * kStageBytes);
+  static constexpr int kStages = kOfStages < 3 ? 3 : kOfStages > 8 ? 8 : kOfStages;
+  static constexpr int kBytes = kSlices * kStages * kStageBytes;  // of a block
+};
+
 // kBlocks blocks of 16 outputs by kGroups groups of 8 rows; warp i sums slice i.
 template <typename Weights, int kBlocks, int kGroups, bool kAligned>
 __global__ void __launch_bounds__(kGemmThreads) FewRows(Products products) {
+  using Ring = FewRowsRing<Weights, kBlocks, kGroups>;
   constexpr int kOutputs = kBlocks * kBlockOutputs, kRows = kGroups * 8;
-  constexpr int kAhead = 4;
+  constexpr int kStages = Ring::kStages, kPart = kWarp * 16;
   // The lanes that have one register of their sums have eight neighbours of four rows two
   // apart, which are in banks of their own.
   constexpr int kPitch = kOutputs + 4;
-  __shared__ float sums[kSlices][kRows][kPitch];
+  static_assert(kSlices * kRows * kPitch * sizeof(float) <= Ring::kBytes);
+  auto* const shared = static_cast<unsigned char*>(DynamicShared());
 
   const Product& p = FindProduct(products, blockIdx.x);
   const std::int64_t tile = blockIdx.x - p.first_tile;
@@ -25,17 +42,30 @@ __global__ void __launch_bounds__(kGemmThreads) FewRows(Products products) {
   const std::int64_t strips = StripsOf(p.in), blocks = BlocksOf(p.out);
   const std::int64_t begin = warp * strips / kSlices;
   const std::int64_t end = (warp + 1) * strips / kSlices;
+  const auto stage = [&](std::int64_t strip) {
+    const unsigned number = static_cast<unsigned>(strip - begin) % kStages;
+    return shared + (warp * kStages + number) * Ring::kStageBytes;
+  };
 
-  typename Weights::Raw ahead[kAhead][kBlocks] = {};
-  const auto load = [&](typename Weights::Raw(&to)[kBlocks], std::int64_t strip) {
+  // Sums of a block of outputs that is not there come to nothing.
+  const unsigned char* w[kBlocks];
+#pragma unroll
+  for (int b = 0; b < kBlocks; ++b) {
+    const std::int64_t block = first_block + b < blocks ? first_block + b : blocks - 1;
+    w[b] = static_cast<const unsigned char*>(p.w) +
+           block * strips * Weights::kStripBytes + lane * 16;
+  }
+  const auto start_weights = [&](std::int64_t strip) {
     if (strip >= end) return;
+    unsigned char* const to = stage(strip) + lane * 16;
 #pragma unroll
     for (int b = 0; b < kBlocks; ++b)
-      if (first_block + b < blocks)
-        to[b] = Weights::Load(p.w, (first_block + b) * strips + strip, lane);
-  };
 #pragma unroll
-  for (int i = 0; i < kAhead; ++i) load(ahead[i], begin + i);
+      for (int at = 0; at < Weights::kStripBytes; at += kPart)
+        AsyncCopy16(to + b * Weights::kStripBytes + at,
+                    w[b] + strip * Weights::kStripBytes + at, 0);
+  };
+  for (int i = 0; i < kStages - 1; ++i) start_weights(begin + i);
   AwaitLaunch();
 
   const std::uint16_t* x[kGroups];
@@ -45,37 +75,52 @@ __global__ void __launch_bounds__(kGemmThreads) FewRows(Products products) {
     x[g] = row < p.rows ? static_cast<const std::uint16_t*>(p.x) + row * p.x_stride
                         : nullptr;
   }
-  // Inputs are asked for one strip ahead, which hides that they come from a cache.
-  uint4 next[kGroups];
-  const auto load_inputs = [&](std::int64_t strip) {
+  const auto start_inputs = [&](std::int64_t strip) {
+    if (!kAligned || strip >= end) return;
     const std::int64_t k = strip * kStripInputs + lane % 4 * 8;
+    unsigned char* const to = stage(strip) + Ring::kInputs + lane * 16;
 #pragma unroll
-    for (int g = 0; g < kGroups; ++g)
-      next[g] = x[g] != nullptr && strip < end ? LoadInputs<kAligned>(x[g], k, p.in)
-                                               : uint4{0, 0, 0, 0};
+    for (int g = 0; g < kGroups; ++g) {
+      const bool inside = x[g] != nullptr && k < p.in;
+      AsyncCopy16(to + g * kPart, inside ? x[g] + k : p.x, inside ? 0 : 16);
+    }
   };
-  load_inputs(begin);
+  // The first of them waits for the weights of all.
+  for (int i = 0; i < kStages - 1; ++i) {
+    start_inputs(begin + i);
+    AsyncCommit();
+  }
   float sum[kBlocks][kGroups][4] = {};
-  for (std::int64_t strip = begin; strip < end; strip += kAhead) {
+  for (std::int64_t strip = begin; strip < end; ++strip) {
+    AsyncWait<kStages - 2>();
+    // Where the strip before was.
+    start_weights(strip + kStages - 1);
+    start_inputs(strip + kStages - 1);
+    AsyncCommit();
+    const unsigned char* const from = stage(strip);
+    uint4 inputs[kGroups];
 #pragma unroll
-    for (int i = 0; i < kAhead; ++i) {
-      if (strip + i >= end) break;
-      uint4 inputs[kGroups];
+    for (int g = 0; g < kGroups; ++g) {
+      if constexpr (kAligned)
+        inputs[g] = LoadVector<uint4>(from + Ring::kInputs + g * kPart + lane * 16);
+      else
+        inputs[g] = x[g] != nullptr ? LoadInputs<false>(
+                                          x[g], strip * kStripInputs + lane % 4 * 8, p.in)
+                                    : uint4{0, 0, 0, 0};
+    }
 #pragma unroll
-      for (int g = 0; g < kGroups; ++g) inputs[g] = next[g];
-      load_inputs(strip + i + 1);
+    for (int b = 0; b < kBlocks; ++b) {
+      const Strip weights = Weights::FromShared(from + b * Weights::kStripBytes, lane);
 #pragma unroll
-      for (int b = 0; b < kBlocks; ++b) {
-        const Strip w = Weights::Fragments(ahead[i][b]);
-#pragma unroll
-        for (int g = 0; g < kGroups; ++g) {
-          Mma(sum[b][g], w.fragment[0], inputs[g].x, inputs[g].y);
-          Mma(sum[b][g], w.fragment[1], inputs[g].z, inputs[g].w);
-        }
+      for (int g = 0; g < kGroups; ++g) {
+        Mma(sum[b][g], weights.fragment[0], inputs[g].x, inputs[g].y);
+        Mma(sum[b][g], weights.fragment[1], inputs[g].z, inputs[g].w);
       }
-      load(ahead[i], strip + i + kAhead);
     }
   }
+  AsyncWait<0>();
+  __syncthreads();  // all strips have been used
+  auto* const sums = reinterpret_cast<float(*)[kRows][kPitch]>(shared);
   ForLaneSums<kBlocks, kGroups>(static_cast<int>(lane),
                                 [&](int row, int output, int b, int g, int i) {
                                   sums[warp][row][output] = sum[b][g][i];

@@ -32,18 +32,6 @@ __device__ __forceinline__ unsigned PairOf<Fp8>(unsigned bytes, int first) {
 // How weights of a storage type lie, and how they become fragments.
 struct Bf16Weights {
   static constexpr int kStripBytes = kStripElements * 2;
-  struct Raw {
-    uint4 part[2];
-  };
-  // Of strip number `strip`, streamed: nothing of it is read again soon.
-  __device__ __forceinline__ static Raw Load(const void* w, std::int64_t strip,
-                                             unsigned lane) {
-    const auto* p = static_cast<const uint4*>(w) + strip * 64 + lane;
-    return {{__ldcs(p), __ldcs(p + 32)}};
-  }
-  __device__ __forceinline__ static Strip Fragments(const Raw& raw) {
-    return {{raw.part[0], raw.part[1]}};
-  }
   __device__ __forceinline__ static Strip FromShared(const unsigned char* strip,
                                                      unsigned lane) {
     const unsigned char* const p = strip + lane * 16;
@@ -53,23 +41,14 @@ struct Bf16Weights {
 template <typename Stored>
 struct ByteWeights {
   static constexpr int kStripBytes = kStripElements;
-  struct Raw {
-    uint4 part;
-  };
-  __device__ __forceinline__ static Raw Load(const void* w, std::int64_t strip,
-                                             unsigned lane) {
-    return {__ldcs(static_cast<const uint4*>(w) + strip * 32 + lane)};
-  }
   __device__ __forceinline__ static uint4 Widen(unsigned low, unsigned high) {
     return {PairOf<Stored>(low, 0), PairOf<Stored>(low, 2), PairOf<Stored>(high, 0),
             PairOf<Stored>(high, 2)};
   }
-  __device__ __forceinline__ static Strip Fragments(const Raw& raw) {
-    return {{Widen(raw.part.x, raw.part.y), Widen(raw.part.z, raw.part.w)}};
-  }
   __device__ __forceinline__ static Strip FromShared(const unsigned char* strip,
                                                      unsigned lane) {
-    return Fragments({LoadVector<uint4>(strip + lane * 16)});
+    const auto part = LoadVector<uint4>(strip + lane * 16);
+    return {{Widen(part.x, part.y), Widen(part.z, part.w)}};
   }
 };
 
