@@ -4,6 +4,8 @@
 #include <array>
 #include <bit>
 #include <cstddef>
+#include <cstdint>
+#include <initializer_list>
 #include <span>
 
 #include "absl/strings/str_cat.h"
@@ -291,9 +293,10 @@ bool LtProducts::KeepsBits(const Shape& shape, const Algorithm& algorithm,
       cudaMemsetAsync(probe.different, 0, sizeof *probe.different, stream_.handle),
       "cudaMemsetAsync");
   if (!multiply(0, rows, probe.all)) return false;
+  // Of one row up to what a step has, on tiles' edges and off them.
+  using Counts = std::initializer_list<std::int64_t>;
   for (const std::int64_t count :
-       {std::int64_t{1}, std::int64_t{2}, std::int64_t{7}, std::int64_t{64},
-        std::int64_t{65}, std::int64_t{200}, rows - 1}) {
+       Counts{1, 2, 7, 64, 65, 200, 333, 1000, 1536, 2049, 3000, rows - 1}) {
     if (count >= rows) continue;
     // Neither where a tile begins nor at either end.
     const std::int64_t first = (rows - count) * 5 / 7;
