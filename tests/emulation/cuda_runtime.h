@@ -120,6 +120,12 @@ T __shfl_xor_sync(unsigned mask, T value, int lanes) {
                       emulation::current->lane ^ static_cast<unsigned>(lanes));
   return out;
 }
+template <typename T>
+T __shfl_sync(unsigned mask, T value, int lane) {
+  T out;
+  emulation::Exchange(mask, &value, &out, sizeof value, static_cast<unsigned>(lane));
+  return out;
+}
 // A lane that has none below it by so many gets its own.
 template <typename T>
 T __shfl_up_sync(unsigned mask, T value, unsigned lanes) {

@@ -150,9 +150,15 @@ __global__ void __launch_bounds__(kThreads, kBlocksAtOnce)
     const auto number = static_cast<std::int32_t>(pass.first + item / args.heads);
     const std::int64_t head = item % args.heads;
     const Chunk chunk = ChunkOf(args, number, tiles.page_tokens);
+    // All of a chunk are looked up at once: each by itself, keys would wait for two answers
+    // of the memory.
+    static_assert(kChunkTiles <= kWarp);
+    const std::int32_t own_tile =
+        lane < chunk.num_tiles ? args.tile[chunk.first + lane] : 0;
     const auto tile = [&](int i) {
+      const std::int64_t at = __shfl_sync(kAllLanes, own_tile, i);
       return static_cast<const T*>(tiles.data) +
-             (args.tile[chunk.first + i] * tiles.heads + head) * 2 * tiles.head_elements;
+             (at * tiles.heads + head) * 2 * tiles.head_elements;
     };
     const auto count = [&](int i) {
       const std::int64_t left =
