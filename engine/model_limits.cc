@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "absl/strings/str_cat.h"
+#include "engine/backend/op_args.h"
 #include "engine/model/gold_cache.h"
 
 namespace goldfinch {
@@ -61,9 +62,10 @@ absl::StatusOr<ModelLimits> LimitsOf(const ModelEngineOptions& options,
   if (config.num_gold() == 0) return limits;
   const std::int64_t page_bytes =
       options.page_tokens * GoldCache::RowBytes(config, limits.cache_storage);
-  const std::int64_t tile_bytes =
-      2 * options.page_tokens * config.n_embd * SizeOf(type) * config.num_gold();
-  const std::int64_t arena_slots = options.expanded_bytes / tile_bytes;
+  const KvTiles layer = {
+      .type = type, .heads = config.num_heads(), .page_tokens = options.page_tokens};
+  const std::int64_t arena_slots =
+      options.expanded_bytes / (layer.tile_bytes() * config.num_gold());
   if (options.cache_share > 0.0) {
     limits.cache_share = options.cache_share;
     limits.host_bytes = options.host_bytes;

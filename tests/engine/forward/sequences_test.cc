@@ -149,6 +149,20 @@ TEST_F(SequencesTest, APageWithoutRoomInTheArenaIsAMissInEveryStep) {
   engine_->Close(second);
 }
 
+// Tiles are padded to sixteen tokens, which a small page takes as well.
+TEST_F(SequencesTest, TheArenaTakesNoMoreThanItMay) {
+  const auto& config = engine_->config();
+  const std::int64_t tile = 2 * 16 * config.n_embd * 2 * config.num_gold();
+  for (const std::int32_t page_tokens : {1, 8, 16}) {
+    const auto engine =
+        MakeEngine(folder_.path(), ComputeType::kBf16, [&](auto& options) {
+          options.page_tokens = page_tokens;
+          options.expanded_bytes = 3 * tile;
+        });
+    EXPECT_EQ(engine->info().expanded_pages, 3) << page_tokens;
+  }
+}
+
 TEST_F(SequencesTest, APastIsPreparedAsFarAsIsAskedFor) {
   const SequenceId id = OpenSequence(*engine_, 150, 139);
   Feed(id, Tokens(100, 1));
