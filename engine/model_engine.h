@@ -19,7 +19,8 @@
 
 namespace goldfinch {
 
-// The rest is for what a driver takes later: code of kernels, their stacks.
+// The most of a device's memory that cache_share can be. The rest is left to what its
+// driver takes later: code of kernels, and their stacks.
 inline constexpr double kMaxCacheShare = 0.95;
 
 struct ModelEngineOptions {

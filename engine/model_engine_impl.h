@@ -111,7 +111,7 @@ class ModelEngineImpl final : public ModelEngine {
     info.device_bytes = model.device_bytes();
     return info;
   }
-  // model.md: GOLD layers are needed on this many positions before a wanted one.
+  // docs/model.md: GOLD layers are needed on this many positions before a wanted one.
   std::int64_t gold_rows() const { return 2 * std::int64_t{config().num_gold()}; }
   // Where they begin to run in a span from here.
   std::int64_t GoldBegin(const Sequence& sequence) const {

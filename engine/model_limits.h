@@ -12,8 +12,8 @@
 
 namespace goldfinch {
 
-// Rows of logits computed at once where there are fewer sequences: at a vocabulary of
-// 65536, 16 MiB.
+// Rows of logits computed at once, at least, however few sequences there are: 16 MiB at a
+// vocabulary of 65,536.
 inline constexpr std::int64_t kLeastLogitRows = 64;
 
 // INVALID_ARGUMENT for numbers out of range.

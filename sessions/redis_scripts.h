@@ -94,7 +94,10 @@ if #ids > 0 then redis.call('HSET', KEYS[2], ARGV[1], count) end
 return count
 )";
 
-// KEYS: session. ARGV: prefix of owners. Nil when nothing is stored.
+// KEYS: session. ARGV: prefix of owners, this owner's name, tenant. Returns generation,
+// tenant, tokens, when it was stored, bytes, and whose claim there is: nobody's (0), this
+// owner's (1), another live owner's (2). Where nothing is stored, 'held' if another one
+// has claimed it for this tenant, else nil.
 inline constexpr std::string_view kHeadScript = R"(
 local f = redis.call('HMGET', KEYS[1], 'generation', 'tenant', 'tokens', 'stored_at',
     'bytes', 'owner')
@@ -110,7 +113,7 @@ return f
 )";
 
 // KEYS: ids of the tenant. ARGV: where to begin, how many, prefixes of sessions and
-// owners, this owner's name.
+// owners, this owner's name. Returns of each its id and what kHeadScript does.
 inline constexpr std::string_view kListScript = R"(
 local found = {}
 for _, id in ipairs(redis.call('ZRANGEBYLEX', KEYS[1], ARGV[1], '+',

@@ -63,8 +63,7 @@ bool IsArray(const redisReply* reply, std::size_t size) {
   return reply->type == REDIS_REPLY_ARRAY && reply->elements >= size;
 }
 
-// What kHead gives: generation, tenant, tokens, seconds stored at, bytes, claimed (1: by
-// this owner, 2: by another one).
+// Of what kHeadScript returns.
 StoredSession StoredOf(std::string_view id, redisReply* const* fields) {
   StoredSession stored;
   stored.id = id;

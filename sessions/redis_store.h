@@ -7,7 +7,7 @@
 // holds exactly, across replicas.
 //
 // "Durable" is what the Redis makes of it: with `appendonly yes` and `appendfsync always`
-// an acknowledged snapshot survives the machine, without, only the server that wrote it.
+// an acknowledged snapshot survives a crash of the machine; without, one of this server.
 // A cluster of them is not supported: the scripts reach keys of several slots.
 //
 // Any thread may call; each call has a connection to itself, and takes no longer than the

@@ -49,8 +49,8 @@ struct SnapshotInfo {
 // A lease ends this part of it earlier for its owner than for others.
 inline constexpr int kLeaseMarginPart = 10;
 
-// It is known of a session that it was deleted for so many leases: whoever had it before
-// his own lapsed has given it back by then, or has been away for longer.
+// A deletion is remembered for so many leases: an owner that had the session before has
+// given it up by then, or has been away for longer.
 inline constexpr int kDeletedLeases = 20;
 
 struct StoredSession {
@@ -60,7 +60,7 @@ struct StoredSession {
   std::uint64_t bytes = 0;
   std::chrono::system_clock::time_point stored_at;  // when it was last put
   bool claimed = false;                             // by an owner whose lease is good
-  bool held_elsewhere = false;  // and who is another one: he may have gone on from it
+  bool held_elsewhere = false;  // by another owner, which may have gone on from it
 };
 
 // What is stored, whoever put it.
@@ -99,8 +99,8 @@ class SnapshotStore {
                                         std::string_view tenant, AcquireMode mode) = 0;
   // Others may claim it. No error when the claim was lost before.
   virtual absl::Status Release(std::string_view session_id, const Claim& claim) = 0;
-  // Gives up whatever claim this owner has on it, also one that he was not told of.
-  // Nobody of this owner's has the session or claims it meanwhile.
+  // Gives up whatever claim this owner has on it, also one that it was never told of.
+  // None of this owner's calls has the session or claims it meanwhile.
   virtual absl::Status Disown(std::string_view session_id) = 0;
 
   // OK only when durable. FAILED_PRECONDITION, and nothing is changed, when the claim is

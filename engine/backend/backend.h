@@ -1,4 +1,4 @@
-// The seam between the model and a device: memory, copies and the ops of model.md.
+// The seam between the model and a device: memory, copies and the ops of docs/model.md.
 //
 // The model (engine/model/) is written once against this interface and never touches an
 // element. Pointers in arguments are device memory unless they say host. Ops are queued

@@ -83,7 +83,9 @@ struct NormShiftArgs {
   Matrix mixed[kMaxMixes] = {};      // float32 or bf16
 };
 
-// y = S r [+ v (u k . r)];  S = S diag(w) + v k^T, per head. See kernels/cpu/wkv.cc.
+// Of each head, with keys j and values i (engine/kernels/cpu/wkv.cc):
+//   y[i] = sum_j r[j] S[j, i]  [+ v[i] sum_j u[j] k[j] r[j]]
+//   S[j, i] = w[j] S[j, i] + k[j] v[i]
 // Rows of the spans' blocks may be computed in another order than all other rows, the
 // same for every block.
 struct WkvArgs {

@@ -2,9 +2,9 @@
 // the way from there to the keys and values of the GOLD layers.
 //
 // Nothing else is kept per token that cannot be dropped: a key of a layer is a function
-// of (s_t, s_{t-1}, c_t, c_{t-1}), a value of (s_t, s_{t-1}) (model.md, GOLD time mix).
-// Expanded keys and values go to tiles of one page each; which page has which tile is
-// decided by gold_attention.h.
+// of (s_t, s_{t-1}, c_t, c_{t-1}), a value of (s_t, s_{t-1}) (docs/model.md, GOLD time
+// mix). Expanded keys and values go to tiles of one page each; which page has which tile
+// is decided by gold_attention.h.
 //
 // Threads: one at a time.
 #pragma once

@@ -1,5 +1,5 @@
-// The layers of model.md over a batch of rows: time mix of Finch and Finch-C2, and the
-// channel mix that every layer has.
+// The layers of docs/model.md over a batch of rows: time mix of Finch and Finch-C2, and
+// the channel mix that every layer has.
 //
 // Each reads and updates the residual stream x [rows, D] in place and carries the shift
 // states of its sequences. Nothing here looks at an element or knows a device.

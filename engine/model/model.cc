@@ -36,7 +36,7 @@ std::int64_t MaxMixWidth(const ModelWeights& weights) {
 constexpr std::int64_t kHeadState = 64 * 64;
 constexpr auto kFloatBytes = static_cast<std::int64_t>(sizeof(float));
 
-// Keys of records.
+// Keys of Backend::Record: a half of a pass, and how many rows it has.
 enum class Half { kRecurrent, kGold };
 std::int64_t KeyOf(Half half, std::int64_t rows) {
   return 2 * rows + static_cast<std::int64_t>(half);

@@ -1,5 +1,5 @@
 // A GoldFinch model on a backend: weights, the state of its sequences, and one forward
-// pass over any mix of spans (model.md; arXiv 2407.12077).
+// pass over any mix of spans (docs/model.md; arXiv 2407.12077).
 //
 // Recurrent layers run on every token of a batch. GOLD layers run on the rows of each
 // span from position `gold_begin` on: outputs at a position depend on GOLD activations of
@@ -40,7 +40,8 @@ inline constexpr std::int64_t kMaxPages = 1 << 30;
 struct ModelLimits {
   std::int64_t max_rows = 0;   // tokens in one pass
   std::int64_t num_slots = 0;  // sequences
-  // More of them, to which steps that run ahead write states; with none no step does.
+  // More state slots, which steps that run ahead write (Engine::QueueNext); 0: no step
+  // runs ahead.
   std::int64_t spare_slots = 0;
   std::int64_t page_tokens = 0;
   std::int64_t num_pages = 0;
@@ -105,7 +106,7 @@ class Model {
   void DropExpanded(std::int32_t page) { arena_->Drop(page); }
 
   // Fills the shift states that GOLD layers start from with NaN, but for the first GOLD
-  // layer's time mix: tests show with it that nothing reads them (model.md, "What
+  // layer's time mix: tests show with it that nothing reads them (docs/model.md, "What
   // follows from it", 2).
   void PoisonGoldShifts(std::int32_t slot);
 

@@ -122,7 +122,7 @@ struct Workspace {
   Matrix r, k, w, y, gate;  // [rows, A]
   Matrix v;                 // [rows, A], v2 of the same rows behind them
   // Inputs of products, in the compute type.
-  Matrix mixed[5];  // [rows, D]; the third as v
+  Matrix mixed[5];  // [rows, D]; the third is of x_v with, behind it, x_v2
   Matrix low[2];    // [rows, width] inside two low-rank pairs
   Matrix mix_in;    // [rows, width] z of a time mix
   Matrix normed;    // [rows, A]

@@ -1,5 +1,6 @@
 // Per head, S in R^{64 x 64} float32, token by token:
-//   y = r S [+ v (u . k . r)],   S[j, i] = w[j] S[j, i] + k[j] v[i]
+//   y[i] = sum_j r[j] S[j, i]  [+ v[i] sum_j u[j] k[j] r[j]]
+//   S[j, i] = w[j] S[j, i] + k[j] v[i]
 //   r, k, v, w : [rows, heads, 64]          w is the decay, already in (0, 1)
 //   u          : [heads, 64], or none       the bonus of the current token
 //   S          : [slots, heads, 64 key j, 64 value i]  from its slot to the next one

@@ -1,4 +1,4 @@
-// Which positions GOLD layers must run on (model.md, "What follows from it", 2): 2G
+// Which positions GOLD layers must run on (docs/model.md, "What follows from it", 2): 2G
 // before the first wanted logits are enough, and not one less.
 #include <gtest/gtest.h>
 
@@ -102,7 +102,7 @@ TEST_P(GoldRowsTest, TwoPositionsALayerAreEnoughWithEveryOtherShiftStatePoisoned
 }
 
 // The engine runs from 2G positions before the first logits, that is 2G + 1 rows;
-// model.md says the last 2G positions are enough. Both are tried, and one less must fail.
+// docs/model.md says the last 2G positions are enough. Both are tried, and one less must fail.
 TEST_P(GoldRowsTest, TheBoundIsTight) {
   const std::vector<TokenId> tokens =
       RandomTokens(kPrompt + 2, model_->config().vocab_size, 4);
