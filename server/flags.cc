@@ -252,7 +252,7 @@ void DescribeSessions(CLI::App& app, ServerFlags& flags) {
       ->transform(CLI::AsSizeValue(false))
       ->capture_default_str();
   app.add_option("--max_sessions", flags.max_sessions,
-                 "Sessions held at once; more are refused")
+                 "Sessions held at once; further new ones are refused")
       ->capture_default_str();
   app.add_option(
          "--session_idle_to_rest", flags.session_idle_to_rest,

@@ -17,12 +17,17 @@ constexpr int kIoThreads = 4;
 constexpr std::int64_t kLogprobBytes = 16 + 20 * 8;
 constexpr std::int64_t kSnapshotSlack = 1 << 20;
 
-absl::Status InUse() {
-  return absl::FailedPreconditionError("the session is in use by another call");
-}
-
 absl::Status Disowned() {
   return absl::UnavailableError("the session is being given up; try again");
+}
+
+// Of one that is not here, for the call that is to load or forget it.
+SessionPtr NameOf(const std::string& tenant, const std::string& id) {
+  auto name = std::make_shared<HeldSession>();
+  name->id = id;
+  name->tenant = tenant;
+  name->busy = true;
+  return name;
 }
 
 SessionInfo InfoOf(const StoredSession& stored) {
@@ -146,6 +151,9 @@ void SessionManager::Impl::Create(std::string tenant, UseCallback done) {
 
 void SessionManager::Impl::Acquire(std::string tenant, std::string id, UseCallback done) {
   const absl::StatusOr<SessionPtr> taken = Take(tenant, id, TakeTo::kUse);
+  if (absl::IsResourceExhausted(taken.status())) {
+    return AcquireWithoutRoom(std::move(tenant), std::move(id), std::move(done));
+  }
   if (!taken.ok()) return done(taken.status());
   bool here = false, at_once = false;
   {
@@ -154,16 +162,34 @@ void SessionManager::Impl::Acquire(std::string tenant, std::string id, UseCallba
     at_once = here && HasGoodClaim(**taken);
   }
   if (at_once) return done(UseOf(*taken));
-  const auto claim = [this, session = *taken, done = std::move(done)](absl::Status room) {
-    if (!room.ok()) {
-      Forget(session);
-      return done(room);
-    }
-    const absl::Status claimed = ClaimForCall(session);
-    if (claimed.ok()) return done(UseOf(session));
-    done(claimed);
+  const auto use = [this, session = *taken, done = std::move(done)](absl::Status room) {
+    UseWithRoom(session, room, done);
   };
-  here ? Async([claim] { claim(absl::OkStatus()); }) : WithRoom(tenant, claim);
+  here ? Async([use] { use(absl::OkStatus()); }) : WithRoom(tenant, use);
+}
+
+// Nothing is moved, and nobody told of limits, for what is not there.
+void SessionManager::Impl::AcquireWithoutRoom(std::string tenant, std::string id,
+                                              UseCallback done) {
+  Async([this, tenant = std::move(tenant), id = std::move(id), done = std::move(done)] {
+    const auto head = store_->Head(id, tenant);
+    if (!head.ok()) return done(head.status());
+    if (head->held_elsewhere) return done(HeldElsewhere());
+    const SessionPtr name = NameOf(tenant, id);
+    WithRoom(
+        tenant, [this, name, done](absl::Status room) { UseWithRoom(name, room, done); },
+        name);
+  });
+}
+
+void SessionManager::Impl::UseWithRoom(const SessionPtr& session, absl::Status room,
+                                       const UseCallback& done) {
+  if (!room.ok()) {
+    Forget(session);
+    return done(room);
+  }
+  const absl::Status claimed = ClaimForCall(session);
+  claimed.ok() ? done(UseOf(session)) : done(claimed);
 }
 
 void SessionManager::Impl::Get(std::string tenant, std::string id, InfoCallback done) {
@@ -245,15 +271,13 @@ absl::StatusOr<SessionPtr> SessionManager::Impl::Take(const std::string& tenant,
   SessionPtr session = table_.Find(tenant, id);
   if (session != nullptr) {
     if (session->disowned) return Disowned();
-    if (session->busy) return InUse();
+    if (session->busy) return SessionInUse();
   } else {
     if (store_ == nullptr) return NoSuchSession();
-    const absl::Status room =
-        purpose == TakeTo::kForget ? CheckOpen() : CheckRoom(tenant);
+    absl::Status room = purpose == TakeTo::kForget ? CheckOpen() : CheckRoom(tenant);
+    if (room.ok() && purpose == TakeTo::kUse) room = CheckResident(tenant);
     if (!room.ok()) return room;
-    session = std::make_shared<HeldSession>();
-    session->id = id;
-    session->tenant = tenant;
+    session = NameOf(tenant, id);
     table_.Add(session);
   }
   session->busy = true;

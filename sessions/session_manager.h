@@ -17,7 +17,7 @@
 // store has acknowledged it, at its owner's request, after its time to live, or when it
 // is stale. What the store refuses stays where it is. No tenant's call changes anything
 // about another's session, or tells whether there is one; none is parked to make room for
-// another tenant's, but for the memory of the whole server.
+// another tenant's, but for the memory and the number of the whole server.
 //
 // Threads: any. Callbacks run on the calling thread or on one of the manager's own, never
 // under a lock; they do not block. All that is borrowed outlives the manager, whose
@@ -45,7 +45,9 @@
 namespace goldfinch {
 
 struct SessionOptions {
-  std::int64_t max_sessions = 100000;  // held at once; more are refused
+  // Held at once. New ones beyond it are refused; one to be loaded takes the place of the
+  // one used longest ago, which is parked.
+  std::int64_t max_sessions = 100000;
   // Host memory of sessions, alive ones' states included. Beyond it the ones used longest
   // ago are parked; without a store, new ones are refused.
   std::int64_t host_bytes = std::int64_t{4} << 30;
@@ -124,7 +126,8 @@ class SessionManager {
   void Create(std::string tenant, UseCallback done);
 
   // For one call. NOT_FOUND; FAILED_PRECONDITION when another call uses it; UNAVAILABLE
-  // when another replica holds it or the store does not answer; DATA_LOSS. All methods
+  // when another replica holds it or the store does not answer; RESOURCE_EXHAUSTED when
+  // it has to be loaded and nothing that makes room can be parked; DATA_LOSS. All methods
   // below that name a session give these, and INVALID_ARGUMENT for what is no id.
   void Acquire(std::string tenant, std::string id, UseCallback done);
 

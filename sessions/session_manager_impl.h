@@ -31,6 +31,10 @@
 
 namespace goldfinch {
 
+inline absl::Status SessionInUse() {
+  return absl::FailedPreconditionError("the session is in use by another call");
+}
+
 class SessionManager::Impl : public std::enable_shared_from_this<SessionManager::Impl> {
  public:
   Impl(Scheduler& scheduler, const Engine& engine, SnapshotStore* store,
@@ -111,6 +115,9 @@ class SessionManager::Impl : public std::enable_shared_from_this<SessionManager:
   enum class TakeTo { kUse, kForget };
   absl::StatusOr<SessionPtr> Take(const std::string& tenant, const std::string& id,
                                   TakeTo purpose);
+  void AcquireWithoutRoom(std::string tenant, std::string id, UseCallback done);
+  // For the call that has it; on a thread of the pool.
+  void UseWithRoom(const SessionPtr& session, absl::Status room, const UseCallback& done);
   // Adds a busy session under a new id, claimed if there is a store.
   void AddNew(std::string tenant, std::shared_ptr<KeptPrefix> kept,
               std::shared_ptr<const Turn> turn, bool numerics_changed,
@@ -191,14 +198,31 @@ class SessionManager::Impl : public std::enable_shared_from_this<SessionManager:
   // Runs `work` on a thread of the pool once the tenant is below its limit of memory,
   // which its idle sessions are parked for, or with RESOURCE_EXHAUSTED when they cannot
   // be. As many as there are threads may pass the limit at once, each by its session.
+  // `name`, which may be null, is of one that is to come back, when there were too many
+  // for it: for its place in the table sessions are parked as well.
   using RoomWork = std::function<void(absl::Status)>;
-  void WithRoom(const std::string& tenant, RoomWork work);
+  struct RoomWait {
+    RoomWork work;
+    SessionPtr name;
+  };
+  void WithRoom(const std::string& tenant, RoomWork work, SessionPtr name = nullptr);
   void MakeRoom(const std::string& tenant);
+  // If there is room, `name` has its place when this returns.
+  absl::Status GiveRoom(const std::string& tenant, const SessionPtr& name)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   struct Leaving {
     bool any = false;  // these or others, which are under way
     std::vector<std::pair<SessionPtr, ParkMode>> next;
   };
   Leaving PickLeaving(const std::string& tenant) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  // Of the idle ones, used longest ago first, those of which `goes` is true, told the
+  // number and bytes of what stays, itself included. No more than `at_once` leave at a
+  // time. Gives the number that stays.
+  using Goes = std::function<bool(const HeldSession& session, std::int64_t num,
+                                  std::int64_t bytes)>;
+  std::int64_t PickOldest(std::vector<SessionPtr> sessions, std::int64_t at_once,
+                          const Goes& goes, Leaving& leaving)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
 
   // session_upkeep.cc.
   void Warn(const std::string& message) const {
@@ -241,7 +265,7 @@ class SessionManager::Impl : public std::enable_shared_from_this<SessionManager:
   // The same for tenants whose limit the store has reached.
   std::map<std::string, TimePoint> store_full_ ABSL_GUARDED_BY(mu_);
   // By tenant: what waits for room. None is empty.
-  std::map<std::string, std::deque<RoomWork>> waiting_ ABSL_GUARDED_BY(mu_);
+  std::map<std::string, std::deque<RoomWait>> waiting_ ABSL_GUARDED_BY(mu_);
   std::atomic<std::int64_t> host_bytes_ = 0;  // exact at each sweep, grown between them
 
   std::unique_ptr<IoPool> io_;

@@ -153,7 +153,7 @@ void SessionManager::Impl::Park(std::string tenant, std::string id, InfoCallback
     parked = table_.Find(tenant, id) == nullptr;
   }
   if (parked) return Get(std::move(tenant), std::move(id), std::move(done));
-  const absl::StatusOr<SessionPtr> taken = Take(tenant, id, TakeTo::kUse);
+  const absl::StatusOr<SessionPtr> taken = Take(tenant, id, TakeTo::kForget);
   if (!taken.ok()) return done(taken.status());
   {
     const MutexLock lock(mu_);
@@ -344,7 +344,7 @@ void SessionManager::Impl::AfterPark(const Parked& parked, const absl::Status& s
                                      bool let_go) {
   const SessionPtr& session = parked.session;
   std::optional<Claim> claim;
-  bool awaited = false;
+  std::vector<std::string> awaiting;
   {
     const MutexLock lock(mu_);
     EndPark(session, parked.mode);
@@ -363,10 +363,13 @@ void SessionManager::Impl::AfterPark(const Parked& parked, const absl::Status& s
         releasing_ += claim.has_value() ? 1 : 0;
       }
     }
-    awaited = waiting_.contains(session->tenant);
+    // Others, too, may wait for a place in the server.
+    for (const auto& [tenant, queue] : waiting_) awaiting.push_back(tenant);
   }
   if (!status.ok()) NoteParkFailure(status);
-  if (awaited) Async([this, tenant = session->tenant] { MakeRoom(tenant); });
+  for (std::string& tenant : awaiting) {
+    Async([this, tenant = std::move(tenant)] { MakeRoom(tenant); });
+  }
   if (!claim.has_value()) return;
   GiveUp(session->id, *claim);
   const MutexLock lock(mu_);

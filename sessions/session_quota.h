@@ -9,7 +9,8 @@
 namespace goldfinch {
 
 struct SessionQuota {
-  // Held by this server at once, alive and resting; more are refused.
+  // Held by this server at once, alive and resting. Beyond it new ones are refused, and
+  // one to be loaded waits until one of the tenant's own, used longest ago, is parked.
   std::int64_t max_sessions = 10000;
   // Host memory of those. Beyond it the tenant's own, used longest ago, are parked; a new
   // one, or one to be loaded, waits for that and is refused when none can be.

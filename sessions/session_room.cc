@@ -9,7 +9,7 @@ namespace goldfinch {
 namespace {
 
 // Of one tenant's sessions, parked at once to make room for its next one.
-constexpr std::ptrdiff_t kLeavingAtOnce = 4;
+constexpr std::int64_t kLeavingAtOnce = 4;
 
 }  // namespace
 
@@ -40,9 +40,8 @@ absl::Status SessionManager::Impl::CheckRoom(const std::string& tenant) const {
   const SessionQuota quota = QuotaOf(tenant);
   const std::int64_t held = table_.NumOf(tenant);
   if (held >= quota.max_sessions) {
-    return absl::ResourceExhaustedError(absl::StrCat("this tenant holds ", held,
-                                                     " sessions; the limit is ",
-                                                     quota.max_sessions));
+    return absl::ResourceExhaustedError(absl::StrCat(
+        "this tenant holds ", held, " sessions; the limit is ", quota.max_sessions));
   }
   return absl::OkStatus();
 }
@@ -51,20 +50,27 @@ absl::Status SessionManager::Impl::CheckResident(const std::string& tenant) cons
   const std::int64_t held = table_.HostBytesOf(tenant);
   const std::int64_t limit = QuotaOf(tenant).max_resident_bytes;
   if (held < limit) return absl::OkStatus();
-  return absl::ResourceExhaustedError(
-      absl::StrCat("this tenant's sessions take ", held,
-                   " bytes of memory; the limit is ", limit));
+  return absl::ResourceExhaustedError(absl::StrCat(
+      "this tenant's sessions take ", held, " bytes of memory; the limit is ", limit));
 }
 
-void SessionManager::Impl::WithRoom(const std::string& tenant, RoomWork work) {
-  Async([this, tenant, work = std::move(work)] {
-    bool room = false;
+absl::Status SessionManager::Impl::GiveRoom(const std::string& tenant,
+                                            const SessionPtr& name) {
+  absl::Status room = CheckResident(tenant);
+  if (name == nullptr || !room.ok()) return room;
+  room = CheckRoom(tenant);
+  if (room.ok()) table_.Add(name);
+  return room;
+}
+
+void SessionManager::Impl::WithRoom(const std::string& tenant, RoomWork work,
+                                    SessionPtr name) {
+  Async([this, tenant, wait = RoomWait{std::move(work), std::move(name)}] {
     {
       const MutexLock lock(mu_);
-      room = !waiting_.contains(tenant) && CheckResident(tenant).ok();
-      if (!room) waiting_[tenant].push_back(work);
+      waiting_[tenant].push_back(wait);
     }
-    room ? work(absl::OkStatus()) : MakeRoom(tenant);
+    MakeRoom(tenant);
   });
 }
 
@@ -72,16 +78,19 @@ void SessionManager::Impl::WithRoom(const std::string& tenant, RoomWork work) {
 // none can be made. What is parked meanwhile comes here at its end.
 void SessionManager::Impl::MakeRoom(const std::string& tenant) {
   while (true) {
-    RoomWork next;
+    RoomWait next;
     absl::Status room;
     Leaving leaving;
     {
       const MutexLock lock(mu_);
       const auto queue = waiting_.find(tenant);
       if (queue == waiting_.end()) return;
+      const SessionPtr& name = queue->second.front().name;
       room = CheckOpen();
-      if (room.ok()) {
-        room = CheckResident(tenant);
+      if (room.ok() && name != nullptr && table_.Find(tenant, name->id) != nullptr) {
+        room = SessionInUse();  // another call came first
+      } else if (room.ok()) {
+        room = GiveRoom(tenant, name);
         if (!room.ok()) leaving = PickLeaving(tenant);
       }
       if (!leaving.any) {
@@ -95,42 +104,75 @@ void SessionManager::Impl::MakeRoom(const std::string& tenant) {
                 [](const absl::Status&) {});
     }
     if (leaving.any) return;
-    next(room);
+    next.work(room);
   }
 }
 
-// The tenant's own, used longest ago, until what stays leaves some room.
+// Its own, until what stays leaves some room in its memory and a place for each of its
+// names that wait; then anybody's, until the server has these places too.
 SessionManager::Impl::Leaving SessionManager::Impl::PickLeaving(
     const std::string& tenant) {
   Leaving leaving;
+  const SessionQuota quota = QuotaOf(tenant);
+  const std::int64_t num_waiting = std::ranges::count_if(
+      waiting_[tenant], [](const RoomWait& wait) { return wait.name != nullptr; });
+  std::int64_t places = std::min(num_waiting, quota.max_sessions);
+  const std::int64_t goal = CheckResident(tenant).ok()
+                                ? kNoQuota.max_resident_bytes
+                                : SomeRoomIn(quota.max_resident_bytes);
+  const std::int64_t num_staying = PickOldest(
+      table_.AllOf(tenant), kLeavingAtOnce,
+      [&](const HeldSession& session, std::int64_t num, std::int64_t bytes) {
+        const bool too_many = places > 0 && num > quota.max_sessions - places;
+        return too_many || (bytes > goal && session.host_bytes() > 0);
+      },
+      leaving);
+  places = std::min(places, quota.max_sessions - num_staying);
+  const std::int64_t others = options_.max_sessions - places;
+  // Who cannot give up places takes none of others'.
+  if (places <= 0 || table_.size() <= others || !Parks(tenant)) return leaving;
+  PickOldest(
+      table_.All(), kParksAtOnce,
+      [&](const HeldSession&, std::int64_t num, std::int64_t) { return num > others; },
+      leaving);
+  return leaving;
+}
+
+std::int64_t SessionManager::Impl::PickOldest(std::vector<SessionPtr> sessions,
+                                              std::int64_t at_once, const Goes& goes,
+                                              Leaving& leaving) {
   std::vector<SessionPtr> idle;
-  std::int64_t staying = 0;
-  std::ptrdiff_t under_way = 0;
+  std::int64_t num_staying = 0, bytes_staying = 0, num_leaving = 0;
   const auto now = std::chrono::steady_clock::now();
-  for (SessionPtr& session : table_.AllOf(tenant)) {
+  for (SessionPtr& session : sessions) {
     if (session->parking > 0) {
-      ++under_way;
+      ++num_leaving;
       continue;
     }
-    const std::int64_t bytes = session->host_bytes();
-    staying += bytes;
-    const bool movable = !session->busy && bytes > 0 && session->retry_park <= now;
+    ++num_staying;
+    bytes_staying += session->host_bytes();
+    const bool movable =
+        !session->busy && session->retry_park <= now && Parks(session->tenant);
     if (movable) idle.push_back(std::move(session));
   }
-  leaving.any = under_way > 0;
-  if (!Parks(tenant)) return leaving;
-  std::ranges::sort(idle, {}, [](const SessionPtr& s) { return s->last_used; });
-  const std::int64_t goal = SomeRoomIn(QuotaOf(tenant).max_resident_bytes);
-  for (SessionPtr& session : idle) {
-    if (staying <= goal || under_way == kLeavingAtOnce) break;
-    staying -= session->host_bytes();
-    ++under_way;
+  // A heap: few of many are wanted.
+  const auto younger = [](const SessionPtr& a, const SessionPtr& b) {
+    return a->last_used > b->last_used;
+  };
+  std::ranges::make_heap(idle, younger);
+  for (; !idle.empty() && num_leaving < at_once; idle.pop_back()) {
+    std::ranges::pop_heap(idle, younger);
+    SessionPtr& session = idle.back();
+    if (!goes(*session, num_staying, bytes_staying)) continue;
+    --num_staying;
+    bytes_staying -= session->host_bytes();
+    ++num_leaving;
     const ParkMode mode = ModeFor(*session);
     BeginPark(session, mode);
     leaving.next.emplace_back(std::move(session), mode);
-    leaving.any = true;
   }
-  return leaving;
+  leaving.any = leaving.any || num_leaving > 0;
+  return num_staying;
 }
 
 }  // namespace goldfinch

@@ -126,8 +126,8 @@ TEST_F(SessionQuotaTest, WhatIsIdleRestsWhileTheStoreIsFullForItsTenant) {
   EXPECT_EQ(replica->sessions().stats().park_failures, 0u);
   max_parked_ = 1 << 20;
   clock_.Advance(std::chrono::seconds(6));
-  EXPECT_TRUE(Becomes(
-      *replica, [&] { return replica->Get(id)->place == SessionPlace::kParked; }));
+  EXPECT_TRUE(Becomes(*replica,
+                      [&] { return replica->Get(id)->place == SessionPlace::kParked; }));
   EXPECT_TRUE(replica->Say(id, 5, 5, 2).ok());
 }
 
@@ -224,9 +224,8 @@ TEST_F(SessionQuotaTest, SessionsThatGrewBeyondTheirTenantsMemoryAreParked) {
   }
   const std::string foreign = Session(*replica, "b");
   max_resident_ = 3 * replica->Get(ids[0])->bytes - 1;
-  EXPECT_TRUE(Becomes(*replica, [&] {
-    return replica->Get(ids[0])->place == SessionPlace::kParked;
-  }));
+  EXPECT_TRUE(Becomes(
+      *replica, [&] { return replica->Get(ids[0])->place == SessionPlace::kParked; }));
   replica->sessions().Sweep();
   EXPECT_EQ(replica->Get(ids[1])->place, SessionPlace::kAlive);
   EXPECT_EQ(replica->Get(ids[2])->place, SessionPlace::kAlive);
@@ -344,9 +343,157 @@ TEST_F(SessionQuotaTest, WhoMayHaveNoMoreSessionsMayDeleteParkedOnes) {
   const std::string parked = Session(*replica);
   ASSERT_TRUE(replica->Park(parked).ok());
   max_sessions_ = 1;
-  Session(*replica);
+  const UseOr held = replica->Acquire(Session(*replica));
+  ASSERT_TRUE(held.ok());
   EXPECT_TRUE(absl::IsResourceExhausted(replica->Acquire(parked).status()));
   EXPECT_EQ(replica->Delete(parked), absl::OkStatus());
+}
+
+// It has them still, and what it calls for comes back: its others go meanwhile.
+TEST_F(SessionQuotaTest, AtTheLimitOneThatIsCalledForTakesThePlaceOfTheOldest) {
+  const auto replica = Make("one");
+  const std::string parked = Session(*replica), foreign = Session(*replica, "b");
+  ASSERT_TRUE(replica->Park(parked).ok());
+  clock_.Advance(std::chrono::seconds(1));
+  // What was said nothing in has no bytes, but a place.
+  const std::string oldest = replica->Create();
+  clock_.Advance(std::chrono::seconds(1));
+  const std::string younger = Session(*replica);
+  max_sessions_ = 2;
+  EXPECT_TRUE(absl::IsResourceExhausted(replica->TryCreate().status()));
+  EXPECT_TRUE(absl::IsResourceExhausted(replica->Fork(younger).status()));
+  clock_.Advance(std::chrono::seconds(1));
+  EXPECT_EQ(replica->Say(parked, 5, 5, 2), absl::OkStatus());
+  EXPECT_EQ(replica->Get(oldest)->place, SessionPlace::kParked);
+  EXPECT_EQ(replica->Get(younger)->place, SessionPlace::kAlive);
+  clock_.Advance(std::chrono::seconds(1));
+  EXPECT_TRUE(replica->Export(oldest).ok());
+  EXPECT_EQ(replica->Get(younger)->place, SessionPlace::kParked);
+  EXPECT_EQ(replica->Get(foreign, "b")->place, SessionPlace::kAlive);
+  EXPECT_EQ(replica->sessions().stats().parked, 3u);
+
+  // So it is when the limit is lowered below what is held.
+  max_sessions_ = 1;
+  EXPECT_EQ(replica->Say(younger, 5, 5, 2), absl::OkStatus());
+  EXPECT_EQ(replica->Get(parked)->place, SessionPlace::kParked);
+  EXPECT_EQ(replica->Get(oldest)->place, SessionPlace::kParked);
+  max_sessions_ = 0;
+  EXPECT_TRUE(absl::IsResourceExhausted(replica->Acquire(parked).status()));
+  EXPECT_NE(replica->Get(younger)->place, SessionPlace::kParked) << "it would not help";
+}
+
+TEST_F(SessionQuotaTest, WithoutAPlaceAnUnknownSessionIsUnknownAndNothingMoves) {
+  const auto one = Make("one"), two = Make("two");
+  const std::string id = Session(*one), elsewhere = Session(*two);
+  const std::string unknown(32, 'f');
+  const auto expect_no_move = [&] {
+    EXPECT_TRUE(absl::IsNotFound(one->Acquire(unknown).status()));
+    EXPECT_TRUE(absl::IsNotFound(one->Export(unknown).status()));
+    EXPECT_TRUE(absl::IsUnavailable(one->Acquire(elsewhere).status()));
+    EXPECT_EQ(one->Get(id)->place, SessionPlace::kAlive);
+  };
+  max_sessions_ = 1;
+  expect_no_move();
+  max_sessions_ = 2;
+  max_resident_ = 1;
+  const UseOr use = one->Acquire(id);  // nor does a sweep of its own park it
+  ASSERT_TRUE(use.ok());
+  expect_no_move();
+}
+
+TEST_F(SessionQuotaTest, WithoutAPlaceThatCanBeMadeWhatIsCalledForIsRefused) {
+  const auto replica = Make("one");
+  const std::string parked = Session(*replica);
+  ASSERT_TRUE(replica->Park(parked).ok());
+  const std::string id = Session(*replica);
+  max_sessions_ = 1;
+  {
+    const UseOr use = replica->Acquire(id);
+    ASSERT_TRUE(use.ok());
+    const absl::Status busy = replica->Acquire(parked).status();
+    EXPECT_TRUE(absl::IsResourceExhausted(busy)) << busy;
+    EXPECT_THAT(busy.message(), HasSubstr("holds 1 sessions; the limit is 1"));
+    (*use)->Release();
+  }
+  max_parked_ = 1;
+  EXPECT_TRUE(absl::IsResourceExhausted(replica->Acquire(parked).status()))
+      << "the store has no room for the other one";
+  EXPECT_EQ(replica->Get(id)->place, SessionPlace::kAlive);
+}
+
+TEST_F(SessionQuotaTest, AtTheServersLimitTheOldestOfAnybodyMakesRoom) {
+  ReplicaOptions options;
+  options.sessions.max_sessions = 3;
+  const auto replica = Make("one", options);
+  const std::string parked = Session(*replica);
+  ASSERT_TRUE(replica->Park(parked).ok());
+  std::vector<std::string> foreign;
+  for (int i = 0; i < 2; ++i) {
+    foreign.push_back(Session(*replica, "b"));
+    clock_.Advance(std::chrono::seconds(1));
+  }
+  const std::string id = Session(*replica);
+  clock_.Advance(std::chrono::seconds(1));
+  const auto places = [&] {
+    return std::vector<SessionPlace>{
+        replica->Get(foreign[0], "b")->place, replica->Get(foreign[1], "b")->place,
+        replica->Get(id)->place, replica->Get(parked)->place};
+  };
+  EXPECT_TRUE(absl::IsResourceExhausted(replica->TryCreate().status()));
+  EXPECT_TRUE(absl::IsNotFound(replica->Acquire(std::string(32, 'f')).status()));
+  EXPECT_EQ(places(), (std::vector{SessionPlace::kAlive, SessionPlace::kAlive,
+                                   SessionPlace::kAlive, SessionPlace::kParked}));
+  EXPECT_EQ(replica->Say(parked, 5, 5, 2), absl::OkStatus());
+  EXPECT_EQ(places(), (std::vector{SessionPlace::kParked, SessionPlace::kAlive,
+                                   SessionPlace::kAlive, SessionPlace::kAlive}));
+  // A tenant's own limit comes first.
+  max_sessions_ = 2;
+  clock_.Advance(std::chrono::seconds(1));
+  EXPECT_EQ(replica->Say(foreign[0], 5, 5, 2, "b"), absl::OkStatus());
+  EXPECT_EQ(places(), (std::vector{SessionPlace::kAlive, SessionPlace::kParked,
+                                   SessionPlace::kAlive, SessionPlace::kAlive}));
+}
+
+// Clients on threads of their own with places for four sessions of forty-eight; beside
+// them the server has one more, which is taken.
+TEST_F(SessionQuotaTest, ManyCallsWithFewPlacesAllGetTheirTurn) {
+  constexpr std::size_t kThreads = 6, kEach = 8;
+  ReplicaOptions options;
+  options.sessions.max_sessions = 5;
+  const auto replica = Make("one", options);
+  const std::string foreign = Session(*replica, "b");
+  std::vector<std::string> ids;
+  for (std::size_t i = 0; i < kThreads * kEach; ++i) {
+    ids.push_back(Session(*replica));
+    ASSERT_TRUE(replica->Park(ids.back()).ok());
+  }
+  max_sessions_ = 4;
+  std::vector<std::thread> clients;
+  for (std::size_t t = 0; t < kThreads; ++t) {
+    clients.emplace_back([&, t] {
+      for (std::size_t i = t; i < ids.size(); i += kThreads) {
+        const auto limit = std::chrono::steady_clock::now() + kPatience;
+        absl::Status status = replica->Say(ids[i], 20, 5, 2);
+        // All four are in use at that moment.
+        while (absl::IsResourceExhausted(status) &&
+               std::chrono::steady_clock::now() < limit) {
+          std::this_thread::yield();
+          status = replica->Say(ids[i], 20, 5, 2);
+        }
+        EXPECT_EQ(status, absl::OkStatus());
+      }
+    });
+  }
+  for (std::thread& client : clients) client.join();
+  EXPECT_EQ(replica->sessions().stats().loaded, ids.size());
+  EXPECT_EQ(replica->sessions().stats().park_failures, 0u);
+  EXPECT_EQ(replica->Get(foreign, "b")->place, SessionPlace::kAlive);
+  std::int64_t held = 0;
+  for (const SessionInfo& info : replica->List()) {
+    EXPECT_EQ(info.num_tokens, 50);
+    held += info.place == SessionPlace::kParked ? 0 : 1;
+  }
+  EXPECT_LE(held, 4);
 }
 
 // Whatever becomes of a session, to another tenant it is an unknown one.
