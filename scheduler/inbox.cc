@@ -14,12 +14,8 @@ namespace {
 
 constexpr auto kRatePeriod = std::chrono::minutes(1);
 
-// How long a tenant's rate needs to bring so many tokens.
-std::chrono::nanoseconds TimeOf(std::int64_t tokens, const TenantPolicy& policy) {
-  return std::chrono::duration_cast<std::chrono::nanoseconds>(
-      std::chrono::duration<double>(kRatePeriod) * static_cast<double>(tokens) /
-      static_cast<double>(policy.max_tokens_per_minute));
-}
+// What is owed is known for no longer, so that time is a number that can be added to.
+constexpr std::chrono::duration<double> kLongestDebt = std::chrono::years(10);
 
 // Whether a request of `tokens` may join what waits, `whose` it all is.
 absl::Status CheckRoom(const char* whose, const Inbox::Load& waiting,
@@ -39,6 +35,28 @@ absl::Status CheckRoom(const char* whose, const Inbox::Load& waiting,
 
 }  // namespace
 
+// What is owed beyond a minute's worth is tokens, and takes the time that the new rate
+// needs for them. What was used of a minute's worth is tokens as well, but never more
+// than a minute of the new rate: at the old one it was no debt.
+void Inbox::Tenant::SetRate(std::int64_t new_rate, TimePoint now) {
+  if (new_rate == tokens_per_minute) return;
+  const double slower =
+      static_cast<double>(tokens_per_minute) / static_cast<double>(new_rate);
+  const std::chrono::duration<double> minute = kRatePeriod;
+  const std::chrono::duration<double> spent = std::max(spent_until, now) - now;
+  const auto used = std::min(spent, minute) * std::min(slower, 1.0);
+  const auto owed = std::max(spent - minute, minute.zero()) * slower;
+  spent_until = now + std::chrono::duration_cast<std::chrono::nanoseconds>(
+                          std::min(used + owed, kLongestDebt));
+  tokens_per_minute = new_rate;
+}
+
+std::chrono::nanoseconds Inbox::Tenant::TimeOf(std::int64_t tokens) const {
+  return std::chrono::duration_cast<std::chrono::nanoseconds>(
+      std::chrono::duration<double>(kRatePeriod) * static_cast<double>(tokens) /
+      static_cast<double>(tokens_per_minute));
+}
+
 absl::StatusOr<RequestId> Inbox::Add(std::unique_ptr<AcceptedRequest> accepted) {
   const std::int64_t tokens = TokensToFeed(accepted->request);
   MutexLock lock(mu_);
@@ -46,12 +64,13 @@ absl::StatusOr<RequestId> Inbox::Add(std::unique_ptr<AcceptedRequest> accepted) 
   absl::Status status = CheckRoom("", waiting_, limits_, tokens);
   if (!status.ok()) return status;
   Tenant& tenant = tenants_[accepted->request.tenant];
+  tenant.SetRate(accepted->policy.max_tokens_per_minute, accepted->submitted);
   status = CheckTenant(tenant, *accepted);
   if (!status.ok()) return status;
   waiting_.Count(tokens, +1);
   tenant.waiting.Count(tokens, +1);
-  tenant.spent_until = std::max(tenant.spent_until, accepted->submitted) +
-                       TimeOf(tokens, accepted->policy);
+  tenant.spent_until =
+      std::max(tenant.spent_until, accepted->submitted) + tenant.TimeOf(tokens);
   const RequestId id{++last_id_};
   accepted->id = id;
   contents_.submitted.push_back(std::move(accepted));
@@ -76,11 +95,10 @@ absl::Status Inbox::CheckTenant(const Tenant& tenant,
                         ahead - kRatePeriod);
 }
 
-void Inbox::Generated(const std::string& tenant, const TenantPolicy& policy,
-                      std::int64_t tokens, TimePoint now) {
+void Inbox::Generated(const std::string& tenant, std::int64_t tokens, TimePoint now) {
   MutexLock lock(mu_);
-  TimePoint& spent_until = tenants_[tenant].spent_until;
-  spent_until = std::max(spent_until, now) + TimeOf(tokens, policy);
+  Tenant& spender = tenants_[tenant];
+  spender.spent_until = std::max(spender.spent_until, now) + spender.TimeOf(tokens);
 }
 
 void Inbox::Cancel(RequestId id) {
@@ -159,7 +177,7 @@ void Inbox::LeftQueue(const AcceptedRequest& accepted, Left why) {
   waiting_.Count(tokens, -1);
   Tenant& tenant = tenants_[accepted.request.tenant];
   tenant.waiting.Count(tokens, -1);
-  if (why == Left::kUnserved) tenant.spent_until -= TimeOf(tokens, accepted.policy);
+  if (why == Left::kUnserved) tenant.spent_until -= tenant.TimeOf(tokens);
 }
 
 void Inbox::Wait(std::optional<TimePoint> until) {

@@ -9,6 +9,8 @@
 // A rate is a bucket that holds a minute's worth. A prompt counts when it is accepted
 // (and no longer if it leaves the queue unserved), generated tokens when they are there,
 // so a request that runs is never held up; the debt it leaves is paid before the next.
+// The rate is that of the newest request; it holds for what older ones still use, and for
+// what is owed, from then on.
 //
 // Invariant: a request accepted by Add is taken by exactly one TakeAll; none is accepted
 // after Close.
@@ -17,6 +19,7 @@
 // the others by the step thread.
 #pragma once
 
+#include <chrono>
 #include <cstdint>
 #include <functional>
 #include <memory>
@@ -116,8 +119,7 @@ class Inbox {
   void LeftQueue(const AcceptedRequest& accepted, Left why);
 
   // The tenant generated so many tokens.
-  void Generated(const std::string& tenant, const TenantPolicy& policy,
-                 std::int64_t tokens, TimePoint now);
+  void Generated(const std::string& tenant, std::int64_t tokens, TimePoint now);
 
   // Returns when there is something to take, after Wake or Close, or at `until`.
   void Wait(std::optional<TimePoint> until);
@@ -128,6 +130,11 @@ class Inbox {
     Load waiting;
     // Until when the tenant's rate is spent; a minute ahead of now is all of it.
     TimePoint spent_until{};
+    std::int64_t tokens_per_minute = 0;  // that rate; 0: nothing was asked for yet
+
+    void SetRate(std::int64_t new_rate, TimePoint now);
+    // How long the rate needs to bring so many tokens.
+    std::chrono::nanoseconds TimeOf(std::int64_t tokens) const;
   };
 
   absl::Status CheckTenant(const Tenant& tenant, const AcceptedRequest& accepted) const

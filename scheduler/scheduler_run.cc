@@ -146,7 +146,7 @@ void Scheduler::Impl::Charge(const EngineStep& step, TimePoint now) {
   }
   for (TenantAccount* account : tenants_.active()) {
     if (account->generated == 0) continue;
-    inbox_->Generated(account->name, account->policy, account->generated, now);
+    inbox_->Generated(account->name, account->generated, now);
     account->generated = 0;
   }
 }

@@ -401,6 +401,43 @@ TEST_F(FairnessTest, TokensPerMinuteComeBackWithTime) {
   RunUntilIdle();
 }
 
+TEST_F(FairnessTest, ANewRateAlsoCountsForOldDebts) {
+  TenantPolicy policy;
+  policy.max_tokens_per_minute = 60;
+  const auto retry = [&](std::int64_t rate) {
+    policy.max_tokens_per_minute = rate;
+    const absl::Status refused =
+        scheduler().Submit(Of("a", Generation(5, 1, 2), policy)).status();
+    EXPECT_EQ(refused.code(), absl::StatusCode::kResourceExhausted);
+    return std::chrono::round<seconds>(RetryAfterOf(refused).value_or(seconds(-1)));
+  };
+  // 660 tokens: all of a minute, and 600 more.
+  Submit(Of("a", Generation(50, 610, 1), policy));
+  RunUntilIdle();
+  EXPECT_EQ(retry(60), seconds(600));
+  EXPECT_EQ(retry(30), seconds(1200)) << "the minute's worth was no debt";
+  clock.Advance(seconds(600));
+  EXPECT_EQ(retry(30), seconds(600));
+  EXPECT_EQ(retry(300), seconds(6)) << "330 are spent";
+  policy.max_tokens_per_minute = 60000;
+  Submit(Of("a", Generation(5, 1, 2), policy));
+  RunUntilIdle();
+}
+
+TEST_F(FairnessTest, WhatOlderRequestsGenerateIsOfTheNewRate) {
+  TenantPolicy slow, fast;
+  slow.max_tokens_per_minute = 60;
+  fast.max_tokens_per_minute = 600;
+  Submit(Of("a", Generation(10, 1000, 1), slow));
+  Step();
+  Submit(Of("a", Generation(10, 1, 2), fast));
+  RunUntilIdle();
+  const auto refused = scheduler().Submit(Of("a", Generation(5, 1, 3), fast));
+  const auto retry = RetryAfterOf(refused.status());
+  ASSERT_TRUE(retry.has_value()) << refused.status();
+  EXPECT_EQ(std::chrono::round<seconds>(*retry), seconds(42)) << "1021 are spent";
+}
+
 TEST_F(FairnessTest, WhatIsScoredIsOfTheTokensPerMinute) {
   TenantPolicy policy;
   policy.max_tokens_per_minute = 60;
