@@ -1,12 +1,11 @@
 #include "server/cli/sessions.h"
 
-#include <memory>
-
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "goldfinch/v1/session_service.grpc.pb.h"
 #include "server/cli/call.h"
 #include "server/cli/print.h"
+#include "server/cli/retry.h"
 #include "server/cli/signals.h"
 #include "server/cli/transfer.h"
 
@@ -17,22 +16,36 @@ constexpr int kPageSize = 1000;  // the most there may be
 
 using Stub = v1::SessionService::Stub;
 
-std::unique_ptr<Stub> NewStub(const SessionsFlags& flags) {
-  return v1::SessionService::NewStub(Connect(flags.connection));
-}
+// One use of the subcommand: signals end its calls, and a server that refuses one sends
+// it to the next. The session may be there.
+struct Caller {
+  explicit Caller(const ConnectionFlags& flags)
+      : connection(flags, &signals), deadline(DeadlineOf(flags)) {}
 
-// Calls a method about one session.
-template <typename Request, typename Response>
-grpc::Status CallAbout(Stub& stub, const SessionsFlags& flags, const std::string& id,
-                       Response& response,
-                       grpc::Status (Stub::*method)(grpc::ClientContext*, const Request&,
-                                                    Response*)) {
-  grpc::ClientContext context;
-  SetDeadline(flags.connection, context);
-  Request request;
-  request.set_session_id(id);
-  return (stub.*method)(&context, request, &response);
-}
+  template <typename Request, typename Response>
+  grpc::Status Call(const Request& request, Response& response,
+                    grpc::Status (Stub::*method)(grpc::ClientContext*, const Request&,
+                                                 Response*)) {
+    return CallPatiently(connection, signals, deadline, kEachServerOnce,
+                         [&](const auto& channel, grpc::ClientContext& context) {
+                           const auto stub = v1::SessionService::NewStub(channel);
+                           return ((*stub).*method)(&context, request, &response);
+                         });
+  }
+  // A method about one session.
+  template <typename Request, typename Response>
+  grpc::Status CallAbout(const std::string& id, Response& response,
+                         grpc::Status (Stub::*method)(grpc::ClientContext*,
+                                                      const Request&, Response*)) {
+    Request request;
+    request.set_session_id(id);
+    return Call(request, response, method);
+  }
+
+  Signals signals;  // before the first channel
+  Connection connection;
+  const Deadline deadline;
+};
 
 void PrintNew(const SessionsFlags& flags, const v1::Session& session) {
   flags.json ? PrintJson(session) : Print(session.id() + "\n");
@@ -50,17 +63,14 @@ void PrintRow(const v1::Session& session) {
 }
 
 int RunList(const SessionsFlags& flags) {
-  const std::unique_ptr<Stub> stub = NewStub(flags);
-  const Deadline deadline = DeadlineOf(flags.connection);
+  Caller caller(flags.connection);
   v1::ListSessionsRequest request;
   request.set_page_size(kPageSize);
   bool headed = flags.json;
   do {
-    grpc::ClientContext context;
-    SetDeadline(deadline, context);
     v1::ListSessionsResponse response;
-    const grpc::Status status = stub->ListSessions(&context, request, &response);
-    if (!status.ok()) return Report(status);
+    const grpc::Status status = caller.Call(request, response, &Stub::ListSessions);
+    if (!status.ok()) return caller.signals.Report(status);
     if (!headed) {
       Print(absl::StrFormat("%-32s  %-7s  %10s  %12s  %6s  %s\n", "ID", "PLACE", "TOKENS",
                             "BYTES", "IDLE", "STATE"));
@@ -75,10 +85,10 @@ int RunList(const SessionsFlags& flags) {
 }
 
 int RunGet(const SessionsFlags& flags) {
+  Caller caller(flags.connection);
   v1::GetSessionResponse response;
-  const grpc::Status status =
-      CallAbout(*NewStub(flags), flags, flags.id, response, &Stub::GetSession);
-  if (!status.ok()) return Report(status);
+  const grpc::Status status = caller.CallAbout(flags.id, response, &Stub::GetSession);
+  if (!status.ok()) return caller.signals.Report(status);
   flags.json ? PrintJson(response.session()) : Print(response.session().DebugString());
   return 0;
 }
@@ -91,59 +101,54 @@ int RunCreate(const SessionsFlags& flags) {
     request.mutable_tokens()->mutable_ids()->Add(flags.tokens.begin(),
                                                  flags.tokens.end());
   }
-  Signals signals;
-  grpc::ClientContext context;
-  SetDeadline(flags.connection, context);
-  const Signals::Call call(signals, context);
+  Caller caller(flags.connection);
   v1::CreateSessionResponse response;
-  const grpc::Status status = NewStub(flags)->CreateSession(&context, request, &response);
+  const grpc::Status status = caller.Call(request, response, &Stub::CreateSession);
   if (status.ok()) PrintNew(flags, response.session());
-  return signals.Report(status);
+  return caller.signals.Report(status);
 }
 
 int RunFork(const SessionsFlags& flags) {
+  Caller caller(flags.connection);
   v1::ForkSessionResponse response;
-  const grpc::Status status =
-      CallAbout(*NewStub(flags), flags, flags.id, response, &Stub::ForkSession);
+  const grpc::Status status = caller.CallAbout(flags.id, response, &Stub::ForkSession);
   if (status.ok()) PrintNew(flags, response.session());
-  return Report(status);
+  return caller.signals.Report(status);
 }
 
 int RunPark(const SessionsFlags& flags) {
+  Caller caller(flags.connection);
   v1::ParkSessionResponse response;
-  const grpc::Status status =
-      CallAbout(*NewStub(flags), flags, flags.id, response, &Stub::ParkSession);
+  const grpc::Status status = caller.CallAbout(flags.id, response, &Stub::ParkSession);
   if (status.ok() && flags.json) PrintJson(response.session());
-  return Report(status);
+  return caller.signals.Report(status);
 }
 
 int RunExport(const SessionsFlags& flags) {
-  Signals signals;
-  Connection connection(flags.connection, &signals);
-  return ExportSession(connection, signals, DeadlineOf(flags.connection), flags.id,
+  Caller caller(flags.connection);
+  return ExportSession(caller.connection, caller.signals, caller.deadline, flags.id,
                        flags.file);
 }
 
 int RunImport(const SessionsFlags& flags) {
-  Signals signals;
-  Connection connection(flags.connection, &signals);
+  Caller caller(flags.connection);
   v1::Session imported;
-  const int exit_code = ImportSession(connection, signals, DeadlineOf(flags.connection),
+  const int exit_code = ImportSession(caller.connection, caller.signals, caller.deadline,
                                       flags.file, imported);
   if (exit_code == 0) PrintNew(flags, imported);
   return exit_code;
 }
 
 int RunDelete(const SessionsFlags& flags) {
-  const std::unique_ptr<Stub> stub = NewStub(flags);
   int exit_code = 0;
+  Caller caller(flags.connection);
   for (const std::string& id : flags.ids) {
     v1::DeleteSessionResponse response;
-    const grpc::Status status =
-        CallAbout(*stub, flags, id, response, &Stub::DeleteSession);
+    const grpc::Status status = caller.CallAbout(id, response, &Stub::DeleteSession);
     if (status.ok()) continue;
-    exit_code = Report(grpc::Status(status.error_code(),
-                                    absl::StrCat(id, ": ", status.error_message())));
+    exit_code = caller.signals.Report(grpc::Status(
+        status.error_code(), absl::StrCat(id, ": ", status.error_message())));
+    if (caller.signals.interrupted()) break;
   }
   return exit_code;
 }

@@ -13,6 +13,7 @@
 #include "goldfinch/v1/session_service.grpc.pb.h"
 #include "server/cli/output_file.h"
 #include "server/cli/progress.h"
+#include "server/cli/retry.h"
 
 namespace goldfinch {
 namespace {
@@ -54,9 +55,10 @@ bool Send(std::FILE* file, grpc::ClientWriter<v1::ImportSessionRequest>& writer,
 }
 
 // Into the file, until the end of the call or the first failed write. `missing` becomes
-// the number of bytes that were announced and did not come.
+// the number of bytes that were announced and did not come, `received` those that came.
 absl::Status Receive(grpc::ClientReader<v1::ExportSessionResponse>& reader,
-                     OutputFile& file, Progress& progress, std::int64_t& missing) {
+                     OutputFile& file, Progress& progress, std::int64_t& missing,
+                     std::int64_t& received) {
   for (v1::ExportSessionResponse message; reader.Read(&message);) {
     if (message.total_bytes() > 0) {
       missing = message.total_bytes();
@@ -66,6 +68,7 @@ absl::Status Receive(grpc::ClientReader<v1::ExportSessionResponse>& reader,
     if (!written.ok()) return written;
     const auto size = static_cast<std::int64_t>(message.chunk().size());
     missing -= size;
+    received += size;
     progress.Add(size);
   }
   return absl::OkStatus();
@@ -77,22 +80,27 @@ int ExportSession(Connection& connection, Signals& signals, const Deadline& dead
                   const std::string& session_id, const std::string& file) {
   absl::StatusOr<std::unique_ptr<OutputFile>> output = OutputFile::Open(file);
   if (!output.ok()) return ReportFile(std::string(output.status().message()));
-  grpc::ClientContext context;
-  SetDeadline(deadline, context);
-  const Signals::Call call(signals, context);
-  const auto stub = v1::SessionService::NewStub(connection.Channel(deadline));
   v1::ExportSessionRequest request;
   request.set_session_id(session_id);
   Progress progress("exported");
-  std::int64_t missing = 0;
-  const auto reader = stub->ExportSession(&context, request);
-  absl::Status written = Receive(*reader, **output, progress, missing);
-  if (!written.ok()) context.TryCancel();
-  grpc::Status status = reader->Finish();
-  if (status.ok() && missing != 0) {
-    status = grpc::Status(grpc::StatusCode::DATA_LOSS,
+  absl::Status written;
+  const auto call = [&](const auto& channel, grpc::ClientContext& context) {
+    const auto stub = v1::SessionService::NewStub(channel);
+    const auto reader = stub->ExportSession(&context, request);
+    std::int64_t missing = 0, received = 0;
+    written = Receive(*reader, **output, progress, missing, received);
+    if (!written.ok()) context.TryCancel();
+    const grpc::Status status = reader->Finish();
+    if (status.ok() && missing != 0) {
+      return grpc::Status(grpc::StatusCode::DATA_LOSS,
                           absl::StrCat(missing, " bytes of the snapshot did not come"));
-  }
+    }
+    // Without details it is no refusal: another server would begin anew.
+    if (received > 0) return grpc::Status(status.error_code(), status.error_message());
+    return status;
+  };
+  const grpc::Status status =
+      CallPatiently(connection, signals, deadline, kEachServerOnce, call);
   if (written.ok() && status.ok()) written = (*output)->Commit();
   progress.Erase();
   if (!written.ok()) return ReportFile(std::string(written.message()));

@@ -201,6 +201,33 @@ TEST_F(SessionsTest, AnUnknownSessionIsToldSo) {
   EXPECT_THAT(List(), IsEmpty());
 }
 
+// The first server says that another one holds it.
+TEST_F(SessionsTest, ASessionIsFoundOnWhicheverServerHoldsIt) {
+  const std::string id = NewSession("The old king"), other = NewSession("The queen");
+  const DemoServer empty({"--session_store=" + store_.path()});
+  const std::string both = absl::StrCat(empty.address(), ",", server_.address());
+  const auto expect_done = [&](std::vector<std::string> arguments) {
+    arguments.insert(arguments.begin(), "sessions");
+    const ProgramOutput output = Goldfinch(both, arguments);
+    EXPECT_EQ(output.exit_code, 0) << arguments[1] << ": " << output.err;
+    return output.out;
+  };
+  EXPECT_THAT(expect_done({"get", id}), HasSubstr("SESSION_PLACE_ALIVE"));
+  EXPECT_THAT(expect_done({"fork", id}), SizeIs(33));
+  const std::string file = folder_ / "king";
+  expect_done({"export", id, file});
+  EXPECT_EQ(Sessions({"import", file}).exit_code, 0);
+  expect_done({"park", other, "--json"});
+  EXPECT_EQ(SessionJson(empty.address(), other)["place"], "SESSION_PLACE_PARKED");
+  // One on each.
+  Continue(empty.address(), other);
+  expect_done({"delete", id, other});
+  for (const std::string& gone : {id, other}) {
+    const ProgramOutput output = Goldfinch(both, {"sessions", "get", gone});
+    EXPECT_THAT(output.err, StartsWith("goldfinch: NOT_FOUND: "));
+  }
+}
+
 TEST(SessionsListTest, HasAllPages) {
   const ScriptedServer server({ScriptedServer::Answer()});
   const std::string lines =
