@@ -51,7 +51,8 @@ bool FillRequest(const GenerateFlags& flags, v1::GenerateRequest& request) {
 }
 
 // Shows messages as they come: one candidate as bare text, several each in one piece
-// under its label, because their messages come interleaved.
+// under its label, because their messages come interleaved; at the end, what there is of
+// those that did not come to theirs.
 class Printer {
  public:
   explicit Printer(const GenerateFlags& flags)
@@ -79,6 +80,9 @@ class Printer {
 
   void End(const GenerationResult& result) const {
     if (shown_) Print("\n");
+    for (std::size_t index = 0; index < texts_.size(); ++index) {
+      if (!texts_[index].empty()) ShowCandidate(index);
+    }
     if (seed_.has_value()) {
       std::fprintf(stderr, "seed: %llu\n", static_cast<unsigned long long>(*seed_));
     }
@@ -94,7 +98,11 @@ class Printer {
     if (texts_.size() <= index) texts_.resize(index + 1);
     texts_[index] += message.text();
     if (!message.has_usage()) return;
-    Print("--- candidate " + std::to_string(index) + " ---\n" + texts_[index] + "\n");
+    ShowCandidate(index);
+    texts_[index].clear();
+  }
+  void ShowCandidate(std::size_t index) const {
+    Print(absl::StrCat("--- candidate ", index, " ---\n", texts_[index], "\n"));
   }
 
   const bool json_;
@@ -104,7 +112,7 @@ class Printer {
   // Said when the text is over.
   std::optional<std::uint64_t> seed_;
   std::string usage_;
-  std::vector<std::string> texts_;
+  std::vector<std::string> texts_;  // of candidates that were not shown yet
 };
 
 // How to resume by hand what is kept.

@@ -15,6 +15,7 @@
 #include "absl/strings/str_split.h"
 #include "tests/server/cli/program.h"
 #include "tests/server/cli/proxy.h"
+#include "tests/server/cli/scripted_server.h"
 #include "tests/server/grpc/harness.h"
 
 namespace goldfinch {
@@ -283,6 +284,23 @@ TEST_F(ClientTest, TheTimeoutOfHealthIsThatOfOneCheck) {
       1);
   EXPECT_GE(proxy.num_accepted() - before, 2) << "it asks again";
   EXPECT_EQ(Goldfinch({"health", "--timeout=1e300", "--wait=1e300"}).out, "SERVING\n");
+}
+
+TEST(ClientCandidatesTest, WhatThereIsOfUnfinishedOnesIsShownToo) {
+  const auto of = [](std::uint32_t candidate, v1::GenerateResponse message) {
+    message.set_candidate(candidate);
+    return message;
+  };
+  const ScriptedServer server(
+      {{{of(0, Piece(1, "a king ")), of(1, Piece(2, "a queen")),
+         of(0, LastPiece(3, "sat")), of(1, Piece(4, " stood"))},
+        grpc::Status(grpc::StatusCode::DEADLINE_EXCEEDED, "over")}});
+  const ProgramOutput output = RunProgram(
+      "goldfinch", {"generate", "--prompt=x", "--n=3", "--server=" + server.address()});
+  EXPECT_EQ(output.exit_code, 1);
+  EXPECT_EQ(output.out,
+            "--- candidate 0 ---\na king sat\n--- candidate 1 ---\na queen stood\n");
+  EXPECT_EQ(output.err, "goldfinch: DEADLINE_EXCEEDED: over\n");
 }
 
 TEST(ClientWithoutServerTest, SaysSoAndFails) {
