@@ -148,6 +148,7 @@ int Chat::Answer(absl::string_view text) {
         shown = true;
         Print(message.text());
         if (message.has_usage()) usage_ = message.usage();
+        return true;
       });
   if (shown) Print("\n");
   const int exit_code = signals_.Report(result.status);

@@ -148,13 +148,20 @@ int RunGenerate(const GenerateFlags& flags) {
   const GenerationOptions options = {.deadline = DeadlineOf(flags.connection),
                                      .resume = flags.resume == "on"};
   Printer printer(flags);
-  const GenerationResult result = RunGeneration(
-      connection, signals, request, options,
-      [&printer](const v1::GenerateResponse& message) { printer.Show(message); });
+  const GenerationResult result =
+      RunGeneration(connection, signals, request, options,
+                    [&printer](const v1::GenerateResponse& message) {
+                      printer.Show(message);
+                      return !OutputIsLost();  // nobody reads the rest
+                    });
   printer.End(result);
-  const int exit_code = signals.Report(result.status);
+  // Of output that is lost main.cc tells.
+  const bool given_up =
+      OutputIsLost() && result.status.error_code() == grpc::StatusCode::CANCELLED;
+  const int exit_code =
+      given_up && !signals.interrupted() ? 0 : signals.Report(result.status);
   if (result.kept_session.empty()) return exit_code;
-  const bool finished = result.status.ok() || exit_code == kInterruptedExit;
+  const bool finished = result.status.ok() || given_up || exit_code == kInterruptedExit;
   if (!finished) {
     // Whatever one server says now, another or a later one may go on.
     TellKept(result);

@@ -10,7 +10,7 @@ namespace {
 
 class Generation {
  public:
-  using Show = std::function<void(const v1::GenerateResponse&)>;
+  using Show = std::function<bool(const v1::GenerateResponse&)>;
 
   Generation(Connection& connection, Signals& signals, v1::GenerateRequest request,
              const GenerationOptions& options, const Show& show)
@@ -53,7 +53,11 @@ class Generation {
       received_any_ = true;
       result_.tokens_received += message.tokens_size();
       patience_.Restore();
-      show_(message);
+      if (!show_(message)) {
+        context.TryCancel();
+        reader->Finish();
+        return grpc::Status::CANCELLED;  // also when it had just ended
+      }
     }
     return reader->Finish();
   }
@@ -100,7 +104,7 @@ class Generation {
 GenerationResult RunGeneration(
     Connection& connection, Signals& signals, const v1::GenerateRequest& request,
     const GenerationOptions& options,
-    const std::function<void(const v1::GenerateResponse&)>& show) {
+    const std::function<bool(const v1::GenerateResponse&)>& show) {
   return Generation(connection, signals, request, options, show).Run();
 }
 

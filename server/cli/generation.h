@@ -36,11 +36,11 @@ struct GenerationResult {
   std::string kept_session;
 };
 
-// Shows every message as it comes. The seed is in the first one only, as if there were
-// one call.
+// Shows every message as it comes; when `show` is false, it is cancelled. The seed is in
+// the first one only, as if there were one call.
 GenerationResult RunGeneration(
     Connection& connection, Signals& signals, const v1::GenerateRequest& request,
     const GenerationOptions& options,
-    const std::function<void(const v1::GenerateResponse&)>& show);
+    const std::function<bool(const v1::GenerateResponse&)>& show);
 
 }  // namespace goldfinch

@@ -14,6 +14,8 @@ void Print(absl::string_view text) {
   std::fflush(stdout);
 }
 
+bool OutputIsLost() { return std::ferror(stdout) != 0; }
+
 void PrintJson(const google::protobuf::Message& message) {
   google::protobuf::util::JsonPrintOptions options;
   options.preserve_proto_field_names = true;

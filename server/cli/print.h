@@ -16,6 +16,9 @@ namespace goldfinch {
 // On standard output, at once.
 void Print(absl::string_view text);
 
+// Something of it could not be written, and no more can be.
+bool OutputIsLost();
+
 // One line, with the names of the contract. Numbers, texts and lists are there when they
 // are 0 or empty, too; what can be unset, only where it is set.
 void PrintJson(const google::protobuf::Message& message);

@@ -25,6 +25,7 @@ using nlohmann::json;
 using testing::EndsWith;
 using testing::HasSubstr;
 using testing::IsEmpty;
+using testing::Not;
 using testing::StartsWith;
 
 class ClientTest : public testing::Test {
@@ -268,6 +269,23 @@ TEST_F(ClientTest, OutputThatIsLostIsAnError) {
   // What had failed before keeps its exit code.
   EXPECT_EQ(Program("goldfinch", {"sing"}, Program::Into{"/dev/full"}).Wait().exit_code,
             2);
+}
+
+TEST_F(ClientTest, WhatNobodyCanReadIsNotGenerated) {
+  for (const char* candidates : {"--n=1", "--n=2"}) {
+    const ProgramOutput output =
+        Program("goldfinch",
+                {"generate", "--prompt=x", "--max_tokens=20000", "--ignore_eos", "--json",
+                 "--stats", candidates, "--server=" + server_.address()},
+                Program::Into{"/dev/full"})
+            .Wait();
+    EXPECT_EQ(output.exit_code, 1);
+    EXPECT_THAT(output.err,
+                EndsWith("\ngoldfinch: standard output could not be written\n"));
+    EXPECT_THAT(output.err, Not(HasSubstr("finish reason"))) << "it came to its end";
+    EXPECT_THAT(output.err, Not(HasSubstr("CANCELLED")));
+    EXPECT_TRUE(server_.BecomesIdle());
+  }
 }
 
 // A server that takes the connection and says nothing.
