@@ -359,7 +359,8 @@ Turn TurnOf(const GenerateCall& call) {
   return turn;
 }
 
-// By way of the message it came from, so that the same bounds hold.
+// By way of the message it came from, so that the same bounds hold, but for the context:
+// it may have been made where that is longer.
 absl::StatusOr<GenerateCall> CallOf(const Turn& turn, std::span<const TokenId> generated,
                                     const ServingLimits& limits) {
   v1::SamplingParams in;
@@ -388,7 +389,9 @@ absl::StatusOr<GenerateCall> CallOf(const Turn& turn, std::span<const TokenId> g
   call.request.priority = turn.priority;
   absl::Status status = ValidatePriority(turn.priority);
   if (status.ok()) status = ReadSampling(in, limits, call);
-  if (status.ok()) status = ReadTokenCounts(in, limits, call);
+  ServingLimits longer = limits;
+  longer.max_context_tokens = std::max(limits.max_context_tokens, turn.max_tokens);
+  if (status.ok()) status = ReadTokenCounts(in, longer, call);
   const bool fits = turn.num_generated <= turn.max_tokens &&
                     (turn.end.has_value() || turn.num_generated < turn.max_tokens);
   if (!status.ok() || !fits) {

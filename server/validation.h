@@ -58,7 +58,8 @@ absl::Status FitToHistory(std::int64_t history_tokens, const ServingLimits& limi
                           GenerateCall& call);
 
 // What a session remembers of a call's generation, and the call it makes again: with
-// `generated`, its tokens so far. DATA_LOSS when no call can have left this turn.
+// `generated`, its tokens so far. DATA_LOSS when no call can have left this turn. Whether
+// it fits into this server's context is not asked: one that has ended need not.
 Turn TurnOf(const GenerateCall& call);
 absl::StatusOr<GenerateCall> CallOf(const Turn& turn, std::span<const TokenId> generated,
                                     const ServingLimits& limits);

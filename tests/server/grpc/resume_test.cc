@@ -32,13 +32,16 @@ constexpr auto kLease = std::chrono::seconds(3600);  // longer than any test
 class ResumeTest : public testing::Test {
  protected:
   struct Replica {
-    Replica(MemoryMedium& medium, const std::string& name, FakeEngineOptions engine)
-        : store(medium, name, kLease), server(Options(&store, engine)) {}
-    static TestServerOptions Options(SnapshotStore* store, FakeEngineOptions engine) {
+    Replica(MemoryMedium& medium, const std::string& name, FakeEngineOptions engine,
+            std::int64_t max_context_tokens)
+        : store(medium, name, kLease),
+          server(Options(&store, engine, max_context_tokens)) {}
+    static TestServerOptions Options(SnapshotStore* store, FakeEngineOptions engine,
+                                     std::int64_t max_context_tokens) {
       TestServerOptions options;
       engine.num_pages = 10000;
       options.engine = engine;
-      options.scheduler.max_context_tokens = 100000;
+      options.scheduler.max_context_tokens = max_context_tokens;
       options.store = store;
       return options;
     }
@@ -46,8 +49,10 @@ class ResumeTest : public testing::Test {
     TestServer server;
   };
 
-  TestServer& Make(const std::string& name, const FakeEngineOptions& engine = {}) {
-    replicas_.push_back(std::make_unique<Replica>(medium_, name, engine));
+  TestServer& Make(const std::string& name, const FakeEngineOptions& engine = {},
+                   std::int64_t max_context_tokens = 100000) {
+    replicas_.push_back(
+        std::make_unique<Replica>(medium_, name, engine, max_context_tokens));
     return replicas_.back()->server;
   }
 
@@ -333,6 +338,50 @@ TEST_F(ResumeTest, UnderOtherNumericsItIsTold) {
   while (reader->Read(&message)) {
   }
   EXPECT_TRUE(GetSession(two, id)->numerics_changed());
+}
+
+// Its data is as good as ever; it is the server that is too small.
+TEST_F(ResumeTest, AGenerationBeyondAServersContextWaitsForALargerOne) {
+  TestServer& large = Make("large");
+  TestServer& small = Make("small", {}, /*max_context_tokens=*/90000);
+  const std::string ended = CreateSession(large)->id();
+  v1::GenerateRequest request = TurnRequest(ended, "it ends", 95000);
+  request.mutable_sampling()->add_stop_token_ids(
+      ExpectedTokens(TextRequest("it ends", 40))[15]);
+  const GenerateOutput whole = Generate(large.stub(), request);
+  ASSERT_TRUE(whole.status.ok());
+  ASSERT_TRUE(ParkSession(large, ended).ok());
+  const GenerateOutput again = Generate(small.stub(), ResumeRequest(ended, 3));
+  ASSERT_TRUE(again.status.ok()) << again.status.error_message();
+  EXPECT_EQ(again.candidates[0].tokens.size(), whole.candidates[0].tokens.size() - 3);
+  ExpectSameEnd(*again.candidates[0].last, *whole.candidates[0].last);
+
+  // Beyond it by itself, and with what was said before. Nobody reads so many tokens, so
+  // it cannot end.
+  const auto break_off = [&](const v1::GenerateRequest& begun) {
+    grpc::ClientContext context;
+    const auto reader = large.stub().Generate(&context, begun);
+    v1::GenerateResponse message;
+    EXPECT_TRUE(reader->Read(&message));
+    context.TryCancel();
+    while (reader->Read(&message)) {
+    }
+    EXPECT_EQ(reader->Finish().error_code(), StatusCode::CANCELLED);
+  };
+  for (const std::int64_t max_tokens : {95000, 89998}) {
+    const std::string id = CreateSession(large)->id();
+    v1::GenerateRequest endless = TurnRequest(id, "123", max_tokens);
+    endless.mutable_sampling()->set_ignore_eos(true);
+    break_off(endless);
+    ASSERT_TRUE(Eventually([&] { return ParkSession(large, id).ok(); }));
+    const grpc::Status refused = Generate(small.stub(), ResumeRequest(id, 0)).status;
+    EXPECT_EQ(refused.error_code(), StatusCode::FAILED_PRECONDITION);
+    EXPECT_THAT(refused.error_message(),
+                HasSubstr(absl::StrCat("are ", max_tokens + 3,
+                                       " tokens; this server's limit is 90000")));
+    ASSERT_TRUE(ParkSession(small, id).ok());
+    break_off(ResumeRequest(id, 0));
+  }
 }
 
 TEST_F(ResumeTest, BadResumesGetTheirStatus) {
