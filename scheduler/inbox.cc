@@ -101,10 +101,10 @@ void Inbox::Generated(const std::string& tenant, std::int64_t tokens, TimePoint 
   spender.spent_until = std::max(spender.spent_until, now) + spender.TimeOf(tokens);
 }
 
-void Inbox::Cancel(RequestId id) {
+void Inbox::Cancel(RequestId id, absl::Status status) {
   MutexLock lock(mu_);
   if (closed_) return;  // everything ends anyway
-  contents_.cancelled.push_back(id);
+  contents_.cancelled.emplace_back(id, std::move(status));
   woken_ = true;
   changed_.NotifyOne();
 }

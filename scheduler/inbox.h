@@ -76,7 +76,7 @@ class Inbox {
   };
   struct Contents {
     std::vector<std::unique_ptr<AcceptedRequest>> submitted;  // in order of id
-    std::vector<RequestId> cancelled;
+    std::vector<std::pair<RequestId, absl::Status>> cancelled;
     std::vector<std::pair<RequestId, absl::Status>> interrupted;
     bool interrupt_all = false;  // everything submitted so far
     std::vector<std::function<void()>> tasks;
@@ -91,7 +91,7 @@ class Inbox {
   // else waits), or the tenant's rate is used up; UNAVAILABLE after Close.
   absl::StatusOr<RequestId> Add(std::unique_ptr<AcceptedRequest> accepted);
 
-  void Cancel(RequestId id);
+  void Cancel(RequestId id, absl::Status status);
   void Interrupt(RequestId id, absl::Status status);
   void InterruptAll();
 

@@ -154,9 +154,8 @@ void Scheduler::Impl::TakeInbox(TimePoint now) {
     Queue({.fresh = std::move(accepted), .aside = nullptr});
   }
   std::ranges::move(contents.tasks, std::back_inserter(tasks_));
-  const absl::Status cancelled = absl::CancelledError("the request was cancelled");
-  for (const RequestId id : contents.cancelled) {
-    EndById(id, cancelled, RunningRequest::Leaving::kEnded, now);
+  for (const auto& [id, status] : contents.cancelled) {
+    EndById(id, status, RunningRequest::Leaving::kEnded, now);
   }
   for (const auto& [id, status] : contents.interrupted) {
     EndById(id, status, RunningRequest::Leaving::kInterrupted, now);
@@ -382,7 +381,9 @@ absl::StatusOr<Scheduler::Submission> Scheduler::Submit(Request request) {
   return impl_->Submit(std::move(request));
 }
 
-void Scheduler::Cancel(RequestId id) { impl_->Cancel(id); }
+void Scheduler::Cancel(RequestId id, absl::Status status) {
+  impl_->Cancel(id, std::move(status));
+}
 
 void Scheduler::Interrupt(RequestId id, absl::Status status) {
   impl_->Interrupt(id, std::move(status));

@@ -71,13 +71,13 @@ class Scheduler {
   // after Shutdown. Messages name the value and the limit.
   absl::StatusOr<Submission> Submit(Request request);
 
-  // The request ends with CANCELLED on the next step, its memory is free after it. A
+  // The request ends with `status` on the next step, its memory is free after it. A
   // no-op for a request that has ended.
-  void Cancel(RequestId id);
+  void Cancel(RequestId id,
+              absl::Status status = absl::CancelledError("the request was cancelled"));
 
-  // As Cancel, but the request ends with `status`, which says why, and, if it keeps its
-  // sequence, leaves all that is needed to go on with the very next token, even within
-  // its prompt.
+  // As Cancel, but the request, if it keeps its sequence, leaves all that is needed to go
+  // on with the very next token, even within its prompt.
   void Interrupt(RequestId id, absl::Status status);
   // Everything submitted so far, with UNAVAILABLE: the server is shutting down.
   void InterruptAll();

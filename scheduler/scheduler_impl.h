@@ -30,7 +30,9 @@ class Scheduler::Impl {
        SchedulerObserver& observer);
 
   absl::StatusOr<Submission> Submit(Request request);
-  void Cancel(RequestId id) { inbox_->Cancel(id); }
+  void Cancel(RequestId id, absl::Status status) {
+    inbox_->Cancel(id, std::move(status));
+  }
   void Interrupt(RequestId id, absl::Status status) {
     inbox_->Interrupt(id, std::move(status));
   }

@@ -43,6 +43,7 @@ absl::Status CreateSessionReactor::Begin(const v1::CreateSessionRequest& request
   SetTenant(tenant_, request_);
   request_.use_prefix_cache = true;
   request_.deadline = DeadlineOf(*context_, serving_.clock);
+  late_from_ = LateFrom(request_.deadline, serving_.clock);
   serving_.sessions.Create(tenant_->name,
                            [self = self_](auto use) { self->OnSession(std::move(use)); });
   return absl::OkStatus();
@@ -73,13 +74,15 @@ absl::Status CreateSessionReactor::Prefill(const std::shared_ptr<SessionUse>& us
       serving_.scheduler.Submit(std::move(request_));
   if (!submission.ok()) return submission.status();
   use->SetRequest(submission->id);
-  bool cancelled = false;
+  std::optional<absl::Status> cancelled;
   {
     const MutexLock lock(mu_);
     id_ = submission->id;
     cancelled = cancelled_;
   }
-  if (cancelled) serving_.scheduler.Cancel(submission->id);
+  if (cancelled.has_value()) {
+    serving_.scheduler.Cancel(submission->id, *std::move(cancelled));
+  }
   return absl::OkStatus();
 }
 
@@ -103,13 +106,14 @@ void CreateSessionReactor::FinishWith(const absl::Status& status) {
 }
 
 void CreateSessionReactor::OnCancel() {
+  absl::Status status = ClientGoneStatus(late_from_, serving_.clock);
   std::optional<RequestId> cancel;
   {
     const MutexLock lock(mu_);
-    cancelled_ = true;
+    cancelled_ = status;
     cancel = id_;
   }
-  if (cancel.has_value()) serving_.scheduler.Cancel(*cancel);
+  if (cancel.has_value()) serving_.scheduler.Cancel(*cancel, std::move(status));
 }
 
 void CreateSessionReactor::OnDone() {

@@ -56,11 +56,13 @@ class CreateSessionReactor final
   bool entered_ = false;                        // set by Start
   TenantPtr tenant_;                            // set by Start; null: refused
   std::string session_id_;                      // set before anything runs on it
+  std::optional<TimePoint> late_from_;          // likewise
   Request request_;  // the prompt to run, if any; until it is submitted
   bool submitted_ = false;
 
   Mutex mu_;
-  bool cancelled_ ABSL_GUARDED_BY(mu_) = false;
+  // The client is gone, and what the request ends with for it.
+  std::optional<absl::Status> cancelled_ ABSL_GUARDED_BY(mu_);
   std::optional<RequestId> id_ ABSL_GUARDED_BY(mu_);
 };
 

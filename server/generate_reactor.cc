@@ -52,7 +52,11 @@ grpc::ServerWriteReactor<v1::GenerateResponse>* GenerateReactor::Start(
 
 GenerateReactor::GenerateReactor(Private, const ServingContext& serving,
                                  grpc::CallbackServerContext* context)
-    : serving_(serving), context_(context), log_("Generate", *context, serving.clock) {}
+    : serving_(serving),
+      context_(context),
+      log_("Generate", *context, serving.clock),
+      deadline_(DeadlineOf(*context, serving.clock)),
+      late_from_(LateFrom(deadline_, serving.clock)) {}
 
 void GenerateReactor::Begin(const v1::GenerateRequest& request) {
   absl::StatusOr<TenantPtr> tenant = Authenticate(serving_, *context_);
@@ -156,9 +160,9 @@ absl::Status GenerateReactor::Resume(const Use& use, std::int64_t after) {
 absl::Status GenerateReactor::Submit(const Use& use, GenerateCall call, Turn turn,
                                      std::span<const StreamEvent> told_again,
                                      std::span<const StreamEvent> known) {
-  call.request.deadline = DeadlineOf(*context_, serving_.clock);
+  call.request.deadline = deadline_;
   if (use != nullptr) call.request.on_end = use->OnEnd(std::move(turn));
-  bool cancelled = false;
+  std::optional<absl::Status> cancelled;
   std::shared_ptr<TokenStream> stream;
   std::optional<RequestId> id;
   {
@@ -185,7 +189,7 @@ absl::Status GenerateReactor::Submit(const Use& use, GenerateCall call, Turn tur
     cancelled = cancelled_;
   }
   if (use != nullptr) use->SetRequest(*id);
-  if (cancelled) serving_.scheduler.Cancel(*id);
+  if (cancelled.has_value()) serving_.scheduler.Cancel(*id, *std::move(cancelled));
   ListenTo(stream);
   Advance();  // what is told again
   return absl::OkStatus();
@@ -275,6 +279,7 @@ void GenerateReactor::Refill() {
 
 void GenerateReactor::OnWriteDone(bool ok) {
   std::optional<RequestId> cancel;
+  absl::Status status;
   {
     MutexLock lock(mu_);
     writing_since_.reset();
@@ -284,21 +289,29 @@ void GenerateReactor::OnWriteDone(bool ok) {
       cancel = id_;
       outbox_.clear();
       next_ = 0;
-      end_ = grpc::Status(grpc::StatusCode::CANCELLED, "the client is gone");
+      status = ClientIsGone();
+      end_ = ToGrpcStatus(status);
     }
   }
-  if (cancel.has_value()) serving_.scheduler.Cancel(*cancel);
+  if (cancel.has_value()) serving_.scheduler.Cancel(*cancel, std::move(status));
   Advance();
 }
 
 void GenerateReactor::OnCancel() {
   std::optional<RequestId> cancel;
+  absl::Status status;
   {
     const MutexLock lock(mu_);
-    cancelled_ = true;
+    status = ClientIsGone();
     cancel = id_;
   }
-  if (cancel.has_value()) serving_.scheduler.Cancel(*cancel);
+  if (cancel.has_value()) serving_.scheduler.Cancel(*cancel, std::move(status));
+}
+
+// Whoever hears of it first decides: the log has what the metrics have.
+absl::Status GenerateReactor::ClientIsGone() {
+  if (!cancelled_.has_value()) cancelled_ = ClientGoneStatus(late_from_, serving_.clock);
+  return *cancelled_;
 }
 
 void GenerateReactor::CutOffIfStuck(TimePoint since) {

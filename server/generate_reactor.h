@@ -77,6 +77,7 @@ class GenerateReactor final : public grpc::ServerWriteReactor<v1::GenerateRespon
   void OnParked(const absl::Status& status);
   void Advance();
   void Refill() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  absl::Status ClientIsGone() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
 
   const ServingContext& serving_;
   grpc::CallbackServerContext* const context_;
@@ -84,9 +85,12 @@ class GenerateReactor final : public grpc::ServerWriteReactor<v1::GenerateRespon
   TenantPtr tenant_;                       // set by Start; null: refused
   bool entered_ = false;                   // likewise
   const CallLog log_;
+  const std::optional<TimePoint> deadline_;
+  const std::optional<TimePoint> late_from_;
 
   mutable Mutex mu_;
-  bool cancelled_ ABSL_GUARDED_BY(mu_) = false;
+  // The client is gone, and what the call ends with for it.
+  std::optional<absl::Status> cancelled_ ABSL_GUARDED_BY(mu_);
   std::optional<RequestId> id_ ABSL_GUARDED_BY(mu_);  // none: not submitted
   std::shared_ptr<TokenStream> stream_ ABSL_GUARDED_BY(mu_);
   Use use_ ABSL_GUARDED_BY(mu_);

@@ -41,6 +41,7 @@ absl::Status ScoreReactor::Submit(const v1::ScoreRequest& request,
   }
   continuation_ = valid->continuation;
   valid->deadline = DeadlineOf(context, serving_.clock);
+  late_from_ = LateFrom(valid->deadline, serving_.clock);
   SetTenant(*tenant, *valid);
   log_end_.prompt_tokens =
       static_cast<std::int64_t>(valid->prompt.size() + continuation_.size());
@@ -95,7 +96,8 @@ void ScoreReactor::Fill(const StreamEvent& event) {
 }
 
 void ScoreReactor::OnCancel() {
-  if (id_.has_value()) serving_.scheduler.Cancel(*id_);
+  if (!id_.has_value()) return;
+  serving_.scheduler.Cancel(*id_, ClientGoneStatus(late_from_, serving_.clock));
 }
 
 void ScoreReactor::OnDone() {

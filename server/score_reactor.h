@@ -55,6 +55,7 @@ class ScoreReactor final : public grpc::ServerUnaryReactor,
 
   // Set by Start; constant afterwards.
   bool entered_ = false;
+  std::optional<TimePoint> late_from_;
   std::vector<TokenId> continuation_;
   std::optional<RequestId> id_;  // none: refused
   std::shared_ptr<TokenStream> stream_;

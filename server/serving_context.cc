@@ -7,6 +7,15 @@
 #include "server/status.h"
 
 namespace goldfinch {
+namespace {
+
+// A client that gives up at its deadline is often heard of before that has passed here.
+// gRPC tells the time that is left in three digits, rounded up, and what it sends then
+// overtakes our timer by a network's whim.
+constexpr auto kRounding = 100;  // a hundredth
+constexpr auto kWhim = std::chrono::milliseconds(100);
+
+}  // namespace
 
 std::optional<TimePoint> DeadlineOf(const grpc::ServerContextBase& context,
                                     const Clock& clock) {
@@ -15,6 +24,18 @@ std::optional<TimePoint> DeadlineOf(const grpc::ServerContextBase& context,
   constexpr auto kNone = std::chrono::hours(24 * 365);
   if (left > kNone) return std::nullopt;
   return clock.Now() + std::chrono::duration_cast<std::chrono::nanoseconds>(left);
+}
+
+std::optional<TimePoint> LateFrom(std::optional<TimePoint> deadline, const Clock& clock) {
+  if (!deadline.has_value()) return std::nullopt;
+  return *deadline - (*deadline - clock.Now()) / kRounding - kWhim;
+}
+
+absl::Status ClientGoneStatus(std::optional<TimePoint> late_from, const Clock& clock) {
+  if (late_from.has_value() && *late_from <= clock.Now()) {
+    return absl::DeadlineExceededError("the client is gone, at its deadline");
+  }
+  return absl::CancelledError("the client is gone");
 }
 
 absl::StatusOr<TenantPtr> Authenticate(const ServingContext& serving,

@@ -76,4 +76,11 @@ grpc::Status EndStatus(const ServingContext& serving, const absl::Status& status
 std::optional<TimePoint> DeadlineOf(const grpc::ServerContextBase& context,
                                     const Clock& clock);
 
+// Of a call that begins now: from when on a client that leaves does so for its deadline.
+std::optional<TimePoint> LateFrom(std::optional<TimePoint> deadline, const Clock& clock);
+
+// What a call ends with whose client is gone: DEADLINE_EXCEEDED if that is why, else
+// CANCELLED.
+absl::Status ClientGoneStatus(std::optional<TimePoint> late_from, const Clock& clock);
+
 }  // namespace goldfinch

@@ -3,6 +3,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <array>
 #include <chrono>
 #include <functional>
 #include <future>
@@ -23,6 +24,7 @@ namespace {
 using grpc::StatusCode;
 using testing::HasSubstr;
 
+constexpr char kCancelled[] = "goldfinch_requests_finished_total{reason=\"cancelled\"}";
 constexpr char kWaiting[] = "goldfinch_requests_waiting{reason=\"admission\"}";
 
 void ExpectTryAgain(const grpc::Status& status, StatusCode code, const char* message) {
@@ -134,6 +136,52 @@ TEST_F(FullServerTest, EndsWhatIsLateForItsClientToo) {
       CheckedGenerate(server(), TextRequest("late", 5), &context).status.error_code(),
       StatusCode::DEADLINE_EXCEEDED);
   EXPECT_TRUE(Eventually([&] { return server().Metric(kWaiting) == 0; }));
+  LetWaitingOnesRun();
+  // The witness: what its client gave up at its deadline was late, if it arrived at all.
+  EXPECT_TRUE(Eventually([&] { return server().Metric(kCancelled) > 0; }));
+  EXPECT_EQ(server().Metric(kCancelled), 1);
+}
+
+// A client that passes its deadline cancels its call, like one that has had enough: when
+// it does so tells them apart.
+TEST_F(FullServerTest, CountsAsLateWhoLeavesAtItsDeadlineAndNobodyElse) {
+  Begin([](auto& options) { options.scheduler.max_queue_time = std::chrono::hours(24); });
+  const auto generate = [&](grpc::ClientContext& context) {
+    return CheckedGenerate(server(), TextRequest("gives up", 5), &context).status;
+  };
+  const auto score = [&](grpc::ClientContext& context) {
+    v1::ScoreRequest request;
+    request.set_continuation_text("gives up");
+    v1::ScoreResponse response;
+    return server().stub().Score(&context, request, &response);
+  };
+  const auto create = [&](grpc::ClientContext& context) {
+    v1::CreateSessionRequest request;
+    request.set_text("gives up");
+    v1::CreateSessionResponse response;
+    return server().sessions().CreateSession(&context, request, &response);
+  };
+  const std::array<std::function<grpc::Status(grpc::ClientContext&)>, 3> methods = {
+      generate, score, create};
+  // Waits with a deadline in an hour, of which so much passes before its client leaves.
+  const auto leave_after = [&](const auto& method, std::chrono::nanoseconds passes) {
+    grpc::ClientContext context;
+    context.set_deadline(std::chrono::system_clock::now() + std::chrono::hours(1));
+    auto call = std::async(std::launch::async, [&] { return method(context); });
+    EXPECT_TRUE(Eventually([&] { return server().Metric(kWaiting) == 1; }));
+    clock_.Advance(passes);
+    context.TryCancel();
+    call.get();
+    EXPECT_TRUE(Eventually([&] { return server().Metric(kWaiting) == 0; }));
+  };
+  // gRPC may make ten seconds more of the hour.
+  for (const auto& method : methods) leave_after(method, std::chrono::minutes(59));
+  ExpectEnds({{"cancelled", 3}});
+  for (const auto& method : methods) {
+    leave_after(method, std::chrono::hours(1) - std::chrono::seconds(10));
+  }
+  LetWaitingOnesRun();
+  ExpectEnds({{"cancelled", 4}, {"deadline_exceeded", 3}});
 }
 
 // Of two tenants, one with limits of 1 or so.

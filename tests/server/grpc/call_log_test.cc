@@ -7,6 +7,7 @@
 #include <spdlog/spdlog.h>
 
 #include <algorithm>
+#include <chrono>
 #include <memory>
 #include <nlohmann/json.hpp>
 #include <sstream>
@@ -14,6 +15,7 @@
 #include <utility>
 #include <vector>
 
+#include "tests/fakes/fake_clock.h"
 #include "tests/server/grpc/harness.h"
 
 namespace goldfinch {
@@ -159,6 +161,40 @@ TEST_F(CallLogTest, TokensOfASessionAreThoseOfTheUsage) {
   EXPECT_GT(told, 5);
   EXPECT_EQ(lines[1]["prompt_tokens"], told);
   EXPECT_EQ(lines[1]["cached_prompt_tokens"], cached);
+}
+
+// Its connection is full, so what it is being sent fails too; the log then says what the
+// metrics count.
+TEST_F(CallLogTest, WhoLeavesAtItsDeadlineWithoutReadingIsLate) {
+  const auto leave_after = [](std::chrono::nanoseconds passes) {
+    FakeClock clock;
+    TestServerOptions options;
+    options.clock = &clock;
+    options.engine.page_tokens = 256;
+    options.engine.num_pages = 1 << 16;
+    options.scheduler.max_context_tokens = 1 << 23;
+    options.scheduler.slow_reader = std::chrono::hours(2);
+    TestServer server(options);
+    v1::GenerateRequest request = TextRequest("wide", 3'000'000);
+    request.mutable_sampling()->set_ignore_eos(true);
+    request.mutable_sampling()->set_logprobs(20);
+    grpc::ClientContext context;
+    context.set_deadline(std::chrono::system_clock::now() + std::chrono::hours(1));
+    const auto reader = server.stub().Generate(&context, request);
+    EXPECT_TRUE(Eventually([&] {
+      return server.Metric("goldfinch_requests_waiting{reason=\"slow_reader\"}") == 1;
+    }));
+    clock.Advance(passes);
+    context.TryCancel();
+    reader->Finish();
+    EXPECT_TRUE(server.BecomesIdle());
+  };
+  leave_after(std::chrono::minutes(59));
+  leave_after(std::chrono::hours(1) - std::chrono::seconds(10));
+  const std::vector<nlohmann::json> lines = Requests();
+  ASSERT_EQ(lines.size(), 2u);
+  EXPECT_EQ(lines[0]["status"], "CANCELLED");
+  EXPECT_EQ(lines[1]["status"], "DEADLINE_EXCEEDED");
 }
 
 }  // namespace
