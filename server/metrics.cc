@@ -176,8 +176,9 @@ void Metrics::OnFinished(const RequestReport& report) {
   generated_tokens_.fetch_add(static_cast<std::uint64_t>(usage.generated_tokens),
                               kRelaxed);
   total_.Observe(Seconds(usage.total_time));
-  if (report.prefill_time.count() == 0) return;  // ended before its first token
+  // Also of what ended in the queue: else the longest times would be missing.
   queue_.Observe(Seconds(usage.queue_time));
+  if (report.prefill_time.count() == 0) return;  // ended before its first token
   prefill_.Observe(Seconds(report.prefill_time));
 }
 
@@ -299,7 +300,9 @@ void Metrics::CollectHistograms(std::vector<MetricFamily>& families) const {
             first_token_);
   histogram("goldfinch_inter_token_latency_seconds", "Between two tokens of a candidate",
             inter_token_);
-  histogram("goldfinch_request_queue_seconds", "From arrival to admission", queue_);
+  histogram("goldfinch_request_queue_seconds",
+            "From arrival to admission, or to the end of what never was admitted",
+            queue_);
   histogram("goldfinch_request_prefill_seconds", "From admission to the first token",
             prefill_);
   histogram("goldfinch_request_duration_seconds", "From arrival to the end", total_);

@@ -392,6 +392,12 @@ class PrometheusTest(unittest.TestCase, ExpressionsMixin):
                 if "instance" in labels:
                     self.assertIn("pod", labels, rule["alert"])
 
+    def test_what_is_refused_in_the_queue_is_refused(self):
+        """rules_test.yml has it with numbers, for which promtool is needed."""
+        expression = next(rule["expr"] for rule in self.rules if rule["alert"] == "GoldFinchRefusing")
+        self.assertIn('goldfinch_requests_refused_total{code="RESOURCE_EXHAUSTED"}', expression)
+        self.assertIn('goldfinch_requests_finished_total{reason="resource_exhausted"}', expression)
+
     def test_a_replica_that_loads_is_not_down(self):
         expression = next(rule["expr"] for rule in self.rules if rule["alert"] == "GoldFinchDown")
         deployment = yaml.safe_load(read("deploy/kubernetes/deployment.yaml"))

@@ -80,6 +80,7 @@ TEST(MetricsTest, CountWhatHappened) {
   EXPECT_EQ(m["goldfinch_generated_tokens_total"], 3 * 10 + 5);
   EXPECT_EQ(m["goldfinch_time_to_first_token_seconds_count"], 4);
   EXPECT_EQ(m["goldfinch_inter_token_latency_seconds_count"], 3 * 9 + 4);
+  EXPECT_EQ(m["goldfinch_request_queue_seconds_count"], 5);
   EXPECT_EQ(m["goldfinch_request_duration_seconds_count"], 5);
   EXPECT_EQ(m["goldfinch_request_duration_seconds_bucket{le=\"+Inf\"}"], 5);
   EXPECT_GT(m["goldfinch_request_duration_seconds_sum"], 0);
