@@ -52,6 +52,18 @@ std::string Scrape(TestServer& server) {
   return HttpGet(server.server().metrics_port(), "/metrics");
 }
 
+// It generates nothing that could have come to an end.
+TEST(MetricsTest, TheTextOfANewSessionIsNoStop) {
+  TestServer server;
+  grpc::ClientContext context;
+  v1::CreateSessionRequest create;
+  create.set_text("begins");
+  v1::CreateSessionResponse created;
+  ASSERT_TRUE(server.sessions().CreateSession(&context, create, &created).ok());
+  EXPECT_EQ(server.Metric("goldfinch_requests_finished_total{reason=\"created\"}"), 1);
+  EXPECT_EQ(server.Metric("goldfinch_requests_finished_total{reason=\"stop\"}"), 0);
+}
+
 TEST(MetricsTest, CountWhatHappened) {
   TestServer server({.metrics = "127.0.0.1:0"});
   v1::GenerateRequest request = TextRequest("counted", 10);
