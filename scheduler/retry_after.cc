@@ -11,6 +11,7 @@ namespace goldfinch {
 namespace {
 
 constexpr char kPayload[] = "goldfinch/retry-after-nanoseconds";
+constexpr char kForCaller[] = "goldfinch/for-caller-to-clear";
 
 }  // namespace
 
@@ -26,6 +27,15 @@ std::optional<std::chrono::nanoseconds> RetryAfterOf(const absl::Status& status)
     return std::nullopt;
   }
   return std::chrono::nanoseconds(nanoseconds);
+}
+
+absl::Status ForCallerToClear(absl::Status status) {
+  status.SetPayload(kForCaller, absl::Cord());
+  return status;
+}
+
+bool IsForCallerToClear(const absl::Status& status) {
+  return status.GetPayload(kForCaller).has_value();
 }
 
 }  // namespace goldfinch

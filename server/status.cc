@@ -20,9 +20,9 @@ constexpr auto kRetryAfter = std::chrono::seconds(1);
 // A status is cut here: it travels in headers, whose size is bounded.
 constexpr std::size_t kMaxMessageBytes = 1024;
 
-bool CanRetry(absl::StatusCode code) {
-  return code == absl::StatusCode::kResourceExhausted ||
-         code == absl::StatusCode::kUnavailable;
+bool CanRetry(const absl::Status& status) {
+  return (absl::IsResourceExhausted(status) || absl::IsUnavailable(status)) &&
+         !IsForCallerToClear(status);
 }
 
 // With RetryInfo, and `more` if there is any.
@@ -45,7 +45,7 @@ grpc::Status WithDetails(const absl::Status& status,
 
 grpc::Status ToGrpcStatus(const absl::Status& status) {
   if (status.ok()) return grpc::Status::OK;
-  if (CanRetry(status.code())) return WithDetails(status, nullptr);
+  if (CanRetry(status)) return WithDetails(status, nullptr);
   // The codes of Abseil and gRPC are the same numbers.
   return grpc::Status(static_cast<grpc::StatusCode>(status.code()),
                       std::string(status.message().substr(0, kMaxMessageBytes)));

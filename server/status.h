@@ -1,7 +1,8 @@
 // The one place where our statuses become gRPC's.
 //
 // Decides which carry google.rpc.RetryInfo: RESOURCE_EXHAUSTED and UNAVAILABLE, where
-// trying again later can help. Messages pass as they are: whoever makes a status for a
+// trying again later can help; not a quota that is full until the caller makes room
+// (scheduler/retry_after.h). Messages pass as they are: whoever makes a status for a
 // client keeps paths, addresses and device errors out of it.
 //
 // Threads: any.

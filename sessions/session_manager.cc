@@ -186,7 +186,9 @@ void SessionManager::Impl::UseWithRoom(const SessionPtr& session, absl::Status r
                                        const UseCallback& done) {
   if (!room.ok()) {
     Forget(session);
-    return done(room);
+    // Whoever is in the way is in use, and will not be for ever: it is worth another try,
+    // whatever the status says of new sessions.
+    return done(absl::Status(room.code(), room.message()));
   }
   const absl::Status claimed = ClaimForCall(session);
   claimed.ok() ? done(UseOf(session)) : done(claimed);

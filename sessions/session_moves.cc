@@ -3,6 +3,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "scheduler/retry_after.h"
 #include "sessions/session_manager_impl.h"
 
 namespace goldfinch {
@@ -215,8 +216,9 @@ void SessionManager::Impl::StartPark(const SessionPtr& session, ParkMode mode,
                                                           bool let_go) {
     AfterPark(parked, status, let_go);
     // Told to the call that asked for it as any other quota is.
-    done(absl::IsOutOfRange(status) ? absl::ResourceExhaustedError(status.message())
-                                    : status);
+    done(absl::IsOutOfRange(status)
+             ? ForCallerToClear(absl::ResourceExhaustedError(status.message()))
+             : status);
   };
   const auto put = [this, parked, end](auto image) {
     absl::Status status = image.status();

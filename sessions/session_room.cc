@@ -3,6 +3,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "scheduler/retry_after.h"
 #include "sessions/session_manager_impl.h"
 
 namespace goldfinch {
@@ -40,8 +41,8 @@ absl::Status SessionManager::Impl::CheckRoom(const std::string& tenant) const {
   const SessionQuota quota = QuotaOf(tenant);
   const std::int64_t held = table_.NumOf(tenant);
   if (held >= quota.max_sessions) {
-    return absl::ResourceExhaustedError(absl::StrCat(
-        "this tenant holds ", held, " sessions; the limit is ", quota.max_sessions));
+    return ForCallerToClear(absl::ResourceExhaustedError(absl::StrCat(
+        "this tenant holds ", held, " sessions; the limit is ", quota.max_sessions)));
   }
   return absl::OkStatus();
 }

@@ -1,5 +1,6 @@
 // What is right and cannot be done now: full queues, used up quotas, deadlines that pass
-// and a server that ends. RESOURCE_EXHAUSTED and UNAVAILABLE say when to try again.
+// and a server that ends. RESOURCE_EXHAUSTED and UNAVAILABLE say when to try again,
+// unless it is the caller who must make room first.
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
@@ -31,6 +32,13 @@ void ExpectTryAgain(const grpc::Status& status, StatusCode code, const char* mes
   EXPECT_EQ(Checked(status).error_code(), code);
   EXPECT_THAT(status.error_message(), HasSubstr(message));
   EXPECT_TRUE(CarriesRetryInfo(status)) << status.error_message();
+}
+
+// Only the caller can make room, so waiting is of no use.
+void ExpectMakeRoom(const grpc::Status& status, const char* message) {
+  EXPECT_EQ(Checked(status).error_code(), StatusCode::RESOURCE_EXHAUSTED);
+  EXPECT_THAT(status.error_message(), HasSubstr(message));
+  EXPECT_FALSE(CarriesRetryInfo(status)) << status.error_message();
 }
 
 // A server with one slot, which the witness has, so that everything else waits.
@@ -281,12 +289,12 @@ TEST_F(QuotaTest, OfSessions) {
   Begin("{\"max_sessions\": 2}");
   EXPECT_TRUE(Create().ok());
   EXPECT_TRUE(Create().ok());
-  ExpectTryAgain(Create(), StatusCode::RESOURCE_EXHAUSTED, "the limit is 2");
+  ExpectMakeRoom(Create(), "the limit is 2");
   v1::ForkSessionRequest fork;
   fork.set_session_id(sessions_[0]);
   v1::ForkSessionResponse response;
-  ExpectTryAgain(server().sessions().ForkSession(Bounded().get(), fork, &response),
-                 StatusCode::RESOURCE_EXHAUSTED, "the limit is 2");
+  ExpectMakeRoom(server().sessions().ForkSession(Bounded().get(), fork, &response),
+                 "the limit is 2");
   DeleteSessions();
 }
 
