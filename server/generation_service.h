@@ -30,8 +30,8 @@ class GenerationService final : public v1::GenerationService::CallbackService {
                                      v1::GetModelResponse* response) override;
 
  private:
-  // Whether a call that is answered on the spot may be made: as Authenticate and
-  // MayBegin.
+  // Whether a call that is answered on the spot and takes memory may be made: as
+  // Authenticate and MayBegin.
   absl::Status Admit(const grpc::CallbackServerContext& context) const;
   // Finishes it.
   grpc::ServerUnaryReactor* Answer(grpc::CallbackServerContext* context,

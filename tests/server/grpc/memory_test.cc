@@ -235,6 +235,11 @@ TEST_F(SheddingTest, NewWorkIsRefusedAndWhatRunsGoesOn) {
     v1::DetokenizeResponse response;
     ExpectShed(server_.stub().Detokenize(&context, {}, &response));
   }
+  {
+    grpc::ClientContext context;
+    v1::GetModelResponse response;
+    EXPECT_TRUE(server_.stub().GetModel(&context, {}, &response).ok()) << "is free";
+  }
   EXPECT_GE(server_.Metric("goldfinch_requests_shed_total"), 6);
   EXPECT_EQ(server_.Metric("goldfinch_memory_limit_bytes"), 1000);
   for (int i = 0; i < 100; ++i) ASSERT_TRUE(stream->Read(&message));
