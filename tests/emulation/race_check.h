@@ -46,7 +46,7 @@ void OnUse(const void* p, std::size_t bytes, Use use, const void* from);
 void OnCopyBegin(const void* p, std::size_t bytes, const void* from);
 void OnCopyEnd(const void* p, std::size_t bytes);
 
-// A kernel of this number may start before those from `first` on have ended.
+// Kernels from the `first` on may still run when a later one starts that has not waited.
 void SetOverlapped(std::uint32_t first);
 
 // What was used of [p, p + bytes) is forgotten: it becomes other memory.

@@ -115,8 +115,7 @@ __device__ __forceinline__ T BlockSum(T value, T* scratch) {
   return sum;
 }
 
-// The largest; a NaN is passed over unless it is the caller's own. Of a block a barrier
-// must have passed since `scratch` was used.
+// The largest; a NaN is passed over unless it is the caller's own.
 __device__ __forceinline__ float WarpMax(float value) {
   for (int lanes = kWarp / 2; lanes > 0; lanes /= 2) {
     const float other = __shfl_xor_sync(kAllLanes, value, lanes);
@@ -124,6 +123,8 @@ __device__ __forceinline__ float WarpMax(float value) {
   }
   return value;
 }
+// Of all threads of a block, with room as for BlockSum. A barrier must have passed since
+// `scratch` was used.
 template <int kThreads>
 __device__ __forceinline__ float BlockMax(float value, float* scratch) {
   value = WarpMax(value);
