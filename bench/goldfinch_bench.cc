@@ -398,7 +398,7 @@ class Bench {
     const auto backend = NewBackend();
     OpInputs inputs(*backend);
     const WkvArgs args = inputs.Wkv(batch, d, /*single=*/false);
-    OneOp(name, *backend, 2.0 * 4 * 64 * static_cast<double>(batch * d),
+    OneOp(name, *backend, 2.0 * 4 * kHeadSize * static_cast<double>(batch * d),
           [&] { backend->Wkv(args); });
   }
 

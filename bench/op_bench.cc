@@ -111,7 +111,7 @@ void WkvOp(benchmark::State& state, bool prompt) {
   const std::int64_t rows = state.range(0), d = state.range(1);
   const WkvArgs args = bench->Wkv(rows, d, prompt);
   bench.Run(state, [&] { (*bench).Wkv(args); });
-  const auto state_elements = static_cast<double>(rows * d * 64);
+  const auto state_elements = static_cast<double>(rows * d * kHeadSize);
   Rate(state, "FLOP/s", 5 * state_elements);
   if (!prompt) Moves(state, 2 * kFloat * state_elements);
 }
@@ -162,7 +162,7 @@ void AttendOp(benchmark::State& state) {
 void ScatterKeysOp(benchmark::State& state) {
   Bench bench;
   const std::int64_t rows = state.range(0), d = state.range(1);
-  KvTiles kv = {.type = DType::kBf16, .heads = d / 64, .page_tokens = 64};
+  KvTiles kv = {.type = DType::kBf16, .heads = d / kHeadSize, .page_tokens = 64};
   kv.data = bench->Bytes((rows / 64 + 1) * kv.tile_bytes());
   std::vector<std::int64_t> row(static_cast<std::size_t>(rows));
   std::iota(row.begin(), row.end(), 0);

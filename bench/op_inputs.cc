@@ -8,9 +8,7 @@
 namespace goldfinch {
 namespace {
 
-constexpr std::int64_t kHead = 64;
 constexpr std::int64_t kPage = 64;
-constexpr std::int64_t kCarry = kHead + 2;  // AttendArgs::carry
 
 }  // namespace
 
@@ -43,12 +41,12 @@ RowSpans OpInputs::Spans(std::int64_t rows, bool single) {
 }
 
 WkvArgs OpInputs::Wkv(std::int64_t rows, std::int64_t d, bool single) {
-  const std::int64_t heads = d / kHead;
+  const std::int64_t heads = d / kHeadSize;
   return {.r = Floats(rows, d),
           .k = Floats(rows, d),
           .v = Floats(rows, d),
           .w = Floats(rows, d, 0.97f),
-          .state = Floats(single ? 1 : rows, heads * kHead * kHead, 0.01f),
+          .state = Floats(single ? 1 : rows, heads * kHeadState, 0.01f),
           .spans = Spans(rows, single),
           .heads = heads,
           .y = Floats(rows, d, 0.0f)};
@@ -57,7 +55,7 @@ WkvArgs OpInputs::Wkv(std::int64_t rows, std::int64_t d, bool single) {
 AttendArgs OpInputs::Attend(std::int64_t batch, std::int64_t context, std::int64_t d) {
   GOLDFINCH_CHECK(context % kPage == 0);
   const std::int64_t tiles = context / kPage;
-  KvTiles kv = {.type = DType::kBf16, .heads = d / kHead, .page_tokens = kPage};
+  KvTiles kv = {.type = DType::kBf16, .heads = d / kHeadSize, .page_tokens = kPage};
   // A small number throughout, as the bytes that both halves of it are.
   const std::vector<std::byte> one(static_cast<std::size_t>(kv.tile_bytes()),
                                    std::byte{0x3c});
@@ -89,7 +87,7 @@ AttendArgs OpInputs::Attend(std::int64_t batch, std::int64_t context, std::int64
           .tile_position = Array(tile_position),
           .chunk_begin = Array(chunk_begin),
           .num_chunks = batch * chunks,
-          .carry = Floats(batch, kv.heads * kCarry, 0.0f)};
+          .carry = Floats(batch, kv.heads * kCarrySize, 0.0f)};
 }
 
 }  // namespace goldfinch

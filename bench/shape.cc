@@ -19,7 +19,8 @@ absl::StatusOr<ModelConfig> ConfigOfShape(const std::string& shape) {
   return ParseModelConfig(absl::StrCat(
       R"({"tmix":"x060c2","tmix2":"gold","cmix":"x060","cmix2":"x060","n_layer":)",
       layers, R"(,"n_embd":)", width, R"(,"vocab_size":65536,"dim_att":)", width,
-      R"(,"dim_ffn":0,"head_size":64,"head_size_divisor":8,"inv_other_layer_ratio":3,)",
+      R"(,"dim_ffn":0,"head_size":)", kHeadSize,
+      R"(,"head_size_divisor":8,"inv_other_layer_ratio":3,)",
       R"("kv_cache_compression_ratio":16,"ctx_len":4096,"use_one_minus_w":1,)",
       R"("use_v2":1,"rope":null})"));
 }
@@ -52,7 +53,7 @@ ShapeCosts CostsOf(const ModelConfig& config, const ElementBytes& element) {
   }
   const double d = config.n_embd;
   costs.state_bytes =
-      4.0 * (config.num_recurrent() * double{1} * config.num_heads() * 64 * 64 +
+      4.0 * (config.num_recurrent() * double{1} * config.num_heads() * kHeadState +
              2.0 * config.n_layer * d);
   costs.expanded_bytes = 2 * d * bytes * config.num_gold();
   costs.cache_bytes = static_cast<double>((config.vocab_size <= 65536 ? 2 : 4) +

@@ -220,8 +220,8 @@ class Backend {
                                 const Matrix& out, std::uint16_t* scales) = 0;
   virtual void GatherQuantized(const Matrix& in, const std::uint16_t* scales,
                                const std::int64_t* index, const Matrix& out) = 0;
-  // Rotates adjacent pairs of every head of 64 by position[i] * frequency[pair];
-  // frequency is [32], angles are float64.
+  // Rotates adjacent pairs of every head by position[i] * frequency[pair]; frequency
+  // is [kRopePairs], angles are float64.
   virtual void Rope(const Matrix& x, const std::int64_t* position,
                     const double* frequency) = 0;
   // Row i of k (or of v), [rows, A], becomes token row[i] % page_tokens of tile
@@ -240,7 +240,8 @@ class Backend {
     std::int64_t row = 0;
     const SamplingParams* params = nullptr;
     const TokenCounts* counts = nullptr;  // null: no penalties
-    // StartSample only: `counts` lack the newest token, which is this one of the other set.
+    // StartSample only: `counts` lack the newest token, which is this one of the other
+    // set.
     std::optional<std::int64_t> pending = {};
     std::int64_t num_generated = 0;
     SampledToken* out = nullptr;

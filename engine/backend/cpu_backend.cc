@@ -182,12 +182,12 @@ class CpuBackend final : public Backend {
   void ScatterKeys(const Matrix& k, const std::int64_t* row,
                    const KvTiles& tiles) override {
     pool_.ParallelFor(
-        tiles.heads, RowGrain(k.rows * KvTiles::kHead),
+        tiles.heads, RowGrain(k.rows * kHeadSize),
         [&](auto begin, auto end) { kernels_.scatter_keys(k, row, tiles, begin, end); });
   }
   void ScatterValues(const Matrix& v, const std::int64_t* row,
                      const KvTiles& tiles) override {
-    pool_.ParallelFor(tiles.heads, RowGrain(v.rows * KvTiles::kHead),
+    pool_.ParallelFor(tiles.heads, RowGrain(v.rows * kHeadSize),
                       [&](auto begin, auto end) {
                         kernels_.scatter_values(v, row, tiles, begin, end);
                       });

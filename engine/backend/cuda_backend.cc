@@ -314,7 +314,7 @@ class CudaBackend final : public Backend {
 
  private:
   static constexpr std::int64_t kPartialBytes =
-      kPartialFloats * static_cast<std::int64_t>(sizeof(float));
+      kCarrySize * static_cast<std::int64_t>(sizeof(float));
 
   // Which device is meant is a matter of the host's thread; a step may come from another
   // one than that which made the backend. Naming the same one again costs next to

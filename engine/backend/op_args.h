@@ -8,6 +8,17 @@
 
 namespace goldfinch {
 
+// Elements of a head, everywhere: models with heads of another size are refused when
+// their config is read.
+inline constexpr std::int32_t kHeadSize = 64;
+// Elements of a head's recurrent state, [key, value].
+inline constexpr std::int32_t kHeadState = kHeadSize * kHeadSize;
+// Pairs of a head that rope turns, each by a frequency of its own.
+inline constexpr std::int32_t kRopePairs = kHeadSize / 2;
+// What a head's attention carries from call to call (AttendArgs::carry): the sums of its
+// weighted values, then the maximum of its scores, then the sum of its weights.
+inline constexpr std::int32_t kCarrySize = kHeadSize + 2;
+
 // Scale and shift of a normalisation; `eps` is added to the variance.
 struct NormWeights {
   const float* weight = nullptr;  // [cols]
@@ -89,12 +100,12 @@ struct NormShiftArgs {
 // Rows of the spans' blocks may be computed in another order than all other rows, the
 // same for every block.
 struct WkvArgs {
-  Matrix r = {}, k = {}, v = {}, w = {};  // [rows, heads * 64]
-  const float* bonus = nullptr;           // u [heads, 64]; null: none
-  Matrix state = {};                      // [slots, heads * 64 key * 64 value]
+  Matrix r = {}, k = {}, v = {}, w = {};  // [rows, heads * kHeadSize]
+  const float* bonus = nullptr;           // u [heads, kHeadSize]; null: none
+  Matrix state = {};                      // [slots, heads * kHeadState]
   RowSpans spans = {};
   std::int64_t heads = 0;
-  Matrix y = {};  // [rows, heads * 64]
+  Matrix y = {};  // [rows, heads * kHeadSize]
 };
 
 // out = norm(a + b) [* silu(gate)], over `groups` equal parts of a row.
@@ -118,7 +129,6 @@ struct KvTiles {
   std::int64_t heads = 0;
   std::int64_t page_tokens = 0;  // at most kMaxPageTokens
 
-  static constexpr std::int64_t kHead = 64;
   static constexpr std::int64_t kTokensPad = 16;
   // A list of tiles may be cut into several Attends where this many tiles end.
   static constexpr std::int64_t kCutTiles = 8;
@@ -127,7 +137,7 @@ struct KvTiles {
     return (page_tokens + kTokensPad - 1) / kTokensPad * kTokensPad;
   }
   // Elements of one head's keys in a tile, and of its values.
-  std::int64_t head_elements() const { return kHead * padded_tokens(); }
+  std::int64_t head_elements() const { return kHeadSize * padded_tokens(); }
   std::int64_t tile_bytes() const { return 2 * heads * head_elements() * SizeOf(type); }
 };
 
@@ -150,9 +160,8 @@ struct AttendArgs {
   // does not read this.
   const std::int32_t* chunk_begin = nullptr;
   std::int64_t num_chunks = 0;  // of all rows, known to the host
-  Matrix carry =
-      {};  // [rows, heads * (64 + 2)]: per head 64 sums, then maximum, then sum
-  bool first = true;  // starts the carry afresh
+  Matrix carry = {};            // [rows, heads * kCarrySize]
+  bool first = true;            // starts the carry afresh
 };
 
 }  // namespace goldfinch

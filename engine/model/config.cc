@@ -25,7 +25,6 @@ using Json = nlohmann::json;
 constexpr std::uintmax_t kMaxFileBytes = 1'000'000;
 constexpr std::size_t kMaxShownBytes = 40;
 constexpr std::int32_t kMaxInt = std::numeric_limits<std::int32_t>::max();
-constexpr std::int32_t kHeadSize = 64;
 constexpr std::int32_t kFfnMultiple = 32;
 constexpr std::int32_t kMaxLayers = 1024;
 constexpr std::int32_t kMaxEmbd = 65536;

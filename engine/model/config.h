@@ -6,6 +6,7 @@
 #include <string>
 
 #include "absl/status/statusor.h"
+#include "engine/backend/op_args.h"
 
 namespace goldfinch {
 
@@ -36,7 +37,7 @@ struct ModelConfig {
   std::int32_t vocab_size = 0;
   std::int32_t dim_att = 0;  // A, a multiple of head_size; = D with GOLD layers
   std::int32_t dim_ffn = 0;  // F; a config's 0 is already resolved
-  std::int32_t head_size = 64;
+  std::int32_t head_size = kHeadSize;
   double head_size_divisor = 8;
   std::int32_t inv_other_layer_ratio = 3;
   std::int32_t kv_cache_compression_ratio = 16;

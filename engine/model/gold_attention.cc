@@ -10,8 +10,6 @@ namespace {
 // Tiles of one Attend; longer lists go in several.
 constexpr std::int64_t kMaxGroupTiles = 65536;
 
-constexpr std::int64_t kCarryPerHead = 66;  // see AttendArgs::carry
-
 }  // namespace
 
 GoldAttention::GoldAttention(DeviceArena& memory, StepInputs& inputs, GoldCache& cache,
@@ -31,7 +29,7 @@ GoldAttention::GoldAttention(DeviceArena& memory, StepInputs& inputs, GoldCache&
       chunk_begin_(inputs, max_rows + 1),
       tile_(inputs, kMaxGroupTiles),
       tile_position_(inputs, kMaxGroupTiles),
-      carry_(memory.Take(max_rows, num_heads * kCarryPerHead, DType::kF32)) {
+      carry_(memory.Take(max_rows, num_heads * kCarrySize, DType::kF32)) {
   GOLDFINCH_CHECK(scratch_tiles_ >= KvTiles::kCutTiles);
   sequences_.reserve(static_cast<std::size_t>(max_sequences));
   // Steps of more pages, those that sequences share counted for each, want more.

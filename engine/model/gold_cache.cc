@@ -12,7 +12,6 @@
 namespace goldfinch {
 namespace {
 
-constexpr std::int64_t kRopePairs = 32;
 constexpr std::int64_t kScaleBytes = sizeof(std::uint16_t);
 
 std::int64_t TokenBytes(const ModelConfig& config) {

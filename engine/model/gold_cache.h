@@ -184,7 +184,7 @@ class GoldCache {
   Matrix keys_;                      // [rows, D/R]
   std::uint16_t* scales_ = nullptr;  // [rows] bf16; int8 keys only
   std::vector<KvTiles> tiles_;       // one a GOLD layer
-  double* frequency_ = nullptr;      // rope, [32]
+  double* frequency_ = nullptr;      // rope, [kRopePairs]
 
   // Of rows on their way between host and device.
   std::vector<std::uint16_t> host_tokens_, host_scales_;

@@ -25,7 +25,7 @@ struct LayerContext {
 struct LayerState {
   Matrix att_shift = {};  // [slots, D]: LN1 of the last token
   Matrix ffn_shift = {};  // [slots, D]: LN2 of the last token
-  Matrix wkv = {};        // [slots, heads * 64 * 64]; recurrent layers only
+  Matrix wkv = {};        // [slots, heads * kHeadState]; recurrent layers only
 };
 
 // What every time mix starts from, left in the workspace: cur = LN1(x), diff, and

@@ -33,7 +33,6 @@ std::int64_t MaxMixWidth(const ModelWeights& weights) {
   return width;
 }
 
-constexpr std::int64_t kHeadState = 64 * 64;
 constexpr auto kFloatBytes = static_cast<std::int64_t>(sizeof(float));
 
 // Keys of Backend::Record: a half of a pass, and how many rows it has.

@@ -22,9 +22,7 @@
 namespace goldfinch::GOLDFINCH_ISA {
 namespace {
 
-inline constexpr std::int64_t kHead = 64;
-inline constexpr std::int64_t kCarry = kHead + 2;
-inline constexpr int kParts = kHead / kLanes;
+inline constexpr int kParts = kHeadSize / kLanes;
 
 struct Fold {
   F32x16 sum[kParts];
@@ -106,7 +104,7 @@ GOLDFINCH_INLINE void ScoreVectors(const float* q, const T* keys, std::int64_t p
                                    float* score, const Ahead& ahead, std::int64_t at) {
   F32x16 sum[kCount] = {};
   Sums<kCount, T> sums(sum);
-  for (std::int64_t d = 0; d < kHead; ++d) {
+  for (std::int64_t d = 0; d < kHeadSize; ++d) {
     ahead.Ask<T>(at + d * padded, kCount * kLanes);
     sums.Add(Splat(q[d]), keys + d * padded);
   }
@@ -119,7 +117,7 @@ GOLDFINCH_INLINE void ScoreVectors(const float* q, const T* keys, std::int64_t p
 template <typename T>
 GOLDFINCH_INLINE float Scores(const float* q, const T* keys, std::int64_t padded,
                               std::int64_t count, float* score, const Ahead& ahead) {
-  alignas(64) float query[kHead];
+  alignas(64) float query[kHeadSize];
   for (int part = 0; part < kParts; ++part)
     Store(Load(q + part * kLanes) * 0.125f, query + part * kLanes);
   std::int64_t t = 0;
@@ -156,11 +154,11 @@ GOLDFINCH_INLINE void FoldTile(const float* q, const T* tile, std::int64_t padde
   }
   fold.weights = fold.weights * correction[0] + SumLanes(total);
   for (int part = 0; part < kParts; ++part) fold.sum[part] *= correction;
-  const T* values = tile + kHead * padded;
+  const T* values = tile + kHeadSize * padded;
   Sums<kParts, T> sums(fold.sum);
   for (std::int64_t t = 0; t < count; ++t) {
-    ahead.Ask<T>(kHead * padded + t * kHead, kHead);
-    sums.Add(Splat(weight[t]), values + t * kHead);
+    ahead.Ask<T>(kHeadSize * padded + t * kHeadSize, kHeadSize);
+    sums.Add(Splat(weight[t]), values + t * kHeadSize);
   }
   sums.Give(fold.sum);
 }
@@ -169,8 +167,8 @@ GOLDFINCH_INLINE Fold Resume(const float* carry, bool first) {
   Fold fold;
   for (int part = 0; part < kParts; ++part)
     fold.sum[part] = first ? F32x16{} : Load(carry + part * kLanes);
-  fold.maximum = first ? -__builtin_inff() : carry[kHead];
-  fold.weights = first ? 0.0f : carry[kHead + 1];
+  fold.maximum = first ? -__builtin_inff() : carry[kHeadSize];
+  fold.weights = first ? 0.0f : carry[kHeadSize + 1];
   return fold;
 }
 
@@ -180,8 +178,8 @@ namespace {
 
 GOLDFINCH_INLINE void Save(const Fold& fold, float* carry) {
   for (int part = 0; part < kParts; ++part) Store(fold.sum[part], carry + part * kLanes);
-  carry[kHead] = fold.maximum;
-  carry[kHead + 1] = fold.weights;
+  carry[kHeadSize] = fold.maximum;
+  carry[kHeadSize + 1] = fold.weights;
 }
 
 template <typename T>
@@ -197,7 +195,7 @@ void AttendTiles(const AttendArgs& args, const AttendPart& part) {
     const Fold none = Resume(nullptr, true);
     for (std::int64_t row = part.row_begin; row < part.row_end; ++row)
       for (std::int64_t head = part.head_begin; head < part.head_end; ++head)
-        Save(none, args.carry.f32(row) + head * kCarry);
+        Save(none, args.carry.f32(row) + head * kCarrySize);
   }
   const std::int64_t heads = part.head_end - part.head_begin;
   for (std::int32_t i = first; i < last; ++i) {
@@ -212,9 +210,9 @@ void AttendTiles(const AttendArgs& args, const AttendPart& part) {
         const std::int64_t seen = args.position[row] + 1 - args.tile_position[i];
         const std::int64_t count = seen < kv.page_tokens ? seen : kv.page_tokens;
         if (count <= 0) continue;
-        float* carry = args.carry.f32(row) + head * kCarry;
+        float* carry = args.carry.f32(row) + head * kCarrySize;
         Fold fold = Resume(carry, false);
-        FoldTile(args.q.f32(row) + head * kHead, tile, padded, count,
+        FoldTile(args.q.f32(row) + head * kHeadSize, tile, padded, count,
                  Ahead{reinterpret_cast<const char*>(next)}, fold);
         Save(fold, carry);
       }
@@ -235,10 +233,11 @@ GOLDFINCH_INLINE void ScatterHeads(const Matrix& in, const std::int64_t* row,
       T* to = static_cast<T*>(kv.data) +
               (tile * kv.heads + head) * 2 * kv.head_elements() + first +
               token * token_stride;
-      T rounded[kHead];
+      T rounded[kHeadSize];
       for (int part = 0; part < kParts; ++part)
-        Store(Load(in.f32(i) + head * kHead + part * kLanes), rounded + part * kLanes);
-      for (std::int64_t d = 0; d < kHead; ++d) to[d * stride] = rounded[d];
+        Store(Load(in.f32(i) + head * kHeadSize + part * kLanes),
+              rounded + part * kLanes);
+      for (std::int64_t d = 0; d < kHeadSize; ++d) to[d * stride] = rounded[d];
     }
   }
 }
@@ -265,20 +264,20 @@ void ScatterValues(const Matrix& v, const std::int64_t* row, const KvTiles& tile
                    std::int64_t begin, std::int64_t end) {
   const std::int64_t first = tiles.head_elements();
   if (tiles.type == DType::kF32)
-    ScatterHeads<float>(v, row, tiles, first, kHead, 1, begin, end);
+    ScatterHeads<float>(v, row, tiles, first, kHeadSize, 1, begin, end);
   else
-    ScatterHeads<std::uint16_t>(v, row, tiles, first, kHead, 1, begin, end);
+    ScatterHeads<std::uint16_t>(v, row, tiles, first, kHeadSize, 1, begin, end);
 }
 
 void AttendFinish(const Matrix& carry, std::int64_t heads, const Matrix& out,
                   std::int64_t begin, std::int64_t end) {
   for (std::int64_t row = begin; row < end; ++row) {
     for (std::int64_t head = 0; head < heads; ++head) {
-      const float* c = carry.f32(row) + head * kCarry;
-      const float weights = c[kHead + 1];
+      const float* c = carry.f32(row) + head * kCarrySize;
+      const float weights = c[kHeadSize + 1];
       for (int part = 0; part < kParts; ++part)
         Store(Load(c + part * kLanes) / weights,
-              out.f32(row) + head * kHead + part * kLanes);
+              out.f32(row) + head * kHeadSize + part * kLanes);
     }
   }
 }
@@ -286,14 +285,14 @@ void AttendFinish(const Matrix& carry, std::int64_t heads, const Matrix& out,
 void Rope(const Matrix& x, const std::int64_t* position, const double* frequency,
           std::int64_t begin, std::int64_t end) {
   for (std::int64_t row = begin; row < end; ++row) {
-    float cosine[kHead / 2], sine[kHead / 2];
-    for (std::int64_t i = 0; i < kHead / 2; ++i) {
+    float cosine[kRopePairs], sine[kRopePairs];
+    for (std::int64_t i = 0; i < kRopePairs; ++i) {
       const double angle = static_cast<double>(position[row]) * frequency[i];
       cosine[i] = static_cast<float>(cos(angle));
       sine[i] = static_cast<float>(sin(angle));
     }
-    for (float* h = x.f32(row); h < x.f32(row) + x.cols; h += kHead) {
-      for (std::int64_t i = 0; i < kHead / 2; ++i) {
+    for (float* h = x.f32(row); h < x.f32(row) + x.cols; h += kHeadSize) {
+      for (std::int64_t i = 0; i < kRopePairs; ++i) {
         const float a = h[2 * i], b = h[2 * i + 1];
         h[2 * i] = a * cosine[i] - b * sine[i];
         h[2 * i + 1] = a * sine[i] + b * cosine[i];

@@ -13,8 +13,7 @@
 namespace goldfinch::GOLDFINCH_ISA {
 namespace {
 
-inline constexpr std::int64_t kHead = 64;
-inline constexpr int kParts = kHead / kLanes;
+inline constexpr int kParts = kHeadSize / kLanes;
 
 // The weight of the current token's own value: sum over j of u[j] k[j] r[j].
 GOLDFINCH_INLINE float Bonus(const float* u, const float* k, const float* r) {
@@ -35,9 +34,9 @@ GOLDFINCH_INLINE void Token(const float* r, const float* k, const float* v,
     value[part] = Load(v + part * kLanes);
     y[part] = u != nullptr ? own * value[part] : F32x16{};
   }
-  for (std::int64_t j = 0; j < kHead; ++j) {
-    const float* row = state + j * kHead;
-    float* next_row = next + j * kHead;
+  for (std::int64_t j = 0; j < kHeadSize; ++j) {
+    const float* row = state + j * kHeadSize;
+    float* next_row = next + j * kHeadSize;
     const F32x16 rj = Splat(r[j]), kj = Splat(k[j]), wj = Splat(w[j]);
     for (int part = 0; part < kParts; ++part) {
       const F32x16 s = Load(row + part * kLanes);
@@ -53,8 +52,8 @@ GOLDFINCH_INLINE void Token(const float* r, const float* k, const float* v,
 void Wkv(const WkvArgs& args, std::int64_t begin, std::int64_t end) {
   for (std::int64_t task = begin; task < end; ++task) {
     const std::int64_t span = task / args.heads, head = task % args.heads;
-    const std::int64_t at = head * kHead;
-    const std::int64_t own = head * kHead * kHead;
+    const std::int64_t at = head * kHeadSize;
+    const std::int64_t own = head * kHeadState;
     const float* state = args.state.f32(args.spans.slot[span]) + own;
     float* const next = args.state.f32(args.spans.next_slot[span]) + own;
     const float* u = args.bonus != nullptr ? args.bonus + at : nullptr;

@@ -26,13 +26,10 @@
 namespace goldfinch::GOLDFINCH_CUDA {
 namespace {
 
-constexpr int kHead = 64;
-constexpr int kCarry = kHead + 2;
-static_assert(kPartialFloats == kCarry);
 constexpr int kThreads = 128;
 constexpr int kWarps = kThreads / kWarp;
 constexpr int kLanes = 8;                   // that share a token
-constexpr int kDims = kHead / kLanes;       // of a lane
+constexpr int kDims = kHeadSize / kLanes;   // of a lane
 constexpr int kTokens = kThreads / kLanes;  // at once
 constexpr int kBlocksAtOnce = 8;            // of a multiprocessor
 constexpr int kChunkTiles = static_cast<int>(KvTiles::kCutTiles);
@@ -111,7 +108,7 @@ __device__ __forceinline__ void ForTokens(const T* rows, int count, const Visit&
 #pragma unroll
     for (int i = 0; i < kAtOnce; ++i) {
       const int t = first + i * kTokens + own;
-      if (t < count) x[i] = LoadEight(rows + t * kHead + dim);
+      if (t < count) x[i] = LoadEight(rows + t * kHeadSize + dim);
     }
 #pragma unroll
     for (int i = 0; i < kAtOnce; ++i) {
@@ -125,11 +122,11 @@ __device__ __forceinline__ void ForTokens(const T* rows, int count, const Visit&
 struct Pass {
   std::int32_t first = 0;
   std::int32_t most = 0;
-  float* partials = nullptr;  // [chunks of the pass, heads, kCarry]
+  float* partials = nullptr;  // [chunks of the pass, heads, kCarrySize]
 
   __device__ __forceinline__ float* Partial(const AttendArgs& args, std::int32_t chunk,
                                             std::int64_t head) const {
-    return partials + (std::int64_t{chunk - first} * args.heads + head) * kCarry;
+    return partials + (std::int64_t{chunk - first} * args.heads + head) * kCarrySize;
   }
 };
 
@@ -139,7 +136,7 @@ __global__ void __launch_bounds__(kThreads, kBlocksAtOnce)
     AttendChunks(AttendArgs args, Tiles tiles, Pass pass) {
   __shared__ float weight[kChunkTokens];
   __shared__ float scratch[kWarps];
-  __align__(16) __shared__ float sums[kWarps][kHead];
+  __align__(16) __shared__ float sums[kWarps][kHeadSize];
   AwaitLaunch();
   std::int64_t chunks = std::int64_t{args.chunk_begin[args.q.rows]} - pass.first;
   if (chunks > pass.most) chunks = pass.most;
@@ -150,8 +147,8 @@ __global__ void __launch_bounds__(kThreads, kBlocksAtOnce)
     const auto number = static_cast<std::int32_t>(pass.first + item / args.heads);
     const std::int64_t head = item % args.heads;
     const Chunk chunk = ChunkOf(args, number, tiles.page_tokens);
-    // All of a chunk are looked up at once: each by itself, keys would wait for two answers
-    // of the memory.
+    // All of a chunk are looked up at once: each by itself, keys would wait for two
+    // answers of the memory.
     static_assert(kChunkTiles <= kWarp);
     const std::int32_t own_tile =
         lane < chunk.num_tiles ? args.tile[chunk.first + lane] : 0;
@@ -167,7 +164,7 @@ __global__ void __launch_bounds__(kThreads, kBlocksAtOnce)
     };
 
     float q[kDims];
-    LoadFloats(Row<float>(args.q, chunk.row) + head * kHead + dim, q);
+    LoadFloats(Row<float>(args.q, chunk.row) + head * kHeadSize + dim, q);
 #pragma unroll
     for (int d = 0; d < kDims; ++d) q[d] *= 0.125f;
     float max = MinusInfinity();
@@ -212,14 +209,14 @@ __global__ void __launch_bounds__(kThreads, kBlocksAtOnce)
     if (lane < kLanes) StoreEight(acc, &sums[warp][dim]);
     __syncthreads();
     float* const partial = pass.Partial(args, number, head);
-    for (int d = static_cast<int>(threadIdx.x); d < kHead; d += kThreads) {
+    for (int d = static_cast<int>(threadIdx.x); d < kHeadSize; d += kThreads) {
       float total = sums[0][d];
       for (int w = 1; w < kWarps; ++w) total += sums[w][d];
       partial[d] = total;
     }
     if (threadIdx.x == 0) {
-      partial[kHead] = max;
-      partial[kHead + 1] = sum;
+      partial[kHeadSize] = max;
+      partial[kHeadSize + 1] = sum;
     }
     // The next item's weights are written over those that all have read before the last
     // barrier, its sums after more of them.
@@ -229,15 +226,15 @@ __global__ void __launch_bounds__(kThreads, kBlocksAtOnce)
 
 // Folds the partial results of a pass into the carry: block (row, head), a thread a
 // dimension.
-__global__ void __launch_bounds__(kHead)
+__global__ void __launch_bounds__(kHeadSize)
     FoldChunks(AttendArgs args, Pass pass, bool fresh) {
   AwaitLaunch();
   const std::int64_t row = blockIdx.x;
   const std::int64_t head = blockIdx.y;
   const int d = static_cast<int>(threadIdx.x);
-  float* const carry = Row<float>(args.carry, row) + head * kCarry;
-  float max = fresh ? MinusInfinity() : carry[kHead];
-  float weights = fresh ? 0.0f : carry[kHead + 1];
+  float* const carry = Row<float>(args.carry, row) + head * kCarrySize;
+  float max = fresh ? MinusInfinity() : carry[kHeadSize];
+  float weights = fresh ? 0.0f : carry[kHeadSize + 1];
   float acc = fresh ? 0.0f : carry[d];
   const std::int32_t begin = args.chunk_begin[row], end = args.chunk_begin[row + 1];
   const std::int32_t first = begin > pass.first ? begin : pass.first;
@@ -254,8 +251,8 @@ __global__ void __launch_bounds__(kHead)
       if (at + i >= last) break;
       const float* const partial =
           pass.Partial(args, static_cast<std::int32_t>(at + i), head);
-      maxima[i] = partial[kHead];
-      sums[i] = partial[kHead + 1];
+      maxima[i] = partial[kHeadSize];
+      sums[i] = partial[kHeadSize + 1];
       values[i] = partial[d];
     }
 #pragma unroll
@@ -272,17 +269,18 @@ __global__ void __launch_bounds__(kHead)
   __syncthreads();
   carry[d] = acc;
   if (d == 0) {
-    carry[kHead] = max;
-    carry[kHead + 1] = weights;
+    carry[kHeadSize] = max;
+    carry[kHeadSize + 1] = weights;
   }
 }
 
-__global__ void __launch_bounds__(kHead) AttendFinishKernel(Matrix carry, Matrix out) {
+__global__ void __launch_bounds__(kHeadSize)
+    AttendFinishKernel(Matrix carry, Matrix out) {
   AwaitLaunch();
   const std::int64_t row = blockIdx.x, head = blockIdx.y;
   const int d = static_cast<int>(threadIdx.x);
-  const float* const c = Row<float>(carry, row) + head * kCarry;
-  Row<float>(out, row)[head * kHead + d] = c[d] / c[kHead + 1];
+  const float* const c = Row<float>(carry, row) + head * kCarrySize;
+  Row<float>(out, row)[head * kHeadSize + d] = c[d] / c[kHeadSize + 1];
 }
 
 // Row i, column (head, d) to its place: `first` elements into the head's run.
@@ -291,16 +289,14 @@ __global__ void __launch_bounds__(kThreads)
     ScatterHeads(Matrix in, const std::int64_t* row, Tiles tiles, std::int64_t first) {
   AwaitLaunch();
   const std::int64_t col = std::int64_t{blockIdx.y} * kThreads + threadIdx.x;
-  if (col >= tiles.heads * kHead) return;
+  if (col >= tiles.heads * kHeadSize) return;
   const std::int64_t tile = row[blockIdx.x] / tiles.page_tokens;
   const std::int64_t token = row[blockIdx.x] % tiles.page_tokens;
   T* const to = static_cast<T*>(const_cast<void*>(tiles.data)) +
-                (tile * tiles.heads + col / kHead) * 2 * tiles.head_elements + first +
-                token * kHead + col % kHead;
+                (tile * tiles.heads + col / kHeadSize) * 2 * tiles.head_elements + first +
+                token * kHeadSize + col % kHeadSize;
   Write(Row<float>(in, blockIdx.x)[col], to);
 }
-
-constexpr int kRopePairs = kHead / 2;
 
 __global__ void __launch_bounds__(kThreads)
     RopeKernel(Matrix x, const std::int64_t* position, const double* frequency) {
@@ -330,10 +326,11 @@ Tiles TilesOf(const KvTiles& tiles) {
 
 void Scatter(Stream& stream, const char* name, const Matrix& in, const std::int64_t* row,
              const KvTiles& tiles, std::int64_t first) {
-  Launch(stream, name,
-         tiles.type == DType::kF32 ? ScatterHeads<float> : ScatterHeads<std::uint16_t>,
-         dim3(static_cast<unsigned>(in.rows), BlocksFor(tiles.heads * kHead, kThreads)),
-         kThreads, 0, in, row, TilesOf(tiles), first);
+  Launch(
+      stream, name,
+      tiles.type == DType::kF32 ? ScatterHeads<float> : ScatterHeads<std::uint16_t>,
+      dim3(static_cast<unsigned>(in.rows), BlocksFor(tiles.heads * kHeadSize, kThreads)),
+      kThreads, 0, in, row, TilesOf(tiles), first);
 }
 
 }  // namespace
@@ -377,7 +374,7 @@ void Attend(Stream& stream, const AttendArgs& args, float* workspace,
            args.tiles.type == DType::kF32 ? AttendChunks<float>
                                           : AttendChunks<std::uint16_t>,
            blocks, kThreads, 0, args, tiles, pass);
-    Launch(stream, "attend_fold", FoldChunks, folds, kHead, 0, args, pass, fresh);
+    Launch(stream, "attend_fold", FoldChunks, folds, kHeadSize, 0, args, pass, fresh);
     fresh = false;
     pass.first += pass.most;
   } while (pass.first < args.num_chunks);
@@ -386,8 +383,8 @@ void Attend(Stream& stream, const AttendArgs& args, float* workspace,
 void AttendFinish(Stream& stream, const Matrix& carry, std::int64_t heads,
                   const Matrix& out) {
   Launch(stream, "attend_finish", AttendFinishKernel,
-         dim3(static_cast<unsigned>(out.rows), static_cast<unsigned>(heads)), kHead, 0,
-         carry, out);
+         dim3(static_cast<unsigned>(out.rows), static_cast<unsigned>(heads)), kHeadSize,
+         0, carry, out);
 }
 
 }  // namespace goldfinch::GOLDFINCH_CUDA

@@ -66,10 +66,9 @@ void ScatterKeys(Stream& stream, const Matrix& k, const std::int64_t* row,
                  const KvTiles& tiles);
 void ScatterValues(Stream& stream, const Matrix& v, const std::int64_t* row,
                    const KvTiles& tiles);
-// Of a workspace for `partials` partial results of kPartialFloats each, one a chunk and
-// head; at least one chunk's. What it launches depends on args.num_chunks only where that
-// is more than there is room for.
-inline constexpr std::int64_t kPartialFloats = 66;
+// Of a workspace for `partials` partial results of kCarrySize floats each, one a chunk
+// and head; at least one chunk's. What it launches depends on args.num_chunks only where
+// that is more than there is room for.
 void Attend(Stream& stream, const AttendArgs& args, float* workspace,
             std::int64_t partials);
 void AttendFinish(Stream& stream, const Matrix& carry, std::int64_t heads,

@@ -42,21 +42,20 @@
 namespace goldfinch::GOLDFINCH_CUDA {
 namespace {
 
-constexpr int kHead = WkvColumns::kHead;
 constexpr int kTile = 16;                     // tokens
 constexpr int kTiles = kPromptBlock / kTile;  // of a block
 constexpr int kThreads = WkvColumns::kParts * kWarp;
 constexpr int kPreparing = kThreads / 2;  // threads, the last ones
 constexpr int kStages = 4;
-static_assert(kPromptBlock % kTile == 0 && kPreparing == 2 * kHead);
+static_assert(kPromptBlock % kTile == 0 && kPreparing == 2 * kHeadSize);
 
 // A tile as it was copied. Here and below, rows are as long as it takes for the lanes
 // that read together to read from different banks.
 struct Raw {
-  float rwk[3 * kTile][kHead];  // all of r, then all of w, then all of k
+  float rwk[3 * kTile][kHeadSize];  // all of r, then all of w, then all of k
 };
 struct Values {
-  float v[kTile][kHead + 4];
+  float v[kTile][kHeadSize + 4];
 };
 constexpr int kR = 0, kW = kTile, kK = 2 * kTile;  // first rows in it
 
@@ -67,11 +66,11 @@ struct alignas(16) Pair {
 // A tile as it is multiplied.
 struct Prepared {
   // r with the decays of the tokens before, pairs of keys.
-  Pair r[kTile][kHead / 2 + 4];
+  Pair r[kTile][kHeadSize / 2 + 4];
   // k with the decays of the tokens behind, pairs of tokens.
-  Pair k[kTile / 2][kHead + 2];
+  Pair k[kTile / 2][kHeadSize + 2];
   Pair a[kTile][kTile / 2 + 4];  // pairs of s; zero where s > t
-  float decay[kHead];            // of the whole tile
+  float decay[kHeadSize];        // of the whole tile
 };
 struct Shared {
   Raw raw[kStages - 1];  // done with when it is prepared
@@ -91,7 +90,7 @@ template <bool kAligned>
 __device__ __forceinline__ void CopyTile(const WkvArgs& args, std::int64_t first,
                                          std::int64_t column, int rows, Raw& raw,
                                          Values& values) {
-  constexpr int kColumns = 4, kChunks = kHead / kColumns;
+  constexpr int kColumns = 4, kChunks = kHeadSize / kColumns;
   static_assert(kThreads == kTile * kChunks);
   const int token = static_cast<int>(threadIdx.x) / kChunks;
   const int own = static_cast<int>(threadIdx.x) % kChunks * kColumns;
@@ -124,8 +123,8 @@ __device__ __forceinline__ void RunTokens(const WkvArgs& args, std::int64_t span
   };
   const auto copy = [&](std::int64_t first, int stage) {
     if (first < end)
-      CopyTile<kAligned>(args, first, head * kHead, rows_from(first), shared.raw[stage],
-                         shared.values[stage]);
+      CopyTile<kAligned>(args, first, head * kHeadSize, rows_from(first),
+                         shared.raw[stage], shared.values[stage]);
     AsyncCommit();
   };
   copy(row, 0);
@@ -228,7 +227,7 @@ class Preparing {
   }
 
  private:
-  static_assert(kPreparing == 4 * kWarp && kHead == 2 * kWarp && kTile == 16);
+  static_assert(kPreparing == 4 * kWarp && kHeadSize == 2 * kWarp && kTile == 16);
 
   // Two pairs of neighbours.
   __device__ __forceinline__ static constexpr int Column(int i) {
@@ -340,10 +339,10 @@ class StateTile {
   }
 
  private:
-  static constexpr int kGroups = kHead / 8;  // of eight keys
+  static constexpr int kGroups = kHeadSize / 8;  // of eight keys
 
   __device__ __forceinline__ int Place(int n, int c) const {
-    return (8 * n + 2 * q_ + c % 2) * kHead + value_ + c / 2 * 8;
+    return (8 * n + 2 * q_ + c % 2) * kHeadSize + value_ + c / 2 * 8;
   }
 
   // y^T of the tile, eight tokens each.
@@ -380,7 +379,7 @@ class StateTile {
   const int g_, q_, value_;
   float s_[kGroups][4];
 };
-static_assert(StateTile::kValues * (kThreads - kPreparing) / kWarp == kHead);
+static_assert(StateTile::kValues * (kThreads - kPreparing) / kWarp == kHeadSize);
 
 // All tiles of a span, in turns: while tile i is multiplied, i + 1 is prepared and those
 // up to i + 3 are on their way. `state` is the head's, `first` the first row, `column`
@@ -461,8 +460,8 @@ __global__ void __launch_bounds__(kThreads, 2) WkvBlocksKernel(WkvArgs args) {
     if (phase == 1 || blocks == 0) break;
     // The state goes into other threads' hands, and back.
     __syncthreads();
-    RunTiles<kAligned>(args, Row<float>(args.state, slot) + head * kHead * kHead, first,
-                       head * kHead, static_cast<int>(blocks) * kTiles);
+    RunTiles<kAligned>(args, Row<float>(args.state, slot) + head * kHeadState, first,
+                       head * kHeadSize, static_cast<int>(blocks) * kTiles);
     AllowLaunch();
     __syncthreads();
     from = last;

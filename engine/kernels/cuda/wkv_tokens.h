@@ -11,10 +11,9 @@ namespace goldfinch::GOLDFINCH_CUDA {
 // keys from 16 (l / 8) on.
 class WkvColumns {
  public:
-  static constexpr int kHead = 64;
-  static constexpr int kValues = 8;                      // of a warp
-  static constexpr int kParts = kHead / kValues;         // warps of a head
-  static constexpr int kKeys = kHead * kValues / kWarp;  // of a lane
+  static constexpr int kValues = 8;                          // of a warp
+  static constexpr int kParts = kHeadSize / kValues;         // warps of a head
+  static constexpr int kKeys = kHeadSize * kValues / kWarp;  // of a lane
 
   // Of columns [8 part, 8 part + 8) of a head of a span's state.
   __device__ __forceinline__ WkvColumns(const WkvArgs& args, std::int64_t span,
@@ -22,14 +21,14 @@ class WkvColumns {
       : args_(args), lane_(static_cast<int>(threadIdx.x) % kWarp) {
     const int own = part * kValues + lane_ % kValues;
     const int own_key = lane_ / kValues * kKeys;
-    value_ = static_cast<int>(head) * kHead + own;
-    key_ = static_cast<int>(head) * kHead + own_key;
-    const std::int64_t at = (head * kHead + own_key) * kHead + own;
+    value_ = static_cast<int>(head) * kHeadSize + own;
+    key_ = static_cast<int>(head) * kHeadSize + own_key;
+    const std::int64_t at = (head * kHeadSize + own_key) * kHeadSize + own;
     const float* const state = Row<float>(args.state, args.spans.slot[span]) + at;
     next_ = Row<float>(args.state, args.spans.next_slot[span]) + at;
 #pragma unroll
     for (int j = 0; j < kKeys; ++j) {
-      s_[j] = state[j * kHead];
+      s_[j] = state[j * kHeadSize];
       u_[j] = 0.0f;
     }
     if (args.bonus != nullptr) LoadFloats(args.bonus + key_, u_);
@@ -41,8 +40,8 @@ class WkvColumns {
     float v;
   };
   // Where in the head's 64.
-  __device__ __forceinline__ int first_key() const { return key_ % kHead; }
-  __device__ __forceinline__ int value() const { return value_ % kHead; }
+  __device__ __forceinline__ int first_key() const { return key_ % kHeadSize; }
+  __device__ __forceinline__ int value() const { return value_ % kHeadSize; }
 
   __device__ __forceinline__ void Run(std::int64_t row, std::int64_t end) {
     Inputs in, next;
@@ -81,7 +80,7 @@ class WkvColumns {
 
   __device__ __forceinline__ void Store() const {
 #pragma unroll
-    for (int j = 0; j < kKeys; ++j) next_[j * kHead] = s_[j];
+    for (int j = 0; j < kKeys; ++j) next_[j * kHeadSize] = s_[j];
   }
 
  private:
