@@ -2,6 +2,8 @@
 
 #include <CLI/CLI.hpp>
 
+#include "engine/model/dtype_names.h"
+
 namespace goldfinch {
 
 std::optional<int> ParseFlags(int argc, char** argv, BenchFlags& flags) {
@@ -17,13 +19,13 @@ std::optional<int> ParseFlags(int argc, char** argv, BenchFlags& flags) {
   app.add_option("--cases", flags.cases, "only cases whose name matches this regex")
       ->capture_default_str();
   app.add_option("--compute_dtype", flags.compute_dtype)
-      ->check(CLI::IsMember({"f32", "bf16"}))
+      ->check(CLI::IsMember(ComputeDtypes()))
       ->capture_default_str();
   app.add_option("--weight_dtype", flags.weight_dtype, "auto: the compute type")
-      ->check(CLI::IsMember({"auto", "int8", "fp8"}))
+      ->check(CLI::IsMember(WeightDtypes()))
       ->capture_default_str();
   app.add_option("--cache_dtype", flags.cache_dtype, "auto: the compute type")
-      ->check(CLI::IsMember({"auto", "int8"}))
+      ->check(CLI::IsMember(CacheDtypes()))
       ->capture_default_str();
   app.add_option("--backend", flags.backend,
                  "cpu, cuda or auto; limits are those of what it runs on")

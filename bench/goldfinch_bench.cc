@@ -28,6 +28,7 @@
 #include "engine/backend/create_backend.h"
 #include "engine/check.h"
 #include "engine/host_bytes.h"
+#include "engine/model/dtype_names.h"
 #include "engine/model_engine.h"
 
 namespace goldfinch {
@@ -54,7 +55,7 @@ class Bench {
   Bench(const BenchFlags& flags, Checkpoint checkpoint)
       : flags_(flags),
         checkpoint_(std::move(checkpoint)),
-        bf16_(flags.compute_dtype == "bf16"),
+        bf16_(ParseComputeDtype(flags.compute_dtype) == ComputeType::kBf16),
         threads_(flags.threads > 0
                      ? flags.threads
                      : static_cast<int>(std::thread::hardware_concurrency())),
@@ -86,10 +87,14 @@ class Bench {
 
  private:
   static ElementBytes Bytes(const BenchFlags& flags) {
-    const std::int64_t compute = flags.compute_dtype == "bf16" ? 2 : 4;
+    const std::int64_t compute =
+        ParseComputeDtype(flags.compute_dtype) == ComputeType::kBf16 ? 2 : 4;
+    const auto bytes = [compute](const std::string& dtype) {
+      return ParseStorageDtype(dtype) == StorageType::kCompute ? compute : 1;
+    };
     return {.compute = compute,
-            .weights = flags.weight_dtype == "auto" ? compute : 1,
-            .cache = flags.cache_dtype == "int8" ? 1 : compute};
+            .weights = bytes(flags.weight_dtype),
+            .cache = bytes(flags.cache_dtype)};
   }
 
   std::unique_ptr<Backend> NewBackend() const {
@@ -138,10 +143,9 @@ class Bench {
   ModelEngine& EngineFor(const Room& room) {
     engine_.reset();
     ModelEngineOptions options;
-    options.compute_type = bf16_ ? ComputeType::kBf16 : ComputeType::kF32;
-    if (flags_.weight_dtype == "int8") options.weight_storage = StorageType::kInt8;
-    if (flags_.weight_dtype == "fp8") options.weight_storage = StorageType::kFp8;
-    if (flags_.cache_dtype == "int8") options.cache_storage = StorageType::kInt8;
+    options.compute_type = ParseComputeDtype(flags_.compute_dtype);
+    options.weight_storage = ParseStorageDtype(flags_.weight_dtype).value();
+    options.cache_storage = ParseStorageDtype(flags_.cache_dtype).value();
     options.num_threads = threads_;
     options.backend = flags_.backend;
     options.device = flags_.device;

@@ -6,6 +6,7 @@
 #include "absl/strings/str_cat.h"
 #include "engine/backend/create_backend.h"
 #include "engine/check.h"
+#include "engine/model/dtype_names.h"
 #include "engine/model_engine_impl.h"
 #include "engine/model_limits.h"
 
@@ -215,7 +216,7 @@ absl::StatusOr<std::unique_ptr<ModelEngine>> ModelEngine::Create(
     sized.max_step_tokens = static_cast<std::int32_t>(2 * backend->piece_rows());
   auto limits = LimitsOf(sized, checkpoint.config(), type);
   if (!limits.ok()) return limits.status();
-  const char* name = compute == ComputeType::kBf16 ? "bf16" : "f32";
+  const char* name = DtypeName(compute);
   EngineInfo info{.vocab_size = checkpoint.config().vocab_size,
                   .page_tokens = options.page_tokens,
                   .num_slots = options.max_sequences,

@@ -4,6 +4,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "engine/backend/op_args.h"
+#include "engine/model/dtype_names.h"
 #include "engine/model/gold_cache.h"
 
 namespace goldfinch {
@@ -42,7 +43,8 @@ absl::Status CheckOptions(const ModelEngineOptions& options) {
   }
   if (options.cache_storage == StorageType::kFp8)
     return absl::InvalidArgumentError(
-        "cache_storage is fp8; it must be the compute type or int8");
+        absl::StrCat("cache_storage is ", DtypeName(options.cache_storage),
+                     "; it must be the compute type or int8"));
   if (!(options.cache_share >= 0.0 && options.cache_share <= kMaxCacheShare))
     return absl::InvalidArgumentError(absl::StrCat("cache_share is ", options.cache_share,
                                                    "; it must be in [0, ", kMaxCacheShare,

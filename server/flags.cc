@@ -10,6 +10,7 @@
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "engine/kernels/cpu/tables.h"
+#include "engine/model/dtype_names.h"
 #include "engine/model_engine.h"
 #include "server/command_line.h"
 #include "server/loopback.h"
@@ -144,14 +145,14 @@ void Describe(CLI::App& app, ServerFlags& flags) {
       ->capture_default_str();
   app.add_option("--compute_dtype", flags.compute_dtype,
                  "f32 or bf16 (default: as the weights are stored)")
-      ->check(CLI::IsMember({"f32", "bf16"}));
+      ->check(CLI::IsMember(ComputeDtypes()));
   app.add_option("--weight_dtype", flags.weight_dtype,
                  "auto (the compute dtype), int8 or fp8 for the large matrices")
-      ->check(CLI::IsMember({"auto", "int8", "fp8"}))
+      ->check(CLI::IsMember(WeightDtypes()))
       ->capture_default_str();
   app.add_option("--cache_dtype", flags.cache_dtype,
                  "auto (the compute dtype) or int8 for compressed keys")
-      ->check(CLI::IsMember({"auto", "int8"}))
+      ->check(CLI::IsMember(CacheDtypes()))
       ->capture_default_str();
   app.add_option("--backend", flags.backend,
                  "cpu; cuda; or auto: cuda where there is a device, else cpu")

@@ -24,6 +24,7 @@
 #include "absl/status/statusor.h"
 #include "absl/strings/str_cat.h"
 #include "engine/host_bytes.h"
+#include "engine/model/dtype_names.h"
 #include "engine/model_engine.h"
 #include "engine/sync/mutex.h"
 #include "scheduler/clock.h"
@@ -57,11 +58,9 @@ std::int64_t MaxMemory(const ServerFlags& flags) {
 ModelEngineOptions EngineOptions(const ServerFlags& flags, std::int64_t max_memory) {
   ModelEngineOptions options;
   options.model_dir = flags.model;
-  if (flags.compute_dtype == "f32") options.compute_type = ComputeType::kF32;
-  if (flags.compute_dtype == "bf16") options.compute_type = ComputeType::kBf16;
-  if (flags.weight_dtype == "int8") options.weight_storage = StorageType::kInt8;
-  if (flags.weight_dtype == "fp8") options.weight_storage = StorageType::kFp8;
-  if (flags.cache_dtype == "int8") options.cache_storage = StorageType::kInt8;
+  options.compute_type = ParseComputeDtype(flags.compute_dtype);
+  options.weight_storage = ParseStorageDtype(flags.weight_dtype).value();
+  options.cache_storage = ParseStorageDtype(flags.cache_dtype).value();
   options.num_threads = static_cast<std::int32_t>(flags.threads);
   options.backend = flags.backend;
   options.device = static_cast<std::int32_t>(flags.device);

@@ -12,6 +12,7 @@
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "engine/kernels/cpu/tables.h"
+#include "engine/model/dtype_names.h"
 #include "server/cli/admin.h"
 #include "server/cli/call.h"
 #include "server/cli/channel.h"
@@ -323,7 +324,7 @@ CLI::App* AddVerify(CLI::App& app, VerifyOptions& options) {
   command
       ->add_option("--compute_dtype", options.compute_dtype,
                    "f32 or bf16 (default: as the weights are stored)")
-      ->check(CLI::IsMember({"f32", "bf16"}));
+      ->check(CLI::IsMember(ComputeDtypes()));
   command->add_option("--chunk", options.chunk, "Prompt tokens a step (default: all)")
       ->check(Positive());
   command->add_option("--batch", options.batch, "Sequences in a step")->check(Positive());
@@ -343,15 +344,15 @@ CLI::App* AddPerplexity(CLI::App& app, PerplexityOptions& options) {
   command
       ->add_option("--compute_dtype", options.compute_dtype,
                    "f32 or bf16 (default: as the weights are stored)")
-      ->check(CLI::IsMember({"f32", "bf16"}));
+      ->check(CLI::IsMember(ComputeDtypes()));
   command
       ->add_option("--weight_dtype", options.weight_dtype,
                    "auto (the compute dtype), int8 or fp8 for the large matrices")
-      ->check(CLI::IsMember({"auto", "int8", "fp8"}));
+      ->check(CLI::IsMember(WeightDtypes()));
   command
       ->add_option("--cache_dtype", options.cache_dtype,
                    "auto (the compute dtype) or int8 for compressed keys")
-      ->check(CLI::IsMember({"auto", "int8"}));
+      ->check(CLI::IsMember(CacheDtypes()));
   AddBackend(*command, options);
   command
       ->add_option("--window", options.window,

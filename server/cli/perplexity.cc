@@ -14,6 +14,7 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/strings/str_cat.h"
+#include "engine/model/dtype_names.h"
 #include "engine/model_engine.h"
 #include "server/text/tokenizer.h"
 #include "server/text/vocabulary.h"
@@ -43,11 +44,9 @@ absl::StatusOr<ModelEngineOptions> EngineOptions(const PerplexityOptions& option
   engine.num_threads = options.threads;
   engine.max_sequences = 1;
   engine.max_step_tokens = kStepTokens;
-  if (options.compute_dtype == "f32") engine.compute_type = ComputeType::kF32;
-  if (options.compute_dtype == "bf16") engine.compute_type = ComputeType::kBf16;
-  if (options.weight_dtype == "int8") engine.weight_storage = StorageType::kInt8;
-  if (options.weight_dtype == "fp8") engine.weight_storage = StorageType::kFp8;
-  if (options.cache_dtype == "int8") engine.cache_storage = StorageType::kInt8;
+  engine.compute_type = ParseComputeDtype(options.compute_dtype);
+  engine.weight_storage = ParseStorageDtype(options.weight_dtype).value();
+  engine.cache_storage = ParseStorageDtype(options.cache_dtype).value();
   return engine;
 }
 

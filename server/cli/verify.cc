@@ -12,6 +12,8 @@
 
 #include "absl/status/status.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
+#include "engine/model/dtype_names.h"
 #include "engine/model/safetensors.h"
 #include "engine/model_engine.h"
 
@@ -275,13 +277,11 @@ absl::StatusOr<ModelEngineOptions> EngineOptions(const VerifyOptions& options) {
   engine.device = options.device;
   engine.cpu_isa = options.cpu_isa;
   engine.num_threads = options.threads;
-  if (options.compute_dtype == "f32")
-    engine.compute_type = ComputeType::kF32;
-  else if (options.compute_dtype == "bf16")
-    engine.compute_type = ComputeType::kBf16;
-  else if (!options.compute_dtype.empty())
-    return absl::InvalidArgumentError(absl::StrCat(
-        "compute_dtype is ", options.compute_dtype, "; it must be f32 or bf16"));
+  engine.compute_type = ParseComputeDtype(options.compute_dtype);
+  if (!engine.compute_type.has_value() && !options.compute_dtype.empty())
+    return absl::InvalidArgumentError(
+        absl::StrCat("compute_dtype is ", options.compute_dtype, "; it must be ",
+                     absl::StrJoin(ComputeDtypes(), " or ")));
   if (options.batch < 1 || options.batch > 4096)
     return absl::InvalidArgumentError(
         absl::StrCat("batch is ", options.batch, "; it must be in [1, 4096]"));
@@ -307,7 +307,9 @@ absl::StatusOr<int> Verify(const VerifyOptions& options) {
   if (absl::Status status = verifier.CheckLongPrompt(*expected); !status.ok())
     return status;
 
-  const double tolerance = (*engine)->info().compute_dtype == "f32" ? 2e-3 : 3e-2;
+  const double tolerance =
+      ParseComputeDtype((*engine)->info().compute_dtype) == ComputeType::kF32 ? 2e-3
+                                                                              : 3e-2;
   std::printf("max_abs_error %.3e (tolerance %.0e, %s)\n", verifier.max_error(),
               tolerance, (*engine)->info().numerics_id.c_str());
   std::printf("greedy_agreement %d/%d\n", verifier.agreed(), verifier.checked());

@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "engine/backend/create_backend.h"
+#include "engine/model/dtype_names.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "tests/emulation/emulated_backend.h"
@@ -442,9 +443,7 @@ TEST(EmulatedDriverTest, ADeviceThatCannotBeUsedIsAnErrorAndNotNoDevice) {
 
 INSTANTIATE_TEST_SUITE_P(Types, EmulatedEngineTest,
                          testing::Values(ComputeType::kF32, ComputeType::kBf16),
-                         [](const auto& test) {
-                           return test.param == ComputeType::kF32 ? "f32" : "bf16";
-                         });
+                         [](const auto& test) { return DtypeName(test.param); });
 
 }  // namespace
 }  // namespace goldfinch
