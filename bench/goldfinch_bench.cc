@@ -97,16 +97,20 @@ class Bench {
             .cache = bytes(flags.cache_dtype)};
   }
 
+  BackendOptions OptionsOfBackend() const {
+    return {.kind = flags_.backend,
+            .device = flags_.device,
+            .cuda_graphs = flags_.cuda_graphs == "on",
+            .cuda_overlap = flags_.cuda_overlap == "on",
+            .cublas = flags_.cublas == "on",
+            .batch_invariant = flags_.batch_invariant == "on",
+            .cpu_isa = flags_.cpu_isa,
+            .num_threads = threads_,
+            .pin_threads = !flags_.float_threads};
+  }
+
   std::unique_ptr<Backend> NewBackend() const {
-    auto backend = CreateBackend({.backend = flags_.backend,
-                                  .device = flags_.device,
-                                  .cuda_graphs = flags_.cuda_graphs == "on",
-                                  .cuda_overlap = flags_.cuda_overlap == "on",
-                                  .cublas = flags_.cublas == "on",
-                                  .batch_invariant = flags_.batch_invariant == "on",
-                                  .cpu_isa = flags_.cpu_isa,
-                                  .num_threads = threads_,
-                                  .pin_threads = !flags_.float_threads});
+    auto backend = CreateBackend(OptionsOfBackend());
     if (!backend.ok()) Die(backend.status());
     return *std::move(backend);
   }
@@ -146,17 +150,9 @@ class Bench {
     options.compute_type = ParseComputeDtype(flags_.compute_dtype);
     options.weight_storage = ParseStorageDtype(flags_.weight_dtype).value();
     options.cache_storage = ParseStorageDtype(flags_.cache_dtype).value();
-    options.num_threads = threads_;
-    options.backend = flags_.backend;
-    options.device = flags_.device;
-    options.cuda_graphs = flags_.cuda_graphs == "on";
-    options.cuda_overlap = flags_.cuda_overlap == "on";
-    options.cublas = flags_.cublas == "on";
+    options.backend = OptionsOfBackend();
     options.run_ahead = flags_.run_ahead == "on";
-    options.batch_invariant = flags_.batch_invariant == "on";
-    options.cpu_isa = flags_.cpu_isa;
     options.vocab_table = flags_.vocab_table;
-    options.pin_threads = !flags_.float_threads;
     options.max_sequences = room.sequences;
     options.max_step_tokens = flags_.step_tokens;
     options.cache_bytes = static_cast<std::int64_t>(static_cast<double>(room.cached) *

@@ -230,7 +230,7 @@ bool TakeOptions(int& argc, char** argv) {
     std::string argument = argv[i];
     if (argument.starts_with("--backend=")) {
       argument.erase(0, argument.find('=') + 1);
-      Options().backend = argument;
+      Options().kind = argument;
     } else if (argument.starts_with("--device=")) {
       argument.erase(0, argument.find('=') + 1);
       if (!absl::SimpleAtoi(argument, &Options().device)) return false;

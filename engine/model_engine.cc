@@ -173,15 +173,7 @@ absl::StatusOr<std::unique_ptr<ModelEngine>> ModelEngine::Create(
     const ModelEngineOptions& options, const Checkpoint& checkpoint) {
   if (absl::Status status = CheckOptions(options); !status.ok()) return status;
   try {
-    auto backend = CreateBackend({.backend = options.backend,
-                                  .device = options.device,
-                                  .cuda_graphs = options.cuda_graphs,
-                                  .cuda_overlap = options.cuda_overlap,
-                                  .cublas = options.cublas,
-                                  .batch_invariant = options.batch_invariant,
-                                  .cpu_isa = options.cpu_isa,
-                                  .num_threads = options.num_threads,
-                                  .pin_threads = options.pin_threads});
+    auto backend = CreateBackend(options.backend);
     if (!backend.ok()) return backend.status();
     return Create(options, checkpoint, *std::move(backend));
   } catch (const std::bad_alloc&) {

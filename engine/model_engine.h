@@ -13,6 +13,7 @@
 
 #include "absl/status/statusor.h"
 #include "engine/backend/backend.h"
+#include "engine/backend/create_backend.h"
 #include "engine/engine.h"
 #include "engine/model/checkpoint.h"
 #include "engine/model/config.h"
@@ -24,27 +25,17 @@ namespace goldfinch {
 inline constexpr double kMaxCacheShare = 0.95;
 
 struct ModelEngineOptions {
-  std::string model_dir;        // holds config.json and model.safetensors
-  std::string backend = "cpu";  // "cpu", "cuda" or "auto", see BackendOptions
-  std::int32_t device = 0;      // number of the CUDA device
+  std::string model_dir;  // holds config.json and model.safetensors
+  BackendOptions backend;
   // On a device a step is queued while the one before it runs, which takes a second state
   // for each sequence; no bit depends on it.
   bool run_ahead = true;
-  bool cuda_graphs = true;   // decode steps are launched as graphs; no bit depends on it
-  bool cuda_overlap = true;  // kernels begin before others have ended; likewise
-  bool cublas = true;        // products of prompts on CUDA, where the library is there
-  // A row has the same bits among any other rows. Off, products of many rows on a CUDA
-  // device may be faster; the CPU's bits are the same either way.
-  bool batch_invariant = true;
   // Unset: bf16 when the weights are stored in bf16, else f32.
   std::optional<ComputeType> compute_type;
   StorageType weight_storage = StorageType::kCompute;  // of the large matrices
   StorageType cache_storage = StorageType::kCompute;   // of compressed keys
-  std::int32_t num_threads = 0;                        // 0: one a hardware thread
   // V * D * 4 bytes that make rebuilding keys cheaper; no bit depends on it.
   bool vocab_table = false;
-  bool pin_threads = false;      // each to a processor, where there are as many of them
-  std::string cpu_isa = "auto";  // or one of CpuIsas()
   std::int64_t cache_bytes = 1 << 30;  // pool of compressed pages
   // Instead of cache_bytes, where above 0: a share, at most kMaxCacheShare, of the memory
   // that is left when all else is there: the device's or, on the CPU, of host_bytes,
@@ -67,7 +58,7 @@ class ModelEngine : public Engine {
   // The same for a checkpoint already in memory; options.model_dir is ignored.
   static absl::StatusOr<std::unique_ptr<ModelEngine>> Create(
       const ModelEngineOptions& options, const Checkpoint& checkpoint);
-  // The same on a backend that is there already; what options say of one is ignored.
+  // The same on a backend that is there already; options.backend is ignored.
   static absl::StatusOr<std::unique_ptr<ModelEngine>> Create(
       const ModelEngineOptions& options, const Checkpoint& checkpoint,
       std::unique_ptr<Backend> backend);

@@ -32,8 +32,8 @@ absl::Status CheckOptions(const ModelEngineOptions& options) {
         absl::StrCat(name, " is ", value, "; it must be in [", low, ", ", high, "]"));
   };
   for (absl::Status status :
-       {bounded("device", options.device, 0, 1024),
-        bounded("threads", options.num_threads, 0, 1024),
+       {bounded("device", options.backend.device, 0, 1024),
+        bounded("threads", options.backend.num_threads, 0, 1024),
         bounded("max_sequences", options.max_sequences, 1, 1 << 20),
         bounded("step_tokens", options.max_step_tokens, 0, 1 << 20),
         bounded("page_tokens", options.page_tokens, 1, kMaxPageTokens),

@@ -61,16 +61,16 @@ ModelEngineOptions EngineOptions(const ServerFlags& flags, std::int64_t max_memo
   options.compute_type = ParseComputeDtype(flags.compute_dtype);
   options.weight_storage = ParseStorageDtype(flags.weight_dtype).value();
   options.cache_storage = ParseStorageDtype(flags.cache_dtype).value();
-  options.num_threads = static_cast<std::int32_t>(flags.threads);
-  options.backend = flags.backend;
-  options.device = static_cast<std::int32_t>(flags.device);
-  options.cuda_graphs = flags.cuda_graphs == "on";
-  options.cuda_overlap = flags.cuda_overlap == "on";
-  options.cublas = flags.cublas == "on";
+  options.backend = {.kind = flags.backend,
+                     .device = static_cast<std::int32_t>(flags.device),
+                     .cuda_graphs = flags.cuda_graphs == "on",
+                     .cuda_overlap = flags.cuda_overlap == "on",
+                     .cublas = flags.cublas == "on",
+                     .batch_invariant = flags.batch_invariant == "on",
+                     .cpu_isa = flags.cpu_isa,
+                     .num_threads = static_cast<std::int32_t>(flags.threads),
+                     .pin_threads = flags.pin_threads == "auto"};
   options.run_ahead = flags.run_ahead == "on";
-  options.batch_invariant = flags.batch_invariant == "on";
-  options.cpu_isa = flags.cpu_isa;
-  options.pin_threads = flags.pin_threads == "auto";
   options.cache_bytes = flags.cache_bytes;
   options.cache_share = static_cast<double>(flags.cache_percent) / 100.0;
   options.host_bytes = max_memory - MemoryTaken();

@@ -29,11 +29,11 @@ bool MeansNoDevice(const absl::Status& status) {
 }
 
 absl::StatusOr<std::unique_ptr<Backend>> CreateBackend(const BackendOptions& options) {
-  if (options.backend == "cuda") return CreateCuda(options);
-  if (options.backend != "cpu" && options.backend != "auto")
+  if (options.kind == "cuda") return CreateCuda(options);
+  if (options.kind != "cpu" && options.kind != "auto")
     return absl::InvalidArgumentError(
-        absl::StrCat("backend is ", options.backend, "; it must be cpu, cuda or auto"));
-  if (options.backend == "auto")
+        absl::StrCat("backend is ", options.kind, "; it must be cpu, cuda or auto"));
+  if (options.kind == "auto")
     if (auto cuda = CreateCuda(options); !MeansNoDevice(cuda.status())) return cuda;
   return CreateCpuBackend({.isa = options.cpu_isa,
                            .num_threads = options.num_threads,

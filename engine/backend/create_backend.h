@@ -2,6 +2,7 @@
 // which backends this build has.
 #pragma once
 
+#include <cstdint>
 #include <memory>
 #include <string>
 
@@ -14,15 +15,17 @@ namespace goldfinch {
 struct BackendOptions {
   // "cpu"; "cuda"; or "auto": CUDA where the build and the machine have it, else the CPU.
   // A device that is there and cannot be used is an error of "auto" too.
-  std::string backend = "cpu";
-  int device = 0;  // number of the CUDA device
-  bool cuda_graphs = true;
-  bool cuda_overlap = true;
-  bool cublas = true;
-  bool batch_invariant = true;  // CUDA; on the CPU it always is
-  std::string cpu_isa = "auto";
-  int num_threads = 0;       // 0: one a hardware thread
-  bool pin_threads = false;  // each to a processor, where there are as many of them
+  std::string kind = "cpu";
+  std::int32_t device = 0;   // number of the CUDA device
+  bool cuda_graphs = true;   // decode steps are launched as graphs; no bit depends on it
+  bool cuda_overlap = true;  // kernels begin before others have ended; likewise
+  bool cublas = true;        // products of prompts on CUDA, where the library is there
+  // A row has the same bits among any other rows. Off, products of many rows on a CUDA
+  // device may be faster; the CPU's bits are the same either way.
+  bool batch_invariant = true;
+  std::string cpu_isa = "auto";  // or one of CpuIsas()
+  std::int32_t num_threads = 0;  // 0: one a hardware thread
+  bool pin_threads = false;      // each to a processor, where there are as many of them
 };
 
 // Whether a backend's creation failed because there is no device that it could run on.

@@ -38,10 +38,10 @@ absl::StatusOr<ModelEngineOptions> EngineOptions(const PerplexityOptions& option
         absl::StrCat("window is ", options.window, "; it must be in [1, 1048576]"));
   ModelEngineOptions engine;
   engine.model_dir = options.model_dir;
-  engine.backend = options.backend;
-  engine.device = options.device;
-  engine.cpu_isa = options.cpu_isa;
-  engine.num_threads = options.threads;
+  engine.backend = {.kind = options.backend,
+                    .device = options.device,
+                    .cpu_isa = options.cpu_isa,
+                    .num_threads = options.threads};
   engine.max_sequences = 1;
   engine.max_step_tokens = kStepTokens;
   engine.compute_type = ParseComputeDtype(options.compute_dtype);

@@ -273,10 +273,10 @@ absl::Status Verifier::CheckLongPrompt(const Expected& e) {
 absl::StatusOr<ModelEngineOptions> EngineOptions(const VerifyOptions& options) {
   ModelEngineOptions engine;
   engine.model_dir = options.model_dir;
-  engine.backend = options.backend;
-  engine.device = options.device;
-  engine.cpu_isa = options.cpu_isa;
-  engine.num_threads = options.threads;
+  engine.backend = {.kind = options.backend,
+                    .device = options.device,
+                    .cpu_isa = options.cpu_isa,
+                    .num_threads = options.threads};
   engine.compute_type = ParseComputeDtype(options.compute_dtype);
   if (!engine.compute_type.has_value() && !options.compute_dtype.empty())
     return absl::InvalidArgumentError(

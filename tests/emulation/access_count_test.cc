@@ -102,7 +102,7 @@ ModelConfig Config() {
 Sums CountSteps(ComputeType type, StorageType weights, StorageType cache) {
   const ModelFolder folder(Config());
   const auto engine = MakeEngine(folder.path(), type, [&](ModelEngineOptions& options) {
-    options.backend = "cuda_emulated";
+    options.backend.kind = "cuda_emulated";
     options.page_tokens = 64;
     options.expanded_bytes = options.cache_bytes = 4 << 20;
     options.max_sequences = 16;

@@ -37,7 +37,7 @@ class EmulatedEngineTest : public testing::TestWithParam<ComputeType> {
     return MakeEngine(folder_.path(), GetParam(), [&](ModelEngineOptions& options) {
       options.cache_share = cache_share;
       options.cache_storage = cache;
-      options.backend = "cuda_emulated";
+      options.backend.kind = "cuda_emulated";
       options.expanded_bytes = 1 << 18;
       options.page_tokens = 8;
     });
@@ -193,8 +193,8 @@ TEST_P(EmulatedEngineTest, GraphsOfDecodeStepsHaveTheBitsOfWhatTheyWereRecordedF
   for (const bool graphs : {true, false}) {
     emulation::ForgetKernels();
     const auto engine = MakeEngine(folder_.path(), GetParam(), [&](auto& options) {
-      options.backend = "cuda_emulated";
-      options.cuda_graphs = graphs;
+      options.backend.kind = "cuda_emulated";
+      options.backend.cuda_graphs = graphs;
       options.expanded_bytes = 1 << 18;
       options.page_tokens = 8;
       options.max_sequences = 10;
@@ -237,9 +237,9 @@ TEST_P(EmulatedEngineTest, OverlapChangesNoBit) {
   for (const bool overlap : {true, false}) {
     const auto engine =
         MakeEngine(folder_.path(), GetParam(), [overlap](ModelEngineOptions& options) {
-          options.backend = "cuda_emulated";
-          options.cuda_overlap = overlap;
-          options.cublas = false;
+          options.backend.kind = "cuda_emulated";
+          options.backend.cuda_overlap = overlap;
+          options.backend.cublas = false;
           options.max_sequences = 10;
         });
     EXPECT_THAT(engine->info().numerics_id, testing::Not(testing::HasSubstr("-lt")));
@@ -267,8 +267,8 @@ TEST_P(EmulatedEngineTest, NotBatchInvariantManyRowsAreTheLibrarysAndTheNumerics
   std::vector<std::vector<float>> logits;
   for (const bool batch_invariant : {true, false}) {
     const auto engine = MakeEngine(folder_.path(), GetParam(), [&](auto& options) {
-      options.backend = "cuda_emulated";
-      options.batch_invariant = batch_invariant;
+      options.backend.kind = "cuda_emulated";
+      options.backend.batch_invariant = batch_invariant;
     });
     const std::string& id = engine->info().numerics_id;
     EXPECT_EQ(id.find("-nbi-") == std::string::npos, batch_invariant) << id;

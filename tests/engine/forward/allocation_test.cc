@@ -46,7 +46,7 @@ TEST_P(AllocationTest, AStepTakesNoMemory) {
   for (const std::int64_t arena : {std::int64_t{16} << 20, std::int64_t{0}}) {
     auto engine =
         MakeEngine(folder_.path(), ComputeType::kBf16, [&](ModelEngineOptions& options) {
-          options.num_threads = 2;
+          options.backend.num_threads = 2;
           options.max_sequences = kSequences;
           options.max_step_tokens = 96;
           options.expanded_bytes = arena;

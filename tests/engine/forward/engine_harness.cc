@@ -90,14 +90,14 @@ namespace {
 
 absl::StatusOr<std::unique_ptr<ModelEngine>> CreateEngine(
     const ModelEngineOptions& options) {
-  if (options.backend != "cuda_emulated") return ModelEngine::Create(options);
+  if (options.backend.kind != "cuda_emulated") return ModelEngine::Create(options);
   auto checkpoint = Checkpoint::Load(options.model_dir);
   if (!checkpoint.ok()) return checkpoint.status();
   CudaBackendOptions device = cuda_emulated::kTightOptions;
-  device.graphs = options.cuda_graphs;
-  device.overlap = options.cuda_overlap;
-  device.cublas = options.cublas;
-  device.batch_invariant = options.batch_invariant;
+  device.graphs = options.backend.cuda_graphs;
+  device.overlap = options.backend.cuda_overlap;
+  device.cublas = options.backend.cublas;
+  device.batch_invariant = options.backend.batch_invariant;
   auto backend = cuda_emulated::CreateCudaBackend(device);
   if (!backend.ok()) return backend.status();
   return ModelEngine::Create(options, *checkpoint, *std::move(backend));
@@ -112,7 +112,7 @@ std::unique_ptr<ModelEngine> MakeEngine(
   options.model_dir = model_dir;
   options.compute_type = type;
   // One: tests run side by side, and threads that wait for each other would starve.
-  options.num_threads = 1;
+  options.backend.num_threads = 1;
   options.cache_bytes = 4 << 20;
   options.expanded_bytes = 16 << 20;
   options.max_sequences = 8;

@@ -37,14 +37,14 @@ class GoldenTest : public testing::TestWithParam<GoldenParam> {
     const std::string isa = GetParam().isa;
     const bool on_cpu = isa.rfind("cuda", 0) != 0;
     if (on_cpu ? !SelectCpuKernels(isa).ok()
-               : isa == "cuda" && !CreateBackend({.backend = isa}).ok())
+               : isa == "cuda" && !CreateBackend({.kind = isa}).ok())
       GTEST_SKIP() << "this machine does not run " << isa;
     const std::string dir = GoldenFolder() + "/" + GetParam().model;
     auto file = SafetensorsFile::Open(dir + "/expected.safetensors");
     ASSERT_TRUE(file.ok()) << file.status().message();
     file_ = *std::move(file);
     engine_ = MakeEngine(dir, GetParam().type, [&](ModelEngineOptions& options) {
-      (on_cpu ? options.cpu_isa : options.backend) = isa;
+      (on_cpu ? options.backend.cpu_isa : options.backend.kind) = isa;
     });
   }
 

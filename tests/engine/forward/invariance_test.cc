@@ -229,7 +229,7 @@ TEST_P(InvarianceTest, HoldsWithFp8WeightsToo) {
 
 TEST_P(InvarianceTest, HoldsWithFp8WeightsOnTheEmulatedDevice) {
   auto engine = Make([](ModelEngineOptions& options) {
-    options.backend = "cuda_emulated";
+    options.backend.kind = "cuda_emulated";
     options.weight_storage = StorageType::kFp8;
   });
   CheckChunkings(*engine, Tokens(100), {1, 13, 64});
@@ -241,7 +241,7 @@ TEST_P(InvarianceTest, TheNumberOfThreadsDoesNotMatter) {
   std::vector<float> one;
   for (const int threads : {1, 2, 3, 5}) {
     auto engine =
-        Make([&](ModelEngineOptions& options) { options.num_threads = threads; });
+        Make([&](ModelEngineOptions& options) { options.backend.num_threads = threads; });
     const std::vector<float> logits = FeedInChunks(*engine, tokens, chunks);
     if (one.empty()) one = logits;
     EXPECT_TRUE(SameBits(logits, one)) << threads << " threads";
@@ -249,12 +249,12 @@ TEST_P(InvarianceTest, TheNumberOfThreadsDoesNotMatter) {
 }
 
 TEST_P(InvarianceTest, HoldsOnACudaDevice) {
-  if (const auto backend = CreateBackend({.backend = "cuda"}); !backend.ok())
+  if (const auto backend = CreateBackend({.kind = "cuda"}); !backend.ok())
     GTEST_SKIP() << backend.status().message();
-  auto engine = Make([](ModelEngineOptions& options) { options.backend = "cuda"; });
+  auto engine = Make([](ModelEngineOptions& options) { options.backend.kind = "cuda"; });
   CheckChunkings(*engine, Tokens(200), {1, 3, 13, 63, 64, 65, 127});
   engine = Make([](ModelEngineOptions& options) {
-    options.backend = "cuda";
+    options.backend.kind = "cuda";
     options.max_sequences = 64;
   });
   CheckManyAtOnce(*engine, 64, 5);
@@ -262,7 +262,7 @@ TEST_P(InvarianceTest, HoldsOnACudaDevice) {
 
 TEST_P(InvarianceTest, HoldsOnTheEmulatedDevice) {
   auto engine =
-      Make([](ModelEngineOptions& options) { options.backend = "cuda_emulated"; });
+      Make([](ModelEngineOptions& options) { options.backend.kind = "cuda_emulated"; });
   CheckChunkings(*engine, Tokens(100), {1, 13, 64});
 }
 
@@ -270,7 +270,8 @@ TEST_P(InvarianceTest, HoldsOnEveryInstructionSetByItself) {
   const std::vector<TokenId> tokens = Tokens(100);
   for (const std::string& isa : CpuIsas()) {
     if (!SelectCpuKernels(isa).ok()) continue;
-    auto engine = Make([&](ModelEngineOptions& options) { options.cpu_isa = isa; });
+    auto engine =
+        Make([&](ModelEngineOptions& options) { options.backend.cpu_isa = isa; });
     SCOPED_TRACE(isa);
     CheckChunkings(*engine, tokens, {1, 13, 64});
   }

@@ -33,7 +33,7 @@ class PromptBlocksTest : public testing::TestWithParam<std::tuple<Model, std::st
  protected:
   void SetUp() override {
     const std::string backend = std::get<1>(GetParam());
-    if (backend == "cuda" && !CreateBackend({.backend = backend}).ok())
+    if (backend == "cuda" && !CreateBackend({.kind = backend}).ok())
       GTEST_SKIP() << "no CUDA device";
     engine_ = Make(backend);
     grid_ = engine_->info().prompt_grid;
@@ -42,7 +42,7 @@ class PromptBlocksTest : public testing::TestWithParam<std::tuple<Model, std::st
 
   std::unique_ptr<ModelEngine> Make(const std::string& backend) const {
     return MakeEngine(folder_.path(), type(), [&](ModelEngineOptions& options) {
-      options.backend = backend;
+      options.backend.kind = backend;
       options.page_tokens = 16;
       options.max_step_tokens = 320;
     });

@@ -31,7 +31,7 @@ void PrintTo(const Kind& kind, std::ostream* out) { *out << kind.model; }
 class RunAheadTest : public testing::TestWithParam<std::tuple<Kind, std::string>> {
  protected:
   void SetUp() override {
-    if (!Emulated() && !CreateBackend({.backend = "cuda"}).ok())
+    if (!Emulated() && !CreateBackend({.kind = "cuda"}).ok())
       GTEST_SKIP() << "no CUDA device";
   }
   ~RunAheadTest() override {
@@ -43,10 +43,10 @@ class RunAheadTest : public testing::TestWithParam<std::tuple<Kind, std::string>
   // Pages of few tokens, and an arena that has no room for the longest.
   std::unique_ptr<ModelEngine> Make(bool run_ahead, bool graphs = true) const {
     return MakeEngine(folder_.path(), kind_.type, [&](ModelEngineOptions& options) {
-      options.backend = std::get<1>(GetParam());
+      options.backend.kind = std::get<1>(GetParam());
       options.cache_storage = kind_.cache;
       options.run_ahead = run_ahead;
-      options.cuda_graphs = graphs;
+      options.backend.cuda_graphs = graphs;
       options.expanded_bytes = 100'000;
       options.page_tokens = 8;
       options.max_sequences = 6;

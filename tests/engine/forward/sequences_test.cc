@@ -320,7 +320,7 @@ TEST(ModelEngineTest, TheCacheMayBeAShareOfWhatTheHostHasLeft) {
   const ModelFolder folder(FamilyConfig("paper"));
   ModelEngineOptions options;
   options.model_dir = folder.path();
-  options.num_threads = 1;
+  options.backend.num_threads = 1;
   options.expanded_bytes = 1 << 20;
   options.host_bytes = 64 << 20;
   options.cache_share = 0.5;
@@ -357,7 +357,7 @@ TEST(ModelEngineTest, OptionsOutOfBoundsAreNamedWithTheirLimits) {
   EXPECT_EQ(ModelEngine::Create(options).status().message(),
             "cache_share is 0.96; it must be in [0, 0.95]");
   options.cache_share = 0.0;
-  options.cpu_isa = "z80";
+  options.backend.cpu_isa = "z80";
   EXPECT_EQ(ModelEngine::Create(options).status().code(),
             absl::StatusCode::kInvalidArgument);
 }
