@@ -220,7 +220,7 @@ absl::StatusOr<std::unique_ptr<ModelEngine>> ModelEngine::Create(
                   .model_fingerprint = checkpoint.fingerprint()};
   limits->max_rows += info.prompt_grid - 1;
   limits->max_logit_rows =
-      std::min(std::max<std::int64_t>(kLeastLogitRows, options.max_sequences),
+      std::min(std::max<std::int64_t>(kMinLogitRows, options.max_sequences),
                backend->max_logit_rows());
   // A step's samples are one set.
   if (info.runs_ahead)

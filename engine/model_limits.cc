@@ -57,7 +57,7 @@ absl::StatusOr<ModelLimits> LimitsOf(const ModelEngineOptions& options,
   ModelLimits limits{.max_rows = std::max(options.max_step_tokens, options.max_sequences),
                      .num_slots = options.max_sequences,
                      .page_tokens = options.page_tokens,
-                     .max_logit_rows = kLeastLogitRows,
+                     .max_logit_rows = kMinLogitRows,
                      .weight_storage = StoredAs(options.weight_storage, type),
                      .cache_storage = StoredAs(options.cache_storage, type),
                      .vocab_table = options.vocab_table};

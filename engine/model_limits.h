@@ -14,13 +14,13 @@ namespace goldfinch {
 
 // Rows of logits computed at once, at least, however few sequences there are: 16 MiB at a
 // vocabulary of 65,536.
-inline constexpr std::int64_t kLeastLogitRows = 64;
+inline constexpr std::int64_t kMinLogitRows = 64;
 
 // INVALID_ARGUMENT for numbers out of range.
 absl::Status CheckOptions(const ModelEngineOptions& options);
 
 // Of options.max_step_tokens above 0. Pages and tiles that fit the byte limits, and
-// kLeastLogitRows; INVALID_ARGUMENT when not one page does.
+// kMinLogitRows; INVALID_ARGUMENT when not one page does.
 absl::StatusOr<ModelLimits> LimitsOf(const ModelEngineOptions& options,
                                      const ModelConfig& config, DType type);
 

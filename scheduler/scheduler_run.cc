@@ -19,7 +19,7 @@ constexpr std::int64_t kExpandedPerToken = 8;
 
 // Steps of the engine in one of the scheduler's where it runs ahead; and while somebody
 // waits, whose claims are looked at in between.
-constexpr int kMostSteps = 16, kMostStepsWithQueue = 4;
+constexpr int kMaxSteps = 16, kMaxStepsWithQueue = 4;
 
 }  // namespace
 
@@ -108,7 +108,7 @@ int Scheduler::Impl::MostSteps(const EngineStep& first) const {
       })) {
     return 1;
   }
-  return tenants_.empty() ? kMostSteps : kMostStepsWithQueue;
+  return tenants_.empty() ? kMaxSteps : kMaxStepsWithQueue;
 }
 
 // Whether nobody has anything for the step thread to do; memory that somebody had is for

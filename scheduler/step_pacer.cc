@@ -13,7 +13,7 @@ constexpr double kDown = 0.5, kUp = 1.25;
 
 StepPacer::StepPacer(std::int64_t most, std::chrono::nanoseconds target)
     : most_(static_cast<double>(most)),
-      least_(static_cast<double>(std::min(most, kLeastTokens))),
+      least_(static_cast<double>(std::min(most, kMinTokens))),
       target_(target),
       tokens_(most_) {}
 

@@ -16,7 +16,7 @@ class StepPacer {
  public:
   // A long prompt goes on by so many tokens a step, whatever they cost: below, a step's
   // fixed cost is most of it.
-  static constexpr std::int64_t kLeastTokens = 32;
+  static constexpr std::int64_t kMinTokens = 32;
 
   // At most `most` tokens a step; `target` is how long a step may take, 0: any time.
   StepPacer(std::int64_t most, std::chrono::nanoseconds target);

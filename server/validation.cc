@@ -265,11 +265,11 @@ absl::StatusOr<std::vector<TokenId>> ReadTokens(absl::string_view name,
 }
 
 absl::StatusOr<std::size_t> ReadPageSize(std::int32_t page_size) {
-  constexpr std::int32_t kDefault = 100, kMost = 1000;
+  constexpr std::int32_t kDefault = 100, kMax = 1000;
   const std::int32_t size = page_size == 0 ? kDefault : page_size;
-  if (size < 1 || size > kMost) {
+  if (size < 1 || size > kMax) {
     return absl::InvalidArgumentError(
-        absl::StrCat("page_size is ", size, "; it must be in [1, ", kMost, "], or 0"));
+        absl::StrCat("page_size is ", size, "; it must be in [1, ", kMax, "], or 0"));
   }
   return static_cast<std::size_t>(size);
 }

@@ -27,7 +27,7 @@ constexpr int kKernelVersion = 3;
 // Rows of decoding that are worth a library's product. Graphs are of no more.
 constexpr std::int64_t kManyRows = 256;
 
-constexpr int kLeastMajor = 8;  // bf16 tensor cores, cp.async
+constexpr int kMinMajor = 8;  // bf16 tensor cores, cp.async
 
 // The device of this number, made the calling thread's.
 absl::StatusOr<cudaDeviceProp> FindDevice(int device) {
@@ -49,11 +49,11 @@ absl::StatusOr<cudaDeviceProp> FindDevice(int device) {
       return absl::InternalError(
           absl::StrCat("CUDA device ", device, ": ", cudaGetErrorString(error)));
   }
-  if (properties.major < kLeastMajor)
+  if (properties.major < kMinMajor)
     return absl::FailedPreconditionError(
         absl::StrCat("CUDA device ", device, ", ", properties.name,
                      ", has compute capability ", properties.major, ".", properties.minor,
-                     "; at least ", kLeastMajor, ".0 is needed"));
+                     "; at least ", kMinMajor, ".0 is needed"));
   return properties;
 }
 

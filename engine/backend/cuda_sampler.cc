@@ -59,7 +59,7 @@ CudaSampler::CudaSampler(Stream& stream, HostCopies& copies)
 void CudaSampler::Prepare(std::int64_t vocab_size, std::int64_t logit_rows) {
   if (vocab_size <= vocab_size_) return;
   max_tasks_ =
-      std::max(max_tasks_, static_cast<std::size_t>(std::max(logit_rows, kLeastTasks)));
+      std::max(max_tasks_, static_cast<std::size_t>(std::max(logit_rows, kMinTasks)));
   tasks_.reserve(max_tasks_);
   score_tasks_.reserve(max_tasks_);
   score_results_.reserve(max_tasks_);

@@ -45,7 +45,7 @@ class CudaSampler {
   void Score(const Matrix& logits, std::span<const Backend::ScoreRequest> requests);
 
  private:
-  static constexpr std::int64_t kLeastTasks = 64;  // of a launch
+  static constexpr std::int64_t kMinTasks = 64;  // of a launch
 
   // Fills tasks_ and changes_ with as many of the first requests as there is room for,
   // at least one, and returns how many.

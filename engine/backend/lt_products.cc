@@ -21,14 +21,14 @@ constexpr cudaDataType_t kInputs = CUDA_R_16BF, kSums = CUDA_R_32F;
 
 // Sums on their way to FinishSums: as many as the most rows have of so many outputs. Of
 // more outputs fewer rows go at once, and too few of these.
-constexpr std::int64_t kScratchOutputs = 4096, kMostOutputs = 32768;
+constexpr std::int64_t kScratchOutputs = 4096, kMaxOutputs = 32768;
 // Rows of x are that much apart when algorithms are asked for and tried, as they are in a
 // step (DeviceArena::TakeInput), beyond what they have.
 constexpr std::int64_t kRowPad = 32;
 
 // Of pointers and of rows, which algorithms that load vectors want.
 constexpr std::uint32_t kAlignment = 16;
-constexpr int kMostCandidates = 32;
+constexpr int kMaxCandidates = 32;
 // What NVIDIA advises for its largest devices.
 constexpr std::int64_t kWorkspaceBytes = std::int64_t{32} << 20;
 
@@ -112,7 +112,7 @@ LtProducts::LtProducts(const CublasLt& library, Objects objects, Stream& stream,
 
 bool LtProducts::IsWorthIt(std::int64_t out, std::int64_t in) const {
   return out >= options_.least_side && in >= options_.least_side && out % 8 == 0 &&
-         in % 8 == 0 && out <= kMostOutputs;
+         in % 8 == 0 && out <= kMaxOutputs;
 }
 
 bool LtProducts::Takes(const GemmArgs& product) { return IsAligned(product.x); }
@@ -232,12 +232,12 @@ std::vector<LtProducts::Algorithm> LtProducts::Candidates(const Shape& shape,
   if (options_.batch_invariant)
     set(CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK,
         static_cast<std::uint32_t>(CUBLASLT_REDUCTION_SCHEME_NONE));
-  std::array<cublasLtMatmulHeuristicResult_t, kMostCandidates> results = {};
+  std::array<cublasLtMatmulHeuristicResult_t, kMaxCandidates> results = {};
   int count = 0;
   if (!ok || library_.MatmulAlgoGetHeuristic(
                  objects_.handle.get(), objects_.operation.get(), objects_.w.get(),
                  objects_.x.get(), objects_.y.get(), objects_.y.get(), preference.get(),
-                 kMostCandidates, results.data(), &count) != CUBLAS_STATUS_SUCCESS)
+                 kMaxCandidates, results.data(), &count) != CUBLAS_STATUS_SUCCESS)
     return {};
   std::vector<Algorithm> algorithms;
   for (const auto& result : std::span(results).first(static_cast<std::size_t>(count)))

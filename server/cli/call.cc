@@ -26,7 +26,7 @@ constexpr auto kBetweenLooks = std::chrono::milliseconds(100);
 constexpr auto kWhyPatience = std::chrono::seconds(1);
 
 // Beyond it the clock's numbers end.
-constexpr double kMostSeconds = 1e9;
+constexpr double kMaxSeconds = 1e9;
 
 bool IsOver(const Deadline& deadline) {
   return deadline.has_value() && SystemClock::now() >= *deadline;
@@ -112,7 +112,7 @@ std::shared_ptr<grpc::Channel> Connect(const ConnectionFlags& flags) {
 
 Deadline DeadlineOf(const ConnectionFlags& flags) {
   if (flags.timeout <= 0) return std::nullopt;
-  const std::chrono::duration<double> seconds(std::min(flags.timeout, kMostSeconds));
+  const std::chrono::duration<double> seconds(std::min(flags.timeout, kMaxSeconds));
   return SystemClock::now() + std::chrono::duration_cast<SystemClock::duration>(seconds);
 }
 

@@ -274,7 +274,7 @@ CLI::App* AddHealth(CLI::App& app, HealthFlags& flags) {
 }
 
 CLI::App* AddTop(CLI::App& app, TopFlags& flags) {
-  constexpr double kLeastInterval = 0.1, kMostInterval = 86400;  // seconds
+  constexpr double kMinInterval = 0.1, kMaxInterval = 86400;  // seconds
   CLI::App* command = app.add_subcommand("top", "A live view of the server");
   command->add_option("--metrics", flags.metrics, "HOST:PORT of the server's metrics")
       ->check(CLI::Validator(
@@ -288,8 +288,8 @@ CLI::App* AddTop(CLI::App& app, TopFlags& flags) {
           [](std::string& text) {
             double seconds = 0;
             // CLI::Range takes what is no number for one within it.
-            return absl::SimpleAtod(text, &seconds) && seconds >= kLeastInterval &&
-                           seconds <= kMostInterval
+            return absl::SimpleAtod(text, &seconds) && seconds >= kMinInterval &&
+                           seconds <= kMaxInterval
                        ? std::string()
                        : "is " + text + "; it must be in [0.1, 86400]";
           },

@@ -148,7 +148,7 @@ Sums CountSteps(ComputeType type, StorageType weights, StorageType cache) {
 }
 
 // What is asked for is at most so many times what is used, or as many as it is here.
-constexpr double kMost = 1.15;
+constexpr double kMaxRatio = 1.15;
 const std::map<std::pair<std::string, Memory>, double> kMore = {
     // Lanes take sixteen bytes of 32 that they need, and then the others: both ask for
     // the
@@ -164,7 +164,7 @@ void ExpectNoMoreThanNeeded(const Sums& sums) {
     EXPECT_TRUE(sums.contains({kernel, Memory::kShared})) << kernel;
   for (const auto& [key, sum] : sums) {
     const auto more = kMore.find(key);
-    const double most = more != kMore.end() ? more->second : kMost;
+    const double most = more != kMore.end() ? more->second : kMaxRatio;
     EXPECT_LE(static_cast<double>(sum.moved), most * static_cast<double>(sum.needed))
         << key.first << (key.second == Memory::kShared ? ", shared" : ", device");
   }

@@ -61,7 +61,7 @@ TEST(StepPacerTest, AStepOfFewTokensSaysNothing) {
   StepPacer pacer(4096, milliseconds(50));
   pacer.Note(1, milliseconds(5));
   pacer.Note(1, milliseconds(500));
-  pacer.Note(StepPacer::kLeastTokens - 1, milliseconds(500));
+  pacer.Note(StepPacer::kMinTokens - 1, milliseconds(500));
   pacer.Note(40, milliseconds(20));
   EXPECT_EQ(pacer.prompt_tokens(), 4096);
 }
@@ -73,7 +73,7 @@ TEST(StepPacerTest, PromptsGoOnWhateverTheyTake) {
     slow.Note(slow.prompt_tokens(), milliseconds(1000));
     small.Note(small.prompt_tokens(), milliseconds(1000));
   }
-  EXPECT_EQ(slow.prompt_tokens(), StepPacer::kLeastTokens);
+  EXPECT_EQ(slow.prompt_tokens(), StepPacer::kMinTokens);
   EXPECT_EQ(small.prompt_tokens(), 20);
 }
 

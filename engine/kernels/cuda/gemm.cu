@@ -30,7 +30,7 @@ namespace {
 // missing.
 constexpr std::int64_t kMaxSplitTiles = 32;
 // A slice has two strips at least.
-constexpr std::int64_t kLeastSplitStrips = 2 * kSlices;
+constexpr std::int64_t kMinSplitStrips = 2 * kSlices;
 // Tiles of 128 rows that are enough to keep a GPU busy; they read less than those of 64.
 constexpr std::int64_t kEnoughTiles = 96;
 
@@ -109,7 +109,7 @@ Shape ShapeFor(const Sizes& sizes) {
     return sizes.outputs < std::int64_t{32} * sizes.multiprocessors
                ? FewRowsShape<Weights, 1, 4>()
                : FewRowsShape<Weights, 2, 4>();
-  if (sizes.tiles[0] <= kMaxSplitTiles && sizes.strips >= kLeastSplitStrips)
+  if (sizes.tiles[0] <= kMaxSplitTiles && sizes.strips >= kMinSplitStrips)
     return ManyRowsShape<Weights, kSplitRows, true>();
   if (sizes.tiles[1] < kEnoughTiles) return ManyRowsShape<Weights, 64, false>();
   return ManyRowsShape<Weights, 128, false>();

@@ -34,10 +34,10 @@ TEST(RetryDelayTest, WhatNobodyCanMeanIsADayOrNothing) {
   const auto delay = [](std::int64_t seconds, std::int32_t nanos) {
     return RetryDelay({grpc::StatusCode::UNAVAILABLE, "", Details(seconds, nanos)});
   };
-  constexpr std::int64_t kMost = std::numeric_limits<std::int64_t>::max();
-  EXPECT_EQ(delay(kMost, 0), std::chrono::hours(24));
+  constexpr std::int64_t kMax = std::numeric_limits<std::int64_t>::max();
+  EXPECT_EQ(delay(kMax, 0), std::chrono::hours(24));
   EXPECT_EQ(delay(86400, 1), std::chrono::hours(24));
-  EXPECT_EQ(delay(-kMost, 0), std::chrono::seconds(0));
+  EXPECT_EQ(delay(-kMax, 0), std::chrono::seconds(0));
   EXPECT_EQ(delay(0, -1), std::chrono::seconds(0));
 }
 
