@@ -65,9 +65,9 @@ class Loader {
     for (int i = 0; i < 5; ++i) {
       if (c2 && i == 4 && !v2) continue;  // nothing reads it
       w.maa[i] = Vector(att + "time_maa_" + order[c2 ? 1 : 0][i]);
-      w.mix_up[i] = PackUp(att + "time_maa_w2", i);
+      w.mix_up[i] = PackLowRank(att + "time_maa_w2", i);
     }
-    w.mix_down = PackDown(att + "time_maa_w1");
+    w.mix_down = PackLowRank(att + "time_maa_w1");
     w.receptance = Pack(att + "receptance.weight");
     w.key = Pack(att + "key.weight");
     w.value = Pack(att + "value.weight");
@@ -97,8 +97,8 @@ class Loader {
     w.maa_v_cache = Vector(att + "time_maa_v_cache");
     w.maa_k = Vector(att + "time_maa_k");
     w.maa_v = Vector(att + "time_maa_v");
-    w.kv_down = PackDown(att + "time_maa_kv_w1");
-    for (int i = 0; i < 2; ++i) w.kv_up[i] = PackUp(att + "time_maa_kv_w2", i);
+    w.kv_down = PackLowRank(att + "time_maa_kv_w1");
+    for (int i = 0; i < 2; ++i) w.kv_up[i] = PackLowRank(att + "time_maa_kv_w2", i);
     w.key = Pair(att + "time_key");
     w.value = Pair(att + "time_value");
     w.ln_k = Norm(att + "ln_k");
@@ -166,15 +166,9 @@ class Loader {
                       storage);
   }
 
-  // Stored [in, out].
-  Linear PackDown(const std::string& name) { return PackTransposed(name, 0); }
-
-  // Group `group` of a tensor stored [groups, in, out].
-  Linear PackUp(const std::string& name, std::int64_t group) {
-    return PackTransposed(name, group);
-  }
-
-  Linear PackTransposed(const std::string& name, std::int64_t group) {
+  // One matrix of a low-rank pair, the first or the second: stored [in, out], or
+  // [groups, in, out] and then that of a group.
+  Linear PackLowRank(const std::string& name, std::int64_t group = 0) {
     const StoredTensor& t = checkpoint_.Get(name);
     const std::int64_t in = t.shape[t.shape.size() - 2], out = t.shape.back();
     const auto offset =
@@ -188,6 +182,10 @@ class Loader {
                       type_);
   }
 
+  LowRank Pair(const std::string& stem) {
+    return {PackLowRank(stem + "_w1"), PackLowRank(stem + "_w2")};
+  }
+
   Linear PackMatrix(HostMatrix matrix, DType storage) {
     matrix.of_prompts = of_prompts_;
     Linear packed = backend_.Pack(matrix, type_, storage);
@@ -198,10 +196,6 @@ class Loader {
     out_.memory.push_back(backend_.Allocate(bytes));
     out_.bytes += bytes;
     return out_.memory.back()->data();
-  }
-
-  LowRank Pair(const std::string& stem) {
-    return {PackDown(stem + "_w1"), PackDown(stem + "_w2")};
   }
 
   const Checkpoint& checkpoint_;
