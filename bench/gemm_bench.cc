@@ -57,10 +57,15 @@ void Ours(benchmark::State& state, DType type, DType storage) {
        .cols = p.in,
        .row_stride = p.in},
       type, storage);
-  const Matrix x{p.x.data(), type, p.rows, p.in, p.in};
-  const Matrix y{p.y.data(), DType::kF32, p.rows, p.out, p.out};
+  const Matrix x{
+      .data = p.x.data(), .type = type, .rows = p.rows, .cols = p.in, .stride = p.in};
+  const Matrix y{.data = p.y.data(),
+                 .type = DType::kF32,
+                 .rows = p.rows,
+                 .cols = p.out,
+                 .stride = p.out};
   (*backend)->BeginStep();
-  for (auto _ : state) (*backend)->Gemm({x, packed.get(), y});
+  for (auto _ : state) (*backend)->Gemm({.x = x, .w = packed.get(), .y = y});
   (*backend)->EndStep();
   p.Count(state);
 }

@@ -144,7 +144,10 @@ void MixUp(benchmark::State& state) {
                          .b = bench->Floats(rows, d)};
   std::vector<Backend::Product> products;
   for (int i = 0; i < 5; ++i)
-    products.push_back({bench->Halves(rows, 32), w.get(), bench->Halves(rows, d), lerp});
+    products.push_back({.x = bench->Halves(rows, 32),
+                        .w = w.get(),
+                        .y = bench->Halves(rows, d),
+                        .epilogue = lerp});
   bench.Run(state, [&] { (*bench).Gemm(products); });
   Rate(state, "FLOP/s", 2.0 * 5 * 32 * static_cast<double>(rows * d));
 }

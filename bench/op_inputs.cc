@@ -17,12 +17,20 @@ Matrix OpInputs::Floats(std::int64_t rows, std::int64_t cols) {
   std::normal_distribution<float> normal;
   std::vector<float> values(static_cast<std::size_t>(rows * cols));
   for (float& value : values) value = normal(random);
-  return {Array(values), DType::kF32, rows, cols, cols};
+  return {.data = Array(values),
+          .type = DType::kF32,
+          .rows = rows,
+          .cols = cols,
+          .stride = cols};
 }
 
 Matrix OpInputs::Floats(std::int64_t rows, std::int64_t cols, float value) {
   const std::vector<float> values(static_cast<std::size_t>(rows * cols), value);
-  return {Array(values), DType::kF32, rows, cols, cols};
+  return {.data = Array(values),
+          .type = DType::kF32,
+          .rows = rows,
+          .cols = cols,
+          .stride = cols};
 }
 
 RowSpans OpInputs::Spans(std::int64_t rows, bool single) {

@@ -33,7 +33,11 @@ class OpInputs {
   Matrix Floats(std::int64_t rows, std::int64_t cols);
   Matrix Floats(std::int64_t rows, std::int64_t cols, float value);
   Matrix Halves(std::int64_t rows, std::int64_t cols) {
-    return {Bytes(rows * cols * 2), DType::kBf16, rows, cols, cols};
+    return {.data = Bytes(rows * cols * 2),
+            .type = DType::kBf16,
+            .rows = rows,
+            .cols = cols,
+            .stride = cols};
   }
   // One sequence of all rows, a prompt, or every row one of its own.
   RowSpans Spans(std::int64_t rows, bool single);

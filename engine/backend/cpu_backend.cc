@@ -251,7 +251,10 @@ void CpuBackend::Gemm(std::span<const Product> products) {
     // Scales go over finished sums, so those of bytes cannot be taken up again.
     GOLDFINCH_CHECK(!epilogue.resume || (y.type == DType::kF32 && w.storage == w.type));
     const std::int64_t row_piece = narrow ? std::min(kRowPiece, x.rows) : x.rows;
-    cuts[i] = {{x, w, y, epilogue}, PanelsOf(products[i]), row_piece, tasks};
+    cuts[i] = {.args = {.x = x, .w = w, .y = y, .epilogue = epilogue},
+               .panels = PanelsOf(products[i]),
+               .row_piece = row_piece,
+               .first = tasks};
     if (x.rows == 0) continue;
     most_rows = std::max(most_rows, x.rows);
     tasks += cuts[i].panels * ((x.rows + row_piece - 1) / row_piece);
@@ -309,7 +312,9 @@ void CpuBackend::Attend(const AttendArgs& args) {
       const std::int64_t group = task / args.heads, head = task % args.heads;
       const std::int64_t last = std::min(args.heads, head + end - task);
       const std::int64_t* row = &attend_rows_[static_cast<std::size_t>(group)];
-      kernels_.attend(args, {row[0], row[1], head, last});
+      kernels_.attend(
+          args,
+          {.row_begin = row[0], .row_end = row[1], .head_begin = head, .head_end = last});
       task += last - head;
     }
   });

@@ -402,7 +402,7 @@ void CudaBackend::Gemm(std::span<const Backend::Product> products) {
                     x.rows == y.rows && w.in > 0);
     GOLDFINCH_CHECK(!epilogue.resume || (y.type == DType::kF32 && w.storage == w.type));
     GOLDFINCH_CHECK(prompt_rows >= 0 && prompt_rows <= x.rows);
-    const GemmArgs args = {x, w, y, epilogue};
+    const GemmArgs args = {.x = x, .w = w, .y = y, .epilogue = epilogue};
     const std::int64_t first =
         LtProducts::Takes(args) ? FirstOfLibrary(product, weights.row_major()) : x.rows;
     if (first > 0) own[num_own++] = args.Rows(0, first);

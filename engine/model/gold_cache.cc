@@ -101,7 +101,7 @@ void GoldCache::Append(const Matrix& x, const std::int32_t* tokens,
   for (std::int64_t first = 0; first < x.rows; first += shape_.max_targets) {
     const std::int64_t count = std::min(shape_.max_targets, x.rows - first);
     const Matrix c = key_.Rows(count).Cols(0, keys_.cols);
-    b_.Gemm({scratch.RowsFrom(first, count), weights_.compress.get(), c});
+    b_.Gemm({.x = scratch.RowsFrom(first, count), .w = weights_.compress.get(), .y = c});
     if (scales_ != nullptr)
       b_.ScatterQuantized(c, index + first, keys_, scales_);
     else
@@ -261,7 +261,7 @@ void GoldCache::ReadPages(std::span<const std::int32_t> pages, std::span<TokenId
 void GoldCache::EmbeddingPart(const Matrix& e, const Matrix& out) {
   const Matrix in = embedded_in_.Rows(e.rows);
   b_.Convert(e, in);
-  b_.Gemm({in, weights_.decompress_embedding.get(), out});
+  b_.Gemm({.x = in, .w = weights_.decompress_embedding.get(), .y = out});
 }
 
 void GoldCache::FillVocabTable() {
@@ -336,7 +336,10 @@ void GoldCache::Decompress() {
     b_.GatherTokenRows(vocab_table_, source_tokens_, kappa);
   else
     EmbeddingPart(e, kappa);
-  b_.Gemm({c, weights_.decompress_key.get(), kappa, {.resume = true}});
+  b_.Gemm({.x = c,
+           .w = weights_.decompress_key.get(),
+           .y = kappa,
+           .epilogue = {.resume = true}});
   b_.RmsNorm(kappa, kappa);
 
   const std::int64_t count = current_.size();
@@ -369,27 +372,32 @@ void GoldCache::ExpandLayers(std::int64_t first, std::int64_t last, std::int64_t
     const Matrix key_low = rows(key_low_, i).Cols(0, w.key.down->out());
     const Matrix value_low = rows(value_low_, i).Cols(0, w.value.down->out());
     b_.Lerp(n, n_diff, w.maa_v_cache, mixed);
-    down.Add({mixed, w.kv_down.get(), z, tanh});
-    mix.Add({z.Cols(0, width),
-             w.kv_up[0].get(),
-             rows(key_, i),
-             {.finish = Finish::kLerp,
-              .bias = w.maa_k,
-              .a = kappa,
-              .b = kappa_diff,
-              .copy = rows(key_in_, i)}});
-    mix.Add({z.Cols(width, width),
-             w.kv_up[1].get(),
-             rows(value_, i),
-             {.finish = Finish::kLerp,
-              .bias = w.maa_v,
-              .a = n,
-              .b = n_diff,
-              .copy = rows(value_in_, i)}});
-    low.Add({rows(key_in_, i), w.key.down.get(), key_low, tanh});
-    low.Add({rows(value_in_, i), w.value.down.get(), value_low, tanh});
-    up.Add({key_low, w.key.up.get(), rows(key_, i), add});
-    up.Add({value_low, w.value.up.get(), rows(value_, i), add});
+    down.Add({.x = mixed, .w = w.kv_down.get(), .y = z, .epilogue = tanh});
+    mix.Add({.x = z.Cols(0, width),
+             .w = w.kv_up[0].get(),
+             .y = rows(key_, i),
+             .epilogue = {.finish = Finish::kLerp,
+                          .bias = w.maa_k,
+                          .a = kappa,
+                          .b = kappa_diff,
+                          .copy = rows(key_in_, i)}});
+    mix.Add({.x = z.Cols(width, width),
+             .w = w.kv_up[1].get(),
+             .y = rows(value_, i),
+             .epilogue = {.finish = Finish::kLerp,
+                          .bias = w.maa_v,
+                          .a = n,
+                          .b = n_diff,
+                          .copy = rows(value_in_, i)}});
+    low.Add(
+        {.x = rows(key_in_, i), .w = w.key.down.get(), .y = key_low, .epilogue = tanh});
+    low.Add({.x = rows(value_in_, i),
+             .w = w.value.down.get(),
+             .y = value_low,
+             .epilogue = tanh});
+    up.Add({.x = key_low, .w = w.key.up.get(), .y = rows(key_, i), .epilogue = add});
+    up.Add(
+        {.x = value_low, .w = w.value.up.get(), .y = rows(value_, i), .epilogue = add});
   }
   for (const Products* products : {&down, &mix, &low, &up}) b_.Gemm(products->get());
   for (std::int64_t i = first; i < last; ++i)

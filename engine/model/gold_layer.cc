@@ -15,17 +15,21 @@ void GoldTimeMix(LayerContext& context, const LayerWeights& layer,
   const Matrix normed = work.normed.Rows(x.rows);
 
   StartTimeMix(context, layer, state, w.maa_x, x);
-  b.Gemm({mixed, w.mix_q.down.get(), low, {.finish = Finish::kTanh}});
-  b.Gemm({low,
-          w.mix_q.up.get(),
-          mixed,
-          {.finish = Finish::kLerp, .bias = w.maa_q, .a = cur, .b = diff}});
-  b.Gemm({mixed, w.query.get(), q});
+  b.Gemm({.x = mixed,
+          .w = w.mix_q.down.get(),
+          .y = low,
+          .epilogue = {.finish = Finish::kTanh}});
+  b.Gemm({.x = low,
+          .w = w.mix_q.up.get(),
+          .y = mixed,
+          .epilogue = {.finish = Finish::kLerp, .bias = w.maa_q, .a = cur, .b = diff}});
+  b.Gemm({.x = mixed, .w = w.query.get(), .y = q});
   b.AddNorm({.a = q, .norm = w.ln_q, .out = q});
   if (rope_frequency != nullptr) b.Rope(q, attention.positions(), rope_frequency);
   attention.Attend(gold_layer, q, attended);
   b.AddNorm({.a = attended, .norm = w.ln_x, .out = normed});
-  b.Gemm({normed, w.output.get(), x, {.finish = Finish::kAdd}});
+  b.Gemm(
+      {.x = normed, .w = w.output.get(), .y = x, .epilogue = {.finish = Finish::kAdd}});
 }
 
 }  // namespace goldfinch

@@ -32,14 +32,17 @@ void MixInputs(LayerContext& context, const LayerWeights& layer, const LayerStat
   const Matrix mixed = work.mixed[0].Rows(x.rows);
   const Matrix z = work.mix_in.Rows(x.rows).Cols(0, w.mix_down->out());
   StartTimeMix(context, layer, state, w.maa_x, x);
-  Gemm(context, {mixed, w.mix_down.get(), z, {.finish = Finish::kTanh}});
+  Gemm(
+      context,
+      {.x = mixed, .w = w.mix_down.get(), .y = z, .epilogue = {.finish = Finish::kTanh}});
   Backend::Product up[5];
   for (std::size_t i = 0; i < out.size(); ++i) {
     const std::int64_t width = w.mix_up[i]->in();
-    up[i] = {z.Cols(static_cast<std::int64_t>(i) * width, width),
-             w.mix_up[i].get(),
-             out[i],
-             {.finish = Finish::kLerp, .bias = w.maa[i], .a = cur, .b = diff}};
+    up[i] = {
+        .x = z.Cols(static_cast<std::int64_t>(i) * width, width),
+        .w = w.mix_up[i].get(),
+        .y = out[i],
+        .epilogue = {.finish = Finish::kLerp, .bias = w.maa[i], .a = cur, .b = diff}};
   }
   Gemm(context, std::span(up).first(out.size()));
 }
@@ -82,29 +85,43 @@ void FinchC2(LayerContext& context, const LayerWeights& layer, const LayerState&
   const Matrix e = use_v2 ? work.low[1].Rows(rows).Cols(0, w.value2.down->out()) : kNone;
   const Epilogue tanh = {.finish = Finish::kTanh};
   Backend::Product in[6] = {
-      {mixed[kC2R], w.receptance.get(), r, {}, context.prompt_rows},
-      {mixed[kC2K], w.key.get(), k, {}, context.prompt_rows},
-      {work.mixed[2].Rows(value_rows),
-       w.value.get(),
-       values.Rows(value_rows),
-       {},
-       value_rows / rows * context.prompt_rows},
-      {mixed[kC2W], w.decay.down.get(), d, tanh, context.prompt_rows}};
+      {.x = mixed[kC2R],
+       .w = w.receptance.get(),
+       .y = r,
+       .prompt_rows = context.prompt_rows},
+      {.x = mixed[kC2K], .w = w.key.get(), .y = k, .prompt_rows = context.prompt_rows},
+      {.x = work.mixed[2].Rows(value_rows),
+       .w = w.value.get(),
+       .y = values.Rows(value_rows),
+       .prompt_rows = value_rows / rows * context.prompt_rows},
+      {.x = mixed[kC2W],
+       .w = w.decay.down.get(),
+       .y = d,
+       .epilogue = tanh,
+       .prompt_rows = context.prompt_rows}};
   std::size_t count = 4;
   if (use_v2)
-    in[count++] = {mixed[kC2V2], w.value2.down.get(), e, tanh, context.prompt_rows};
+    in[count++] = {.x = mixed[kC2V2],
+                   .w = w.value2.down.get(),
+                   .y = e,
+                   .epilogue = tanh,
+                   .prompt_rows = context.prompt_rows};
   if (use_v2 && two_classes)
-    in[count++] = {mixed[kC2V2], w.value.get(), v2, {}, context.prompt_rows};
+    in[count++] = {.x = mixed[kC2V2],
+                   .w = w.value.get(),
+                   .y = v2,
+                   .prompt_rows = context.prompt_rows};
   b.Gemm(std::span(in).first(count));
   // w = exp(-exp(time_decay + tanh(x_w decay_w1) decay_w2)), k scaled by 1 - w;
   // v2 = x_v2 value^T + tanh(x_v2 value2_w1) value2_w2.
-  Backend::Product up[] = {{d,
-                            w.decay.up.get(),
-                            decay,
-                            {.finish = Finish::kDecay,
-                             .bias = w.time_decay,
-                             .a = context.config.use_one_minus_w ? k : kNone}},
-                           {e, w.value2.up.get(), v2, {.finish = Finish::kAdd}}};
+  Backend::Product up[] = {
+      {.x = d,
+       .w = w.decay.up.get(),
+       .y = decay,
+       .epilogue = {.finish = Finish::kDecay,
+                    .bias = w.time_decay,
+                    .a = context.config.use_one_minus_w ? k : kNone}},
+      {.x = e, .w = w.value2.up.get(), .y = v2, .epilogue = {.finish = Finish::kAdd}}};
   Gemm(context, std::span(up).first(use_v2 ? 2 : 1));
   RunWkv(context, w, state.wkv, rows);
   b.AddNorm({.a = y, .b = v2, .norm = w.ln_x, .out = work.normed.Rows(rows)});
@@ -122,16 +139,19 @@ void Finch(LayerContext& context, const LayerWeights& layer, const LayerState& s
   const Matrix d = work.low[0].Rows(rows).Cols(0, w.decay.down->out());
   MixInputs(context, layer, state, x, mixed);
   Backend::Product in[] = {
-      {mixed[kFinchW], w.decay.down.get(), d, {.finish = Finish::kTanh}},
-      {mixed[kFinchK], w.key.get(), work.k.Rows(rows)},
-      {mixed[kFinchV], w.value.get(), work.v.Rows(rows)},
-      {mixed[kFinchR], w.receptance.get(), work.r.Rows(rows)},
-      {mixed[kFinchG], w.gate.get(), gate}};
+      {.x = mixed[kFinchW],
+       .w = w.decay.down.get(),
+       .y = d,
+       .epilogue = {.finish = Finish::kTanh}},
+      {.x = mixed[kFinchK], .w = w.key.get(), .y = work.k.Rows(rows)},
+      {.x = mixed[kFinchV], .w = w.value.get(), .y = work.v.Rows(rows)},
+      {.x = mixed[kFinchR], .w = w.receptance.get(), .y = work.r.Rows(rows)},
+      {.x = mixed[kFinchG], .w = w.gate.get(), .y = gate}};
   Gemm(context, in);
-  Gemm(context, {d,
-                 w.decay.up.get(),
-                 work.w.Rows(rows),
-                 {.finish = Finish::kDecay, .bias = w.time_decay}});
+  Gemm(context, {.x = d,
+                 .w = w.decay.up.get(),
+                 .y = work.w.Rows(rows),
+                 .epilogue = {.finish = Finish::kDecay, .bias = w.time_decay}});
   RunWkv(context, w, state.wkv, rows);
   b.AddNorm({.a = y,
              .norm = w.ln_x,
@@ -179,10 +199,10 @@ void FinchTimeMix(LayerContext& context, const LayerWeights& layer,
     FinchC2(context, layer, state, x);
   else
     Finch(context, layer, state, x);
-  Gemm(context, {context.work.normed.Rows(x.rows),
-                 layer.finch->output.get(),
-                 x,
-                 {.finish = Finish::kAdd}});
+  Gemm(context, {.x = context.work.normed.Rows(x.rows),
+                 .w = layer.finch->output.get(),
+                 .y = x,
+                 .epilogue = {.finish = Finish::kAdd}});
 }
 
 void ChannelMix(LayerContext& context, const LayerWeights& layer, const LayerState& state,
@@ -200,10 +220,14 @@ void ChannelMix(LayerContext& context, const LayerWeights& layer, const LayerSta
                .num_mixes = 2,
                .mix = {w.maa_k, w.maa_r},
                .mixed = {x_k, x_r}});
-  Backend::Product in[] = {{x_k, w.key.get(), k, {.finish = Finish::kReluSquared}},
-                           {x_r, w.receptance.get(), r}};
+  Backend::Product in[] = {
+      {.x = x_k, .w = w.key.get(), .y = k, .epilogue = {.finish = Finish::kReluSquared}},
+      {.x = x_r, .w = w.receptance.get(), .y = r}};
   Gemm(context, in);
-  Gemm(context, {k, w.value.get(), x, {.finish = Finish::kGatedAdd, .a = r}});
+  Gemm(context, {.x = k,
+                 .w = w.value.get(),
+                 .y = x,
+                 .epilogue = {.finish = Finish::kGatedAdd, .a = r}});
 }
 
 }  // namespace goldfinch

@@ -468,7 +468,7 @@ Matrix Model::Logits(std::span<const std::int64_t> rows) {
   const Matrix logits = logits_.Rows(logit_row_.size());
   backend_.GatherRows(source, logit_row_.device(), last);
   backend_.AddNorm({.a = last, .norm = weights_.ln_out, .out = normed});
-  backend_.Gemm({normed, weights_.head.get(), logits});
+  backend_.Gemm({.x = normed, .w = weights_.head.get(), .y = logits});
   return logits;
 }
 

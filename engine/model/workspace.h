@@ -19,7 +19,11 @@ class DeviceArena {
   explicit DeviceArena(Backend& backend) : backend_(backend) {}
 
   Matrix Take(std::int64_t rows, std::int64_t cols, DType type) {
-    return {TakeBytes(rows * cols * SizeOf(type)), type, rows, cols, cols};
+    return {.data = TakeBytes(rows * cols * SizeOf(type)),
+            .type = type,
+            .rows = rows,
+            .cols = cols,
+            .stride = cols};
   }
   // Of rows that products read side by side: rows a multiple of 4 KB apart would share
   // one set of a processor's first cache, so the stride avoids that.
