@@ -66,19 +66,19 @@ absl::StatusOr<ModelLimits> LimitsOf(const ModelEngineOptions& options,
       options.page_tokens * GoldCache::RowBytes(config, limits.cache_storage);
   const KvTiles layer = {
       .type = type, .heads = config.num_heads(), .page_tokens = options.page_tokens};
-  const std::int64_t arena_slots =
+  const std::int64_t arena_frames =
       options.expanded_bytes / (layer.tile_bytes() * config.num_gold());
   if (options.cache_share > 0.0) {
     limits.cache_share = options.cache_share;
     limits.host_bytes = options.host_bytes;
-    limits.arena_slots = std::min(arena_slots, kMaxPages);
+    limits.arena_frames = std::min(arena_frames, kMaxPages);
     return limits;
   }
   limits.num_pages = std::min(options.cache_bytes / page_bytes, kMaxPages);
   if (limits.num_pages < 1)
     return absl::InvalidArgumentError(absl::StrCat("cache_bytes is ", options.cache_bytes,
                                                    "; one page takes ", page_bytes));
-  limits.arena_slots = std::min(arena_slots, limits.num_pages);
+  limits.arena_frames = std::min(arena_frames, limits.num_pages);
   return limits;
 }
 

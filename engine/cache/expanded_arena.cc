@@ -2,75 +2,75 @@
 
 namespace goldfinch {
 
-ExpandedArena::ExpandedArena(std::int64_t num_slots, std::int64_t num_pages)
-    : slots_(static_cast<std::size_t>(num_slots)),
-      slot_of_page_(static_cast<std::size_t>(num_pages), -1) {
-  for (std::int32_t slot = 0; slot < static_cast<std::int32_t>(num_slots); ++slot)
-    LinkNewest(slot);
+ExpandedArena::ExpandedArena(std::int64_t num_frames, std::int64_t num_pages)
+    : frames_(static_cast<std::size_t>(num_frames)),
+      frame_of_page_(static_cast<std::size_t>(num_pages), -1) {
+  for (std::int32_t frame = 0; frame < static_cast<std::int32_t>(num_frames); ++frame)
+    LinkNewest(frame);
 }
 
 void ExpandedArena::SetPages(std::int64_t num_pages) {
-  slot_of_page_.assign(static_cast<std::size_t>(num_pages), -1);
+  frame_of_page_.assign(static_cast<std::size_t>(num_pages), -1);
 }
 
 std::int32_t ExpandedArena::Acquire(std::int32_t page) {
-  std::int32_t slot = slot_of_page_[static_cast<std::size_t>(page)];
-  if (slot >= 0) {
+  std::int32_t frame = frame_of_page_[static_cast<std::size_t>(page)];
+  if (frame >= 0) {
     ++hits_;
   } else {
     ++misses_;
-    slot = oldest_;
-    if (slot < 0 || At(slot).last_step == step_) return -1;
-    Slot& taken = At(slot);
+    frame = oldest_;
+    if (frame < 0 || At(frame).last_step == step_) return -1;
+    Frame& taken = At(frame);
     if (taken.page >= 0) {
-      slot_of_page_[static_cast<std::size_t>(taken.page)] = -1;
+      frame_of_page_[static_cast<std::size_t>(taken.page)] = -1;
       ++evictions_;
     } else {
       ++used_;
     }
     taken.page = page;
     taken.filled = 0;
-    slot_of_page_[static_cast<std::size_t>(page)] = slot;
+    frame_of_page_[static_cast<std::size_t>(page)] = frame;
   }
-  Keep(slot);
-  return slot;
+  Keep(frame);
+  return frame;
 }
 
-void ExpandedArena::Keep(std::int32_t slot) {
-  At(slot).last_step = step_;
-  Unlink(slot);
-  LinkNewest(slot);
+void ExpandedArena::Keep(std::int32_t frame) {
+  At(frame).last_step = step_;
+  Unlink(frame);
+  LinkNewest(frame);
 }
 
 void ExpandedArena::Drop(std::int32_t page) {
-  std::int32_t& slot = slot_of_page_[static_cast<std::size_t>(page)];
-  if (slot < 0) return;
-  At(slot).page = -1;
-  At(slot).filled = 0;
-  At(slot).last_step = 0;
+  std::int32_t& frame = frame_of_page_[static_cast<std::size_t>(page)];
+  if (frame < 0) return;
+  At(frame).page = -1;
+  At(frame).filled = 0;
+  At(frame).last_step = 0;
   --used_;
-  Unlink(slot);
-  LinkOldest(slot);
-  slot = -1;
+  Unlink(frame);
+  LinkOldest(frame);
+  frame = -1;
 }
 
-void ExpandedArena::Unlink(std::int32_t slot) {
-  Slot& s = At(slot);
-  (s.older >= 0 ? At(s.older).newer : oldest_) = s.newer;
-  (s.newer >= 0 ? At(s.newer).older : newest_) = s.older;
-  s.older = s.newer = -1;
+void ExpandedArena::Unlink(std::int32_t frame) {
+  Frame& f = At(frame);
+  (f.older >= 0 ? At(f.older).newer : oldest_) = f.newer;
+  (f.newer >= 0 ? At(f.newer).older : newest_) = f.older;
+  f.older = f.newer = -1;
 }
 
-void ExpandedArena::LinkNewest(std::int32_t slot) {
-  At(slot).older = newest_;
-  (newest_ >= 0 ? At(newest_).newer : oldest_) = slot;
-  newest_ = slot;
+void ExpandedArena::LinkNewest(std::int32_t frame) {
+  At(frame).older = newest_;
+  (newest_ >= 0 ? At(newest_).newer : oldest_) = frame;
+  newest_ = frame;
 }
 
-void ExpandedArena::LinkOldest(std::int32_t slot) {
-  At(slot).newer = oldest_;
-  (oldest_ >= 0 ? At(oldest_).older : newest_) = slot;
-  oldest_ = slot;
+void ExpandedArena::LinkOldest(std::int32_t frame) {
+  At(frame).newer = oldest_;
+  (oldest_ >= 0 ? At(oldest_).older : newest_) = frame;
+  oldest_ = frame;
 }
 
 }  // namespace goldfinch

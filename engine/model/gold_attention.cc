@@ -22,7 +22,7 @@ GoldAttention::GoldAttention(DeviceArena& memory, StepInputs& inputs, GoldCache&
       arena_(arena),
       num_heads_(num_heads),
       num_gold_(num_gold),
-      scratch_tiles_(cache.shape().num_tiles - arena.num_slots()),
+      scratch_tiles_(cache.shape().num_tiles - arena.num_frames()),
       position_(inputs, max_rows),
       row_sequence_(inputs, max_rows),
       tile_begin_(inputs, max_sequences + 1),
@@ -59,7 +59,7 @@ void GoldAttention::Begin(std::span<const AttendedSequence> sequences,
   targets_.clear();
 
   const bool all_expanded = std::none_of(tiles_.begin(), tiles_.end(),
-                                         [](const Tile& tile) { return tile.slot < 0; });
+                                         [](const Tile& tile) { return tile.frame < 0; });
   one_group_ = all_expanded && static_cast<std::int64_t>(tiles_.size()) <= kMaxGroupTiles;
   repeats_ = false;
   if (!one_group_) return;
@@ -83,7 +83,7 @@ void GoldAttention::AddPadding(std::int64_t index) {
   targets_.push_back({.row = row,
                       .previous_row = row - 1,
                       .position = 0,
-                      .tile_row = arena_.num_slots() * page_tokens + index});
+                      .tile_row = arena_.num_frames() * page_tokens + index});
 }
 
 void GoldAttention::PlanSequence(std::int32_t index, const AttendedSequence& sequence) {
@@ -93,28 +93,28 @@ void GoldAttention::PlanSequence(std::int32_t index, const AttendedSequence& seq
   for (std::int64_t i = 0; i < pages; ++i) {
     // Once a page does not fit, neither does the rest: a later page that happens to be
     // expanded is not worth a second rule.
-    std::int32_t slot = -1;
+    std::int32_t frame = -1;
     if (fits)
-      slot = arena_.Acquire(sequence.pages[static_cast<std::size_t>(i)]);
+      frame = arena_.Acquire(sequence.pages[static_cast<std::size_t>(i)]);
     else
       arena_.CountMiss();
-    fits = slot >= 0;
-    tiles_.push_back({index, static_cast<std::int32_t>(i), slot});
+    fits = frame >= 0;
+    tiles_.push_back({index, static_cast<std::int32_t>(i), frame});
     if (!fits) continue;
-    Fill(sequence, i, slot, TokensOn(sequence, i));
+    Fill(sequence, i, frame, TokensOn(sequence, i));
   }
 }
 
 void GoldAttention::Fill(const AttendedSequence& sequence, std::int64_t page_index,
-                         std::int32_t slot, std::int64_t end) {
-  const std::int64_t filled = arena_.filled(slot);
+                         std::int32_t frame, std::int64_t end) {
+  const std::int64_t filled = arena_.filled(frame);
   if (filled >= end) return;
   const std::int64_t added = end - filled;
   GOLDFINCH_CHECK(added <= cache_.shape().max_targets);
   if (static_cast<std::int64_t>(targets_.size()) + added > cache_.shape().max_targets)
     FlushTargets(0, num_gold_);
-  AddTargets(sequence, page_index, filled, end, slot);
-  arena_.set_filled(slot, end);
+  AddTargets(sequence, page_index, filled, end, frame);
+  arena_.set_filled(frame, end);
 }
 
 Preparation GoldAttention::Prepare(const AttendedSequence& sequence,
@@ -125,20 +125,20 @@ Preparation GoldAttention::Prepare(const AttendedSequence& sequence,
   for (std::int64_t i = 0; i < pages; ++i) {
     const std::int32_t page = sequence.pages[static_cast<std::size_t>(i)];
     const std::int64_t wanted = TokensOn(sequence, i);
-    std::int32_t slot = arena_.Find(page);
-    const std::int64_t filled = slot < 0 ? 0 : arena_.filled(slot);
-    if (slot >= 0) arena_.Keep(slot);
+    std::int32_t frame = arena_.Find(page);
+    const std::int64_t filled = frame < 0 ? 0 : arena_.filled(frame);
+    if (frame >= 0) arena_.Keep(frame);
     if (filled >= wanted) continue;
     const std::int64_t added = std::min(wanted - filled, max_tokens - done.expanded);
     done.ready = added == wanted - filled;
     if (added == 0) break;
     // The rest has to do without anyway, as in PlanSequence.
-    if (slot < 0) slot = arena_.Acquire(page);
-    if (slot < 0) {
+    if (frame < 0) frame = arena_.Acquire(page);
+    if (frame < 0) {
       done.ready = true;
       break;
     }
-    Fill(sequence, i, slot, filled + added);
+    Fill(sequence, i, frame, filled + added);
     done.expanded += added;
     if (!done.ready) break;
   }
@@ -179,7 +179,7 @@ bool GoldAttention::ChunkFits(std::size_t begin, std::int64_t scratch) const {
   for (std::size_t i = begin;
        i < tiles_.size() && tiles_[i].sequence == sequence && count < KvTiles::kCutTiles;
        ++i, ++count)
-    scratch += tiles_[i].slot < 0 ? 1 : 0;
+    scratch += tiles_[i].frame < 0 ? 1 : 0;
   return scratch <= scratch_tiles_ && tile_.size() + count <= kMaxGroupTiles;
 }
 
@@ -195,9 +195,9 @@ std::size_t GoldAttention::BuildGroup(std::size_t begin, std::int64_t gold_layer
     for (; i < tiles_.size() && tiles_[i].sequence == static_cast<std::int32_t>(s); ++i) {
       const Tile& tile = tiles_[i];
       if (tile.page_index % KvTiles::kCutTiles == 0 && !ChunkFits(i, scratch)) break;
-      std::int64_t place = tile.slot;
-      if (tile.slot < 0) {
-        place = arena_.num_slots() + scratch++;
+      std::int64_t place = tile.frame;
+      if (tile.frame < 0) {
+        place = arena_.num_frames() + scratch++;
         const std::int64_t count = TokensOn(sequences_[s], tile.page_index);
         if (static_cast<std::int64_t>(targets_.size()) + count >
             cache_.shape().max_targets)

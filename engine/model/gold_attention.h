@@ -33,7 +33,7 @@ class GoldAttention {
     return std::max(KvTiles::kCutTiles, max_targets / page_tokens);
   }
 
-  // `arena` decides on tiles [0, arena.num_slots()) of `cache`; the scratch tiles follow.
+  // `arena` decides on tiles [0, arena.num_frames()) of `cache`; scratch tiles follow.
   GoldAttention(DeviceArena& memory, StepInputs& inputs, GoldCache& cache,
                 ExpandedArena& arena, std::int32_t num_heads, std::int64_t num_gold,
                 std::int64_t max_rows, std::int64_t max_sequences);
@@ -74,12 +74,12 @@ class GoldAttention {
   struct Tile {
     std::int32_t sequence;
     std::int32_t page_index;
-    std::int32_t slot;  // -1: rebuilt into scratch
+    std::int32_t frame;  // -1: rebuilt into scratch
   };
 
   void PlanSequence(std::int32_t index, const AttendedSequence& sequence);
-  // Expands rows [arena_.filled(slot), end) of a page into its slot, for all layers.
-  void Fill(const AttendedSequence& sequence, std::int64_t page_index, std::int32_t slot,
+  // Expands rows [arena_.filled(frame), end) of a page into its frame, for all layers.
+  void Fill(const AttendedSequence& sequence, std::int64_t page_index, std::int32_t frame,
             std::int64_t end);
   // Tokens of the sequence on its page.
   std::int64_t TokensOn(const AttendedSequence& sequence, std::int64_t page_index) const {

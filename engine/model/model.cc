@@ -71,8 +71,8 @@ Model::Model(Backend& backend, const Checkpoint& checkpoint, DType type,
     const GoldCacheShape shape{
         .storage = limits.cache_storage,
         .page_tokens = limits.page_tokens,
-        .num_tiles = limits.arena_slots + GoldAttention::ScratchTiles(
-                                              backend.piece_rows(), limits.page_tokens),
+        .num_tiles = limits.arena_frames + GoldAttention::ScratchTiles(
+                                               backend.piece_rows(), limits.page_tokens),
         .max_targets = backend.piece_rows(),
         .vocab_table = limits.vocab_table,
         .spare_rows = 2 * padding};
@@ -83,7 +83,7 @@ Model::Model(Backend& backend, const Checkpoint& checkpoint, DType type,
     gold_next_slot_ = {inputs_, slots};
     before_gold_row_ = {inputs_, limits.num_slots};
     before_gold_slot_ = {inputs_, limits.num_slots};
-    arena_ = std::make_unique<ExpandedArena>(limits.arena_slots, 0);
+    arena_ = std::make_unique<ExpandedArena>(limits.arena_frames, 0);
     cache_ = std::make_unique<GoldCache>(memory_, inputs_, config_, weights_, type, shape,
                                          width);
     attention_ = std::make_unique<GoldAttention>(memory_, inputs_, *cache_, *arena_,

@@ -50,7 +50,7 @@ struct ModelLimits {
   // own, of host_bytes.
   double cache_share = 0.0;
   std::int64_t host_bytes = 0;
-  std::int64_t arena_slots = 0;         // pages expanded at once
+  std::int64_t arena_frames = 0;        // pages expanded at once
   std::int64_t max_logit_rows = 0;      // rows of one Logits
   DType weight_storage = DType::kBf16;  // the compute type, kI8 or kFp8
   DType cache_storage = DType::kBf16;   // the compute type or kI8
@@ -133,7 +133,7 @@ class Model {
   DeviceBytes device_bytes() const;
 
   std::int64_t num_pages() const { return limits_.num_pages; }
-  std::int64_t expanded_pages() const { return limits_.arena_slots; }
+  std::int64_t expanded_pages() const { return limits_.arena_frames; }
   ExpandedUsage expanded_usage() const;
 
  private:

@@ -10,15 +10,15 @@
 namespace goldfinch {
 namespace {
 
-TEST(ExpandedArenaTest, PageKeepsItsSlotAndRowsWhileThereIsRoom) {
+TEST(ExpandedArenaTest, PageKeepsItsFrameAndRowsWhileThereIsRoom) {
   ExpandedArena arena(3, 10);
-  const std::int32_t slot = arena.Acquire(7);
-  EXPECT_EQ(arena.filled(slot), 0);
-  arena.set_filled(slot, 5);
+  const std::int32_t frame = arena.Acquire(7);
+  EXPECT_EQ(arena.filled(frame), 0);
+  arena.set_filled(frame, 5);
   arena.BeginStep();
-  EXPECT_NE(arena.Acquire(2), slot);
-  EXPECT_EQ(arena.Acquire(7), slot);
-  EXPECT_EQ(arena.filled(slot), 5);
+  EXPECT_NE(arena.Acquire(2), frame);
+  EXPECT_EQ(arena.Acquire(7), frame);
+  EXPECT_EQ(arena.filled(frame), 5);
   EXPECT_EQ(arena.used(), 2);
   EXPECT_EQ(arena.evictions(), 0);
 }
@@ -52,12 +52,12 @@ TEST(ExpandedArenaTest, KeepingIsUseThatNobodyCounts) {
   EXPECT_EQ(arena.misses(), 4);
 }
 
-TEST(ExpandedArenaTest, SlotUsedInThisStepIsNeverEvicted) {
+TEST(ExpandedArenaTest, FrameUsedInThisStepIsNeverEvicted) {
   ExpandedArena arena(2, 10);
-  const std::int32_t slot = arena.Acquire(0);
+  const std::int32_t frame = arena.Acquire(0);
   arena.BeginStep();
   arena.Acquire(1);
-  EXPECT_EQ(arena.Acquire(2), slot);  // page 0 was of the step before
+  EXPECT_EQ(arena.Acquire(2), frame);  // page 0 was of the step before
   EXPECT_EQ(arena.Acquire(3), -1);
   EXPECT_GE(arena.Acquire(1), 0);
   EXPECT_EQ(arena.Acquire(0), -1);
@@ -73,19 +73,19 @@ TEST(ExpandedArenaTest, RefusedPageTakesNothing) {
   EXPECT_EQ(arena.evictions(), 0);
 }
 
-TEST(ExpandedArenaTest, DroppedSlotIsTakenFirstEvenInTheSameStep) {
+TEST(ExpandedArenaTest, DroppedFrameIsTakenFirstEvenInTheSameStep) {
   ExpandedArena arena(2, 10);
   arena.Acquire(0);
-  const std::int32_t slot = arena.Acquire(1);
-  arena.set_filled(slot, 4);
+  const std::int32_t frame = arena.Acquire(1);
+  arena.set_filled(frame, 4);
   arena.Drop(1);
   EXPECT_EQ(arena.used(), 1);
-  EXPECT_EQ(arena.Acquire(2), slot);
-  EXPECT_EQ(arena.filled(slot), 0);
+  EXPECT_EQ(arena.Acquire(2), frame);
+  EXPECT_EQ(arena.filled(frame), 0);
   EXPECT_EQ(arena.evictions(), 0);
 }
 
-TEST(ExpandedArenaTest, DroppingAPageWithoutASlotDoesNothing) {
+TEST(ExpandedArenaTest, DroppingAPageWithoutAFrameDoesNothing) {
   ExpandedArena arena(2, 10);
   arena.Acquire(0);
   arena.Drop(5);
@@ -111,7 +111,7 @@ TEST(ExpandedArenaTest, CountsWhatWasThereAndWhatWasNot) {
   EXPECT_EQ(arena.evictions(), 1);
 }
 
-TEST(ExpandedArenaTest, ArenaWithoutSlotsRefusesEveryPage) {
+TEST(ExpandedArenaTest, ArenaWithoutFramesRefusesEveryPage) {
   ExpandedArena arena(0, 4);
   EXPECT_EQ(arena.Acquire(0), -1);
   arena.Drop(0);
@@ -121,10 +121,10 @@ TEST(ExpandedArenaTest, ArenaWithoutSlotsRefusesEveryPage) {
 // What the header promises, as a list of pages from the least recently used.
 class Model {
  public:
-  explicit Model(std::size_t num_slots) : num_slots_(num_slots) {}
+  explicit Model(std::size_t num_frames) : num_frames_(num_frames) {}
 
   struct Entry {
-    std::int32_t page, slot;
+    std::int32_t page, frame;
     std::int64_t filled;
     std::uint64_t step;
   };
@@ -138,28 +138,28 @@ class Model {
     const auto found = Find(page);
     if (found != entries.end()) entries.erase(found);
   }
-  // `slot` is what the arena answered.
-  void ExpectAcquired(std::int32_t page, std::int32_t slot) {
+  // `frame` is what the arena answered.
+  void ExpectAcquired(std::int32_t page, std::int32_t frame) {
     const auto found = Find(page);
     (found != entries.end() ? hits : misses)++;
     if (found != entries.end()) {
-      ASSERT_EQ(slot, found->slot);
+      ASSERT_EQ(frame, found->frame);
       found->step = step_;
       entries.splice(entries.end(), entries, found);
       return;
     }
-    Entry fresh = {page, slot, 0, step_};
-    if (entries.size() == num_slots_) {
+    Entry fresh = {page, frame, 0, step_};
+    if (entries.size() == num_frames_) {
       if (entries.empty() || entries.front().step == step_) {
-        ASSERT_EQ(slot, -1);
+        ASSERT_EQ(frame, -1);
         return;
       }
-      ASSERT_EQ(slot, entries.front().slot);
+      ASSERT_EQ(frame, entries.front().frame);
       entries.pop_front();
       ++evictions;
     }
-    ASSERT_TRUE(slot >= 0 && static_cast<std::size_t>(slot) < num_slots_);
-    for (const Entry& e : entries) ASSERT_NE(e.slot, slot);
+    ASSERT_TRUE(frame >= 0 && static_cast<std::size_t>(frame) < num_frames_);
+    for (const Entry& e : entries) ASSERT_NE(e.frame, frame);
     entries.push_back(fresh);
   }
 
@@ -167,14 +167,14 @@ class Model {
   std::int64_t hits = 0, misses = 0, evictions = 0;
 
  private:
-  const std::size_t num_slots_;
+  const std::size_t num_frames_;
   std::uint64_t step_ = 1;
 };
 
-void UseAtRandom(std::int64_t num_slots, std::uint64_t seed) {
+void UseAtRandom(std::int64_t num_frames, std::uint64_t seed) {
   constexpr std::int32_t kPages = 40;
-  ExpandedArena arena(num_slots, kPages);
-  Model model(static_cast<std::size_t>(num_slots));
+  ExpandedArena arena(num_frames, kPages);
+  Model model(static_cast<std::size_t>(num_frames));
   std::mt19937_64 random(seed);
   for (int i = 0; i < 20000; ++i) {
     const auto page = static_cast<std::int32_t>(random() % kPages);
@@ -186,12 +186,12 @@ void UseAtRandom(std::int64_t num_slots, std::uint64_t seed) {
       arena.Drop(page);
       model.Drop(page);
     } else {
-      const std::int32_t slot = arena.Acquire(page);
-      ASSERT_NO_FATAL_FAILURE(model.ExpectAcquired(page, slot)) << "use " << i;
-      if (slot >= 0) {
-        ASSERT_EQ(arena.filled(slot), model.Find(page)->filled);
+      const std::int32_t frame = arena.Acquire(page);
+      ASSERT_NO_FATAL_FAILURE(model.ExpectAcquired(page, frame)) << "use " << i;
+      if (frame >= 0) {
+        ASSERT_EQ(arena.filled(frame), model.Find(page)->filled);
         model.Find(page)->filled = static_cast<std::int64_t>(random() % 16);
-        arena.set_filled(slot, model.Find(page)->filled);
+        arena.set_filled(frame, model.Find(page)->filled);
       }
     }
     ASSERT_EQ(arena.used(), static_cast<std::int64_t>(model.entries.size()));
@@ -202,8 +202,8 @@ void UseAtRandom(std::int64_t num_slots, std::uint64_t seed) {
 }
 
 TEST(ExpandedArenaTest, MatchesAListUnderRandomUse) {
-  for (const std::int64_t num_slots : {0, 1, 2, 7, 20, 40, 60})
-    UseAtRandom(num_slots, static_cast<std::uint64_t>(num_slots) + 1);
+  for (const std::int64_t num_frames : {0, 1, 2, 7, 20, 40, 60})
+    UseAtRandom(num_frames, static_cast<std::uint64_t>(num_frames) + 1);
 }
 
 }  // namespace

@@ -26,7 +26,7 @@ class GoldRowsTest : public testing::TestWithParam<std::string> {
                                                  .num_slots = 1,
                                                  .page_tokens = 64,
                                                  .num_pages = 4,
-                                                 .arena_slots = 4,
+                                                 .arena_frames = 4,
                                                  .max_logit_rows = 4});
   }
 
@@ -102,7 +102,8 @@ TEST_P(GoldRowsTest, TwoPositionsALayerAreEnoughWithEveryOtherShiftStatePoisoned
 }
 
 // The engine runs from 2G positions before the first logits, that is 2G + 1 rows;
-// docs/model.md says the last 2G positions are enough. Both are tried, and one less must fail.
+// docs/model.md says the last 2G positions are enough. Both are tried, and one less must
+// fail.
 TEST_P(GoldRowsTest, TheBoundIsTight) {
   const std::vector<TokenId> tokens =
       RandomTokens(kPrompt + 2, model_->config().vocab_size, 4);
