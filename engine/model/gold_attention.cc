@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "engine/check.h"
+#include "engine/model/padding.h"
 
 namespace goldfinch {
 namespace {
@@ -76,7 +77,7 @@ void GoldAttention::AddPadding(std::int64_t index) {
   sequences_.push_back({});  // without tiles
   // A row of its own, after one of its own; and no sequence reads what is in a scratch
   // tile from before.
-  const std::int64_t row = PaddingRow(index);
+  const std::int64_t row = PaddingRow(cache_.spare_row(), index);
   const std::int64_t page_tokens = cache_.shape().page_tokens;
   if (static_cast<std::int64_t>(targets_.size()) == cache_.shape().max_targets)
     FlushTargets(0, num_gold_);

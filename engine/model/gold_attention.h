@@ -47,11 +47,6 @@ class GoldAttention {
              std::span<const std::int32_t> row_sequence,
              std::span<const std::int64_t> row_position, std::int64_t padding);
 
-  // The row of the cache for the token of padding row `index`.
-  std::int64_t PaddingRow(std::int64_t index) const {
-    return cache_.spare_row() + 2 * index + 1;
-  }
-
   // Whether the step queues the same as any other with as many rows does: every sequence
   // has one row, whose token alone is not expanded yet.
   bool repeats() const { return repeats_; }

@@ -35,6 +35,16 @@ std::int64_t MaxMixWidth(const ModelWeights& weights) {
 
 constexpr auto kFloatBytes = static_cast<std::int64_t>(sizeof(float));
 
+// Sequences that decode steps are padded with, at most.
+std::int64_t PaddingSequences(const Backend& backend) {
+  return backend.records() ? kMaxPadding : 0;
+}
+
+// Padding's are the last of them.
+std::int64_t NumSlots(const Backend& backend, const ModelLimits& limits) {
+  return limits.num_slots + limits.spare_slots + PaddingSequences(backend);
+}
+
 // Keys of Backend::Record: a half of a pass, and how many rows it has.
 enum class Half { kRecurrent, kGold };
 std::int64_t KeyOf(Half half, std::int64_t rows) {
@@ -50,61 +60,57 @@ Model::Model(Backend& backend, const Checkpoint& checkpoint, DType type,
       config_(checkpoint.config()),
       type_(type),
       limits_(limits),
-      weights_(ModelWeights::Load(checkpoint, type, limits.weight_storage, backend)) {
-  const std::int64_t padding = backend.records() ? kMaxPadding : 0;
-  const std::int64_t rows = limits.max_rows + padding, d = config_.n_embd;
-  const std::int64_t slots = limits.num_slots + limits.spare_slots + padding;
-  const std::int64_t width = MaxMixWidth(weights_);
+      weights_(ModelWeights::Load(checkpoint, type, limits.weight_storage, backend)),
+      spans_(inputs_, {.rows = limits.max_rows + PaddingSequences(backend),
+                       .spans = limits.num_slots,
+                       .sampled = limits.spare_slots,
+                       .slots = NumSlots(backend, limits),
+                       .padding = PaddingSequences(backend),
+                       .page_tokens = limits.page_tokens,
+                       .gold = config_.num_gold() > 0}) {
+  const std::int64_t rows = limits.max_rows + PaddingSequences(backend);
+  const std::int64_t slots = NumSlots(backend, limits), width = MaxMixWidth(weights_);
   TakeStates(slots);
   work_ = std::make_unique<Workspace>(memory_, config_, type, rows, width);
-  x_ = memory_.Take(rows, d, DType::kF32);
-  tokens_ = {inputs_, rows};  // the first of them: StepArray::filled_by_op
-  span_begin_ = {inputs_, slots + 1};
-  slot_ = {inputs_, slots};
-  next_slot_ = {inputs_, slots};
-  sampled_ = {inputs_, limits.spare_slots};
-  lead_ = {inputs_, slots};
-  first_row_.reserve(static_cast<std::size_t>(limits.num_slots));
+  x_ = memory_.Take(rows, config_.n_embd, DType::kF32);
   logit_row_ = {inputs_, limits.max_logit_rows};
-  output_begin_.reserve(static_cast<std::size_t>(limits.num_slots));
-  if (config_.num_gold() > 0) {
-    const GoldCacheShape shape{
-        .storage = limits.cache_storage,
-        .page_tokens = limits.page_tokens,
-        .num_tiles = limits.arena_frames + GoldAttention::ScratchTiles(
-                                               backend.piece_rows(), limits.page_tokens),
-        .max_targets = backend.piece_rows(),
-        .vocab_table = limits.vocab_table,
-        .spare_rows = 2 * padding};
-    cache_row_ = {inputs_, rows};
-    gold_row_ = {inputs_, rows};
-    gold_span_begin_ = {inputs_, slots + 1};
-    gold_slot_ = {inputs_, slots};
-    gold_next_slot_ = {inputs_, slots};
-    before_gold_row_ = {inputs_, limits.num_slots};
-    before_gold_slot_ = {inputs_, limits.num_slots};
-    arena_ = std::make_unique<ExpandedArena>(limits.arena_frames, 0);
-    cache_ = std::make_unique<GoldCache>(memory_, inputs_, config_, weights_, type, shape,
-                                         width);
-    attention_ = std::make_unique<GoldAttention>(memory_, inputs_, *cache_, *arena_,
-                                                 config_.num_heads(), config_.num_gold(),
-                                                 rows, slots);
-    gold_x_ = memory_.Take(rows, d, DType::kF32);
-    attended_.reserve(static_cast<std::size_t>(limits.num_slots));
-    gold_row_sequence_.reserve(static_cast<std::size_t>(rows));
-    gold_row_position_.reserve(static_cast<std::size_t>(rows));
-  }
+  if (config_.num_gold() > 0) TakeGold(rows, slots, width);
   inputs_.Take();
-  last_ = memory_.Take(limits.max_logit_rows, d, DType::kF32);
-  last_normed_ = memory_.TakeInput(limits.max_logit_rows, d, type);
-  logits_ = memory_.Take(limits.max_logit_rows, config_.vocab_size, DType::kF32);
+  TakeLogits();
   backend_.Prepare(rows, config_.vocab_size, limits.max_logit_rows);
-  if (cache_ != nullptr) {
-    if (limits_.cache_share > 0.0) limits_.num_pages = PagesOfShare();
-    cache_->TakePages(memory_, limits_.num_pages);
-    arena_->SetPages(limits_.num_pages);
-  }
+  if (cache_ != nullptr) TakePages();
   if (backend.records()) RecordDecoding();
+}
+
+void Model::TakeGold(std::int64_t rows, std::int64_t slots, std::int64_t width) {
+  const GoldCacheShape shape{
+      .storage = limits_.cache_storage,
+      .page_tokens = limits_.page_tokens,
+      .num_tiles = limits_.arena_frames + GoldAttention::ScratchTiles(
+                                              backend_.piece_rows(), limits_.page_tokens),
+      .max_targets = backend_.piece_rows(),
+      .vocab_table = limits_.vocab_table,
+      .spare_rows = kPaddingCacheRows * PaddingSequences(backend_)};
+  arena_ = std::make_unique<ExpandedArena>(limits_.arena_frames, 0);
+  cache_ = std::make_unique<GoldCache>(memory_, inputs_, config_, weights_, type_, shape,
+                                       width);
+  attention_ = std::make_unique<GoldAttention>(memory_, inputs_, *cache_, *arena_,
+                                               config_.num_heads(), config_.num_gold(),
+                                               rows, slots);
+  gold_x_ = memory_.Take(rows, config_.n_embd, DType::kF32);
+}
+
+void Model::TakeLogits() {
+  const std::int64_t rows = limits_.max_logit_rows;
+  last_ = memory_.Take(rows, config_.n_embd, DType::kF32);
+  last_normed_ = memory_.TakeInput(rows, config_.n_embd, type_);
+  logits_ = memory_.Take(rows, config_.vocab_size, DType::kF32);
+}
+
+void Model::TakePages() {
+  if (limits_.cache_share > 0.0) limits_.num_pages = PagesOfShare();
+  cache_->TakePages(memory_, limits_.num_pages);
+  arena_->SetPages(limits_.num_pages);
 }
 
 // A slot's states lie side by side, in the order of ReadState, so that each of its moves
@@ -253,159 +259,48 @@ std::optional<std::int64_t> Model::PaddingOf(std::span<const SpanInput> spans) c
   return PaddedSequences(count) - count;
 }
 
-void Model::AddSpan(const SpanInput& span) {
-  span_begin_.Push(static_cast<std::int32_t>(tokens_.size()));
-  slot_.Push(span.slot);
-  next_slot_.Push(span.next_slot);
-  const std::int64_t page_tokens = limits_.page_tokens;
-  std::int64_t position = span.position;
-  for (const TokenId token : span.tokens) {
-    tokens_.Push(token);
-    if (cache_ == nullptr) continue;
-    const auto page = static_cast<std::size_t>(position / page_tokens);
-    cache_row_.Push(std::int64_t{span.pages[page]} * page_tokens +
-                    position % page_tokens);
-    ++position;
-  }
-}
-
-// Prompts come last.
-void Model::BuildBatch(std::span<const SpanInput> spans, std::int64_t padding) {
-  tokens_.Clear();
-  span_begin_.Clear();
-  slot_.Clear();
-  next_slot_.Clear();
-  lead_.Clear();
-  cache_row_.Clear();
-  first_row_.assign(spans.size(), 0);
-  prompt_rows_ = 0;
-  for (const bool prompt : {false, true}) {
-    for (std::size_t i = 0; i < spans.size(); ++i) {
-      const SpanInput& span = spans[i];
-      if (span.prompt != prompt) continue;
-      const auto count = static_cast<std::int64_t>(span.tokens.size());
-      first_row_[i] = tokens_.size();
-      // As far as the next multiple of a block, or all of it.
-      const std::int64_t to_block =
-          (kPromptBlock - span.position % kPromptBlock) % kPromptBlock;
-      lead_.Push(static_cast<std::int32_t>(prompt ? to_block : count));
-      if (prompt) prompt_rows_ += count;
-      AddSpan(span);
-    }
-  }
-  if (prompt_rows_ == 0) lead_.Clear();
-  output_begin_.assign(first_row_.begin(), first_row_.end());
-  for (std::int64_t i = 0; i < padding; ++i) {
-    span_begin_.Push(static_cast<std::int32_t>(tokens_.size()));
-    slot_.Push(PaddingSlot(i));
-    next_slot_.Push(PaddingSlot(i));
-    tokens_.Push(0);
-    if (cache_ != nullptr) cache_row_.Push(attention_->PaddingRow(i));
-  }
-  span_begin_.Push(static_cast<std::int32_t>(tokens_.size()));
-  tokens_.Stage();
-  span_begin_.Stage();
-  slot_.Stage();
-  next_slot_.Stage();
-  lead_.Stage();
-  if (cache_ != nullptr) cache_row_.Stage();
+void Model::StageRecurrent(std::span<const SpanInput> spans, std::int64_t padding) {
+  spans_.StageRecurrent(spans, padding, cache_ == nullptr ? 0 : cache_->spare_row());
 }
 
 void Model::RunRecurrent() {
-  const Matrix x = x_.Rows(tokens_.size());
-  LayerContext context{
-      .backend = backend_,
-      .config = config_,
-      .work = *work_,
-      .spans = {.count = static_cast<std::int32_t>(slot_.size()),
-                .begin = span_begin_.device(),
-                .slot = slot_.device(),
-                .next_slot = prompt_rows_ > 0 ? slot_.device() : next_slot_.device(),
-                .lead = prompt_rows_ > 0 ? lead_.device() : nullptr},
-      .prompt_rows = prompt_rows_};
-  backend_.EmbedNorm(tokens_.device(), weights_.embedding, weights_.ln0, x);
+  const Matrix x = x_.Rows(spans_.num_rows());
+  LayerContext context{.backend = backend_,
+                       .config = config_,
+                       .work = *work_,
+                       .spans = spans_.recurrent(),
+                       .prompt_rows = spans_.prompt_rows()};
+  backend_.EmbedNorm(spans_.tokens().device(), weights_.embedding, weights_.ln0, x);
   for (std::int64_t i = 0; i < config_.num_recurrent(); ++i) {
     const LayerWeights& layer = weights_.layers[static_cast<std::size_t>(i)];
     FinchTimeMix(context, layer, State(i), x);
     ChannelMix(context, layer, State(i), x);
   }
   if (cache_ != nullptr)
-    cache_->Append(x, tokens_.device(), cache_row_.device(),
+    cache_->Append(x, spans_.tokens().device(), spans_.cache_row().device(),
                    work_->mixed[0].Rows(x.rows));
 }
 
-// Which rows GOLD runs on, and the row before them whose LN1 the first GOLD layer's
-// shift state becomes (the last row of a span that has none).
-void Model::BuildGold(std::span<const SpanInput> spans, std::int64_t padding) {
-  gold_row_.Clear();
-  gold_span_begin_.Clear();
-  gold_slot_.Clear();
-  gold_next_slot_.Clear();
-  before_gold_row_.Clear();
-  before_gold_slot_.Clear();
-  attended_.clear();
-  gold_row_sequence_.clear();
-  gold_row_position_.clear();
-  for (std::size_t i = 0; i < spans.size(); ++i) {
-    const SpanInput& span = spans[i];
-    const std::int64_t row = first_row_[i];
-    const auto count = static_cast<std::int64_t>(span.tokens.size());
-    const std::int64_t first =
-        std::clamp<std::int64_t>(span.gold_begin - span.position, 0, count);
-    if (first > 0) {
-      before_gold_row_.Push(static_cast<std::int32_t>(row + first - 1));
-      before_gold_slot_.Push(span.slot);
-    }
-    output_begin_[i] = gold_row_.size() - first;
-    if (first < count) {
-      gold_span_begin_.Push(static_cast<std::int32_t>(gold_row_.size()));
-      gold_slot_.Push(span.slot);
-      gold_next_slot_.Push(span.next_slot);
-      const auto sequence = static_cast<std::int32_t>(attended_.size());
-      attended_.push_back({.pages = span.pages, .length = span.position + count});
-      for (std::int64_t j = first; j < count; ++j) {
-        gold_row_.Push(row + j);
-        gold_row_sequence_.push_back(sequence);
-        gold_row_position_.push_back(span.position + j);
-      }
-    }
-  }
-  const std::int64_t behind = tokens_.size() - padding;
-  for (std::int64_t i = 0; i < padding; ++i) {
-    gold_span_begin_.Push(static_cast<std::int32_t>(gold_row_.size()));
-    gold_slot_.Push(PaddingSlot(i));
-    gold_next_slot_.Push(PaddingSlot(i));
-    gold_row_.Push(behind + i);
-  }
-  gold_span_begin_.Push(static_cast<std::int32_t>(gold_row_.size()));
-  gold_row_.Stage();
-  gold_span_begin_.Stage();
-  gold_slot_.Stage();
-  gold_next_slot_.Stage();
-  before_gold_row_.Stage();
-  before_gold_slot_.Stage();
-  if (gold_row_.size() > 0)
-    attention_->Begin(attended_, gold_row_sequence_, gold_row_position_, padding);
+void Model::StageGold(std::span<const SpanInput> spans, std::int64_t padding) {
+  spans_.StageGold(spans, padding);
+  if (spans_.num_gold_rows() > 0)
+    attention_->Begin(spans_.attended(), spans_.gold_row_sequence(),
+                      spans_.gold_row_position(), padding);
 }
 
 void Model::RunGold() {
-  const Matrix x = x_.Rows(tokens_.size());
+  const Matrix x = x_.Rows(spans_.num_rows());
   const std::int64_t first_layer = config_.num_recurrent();
   const LayerWeights& first = weights_.layers[static_cast<std::size_t>(first_layer)];
-  backend_.NormToState(x, first.ln1, before_gold_row_.device(),
-                       before_gold_slot_.device(), before_gold_row_.size(),
-                       State(first_layer).att_shift);
-  if (gold_row_.size() == 0) return;
+  backend_.NormToState(x, first.ln1, spans_.before_gold_row().device(),
+                       spans_.before_gold_slot().device(),
+                       spans_.before_gold_row().size(), State(first_layer).att_shift);
+  if (spans_.num_gold_rows() == 0) return;
 
-  LayerContext context{.backend = backend_,
-                       .config = config_,
-                       .work = *work_,
-                       .spans = {.count = static_cast<std::int32_t>(gold_slot_.size()),
-                                 .begin = gold_span_begin_.device(),
-                                 .slot = gold_slot_.device(),
-                                 .next_slot = gold_next_slot_.device()}};
-  const Matrix gold_x = gold_x_.Rows(gold_row_.size());
-  backend_.GatherRows(x, gold_row_.device(), gold_x);
+  LayerContext context{
+      .backend = backend_, .config = config_, .work = *work_, .spans = spans_.gold()};
+  const Matrix gold_x = gold_x_.Rows(spans_.num_gold_rows());
+  backend_.GatherRows(x, spans_.gold_row().device(), gold_x);
   attention_->ExpandStaged();
   for (std::int64_t i = first_layer; i < config_.n_layer; ++i) {
     const LayerWeights& layer = weights_.layers[static_cast<std::size_t>(i)];
@@ -417,24 +312,20 @@ void Model::RunGold() {
 
 void Model::Run(std::span<const SpanInput> spans, const TokenStore& sampled) {
   const std::optional<std::int64_t> padding = PaddingOf(spans);
-  BuildBatch(spans, padding.value_or(0));
-  if (sampled.data != nullptr) {
-    sampled_.Clear();
-    for (const SpanInput& span : spans) sampled_.Push(span.sampled);
-    sampled_.Stage();
-  }
+  StageRecurrent(spans, padding.value_or(0));
+  if (sampled.data != nullptr) spans_.StageSampled(spans);
   inputs_.Upload();
   if (sampled.data != nullptr)
-    backend_.GatherTokens(sampled, sampled_.device(), sampled_.size(),
-                          tokens_.filled_by_op());
-  const std::int64_t rows = tokens_.size();
+    backend_.GatherTokens(sampled, spans_.sampled().device(), spans_.sampled().size(),
+                          spans_.tokens().filled_by_op());
+  const std::int64_t rows = spans_.num_rows();
   if (!padding.has_value() || !backend_.Replay(KeyOf(Half::kRecurrent, rows)))
     RunRecurrent();
   if (cache_ == nullptr) return;
-  BuildGold(spans, padding.value_or(0));
+  StageGold(spans, padding.value_or(0));
   inputs_.Upload();
-  const bool repeats = padding.has_value() && gold_row_.size() == rows &&
-                       before_gold_row_.size() == 0 && attention_->repeats();
+  const bool repeats = padding.has_value() && spans_.num_gold_rows() == rows &&
+                       spans_.before_gold_row().size() == 0 && attention_->repeats();
   if (!repeats || !backend_.Replay(KeyOf(Half::kGold, rows))) RunGold();
 }
 
@@ -442,19 +333,15 @@ void Model::RecordDecoding() {
   const std::int64_t most =
       PaddedSequences(std::min(limits_.num_slots, kMaxRecordedSequences));
   for (std::int64_t rows = 1; rows <= most; rows = NextPadded(rows)) {
-    BuildBatch({}, rows);
+    StageRecurrent({}, rows);
     inputs_.Upload();
     backend_.Record(KeyOf(Half::kRecurrent, rows), [this] { RunRecurrent(); });
     if (cache_ == nullptr) continue;
-    BuildGold({}, rows);
+    StageGold({}, rows);
     inputs_.Upload();
     backend_.Record(KeyOf(Half::kGold, rows), [this] { RunGold(); });
   }
   recorded_ = most;
-}
-
-std::int64_t Model::OutputRow(std::size_t span, std::int64_t index) const {
-  return output_begin_[span] + index;
 }
 
 Matrix Model::Logits(std::span<const std::int64_t> rows) {

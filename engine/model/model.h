@@ -30,6 +30,7 @@
 #include "engine/model/gold_attention.h"
 #include "engine/model/gold_cache.h"
 #include "engine/model/layers.h"
+#include "engine/model/staged_spans.h"
 #include "engine/model/weights.h"
 #include "engine/model/workspace.h"
 
@@ -55,20 +56,6 @@ struct ModelLimits {
   DType weight_storage = DType::kBf16;  // the compute type, kI8 or kFp8
   DType cache_storage = DType::kBf16;   // the compute type or kI8
   bool vocab_table = false;             // see GoldCacheShape
-};
-
-// Consecutive tokens of one sequence, from `position` on.
-struct SpanInput {
-  std::int32_t slot = 0;
-  std::int32_t next_slot = 0;  // gets the state behind it; of a prompt the same slot
-  std::int64_t position = 0;
-  std::span<const TokenId> tokens;
-  std::span<const std::int32_t> pages;  // of the whole sequence; empty without GOLD
-  std::int64_t gold_begin = 0;
-  // Its rows are rows of a prompt, where the device knows of a difference
-  // (Backend::prompt_grid): recurrent layers compute them in blocks.
-  bool prompt = false;
-  std::int64_t sampled = 0;  // see Run
 };
 
 class Model {
@@ -123,7 +110,9 @@ class Model {
   void Run(std::span<const SpanInput> spans, const TokenStore& sampled = {});
 
   // Row to give to Logits for the span's token `index`, which is at gold_begin or later.
-  std::int64_t OutputRow(std::size_t span, std::int64_t index) const;
+  std::int64_t OutputRow(std::size_t span, std::int64_t index) const {
+    return spans_.OutputRow(span, index);
+  }
 
   // [rows.size(), V] in device memory, until the next call; at most max_logit_rows.
   Matrix Logits(std::span<const std::int64_t> rows);
@@ -137,11 +126,18 @@ class Model {
   ExpandedUsage expanded_usage() const;
 
  private:
-  void AddSpan(const SpanInput& span);
+  // Parts of the constructor. Pages come last: they may be a share of what is left.
+  void TakeStates(std::int64_t slots);
+  void TakeGold(std::int64_t rows, std::int64_t slots, std::int64_t width);
+  void TakeLogits();
+  void TakePages();
+  // Of cache_share; everything else has been taken. Throws std::bad_alloc when it is less
+  // than one.
+  std::int64_t PagesOfShare();
   // Each stages what its half of the pass reads: the spans, and `padding` sequences of
   // one token behind them.
-  void BuildBatch(std::span<const SpanInput> spans, std::int64_t padding);
-  void BuildGold(std::span<const SpanInput> spans, std::int64_t padding);
+  void StageRecurrent(std::span<const SpanInput> spans, std::int64_t padding);
+  void StageGold(std::span<const SpanInput> spans, std::int64_t padding);
   // Each queues its half. What they queue for a decode step depends on the number of its
   // rows alone; of GOLD layers, where attention_->repeats().
   void RunRecurrent();
@@ -150,14 +146,7 @@ class Model {
   void RecordDecoding();
   // Sequences to pad a decode step with; none for any other step.
   std::optional<std::int64_t> PaddingOf(std::span<const SpanInput> spans) const;
-  void TakeStates(std::int64_t slots);
-  // Of cache_share; everything else has been taken. Throws std::bad_alloc when it is less
-  // than one.
-  std::int64_t PagesOfShare();
   LayerState State(std::int64_t layer) const;
-  std::int32_t PaddingSlot(std::int64_t index) const {
-    return static_cast<std::int32_t>(limits_.num_slots + limits_.spare_slots + index);
-  }
   // visit(cache row, index from `begin`, count) of the runs within pages that positions
   // [begin, begin + count) are.
   template <typename Visit>
@@ -181,22 +170,9 @@ class Model {
   std::unique_ptr<GoldAttention> attention_;  // the same
 
   // One pass.
+  StagedSpans spans_;
   Matrix x_;       // [rows, D] residual stream of all rows
   Matrix gold_x_;  // [GOLD rows, D]
-  StepArray<std::int32_t> tokens_, span_begin_, slot_, next_slot_;
-  StepArray<std::int64_t> sampled_;  // SpanInput::sampled, where Run goes by it
-  StepArray<std::int32_t> lead_;     // RowSpans::lead; nothing in steps without prompts
-  std::int64_t prompt_rows_ = 0;     // the last ones of x_
-  std::vector<std::int64_t> first_row_;  // of x_, a span
-  StepArray<std::int64_t> cache_row_;
-  StepArray<std::int64_t> gold_row_;  // rows of x_ that GOLD runs on
-  StepArray<std::int32_t> gold_span_begin_, gold_slot_, gold_next_slot_;
-  // Rows of x_ just before the first GOLD row of a span, and their slots.
-  StepArray<std::int32_t> before_gold_row_, before_gold_slot_;
-  std::vector<std::int64_t> output_begin_;  // a span: output row of its token 0
-  std::vector<AttendedSequence> attended_;
-  std::vector<std::int32_t> gold_row_sequence_;
-  std::vector<std::int64_t> gold_row_position_;
 
   StepArray<std::int64_t> logit_row_;
   Matrix last_, last_normed_, logits_;

@@ -21,6 +21,15 @@ constexpr std::int64_t PaddedSequences(std::int64_t count) {
 // Most that are added.
 inline constexpr std::int64_t kMaxPadding = 7;
 
+// Rows of the cache for each: that of its token, and one before it.
+inline constexpr std::int64_t kPaddingCacheRows = 2;
+
+// The row of the token of padding sequence `index`, where rows for padding begin at
+// `spare_row`.
+constexpr std::int64_t PaddingRow(std::int64_t spare_row, std::int64_t index) {
+  return spare_row + kPaddingCacheRows * index + 1;
+}
+
 // The next larger number that steps are padded to.
 constexpr std::int64_t NextPadded(std::int64_t padded) {
   return PaddedSequences(padded + 1);
