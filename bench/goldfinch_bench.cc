@@ -212,8 +212,7 @@ class Bench {
   // The system backs the cache and the arena as they are first written, which a server
   // that has run for a while is past.
   void WriteMemory(ModelEngine& engine, std::int64_t tokens) {
-    const SequenceId id = Open(engine, tokens, tokens - 1);
-    FillCache(engine, id, tokens - 1);
+    const SequenceId id = OpenFilled(engine, tokens, tokens - 1);
     DecodeStep(engine, {id});
     engine.Close(id);
   }
@@ -250,10 +249,8 @@ class Bench {
     std::fprintf(stderr, "%s ...\n", decode.name.c_str());
     ModelEngine& engine = EngineFor(RoomFor(tokens, decode.batch, decode.rebuilt));
     std::vector<SequenceId> ids;
-    for (int i = 0; i < decode.batch; ++i) {
-      ids.push_back(Open(engine, tokens, decode.context));
-      FillCache(engine, ids.back(), decode.context);
-    }
+    for (int i = 0; i < decode.batch; ++i)
+      ids.push_back(OpenFilled(engine, tokens, decode.context));
     std::vector<double> seconds, bandwidths = {limits_->Bandwidth(kPasses)};
     // The first step expands the whole context; it is not a decode step.
     const double first = DecodeStep(engine, ids);
@@ -293,8 +290,7 @@ class Bench {
     std::vector<double> seconds;
     const double before = limits_->PeakFlops(kPasses);
     for (int i = 0; i < 3; ++i) {
-      const std::vector<SequenceId> ids = {Open(engine, context + 1, context)};
-      FillCache(engine, ids[0], context);
+      const std::vector<SequenceId> ids = {OpenFilled(engine, context + 1, context)};
       seconds.push_back(DecodeStep(engine, ids) - step);
       engine.Close(ids[0]);
     }
@@ -338,26 +334,41 @@ class Bench {
     GOLDFINCH_CHECK(engine.Forward(batch, results).ok());
   }
 
-  SequenceId Open(ModelEngine& engine, std::int64_t tokens, std::int64_t first_logits) {
+  // Of `tokens` tokens, which samples after `prompt` + 1 of them.
+  static SequenceSpec SpecOf(std::int64_t tokens, std::int64_t prompt) {
     SamplingParams sampling;
     sampling.temperature = 0;
-    auto id = engine.Open(
-        {.max_tokens = tokens, .first_logits = first_logits, .sampling = sampling});
+    return {.max_tokens = tokens, .first_logits = prompt, .sampling = sampling};
+  }
+
+  SequenceId Open(ModelEngine& engine, std::int64_t tokens, std::int64_t prompt) {
+    auto id = engine.Open(SpecOf(tokens, prompt));
     GOLDFINCH_CHECK(id.ok());
     return *id;
   }
 
-  void FillCache(ModelEngine& engine, SequenceId id, std::int64_t context,
-                 unsigned seed = 1) {
-    const std::vector<TokenId> tokens = RandomTokens(context, seed);
-    const std::int64_t token_bytes = checkpoint_.config().vocab_size <= 65536 ? 2 : 4;
-    const auto key_bytes =
-        static_cast<std::size_t>(engine.cache_bytes_per_token() - token_bytes);
+  // The same after `context` tokens, which nothing computed: it goes on from an image
+  // whose keys are some number and whose state is that of a new sequence.
+  SequenceId OpenFilled(ModelEngine& engine, std::int64_t tokens, std::int64_t context,
+                        unsigned seed = 1) {
+    const EngineInfo& info = engine.info();
+    const std::vector<TokenId> history = RandomTokens(context, seed);
     // 0.25 in bf16 and about that in float32, whatever the type.
-    std::vector<std::byte> keys(tokens.size() * key_bytes);
+    std::vector<std::byte> keys(static_cast<std::size_t>(context * info.key_bytes));
     for (std::size_t i = 0; i < keys.size(); ++i)
       keys[i] = i % 2 == 0 ? std::byte{0x80} : std::byte{0x3e};
-    engine.WriteCache(id, tokens, keys);
+    const std::vector<std::byte> state(static_cast<std::size_t>(info.state_bytes));
+    PrefixImage image;
+    image.length = context;
+    if (info.num_pages > 0) image.tokens = history;
+    image.keys = keys;
+    image.state = state;
+    const auto prefix = engine.Load(image);
+    GOLDFINCH_CHECK(prefix.ok());
+    const auto id = engine.OpenFrom(*prefix, SpecOf(tokens, context), history);
+    GOLDFINCH_CHECK(id.ok());
+    engine.Drop(*prefix);
+    return *id;
   }
 
   std::vector<TokenId> RandomTokens(std::int64_t count, unsigned seed = 1) {
@@ -429,8 +440,8 @@ class Bench {
                                      .sequences = 2});
     std::vector<PrefixImage> images(kImages);
     for (int i = 0; i < kImages; ++i) {
-      const SequenceId id = Open(engine, tokens, tokens - 1);
-      FillCache(engine, id, tokens - 1, static_cast<unsigned>(i + 1));
+      const SequenceId id =
+          OpenFilled(engine, tokens, tokens - 1, static_cast<unsigned>(i + 1));
       const PrefixId kept = engine.Keep(id);
       engine.Close(id);
       const absl::Status saved = engine.Save(kept, images[static_cast<std::size_t>(i)]);
@@ -459,8 +470,7 @@ class Bench {
     if (!FitsMemory(name("park"), tokens, 2, true)) return;
     std::fprintf(stderr, "%s ...\n", name("park").c_str());
     ModelEngine& engine = EngineFor(RoomFor(tokens, 2, true));
-    const SequenceId id = Open(engine, tokens, tokens - 1);
-    FillCache(engine, id, tokens - 1);
+    const SequenceId id = OpenFilled(engine, tokens, tokens - 1);
     const auto times = MeasureSession(engine, id, tokens);
     engine.Close(id);
     if (!times.ok()) return Skip(name("park"), std::string(times.status().message()));

@@ -119,7 +119,7 @@ absl::StatusOr<PrefixId> ModelEngineImpl::Load(const PrefixImage& image) {
   auto state = std::make_shared<HostBytes>(image.state.size());
   CopyPastCaches(state->span().data(), image.state.data(), image.state.size());
   prefix.state = std::move(state);
-  model_.WriteCache(prefix.pages, 0, image.tokens, image.keys);
+  model_.WriteCache(prefix.pages, image.tokens, image.keys);
   return id;
 }
 

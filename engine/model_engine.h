@@ -4,11 +4,9 @@
 // model is.
 #pragma once
 
-#include <cstddef>
 #include <cstdint>
 #include <memory>
 #include <optional>
-#include <span>
 #include <string>
 
 #include "absl/status/statusor.h"
@@ -73,12 +71,6 @@ class ModelEngine : public Engine {
   virtual std::int64_t num_parameters() const = 0;
   virtual std::int64_t cache_bytes_per_token() const = 0;
   virtual std::int64_t state_bytes_per_sequence() const = 0;
-
-  // Appends tokens with their compressed keys to a sequence without computing anything;
-  // the recurrent state stays as it is. Keys are as in PrefixImage. The sequence has room
-  // (CHECK).
-  virtual void WriteCache(SequenceId sequence, std::span<const TokenId> tokens,
-                          std::span<const std::byte> keys) = 0;
 };
 
 }  // namespace goldfinch

@@ -16,7 +16,6 @@
 #include "absl/status/statusor.h"
 #include "engine/backend/backend.h"
 #include "engine/cache/sequence_table.h"
-#include "engine/check.h"
 #include "engine/gold_rows.h"
 #include "engine/model/checkpoint.h"
 #include "engine/model/model.h"
@@ -78,14 +77,6 @@ class ModelEngineImpl final : public ModelEngine {
   bool QueueNext(std::span<const SequenceId> sequences,
                  std::span<SpanResult> results) override;
   absl::Status Wait() override;
-  void WriteCache(SequenceId id, std::span<const TokenId> tokens,
-                  std::span<const std::byte> keys) override {
-    Sequence& sequence = table_.Get(id);
-    const auto count = static_cast<std::int64_t>(tokens.size());
-    GOLDFINCH_CHECK(sequence.length + count <= sequence.spec.max_tokens);
-    model_.WriteCache(sequence.pages, sequence.length, tokens, keys);
-    sequence.length += count;
-  }
 
  private:
   // A step between Queue or QueueNext and Wait.
@@ -125,7 +116,8 @@ class ModelEngineImpl final : public ModelEngine {
   void SampleSpans(std::span<const Span> batch, std::span<SpanResult> results,
                    Flight& flight);
   // One more of sample_requests_, for the row that is the next of rows_. `pending`: where
-  // among the tokens of the step before is the one it goes on with, which nobody has seen.
+  // among the tokens of the step before is the one it goes on with, which nobody has
+  // seen.
   void AddSample(SequenceId id, std::optional<std::int64_t> pending, SampledToken& out,
                  Flight& flight);
   Flight& first_flight() { return flights_[first_flight_]; }

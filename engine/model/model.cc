@@ -191,32 +191,30 @@ void Model::PoisonGoldShifts(std::int32_t slot) {
 }
 
 template <typename Visit>
-void Model::ForEachRun(std::span<const std::int32_t> pages, std::int64_t begin,
-                       std::int64_t count, const Visit& visit) const {
+void Model::ForEachRun(std::span<const std::int32_t> pages, std::int64_t count,
+                       const Visit& visit) const {
   const std::int64_t page_tokens = limits_.page_tokens;
   for (std::int64_t done = 0; done < count;) {
-    const std::int64_t position = begin + done, offset = position % page_tokens;
-    const auto at = static_cast<std::size_t>(position / page_tokens);
-    // Pages that lie side by side are one run.
-    std::size_t last = at;
+    const auto first = static_cast<std::size_t>(done / page_tokens);
+    std::size_t last = first;
     while (last + 1 < pages.size() && pages[last + 1] == pages[last] + 1) ++last;
-    const auto rows = static_cast<std::int64_t>(last - at + 1) * page_tokens;
-    const std::int64_t run = std::min(count - done, rows - offset);
-    visit(pages[at] * page_tokens + offset, static_cast<std::size_t>(done),
+    const auto rows = static_cast<std::int64_t>(last - first + 1) * page_tokens;
+    const std::int64_t run = std::min(count - done, rows);
+    visit(pages[first] * page_tokens, static_cast<std::size_t>(done),
           static_cast<std::size_t>(run));
     done += run;
   }
 }
 
-void Model::WriteCache(std::span<const std::int32_t> pages, std::int64_t position,
+void Model::WriteCache(std::span<const std::int32_t> pages,
                        std::span<const TokenId> tokens, std::span<const std::byte> keys) {
   if (cache_ == nullptr) return;
-  if (position == 0 && backend_.copies_wait()) {
+  if (backend_.copies_wait()) {
     cache_->WritePages(pages, tokens, keys);
     return;
   }
   const auto key_bytes = static_cast<std::size_t>(cache_->stored_key_bytes());
-  ForEachRun(pages, position, static_cast<std::int64_t>(tokens.size()),
+  ForEachRun(pages, static_cast<std::int64_t>(tokens.size()),
              [&](std::int64_t row, std::size_t at, std::size_t run) {
                cache_->WriteRows(row, tokens.subspan(at, run),
                                  keys.subspan(at * key_bytes, run * key_bytes));
@@ -234,7 +232,7 @@ void Model::ReadCache(std::span<const std::int32_t> pages, std::int64_t count,
     cache_->ReadPages(pages, tokens, keys);
     return;
   }
-  ForEachRun(pages, 0, count, [&](std::int64_t row, std::size_t at, std::size_t run) {
+  ForEachRun(pages, count, [&](std::int64_t row, std::size_t at, std::size_t run) {
     cache_->ReadRows(row, std::span(tokens).subspan(at, run),
                      keys.subspan(at * key_bytes, run * key_bytes));
   });

@@ -78,9 +78,9 @@ class Model {
   std::int64_t stored_key_bytes() const {
     return cache_ == nullptr ? 0 : cache_->stored_key_bytes();
   }
-  // Stores tokens and compressed keys as they are, from `position` on.
-  void WriteCache(std::span<const std::int32_t> pages, std::int64_t position,
-                  std::span<const TokenId> tokens, std::span<const std::byte> keys);
+  // Stores the first tokens of a sequence, and their compressed keys, as they are.
+  void WriteCache(std::span<const std::int32_t> pages, std::span<const TokenId> tokens,
+                  std::span<const std::byte> keys);
   // The first `count` tokens and their keys, as WriteCache takes them; nothing without
   // GOLD layers.
   void ReadCache(std::span<const std::int32_t> pages, std::int64_t count,
@@ -147,11 +147,11 @@ class Model {
   // Sequences to pad a decode step with; none for any other step.
   std::optional<std::int64_t> PaddingOf(std::span<const SpanInput> spans) const;
   LayerState State(std::int64_t layer) const;
-  // visit(cache row, index from `begin`, count) of the runs within pages that positions
-  // [begin, begin + count) are.
+  // visit(cache row, position, count) of the runs of rows that positions [0, count) are:
+  // pages that lie side by side are one.
   template <typename Visit>
-  void ForEachRun(std::span<const std::int32_t> pages, std::int64_t begin,
-                  std::int64_t count, const Visit& visit) const;
+  void ForEachRun(std::span<const std::int32_t> pages, std::int64_t count,
+                  const Visit& visit) const;
 
   Backend& backend_;
   DeviceArena memory_;
