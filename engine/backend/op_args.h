@@ -15,6 +15,9 @@ inline constexpr std::int32_t kHeadSize = 64;
 inline constexpr std::int32_t kHeadState = kHeadSize * kHeadSize;
 // Pairs of a head that rope turns, each by a frequency of its own.
 inline constexpr std::int32_t kRopePairs = kHeadSize / 2;
+// Of the products of attention's queries and keys: 1 / sqrt(kHeadSize).
+inline constexpr float kScoreScale = 0.125f;
+static_assert(kScoreScale * kScoreScale * kHeadSize == 1.0f);
 // What a head's attention carries from call to call (AttendArgs::carry): the sums of its
 // weighted values, then the maximum of its scores, then the sum of its weights.
 inline constexpr std::int32_t kCarrySize = kHeadSize + 2;

@@ -119,7 +119,7 @@ GOLDFINCH_INLINE float Scores(const float* q, const T* keys, std::int64_t padded
                               std::int64_t count, float* score, const Ahead& ahead) {
   alignas(64) float query[kHeadSize];
   for (int part = 0; part < kParts; ++part)
-    Store(Load(q + part * kLanes) * 0.125f, query + part * kLanes);
+    Store(Load(q + part * kLanes) * kScoreScale, query + part * kLanes);
   std::int64_t t = 0;
   for (; t + 4 * kLanes <= padded && t < count; t += 4 * kLanes)
     ScoreVectors<4>(query, keys + t, padded, score + t, ahead, t);

@@ -166,7 +166,7 @@ __global__ void __launch_bounds__(kThreads, kBlocksAtOnce)
     float q[kDims];
     LoadFloats(Row<float>(args.q, chunk.row) + head * kHeadSize + dim, q);
 #pragma unroll
-    for (int d = 0; d < kDims; ++d) q[d] *= 0.125f;
+    for (int d = 0; d < kDims; ++d) q[d] *= kScoreScale;
     float max = MinusInfinity();
     for (int i = 0; i < chunk.num_tiles && count(i) > 0; ++i) {
       ForTokens(tile(i), count(i), [&](int t, bool exists, const Eight& key) {
