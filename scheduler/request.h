@@ -33,6 +33,11 @@ class StopCondition {
   virtual int Push(TokenId token) = 0;
 };
 
+// What ends a call that comes too late, or whose server does not wait for it.
+inline absl::Status ShuttingDown() {
+  return absl::UnavailableError("the server is shutting down");
+}
+
 // Names a request to Scheduler::Cancel; never reused.
 enum class RequestId : std::uint64_t {};
 

@@ -21,10 +21,6 @@ constexpr std::int64_t kCopyBytesPerStep = 64 << 20;
 // While nothing runs that would wait; what comes meanwhile does, for so much.
 constexpr std::int64_t kIdleCopyBytesPerStep = 256 << 20;
 
-absl::Status ShutdownStatus() {
-  return absl::UnavailableError("the server is shutting down");
-}
-
 absl::Status LateWhileItRan() {
   return absl::DeadlineExceededError("the deadline passed while the request ran");
 }
@@ -123,7 +119,7 @@ void Scheduler::Impl::Shutdown() {
   const TimePoint now = clock_.Now();
   keeper_.BeginStep(std::numeric_limits<std::int64_t>::max());
   TakeInbox(now);
-  const absl::Status status = ShutdownStatus();
+  const absl::Status status = ShuttingDown();
   EndAllRunning(status, RunningRequest::Leaving::kInterrupted, now);
   EndAllWaiting(status, RunningRequest::Leaving::kInterrupted, now);
   RunTasks(/*leave_bytes=*/0);
@@ -161,8 +157,8 @@ void Scheduler::Impl::TakeInbox(TimePoint now) {
     EndById(id, status, RunningRequest::Leaving::kInterrupted, now);
   }
   if (!contents.interrupt_all) return;
-  EndAllRunning(ShutdownStatus(), RunningRequest::Leaving::kInterrupted, now);
-  EndAllWaiting(ShutdownStatus(), RunningRequest::Leaving::kInterrupted, now);
+  EndAllRunning(ShuttingDown(), RunningRequest::Leaving::kInterrupted, now);
+  EndAllWaiting(ShuttingDown(), RunningRequest::Leaving::kInterrupted, now);
 }
 
 // Whoever begins to wait is looked at again when it is late.

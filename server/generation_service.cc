@@ -58,7 +58,7 @@ grpc::ServerUnaryReactor* GenerationService::GetModel(
     v1::GetModelResponse* response) {
   // Takes next to nothing, so it is answered when memory is short, too.
   absl::Status admitted = Authenticate(serving_, *context).status();
-  if (admitted.ok() && serving_.calls.closed()) admitted = DrainingStatus();
+  if (admitted.ok() && serving_.calls.closed()) admitted = ShuttingDown();
   if (!admitted.ok()) return Answer(context, admitted);
   *response = model_;
   return Answer(context, absl::OkStatus());

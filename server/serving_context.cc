@@ -55,7 +55,7 @@ grpc::Status EndStatus(const ServingContext& serving, const absl::Status& status
 }
 
 absl::Status MayBegin(const ServingContext& serving, bool entered) {
-  if (!entered) return DrainingStatus();
+  if (!entered) return ShuttingDown();
   return serving.memory == nullptr ? absl::OkStatus() : serving.memory->Check();
 }
 

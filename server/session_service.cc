@@ -22,7 +22,7 @@ grpc::ServerUnaryReactor* SessionService::ForTenant(grpc::CallbackServerContext*
   if (!tenant.ok()) {
     Finish(reactor, tenant.status());
   } else if (serving_.calls.closed()) {
-    Finish(reactor, DrainingStatus());
+    Finish(reactor, ShuttingDown());
   } else {
     answer(reactor, *tenant);
   }

@@ -38,7 +38,7 @@ grpc::ServerWriteReactor<v1::ExportSessionResponse>* ExportReactor::Start(
   }
   reactor->entered_ = serving.calls.Enter(reactor);
   if (!reactor->entered_) {
-    reactor->FinishWith(DrainingStatus());
+    reactor->FinishWith(ShuttingDown());
   } else {
     serving.sessions.Export(
         (*tenant)->name, request.session_id(),

@@ -16,7 +16,7 @@ constexpr std::int64_t kLeavingAtOnce = 4;
 
 absl::Status SessionManager::Impl::CheckOpen() const {
   if (!draining_ && !stopping_) return absl::OkStatus();
-  return absl::UnavailableError("the server is shutting down");
+  return ShuttingDown();
 }
 
 bool SessionManager::Impl::Parks(const std::string& tenant) const {
