@@ -9,22 +9,16 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "scheduler/request_limits.h"
 #include "sessions/session_id.h"
 
 namespace goldfinch {
 namespace {
 
-// Bounds of the contract; the proto states each of them.
-constexpr double kMaxTemperature = 100;
-constexpr double kMaxPenalty = 100;
-constexpr double kMaxBias = 100;
-constexpr int kMaxStops = 16;
-constexpr std::size_t kMaxStopBytes = 256;
-constexpr int kMaxStopTokens = 64;
-constexpr int kMaxBiases = 1024;
-constexpr int kMaxLogprobs = 20;
-constexpr int kMaxCandidates = 16;
-constexpr int kMaxPriority = 100;
+// Of a message of an answer at most: a v1.TokenScore, whose id has up to four bytes, with
+// its tag and length; the sums and the v1.Usage of a ScoreResponse.
+constexpr std::int64_t kMaxTokenScoreBytes = 2 + 5 + 5 + 2;
+constexpr std::int64_t kMaxUsageBytes = 256;
 
 template <typename Value, typename Low, typename High>
 absl::Status OutOfRange(absl::string_view name, Value value, absl::string_view open,
@@ -107,13 +101,13 @@ absl::Status ReadLogprobs(const v1::SamplingParams& in, const Vocabulary& vocabu
 
 absl::Status ReadLogitBias(const v1::SamplingParams& in, const Vocabulary& vocabulary,
                            SamplingParams& out) {
-  absl::Status status =
-      AtMost("logit_bias", static_cast<std::int64_t>(in.logit_bias().size()), kMaxBiases);
+  absl::Status status = AtMost(
+      "logit_bias", static_cast<std::int64_t>(in.logit_bias().size()), kMaxLogitBiases);
   if (!status.ok()) return status;
   for (const auto& [token, bias] : in.logit_bias()) {
     status = FirstError({TokenInVocabulary("logit_bias token", token, vocabulary),
                          InRange(absl::StrCat("logit_bias of token ", token), bias,
-                                 -kMaxBias, kMaxBias)});
+                                 -kMaxLogitBias, kMaxLogitBias)});
     if (!status.ok()) return status;
     out.logit_bias.emplace_back(token, bias);
   }

@@ -5,17 +5,10 @@
 #include <string>
 
 #include "engine/check.h"
+#include "scheduler/request_limits.h"
 
 namespace goldfinch {
 namespace {
-
-// Bounds of the contract, which every generation was held to when it was asked for: what
-// is beyond them was made by hand, to take memory that nobody counts.
-constexpr std::uint64_t kMaxStops = 16;
-constexpr std::size_t kMaxStopBytes = 256;
-constexpr std::size_t kMaxStopTokens = 64;
-constexpr std::size_t kMaxBiases = 1024;
-constexpr std::int32_t kMaxLogprobs = 20;
 
 // Numbers of the format. They are not those of the enumerations, whose order is free.
 std::uint8_t NumberOf(FinishReason reason) {
@@ -124,7 +117,7 @@ SamplingParams ReadSampling(ByteReader& in) {
   // They follow from the stop tokens whenever the generation runs.
   sampling.banned_before_min_tokens = ReadTokensUpTo(0, in);
   sampling.logit_bias.resize(
-      ReadCountUpTo(kMaxBiases, sizeof(TokenId) + sizeof(float), in));
+      ReadCountUpTo(kMaxLogitBiases, sizeof(TokenId) + sizeof(float), in));
   for (auto& [token, bias] : sampling.logit_bias) {
     token = ReadToken(in);
     bias = in.Float();
