@@ -10,6 +10,7 @@
 #include "bench/folder.h"
 #include "bench/median.h"
 #include "engine/check.h"
+#include "engine/file_descriptor.h"
 #include "sessions/directory_store.h"
 #include "sessions/files.h"
 #include "sessions/snapshot.h"
@@ -131,8 +132,8 @@ absl::StatusOr<SessionTimes> MeasureSession(ModelEngine& engine, SequenceId sequ
                           .ok());
     }));
     reads.push_back(Time([&] {
-      const File file(openat(plain.fd(), "file", O_RDONLY | O_CLOEXEC));
-      GOLDFINCH_CHECK(ReadUpTo(file.fd(), bytes->size()).ok());
+      const FileDescriptor file(openat(plain.fd(), "file", O_RDONLY | O_CLOEXEC));
+      GOLDFINCH_CHECK(ReadUpTo(file.get(), bytes->size()).ok());
     }));
     gets.push_back(Time([&] { GOLDFINCH_CHECK((*store)->Get(parker.id()).ok()); }));
   }

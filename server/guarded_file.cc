@@ -9,6 +9,7 @@
 
 #include "absl/status/status.h"
 #include "absl/strings/str_cat.h"
+#include "engine/file_descriptor.h"
 
 namespace goldfinch {
 namespace {
@@ -41,25 +42,20 @@ const char* Flaw(const struct stat& info, FileGuard guard) {
 absl::StatusOr<std::string> ReadGuardedFile(const std::string& path, const char* what,
                                             std::size_t max_bytes, FileGuard guard) {
   // Non-blocking, or a named pipe would be waited for instead of refused.
-  const int fd = open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK);
-  if (fd < 0) {
+  const FileDescriptor file(open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK));
+  if (!file) {
     const int error = errno;
     return CannotRead(what, absl::StrCat("cannot be opened: ", path), error);
   }
-  struct Closer {
-    int fd;
-    ~Closer() { close(fd); }
-  } closer{fd};
-
   struct stat info {};
-  if (fstat(fd, &info) != 0) return CannotRead(what, "cannot be read", errno);
+  if (fstat(file.get(), &info) != 0) return CannotRead(what, "cannot be read", errno);
   if (!S_ISREG(info.st_mode)) return Refuse(what, "is not a regular file");
   if (const char* flaw = Flaw(info, guard)) return Refuse(what, flaw);
 
   std::string text;
   char buffer[16384];
   for (;;) {
-    const ssize_t n = read(fd, buffer, sizeof(buffer));
+    const ssize_t n = read(file.get(), buffer, sizeof(buffer));
     if (n < 0 && errno == EINTR) continue;
     if (n < 0) return CannotRead(what, "cannot be read", errno);
     if (n == 0) return text;

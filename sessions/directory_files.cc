@@ -4,6 +4,7 @@
 
 #include <cerrno>
 #include <cstdint>
+#include <utility>
 
 #include "sessions/files.h"
 #include "sessions/session_id.h"
@@ -21,27 +22,17 @@ std::string StemOf(std::string_view name, std::string_view suffix) {
 }
 
 absl::StatusOr<SnapshotHeader> ReadSnapshotHeader(int directory, const std::string& id,
-                                                  int* fd_out) {
+                                                  FileDescriptor* file) {
   const std::string name = FileName(id, kSnapshotSuffix);
-  const int fd = openat(directory, name.c_str(), O_RDONLY | O_CLOEXEC | O_NOFOLLOW);
-  if (fd < 0) return errno == ENOENT ? NoSuchSession() : FileError("opening", errno);
-  absl::StatusOr<SnapshotHeader> header = NoSuchSession();
-  {
-    struct stat info;
-    const auto begin = ReadUpTo(fd, kMaxHeaderBytes);
-    if (!begin.ok()) {
-      header = begin.status();
-    } else if (fstat(fd, &info) != 0) {
-      header = FileError("reading", errno);
-    } else {
-      header = DecodeHeader(*begin, static_cast<std::uint64_t>(info.st_size));
-    }
-  }
-  if (header.ok() && fd_out != nullptr) {
-    *fd_out = fd;
-  } else {
-    close(fd);
-  }
+  FileDescriptor opened(
+      openat(directory, name.c_str(), O_RDONLY | O_CLOEXEC | O_NOFOLLOW));
+  if (!opened) return errno == ENOENT ? NoSuchSession() : FileError("opening", errno);
+  const auto begin = ReadUpTo(opened.get(), kMaxHeaderBytes);
+  if (!begin.ok()) return begin.status();
+  struct stat info;
+  if (fstat(opened.get(), &info) != 0) return FileError("reading", errno);
+  auto header = DecodeHeader(*begin, static_cast<std::uint64_t>(info.st_size));
+  if (file != nullptr) *file = std::move(opened);
   return header;
 }
 

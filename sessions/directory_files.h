@@ -8,6 +8,7 @@
 #include <string_view>
 
 #include "absl/status/statusor.h"
+#include "engine/file_descriptor.h"
 #include "sessions/directory_format.h"
 
 namespace goldfinch {
@@ -24,9 +25,9 @@ std::string FileName(std::string_view stem, std::string_view suffix);
 // The id before `suffix`, or empty.
 std::string StemOf(std::string_view name, std::string_view suffix);
 
-// NOT_FOUND when there is none, DATA_LOSS when it is damaged. The file stays open when
-// `fd` is given.
+// NOT_FOUND when there is none, DATA_LOSS when it is damaged. `file` becomes the
+// open file, behind the header, if it is given.
 absl::StatusOr<SnapshotHeader> ReadSnapshotHeader(int directory, const std::string& id,
-                                                  int* fd = nullptr);
+                                                  FileDescriptor* file = nullptr);
 
 }  // namespace goldfinch

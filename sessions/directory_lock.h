@@ -20,7 +20,7 @@ class DirectoryStore::Locked {
  public:
   explicit Locked(DirectoryStore& store) : store_(store) {
     const auto give_up = std::chrono::steady_clock::now() + kLockPatience;
-    while (flock(store_.lock_, LOCK_EX | LOCK_NB) != 0) {
+    while (flock(store_.lock_.get(), LOCK_EX | LOCK_NB) != 0) {
       if (errno != EWOULDBLOCK && errno != EINTR) {
         status_ = FileError("locking", errno);
         return;
@@ -33,7 +33,7 @@ class DirectoryStore::Locked {
     }
   }
   ~Locked() {
-    if (status_.ok()) flock(store_.lock_, LOCK_UN);
+    if (status_.ok()) flock(store_.lock_.get(), LOCK_UN);
   }
   const absl::Status& status() const { return status_; }
 

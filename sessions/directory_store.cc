@@ -30,23 +30,19 @@ bool IsForeign(const absl::StatusOr<SnapshotHeader>& header, const ClaimFile& cl
 
 absl::StatusOr<std::unique_ptr<DirectoryStore>> DirectoryStore::Open(
     DirectoryStoreOptions options) {
-  const int directory = open(options.path.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-  if (directory < 0) return FileError("opening", errno);
+  FileDescriptor directory(
+      open(options.path.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
+  if (!directory) return FileError("opening", errno);
   struct stat info;
-  if (fstat(directory, &info) != 0 || (info.st_mode & S_IWOTH) != 0) {
-    close(directory);
+  if (fstat(directory.get(), &info) != 0 || (info.st_mode & S_IWOTH) != 0) {
     return absl::FailedPreconditionError(
         "the session directory is writable by everybody; remove that permission");
   }
-  const int lock =
-      openat(directory, kLockName, O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600);
-  if (lock < 0) {
-    const absl::Status status = FileError("opening", errno);
-    close(directory);
-    return status;
-  }
+  FileDescriptor lock(openat(directory.get(), kLockName,
+                             O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600));
+  if (!lock) return FileError("opening", errno);
   std::unique_ptr<DirectoryStore> store(
-      new DirectoryStore(std::move(options), directory, lock));
+      new DirectoryStore(std::move(options), std::move(directory), std::move(lock)));
   absl::Status status = store->Renew();
   if (status.ok()) status = store->RemoveExpired().status();
   if (status.ok()) status = store->Count();
@@ -54,28 +50,25 @@ absl::StatusOr<std::unique_ptr<DirectoryStore>> DirectoryStore::Open(
   return store;
 }
 
-DirectoryStore::DirectoryStore(DirectoryStoreOptions options, int directory, int lock)
+DirectoryStore::DirectoryStore(DirectoryStoreOptions options, FileDescriptor directory,
+                               FileDescriptor lock)
     : options_(std::move(options)),
-      directory_(directory),
-      lock_(lock),
-      totals_(options_.calls, directory,
+      directory_(std::move(directory)),
+      lock_(std::move(lock)),
+      totals_(options_.calls, directory_.get(),
               [this]()
                   ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_) { return TemporaryName(owner_); }),
-      spare_(options_.calls, directory) {}
+      spare_(options_.calls, directory_.get()) {}
 
 DirectoryStore::~DirectoryStore() {
-  {
-    const MutexLock lock(mu_);
-    if (!owner_.empty()) RemoveFile(directory_, FileName(owner_, kOwnerSuffix));
-    spare_.Remove();
-  }
-  close(lock_);
-  close(directory_);
+  const MutexLock lock(mu_);
+  if (!owner_.empty()) RemoveFile(directory_.get(), FileName(owner_, kOwnerSuffix));
+  spare_.Remove();
 }
 
 // Twice: the first time without the lock, so that under it no disk is waited for.
 absl::Status DirectoryStore::Count() {
-  if (auto counted = CountAll(directory_); !counted.ok()) return counted.status();
+  if (auto counted = CountAll(directory_.get()); !counted.ok()) return counted.status();
   const MutexLock lock(mu_);
   const Locked locked(*this);
   return locked.status().ok() ? totals_.Count() : locked.status();
@@ -116,7 +109,7 @@ absl::Status DirectoryStore::Renew() {
     // The file stays for the new one, which a full directory would have no room for; what
     // is in it has ended.
     if (!before.empty()) {
-      RenameFile(options_.calls, directory_, FileName(before, kOwnerSuffix),
+      RenameFile(options_.calls, directory_.get(), FileName(before, kOwnerSuffix),
                  FileName(owner_, kOwnerSuffix))
           .IgnoreError();
     }
@@ -137,7 +130,7 @@ bool DirectoryStore::is_good(const Claim& claim) const {
 bool DirectoryStore::IsLive(const std::string& owner) const {
   if (owner.empty()) return false;
   const auto bytes =
-      ReadSmallFile(directory_, FileName(owner, kOwnerSuffix), kMaxSmallFileBytes);
+      ReadSmallFile(directory_.get(), FileName(owner, kOwnerSuffix), kMaxSmallFileBytes);
   if (!bytes.ok()) return !absl::IsNotFound(bytes.status());  // unreadable: be careful
   const auto lease = DecodeLease(*bytes);
   // Written whole and renamed: damage is an accident after which nobody can hold it.
@@ -160,7 +153,7 @@ std::int64_t DirectoryStore::Seconds() const {
 
 absl::StatusOr<ClaimFile> DirectoryStore::ReadClaim(const std::string& id) const {
   const auto bytes =
-      ReadSmallFile(directory_, FileName(id, kClaimSuffix), kMaxSmallFileBytes);
+      ReadSmallFile(directory_.get(), FileName(id, kClaimSuffix), kMaxSmallFileBytes);
   if (absl::IsNotFound(bytes.status())) return ClaimFile{};
   if (!bytes.ok()) return bytes.status();
   auto claim = DecodeClaim(*bytes);
@@ -197,7 +190,7 @@ absl::StatusOr<Claim> DirectoryStore::Acquire(std::string_view session_id,
   }
   const auto holder = HolderOf(id, owner_);
   if (!holder.ok()) return holder.status();
-  const auto header = ReadSnapshotHeader(directory_, id);
+  const auto header = ReadSnapshotHeader(directory_.get(), id);
   if (IsForeign(header, holder->claim, tenant)) return NoSuchSession();
   if (holder->elsewhere) return HeldElsewhere();
   if (IsDeleted(holder->claim)) return NoSuchSession();
@@ -264,13 +257,13 @@ absl::Status DirectoryStore::Put(std::string_view session_id, const Claim& claim
   const std::string head = EncodeHeader(header);
   std::vector<std::string_view> pieces = {head};
   pieces.insert(pieces.end(), bytes.begin(), bytes.end());
-  absl::Status status =
-      WriteFile(options_.calls, directory_, temporary, pieces, Durability::kFlushed);
+  absl::Status status = WriteFile(options_.calls, directory_.get(), temporary, pieces,
+                                  Durability::kFlushed);
   if (!status.ok()) return status;
   status = Replace(id, claim, header, temporary, max_tenant_bytes);
   if (!status.ok()) return status;
-  return options_.calls.fsync(directory_) == 0 ? absl::OkStatus()
-                                               : FileError("flushing", errno);
+  return options_.calls.fsync(directory_.get()) == 0 ? absl::OkStatus()
+                                                     : FileError("flushing", errno);
 }
 
 absl::Status DirectoryStore::Replace(const std::string& id, const Claim& claim,
@@ -282,10 +275,11 @@ absl::Status DirectoryStore::Replace(const std::string& id, const Claim& claim,
   absl::Status status = locked.status();
   if (status.ok()) status = CheckReplace(id, claim, header, max_tenant_bytes);
   if (!status.ok()) {
-    RemoveFile(directory_, temporary);
+    RemoveFile(directory_.get(), temporary);
     return status;
   }
-  return RenameFile(options_.calls, directory_, temporary, FileName(id, kSnapshotSuffix));
+  return RenameFile(options_.calls, directory_.get(), temporary,
+                    FileName(id, kSnapshotSuffix));
 }
 
 // Under the directory's lock.
@@ -295,7 +289,7 @@ absl::Status DirectoryStore::CheckReplace(const std::string& id, const Claim& cl
   const auto held = Held(id, claim);
   if (!held.ok()) return held.status();
   if (held->tenant != header.info.tenant) return ClaimLost();
-  const auto stored = ReadSnapshotHeader(directory_, id);
+  const auto stored = ReadSnapshotHeader(directory_.get(), id);
   if (!stored.ok() && !absl::IsNotFound(stored.status()) &&
       !absl::IsDataLoss(stored.status())) {
     return stored.status();
@@ -322,14 +316,14 @@ absl::StatusOr<std::int64_t> DirectoryStore::TenantBytes(std::string_view tenant
 
 absl::StatusOr<std::string> DirectoryStore::Get(std::string_view session_id) {
   if (auto status = CheckSessionId(session_id); !status.ok()) return status;
-  int fd = -1;
-  const auto header = ReadSnapshotHeader(directory_, std::string(session_id), &fd);
+  FileDescriptor file;
+  const auto header =
+      ReadSnapshotHeader(directory_.get(), std::string(session_id), &file);
   if (!header.ok()) return header.status();
-  const File file(fd);
-  if (lseek(fd, static_cast<off_t>(header->header_bytes), SEEK_SET) < 0) {
+  if (lseek(file.get(), static_cast<off_t>(header->header_bytes), SEEK_SET) < 0) {
     return FileError("reading", errno);
   }
-  auto bytes = ReadUpTo(fd, header->length);
+  auto bytes = ReadUpTo(file.get(), header->length);
   if (bytes.ok() && bytes->size() != header->length) {
     return absl::DataLossError("a stored snapshot is shorter than it says");
   }
@@ -342,7 +336,7 @@ absl::StatusOr<StoredSession> DirectoryStore::Head(std::string_view session_id,
   const std::string id(session_id);
   const auto holder = HolderOf(id, owner());
   if (!holder.ok()) return holder.status();
-  const auto header = ReadSnapshotHeader(directory_, id);
+  const auto header = ReadSnapshotHeader(directory_.get(), id);
   if (IsForeign(header, holder->claim, tenant)) return NoSuchSession();
   if (holder->claim.deleted_at.has_value()) return NoSuchSession();
   if (absl::IsNotFound(header.status()) && holder->elsewhere) return HeldElsewhere();
@@ -388,7 +382,7 @@ absl::StatusOr<StoredSession> DirectoryStore::Describe(const std::string& id,
   const auto holder = HolderOf(id, owner);
   if (!holder.ok()) return holder.status();
   if (holder->claim.deleted_at.has_value()) return NoSuchSession();
-  const auto header = ReadSnapshotHeader(directory_, id);
+  const auto header = ReadSnapshotHeader(directory_.get(), id);
   if (!header.ok()) return header.status();
   return StoredOf(id, *header, *holder);
 }
@@ -405,9 +399,9 @@ absl::Status DirectoryStore::Delete(std::string_view session_id, const Claim& cl
     if (!locked.status().ok()) return locked.status();
     auto held = Held(id, claim);
     if (!held.ok()) return held.status();
-    if (faccessat(directory_, name.c_str(), F_OK, 0) != 0 && errno == ENOENT) {
+    if (faccessat(directory_.get(), name.c_str(), F_OK, 0) != 0 && errno == ENOENT) {
       // Nobody else can have had it.
-      RemoveFile(directory_, FileName(id, kClaimSuffix));
+      RemoveFile(directory_.get(), FileName(id, kClaimSuffix));
       return NoSuchSession();
     }
     held->owner = "";
@@ -415,23 +409,23 @@ absl::Status DirectoryStore::Delete(std::string_view session_id, const Claim& cl
     const absl::Status written = WriteClaim(id, *held);
     if (!written.ok() && !absl::IsResourceExhausted(written)) return written;
     CountOut(id);
-    if (unlinkat(directory_, name.c_str(), 0) != 0 && errno != ENOENT) {
+    if (unlinkat(directory_.get(), name.c_str(), 0) != 0 && errno != ENOENT) {
       return FileError("deleting", errno);
     }
     // Deleting is what makes room; where there is none for so little even then, it goes
     // before remembering.
     if (!written.ok() && !WriteClaim(id, *held).ok()) {
-      RemoveFile(directory_, FileName(id, kClaimSuffix));
+      RemoveFile(directory_.get(), FileName(id, kClaimSuffix));
     }
   }
-  return options_.calls.fsync(directory_) == 0 ? absl::OkStatus()
-                                               : FileError("flushing", errno);
+  return options_.calls.fsync(directory_.get()) == 0 ? absl::OkStatus()
+                                                     : FileError("flushing", errno);
 }
 
 // Before it is deleted, which needs no room and shall not fail for want of it: without
 // the file the next one counts.
 void DirectoryStore::CountOut(const std::string& id) {
-  if (!totals_.BeforeChange(id, "").ok()) RemoveFile(directory_, kTotalsName);
+  if (!totals_.BeforeChange(id, "").ok()) RemoveFile(directory_.get(), kTotalsName);
 }
 
 absl::StatusOr<std::vector<StoredSession>> DirectoryStore::List(std::string_view tenant,
@@ -440,7 +434,7 @@ absl::StatusOr<std::vector<StoredSession>> DirectoryStore::List(std::string_view
   if (!after.empty()) {
     if (auto status = CheckSessionId(after); !status.ok()) return status;
   }
-  auto names = FileNames(directory_);
+  auto names = FileNames(directory_.get());
   if (!names.ok()) return names.status();
   std::vector<std::string> ids;
   for (const std::string& name : *names) {

@@ -28,6 +28,7 @@
 #include <optional>
 #include <string>
 
+#include "engine/file_descriptor.h"
 #include "engine/sync/mutex.h"
 #include "sessions/directory_format.h"
 #include "sessions/directory_spare.h"
@@ -78,7 +79,8 @@ class DirectoryStore final : public SnapshotStore {
   absl::StatusOr<StoreUsage> RemoveExpired() override;
 
  private:
-  DirectoryStore(DirectoryStoreOptions options, int directory, int lock);
+  DirectoryStore(DirectoryStoreOptions options, FileDescriptor directory,
+                 FileDescriptor lock);
 
   // All processes' lock on the directory; `status` says whether it was to be had.
   class Locked;
@@ -122,8 +124,8 @@ class DirectoryStore final : public SnapshotStore {
   std::string TemporaryName(const std::string& stem) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
 
   const DirectoryStoreOptions options_;
-  const int directory_;  // file descriptor
-  const int lock_;       // the same
+  const FileDescriptor directory_;
+  const FileDescriptor lock_;
 
   mutable Mutex mu_;  // with it, the lock of the directory
   std::string owner_ ABSL_GUARDED_BY(mu_);

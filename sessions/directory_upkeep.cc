@@ -15,8 +15,8 @@ bool DirectoryStore::RemoveIfExpired(const std::string& id) {
   const auto age = options_.clock->World() - stored->stored_at.time_since_epoch();
   if (age < options_.time_to_live) return false;
   CountOut(id);
-  RemoveFile(directory_, FileName(id, kSnapshotSuffix));
-  RemoveFile(directory_, FileName(id, kClaimSuffix));
+  RemoveFile(directory_.get(), FileName(id, kSnapshotSuffix));
+  RemoveFile(directory_.get(), FileName(id, kClaimSuffix));
   return true;
 }
 
@@ -26,12 +26,12 @@ void DirectoryStore::RemoveIfLeftOver(const std::string& name) {
     // STEM.OWNER-NUMBER.tmp
     const std::size_t dot = name.find('.');
     const std::string owner = name.substr(dot + 1, 32);
-    if (IsSessionId(owner) && !IsLive(owner)) RemoveFile(directory_, name);
+    if (IsSessionId(owner) && !IsLive(owner)) RemoveFile(directory_.get(), name);
     return;
   }
   for (const std::string_view suffix : {kOwnerSuffix, kSpareSuffix}) {
     const std::string owner = StemOf(name, suffix);
-    if (!owner.empty() && !IsLive(owner)) RemoveFile(directory_, name);
+    if (!owner.empty() && !IsLive(owner)) RemoveFile(directory_.get(), name);
   }
   const std::string id = StemOf(name, kClaimSuffix);
   if (!id.empty()) RemoveClaimIfLeftOver(id);
@@ -41,18 +41,18 @@ void DirectoryStore::RemoveClaimIfLeftOver(const std::string& id) {
   const std::string snapshot = FileName(id, kSnapshotSuffix);
   const auto claim = ReadClaim(id);
   if (!claim.ok()) return;
-  bool stored = faccessat(directory_, snapshot.c_str(), F_OK, 0) == 0;
+  bool stored = faccessat(directory_.get(), snapshot.c_str(), F_OK, 0) == 0;
   if (stored && claim->deleted_at.has_value()) {
     CountOut(id);
-    RemoveFile(directory_, snapshot);
+    RemoveFile(directory_.get(), snapshot);
     stored = false;
   }
   if (stored || IsLive(claim->owner) || IsDeleted(*claim)) return;
-  RemoveFile(directory_, FileName(id, kClaimSuffix));
+  RemoveFile(directory_.get(), FileName(id, kClaimSuffix));
 }
 
 absl::StatusOr<StoreUsage> DirectoryStore::RemoveExpired() {
-  const auto names = FileNames(directory_);
+  const auto names = FileNames(directory_.get());
   if (!names.ok()) return names.status();
   StoreUsage left;
   for (const std::string& name : *names) {

@@ -8,6 +8,7 @@
 #include <cstring>
 
 #include "absl/strings/str_cat.h"
+#include "engine/file_descriptor.h"
 
 namespace goldfinch {
 namespace {
@@ -27,14 +28,15 @@ int WriteAll(const FileCalls& calls, int fd, std::string_view bytes) {
 
 int WritePieces(const FileCalls& calls, int directory, const std::string& name,
                 std::span<const std::string_view> pieces, Durability durability) {
-  const File file(openat(directory, name.c_str(),
-                         O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC | O_NOFOLLOW, 0600));
-  if (file.fd() < 0) return errno;
+  const FileDescriptor file(openat(directory, name.c_str(),
+                                   O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC | O_NOFOLLOW,
+                                   0600));
+  if (file.get() < 0) return errno;
   for (const std::string_view piece : pieces) {
-    if (const int error = WriteAll(calls, file.fd(), piece); error != 0) return error;
+    if (const int error = WriteAll(calls, file.get(), piece); error != 0) return error;
   }
   if (durability == Durability::kAsItComes) return 0;
-  return calls.fsync(file.fd()) == 0 ? 0 : errno;
+  return calls.fsync(file.get()) == 0 ? 0 : errno;
 }
 
 }  // namespace
@@ -80,10 +82,11 @@ absl::Status ReplaceFile(const FileCalls& calls, int directory,
 
 absl::Status RewriteFile(const FileCalls& calls, int directory, const std::string& name,
                          std::string_view bytes) {
-  const File file(openat(directory, name.c_str(), O_WRONLY | O_CLOEXEC | O_NOFOLLOW));
-  if (file.fd() < 0) return FileError("opening", errno);
-  int error = WriteAll(calls, file.fd(), bytes);
-  if (error == 0 && ftruncate(file.fd(), static_cast<off_t>(bytes.size())) != 0) {
+  const FileDescriptor file(
+      openat(directory, name.c_str(), O_WRONLY | O_CLOEXEC | O_NOFOLLOW));
+  if (file.get() < 0) return FileError("opening", errno);
+  int error = WriteAll(calls, file.get(), bytes);
+  if (error == 0 && ftruncate(file.get(), static_cast<off_t>(bytes.size())) != 0) {
     error = errno;
   }
   return error == 0 ? absl::OkStatus() : FileError("writing", error);
@@ -105,15 +108,16 @@ absl::StatusOr<std::string> ReadUpTo(int fd, std::size_t size) {
 absl::StatusOr<std::string> ReadSmallFile(int directory, const std::string& name,
                                           std::size_t limit) {
   for (int attempt = 0; attempt < kReadAttempts; ++attempt) {
-    const File file(openat(directory, name.c_str(), O_RDONLY | O_CLOEXEC | O_NOFOLLOW));
-    if (file.fd() < 0) {
+    const FileDescriptor file(
+        openat(directory, name.c_str(), O_RDONLY | O_CLOEXEC | O_NOFOLLOW));
+    if (file.get() < 0) {
       return errno == ENOENT ? absl::NotFoundError("there is no such file")
                              : FileError("opening", errno);
     }
     struct stat info, named;
-    if (fstat(file.fd(), &info) != 0) return FileError("reading", errno);
+    if (fstat(file.get(), &info) != 0) return FileError("reading", errno);
     auto bytes =
-        ReadUpTo(file.fd(), std::min(limit, static_cast<std::size_t>(info.st_size)));
+        ReadUpTo(file.get(), std::min(limit, static_cast<std::size_t>(info.st_size)));
     if (!bytes.ok()) return bytes;
     const bool there = fstatat(directory, name.c_str(), &named, AT_SYMLINK_NOFOLLOW) == 0;
     if (there && named.st_ino == info.st_ino && named.st_dev == info.st_dev) return bytes;

@@ -33,21 +33,6 @@ struct FileCalls {
   int (*exchangeat)(int, const char*, const char*) = ExchangeNames;
 };
 
-// A file descriptor, closed with it. Negative: none.
-class File {
- public:
-  explicit File(int fd) : fd_(fd) {}
-  ~File() {
-    if (fd_ >= 0) close(fd_);
-  }
-  File(const File&) = delete;
-  File& operator=(const File&) = delete;
-  int fd() const { return fd_; }
-
- private:
-  const int fd_;
-};
-
 absl::Status FileError(const char* what, int error);
 
 enum class Durability { kFlushed, kAsItComes };

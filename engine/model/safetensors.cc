@@ -13,6 +13,7 @@
 
 #include "absl/status/status.h"
 #include "absl/strings/str_cat.h"
+#include "engine/file_descriptor.h"
 #include "engine/model/safetensors_header.h"
 
 namespace goldfinch {
@@ -30,15 +31,10 @@ absl::Status SystemError(const char* action, int error) {
 absl::StatusOr<std::span<const std::byte>> MapFile(const std::string& path,
                                                    std::size_t min_bytes) {
   // Non-blocking, or a named pipe would be waited for instead of refused.
-  const int fd = open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK);
-  if (fd < 0) return SystemError("opened", errno);
-  struct Closer {
-    int fd;
-    ~Closer() { close(fd); }
-  } closer{fd};
-
+  const FileDescriptor file(open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK));
+  if (!file) return SystemError("opened", errno);
   struct stat info;
-  if (fstat(fd, &info) != 0) return SystemError("read", errno);
+  if (fstat(file.get(), &info) != 0) return SystemError("read", errno);
   if (!S_ISREG(info.st_mode)) {
     return absl::InvalidArgumentError("cannot be read: it is not a regular file");
   }
@@ -48,7 +44,7 @@ absl::StatusOr<std::span<const std::byte>> MapFile(const std::string& path,
         absl::StrCat("the file has ", size,
                      " bytes; the length of its header alone takes ", min_bytes));
   }
-  void* address = mmap(nullptr, size, PROT_READ, MAP_PRIVATE, fd, 0);
+  void* address = mmap(nullptr, size, PROT_READ, MAP_PRIVATE, file.get(), 0);
   if (address == MAP_FAILED) return SystemError("mapped", errno);
   // All of it is read soon; a kernel that cannot read ahead loses only time.
   static_cast<void>(madvise(address, size, MADV_WILLNEED));

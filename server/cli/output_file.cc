@@ -12,6 +12,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "engine/file_descriptor.h"
 
 namespace goldfinch {
 namespace {
@@ -71,13 +72,11 @@ absl::Status OutputFile::Write(absl::string_view bytes) {
 // not read, or a file system that cannot flush one, leaves that to the system.
 absl::Status OutputFile::FlushFolder() const {
   const std::string folder = std::filesystem::path(path_).parent_path().string();
-  const int fd =
-      open(folder.empty() ? "." : folder.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-  if (fd < 0) return errno == EACCES ? absl::OkStatus() : Failed();
-  absl::Status status;
-  if (fsync(fd) != 0 && errno != EINVAL) status = Failed();
-  close(fd);
-  return status;
+  const FileDescriptor fd(
+      open(folder.empty() ? "." : folder.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
+  if (!fd) return errno == EACCES ? absl::OkStatus() : Failed();
+  const bool flushed = fsync(fd.get()) == 0 || errno == EINVAL;
+  return flushed ? absl::OkStatus() : Failed();
 }
 
 absl::Status OutputFile::Commit() {
