@@ -6,7 +6,6 @@
 #include <grpcpp/server_builder.h>
 
 #include <algorithm>
-#include <atomic>
 #include <initializer_list>
 #include <optional>
 #include <utility>
@@ -93,9 +92,20 @@ SessionOptions SessionOptionsOf(const ServerOptions& options,
                                 const TenantDirectory& tenants) {
   SessionOptions sessions = options.sessions;
   sessions.max_context_tokens = options.scheduler.max_context_tokens;
-  sessions.quota_of = [&tenants](const std::string& name) { return tenants.QuotaOf(name); };
+  sessions.quota_of = [&tenants](const std::string& name) {
+    return tenants.QuotaOf(name);
+  };
   sessions.warn = [](const std::string& message) { LogWarning(message); };
   return sessions;
+}
+
+ServingLimits LimitsOf(const ServerOptions& options, const Vocabulary& vocabulary,
+                       const Tokenizer& tokenizer) {
+  return {.vocabulary = vocabulary,
+          .tokenizer = tokenizer,
+          .max_context_tokens = options.scheduler.max_context_tokens,
+          .default_max_tokens = options.default_max_tokens,
+          .max_message_bytes = options.connections.max_message_bytes};
 }
 
 // For this server; what is linked is in all servers of a process by itself.
@@ -139,17 +149,17 @@ class Server::Impl {
         metrics_(std::make_shared<Metrics>(DescribeForMetrics(options, engine.info()))),
         scheduler_(engine, options.scheduler, clock, *metrics_),
         sessions_(scheduler_, engine, store, clock, SessionOptionsOf(options, tenants_)),
-        serving_{scheduler_,
-                 sessions_,
-                 delivery_,
-                 calls_,
-                 clock,
-                 *metrics_,
-                 tenants_,
-                 options.memory,
-                 {vocabulary, tokenizer_, options.scheduler.max_context_tokens,
-                  options.default_max_tokens, options.connections.max_message_bytes},
-                 transfer_bytes_},
+        transfers_(std::max(sessions_.max_snapshot_bytes(), kMaxTransferBytes)),
+        serving_{.scheduler = scheduler_,
+                 .sessions = sessions_,
+                 .delivery = delivery_,
+                 .calls = calls_,
+                 .clock = clock,
+                 .observer = *metrics_,
+                 .tenants = tenants_,
+                 .memory = options.memory,
+                 .limits = LimitsOf(options, vocabulary, tokenizer_),
+                 .transfers = transfers_},
         service_(serving_, DescribeModel(options, engine.info())),
         session_service_(serving_),
         admin_service_(serving_, ActionsOf(options)),
@@ -202,7 +212,7 @@ class Server::Impl {
   DeliveryQueue delivery_;
   Scheduler scheduler_;
   SessionManager sessions_;
-  std::atomic<std::int64_t> transfer_bytes_ = 0;
+  TransferRoom transfers_;
   const ServingContext serving_;
   GenerationService service_;
   SessionService session_service_;

@@ -7,10 +7,9 @@
 #include <grpcpp/server_context.h>
 #include <grpcpp/support/status.h>
 
-#include <atomic>
-#include <cstdint>
 #include <memory>
 #include <optional>
+#include <string>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
@@ -21,6 +20,7 @@
 #include "server/memory_guard.h"
 #include "server/open_calls.h"
 #include "server/tenants/tenant_directory.h"
+#include "server/transfer_room.h"
 #include "server/validation.h"
 #include "sessions/session_manager.h"
 
@@ -37,16 +37,8 @@ struct ServingContext {
   const TenantDirectory& tenants;
   MemoryGuard* memory;  // null: nothing is refused for it
   ServingLimits limits;
-  std::atomic<std::int64_t>& transfer_bytes;  // of snapshots on their way out and in
+  TransferRoom& transfers;  // of snapshots on their way out and in
 };
-
-// What snapshots that are being sent or received may take together.
-inline constexpr std::int64_t kMaxTransferBytes = std::int64_t{1} << 30;
-
-// What a call gets after the server began to drain.
-inline absl::Status DrainingStatus() {
-  return absl::UnavailableError("the server is shutting down");
-}
 
 // Whose call it is, for as long as the call lasts.
 using TenantPtr = TenantDirectory::TenantPtr;

@@ -11,19 +11,6 @@ namespace {
 
 constexpr std::size_t kChunkBytes = 1 << 20;
 
-// `size` bytes more for a call that has `taken` already. One call always has room: it is
-// held to the limit of a snapshot elsewhere.
-absl::Status TakeRoom(const ServingContext& serving, std::int64_t size,
-                      std::int64_t& taken) {
-  const std::int64_t limit =
-      std::max(serving.sessions.max_snapshot_bytes(), kMaxTransferBytes);
-  taken += size;
-  const std::int64_t all = serving.transfer_bytes += size;
-  if (all <= limit || all <= taken) return absl::OkStatus();
-  return absl::ResourceExhaustedError(
-      "too many snapshots are being transferred; the server has no room for more");
-}
-
 }  // namespace
 
 grpc::ServerWriteReactor<v1::ExportSessionResponse>* ExportReactor::Start(
@@ -40,6 +27,7 @@ grpc::ServerWriteReactor<v1::ExportSessionResponse>* ExportReactor::Start(
   if (!reactor->entered_) {
     reactor->FinishWith(ShuttingDown());
   } else {
+    reactor->share_.emplace(serving.transfers, (*tenant)->name);
     serving.sessions.Export(
         (*tenant)->name, request.session_id(),
         [reactor](auto snapshot) { reactor->OnSnapshot(std::move(snapshot)); });
@@ -47,12 +35,9 @@ grpc::ServerWriteReactor<v1::ExportSessionResponse>* ExportReactor::Start(
   return reactor.get();
 }
 
-ExportReactor::~ExportReactor() { serving_.transfer_bytes -= taken_; }
-
 void ExportReactor::OnSnapshot(absl::StatusOr<std::string> snapshot) {
   if (!snapshot.ok()) return FinishWith(snapshot.status());
-  const absl::Status room =
-      TakeRoom(serving_, static_cast<std::int64_t>(snapshot->size()), taken_);
+  const absl::Status room = share_->Take(static_cast<std::int64_t>(snapshot->size()));
   if (!room.ok()) return FinishWith(room);
   snapshot_ = *std::move(snapshot);
   message_.set_total_bytes(static_cast<std::int64_t>(snapshot_.size()));
@@ -101,6 +86,7 @@ grpc::ServerReadReactor<v1::ImportSessionRequest>* ImportReactor::Start(
     return reactor.get();
   }
   reactor->tenant_ = *std::move(tenant);
+  reactor->share_.emplace(serving.transfers, reactor->tenant_->name);
   reactor->entered_ = serving.calls.Enter(reactor);
   const absl::Status may_begin = MayBegin(serving, reactor->entered_);
   if (!may_begin.ok()) {
@@ -112,23 +98,21 @@ grpc::ServerReadReactor<v1::ImportSessionRequest>* ImportReactor::Start(
   return reactor.get();
 }
 
-ImportReactor::~ImportReactor() { serving_.transfer_bytes -= taken_; }
-
 absl::Status ImportReactor::Take(const std::string& chunk) {
   const auto size = static_cast<std::int64_t>(chunk.size());
   const std::int64_t limit = serving_.sessions.max_snapshot_bytes();
-  if (taken_ + size > limit) {
+  if (share_->taken() + size > limit) {
     return absl::FailedPreconditionError(absl::StrCat(
         "the snapshot has more than ", limit, " bytes, this server's limit"));
   }
-  const absl::Status room = TakeRoom(serving_, size, taken_);
+  absl::Status room = share_->Take(size);
   if (room.ok()) snapshot_.append(chunk);
   return room;
 }
 
 void ImportReactor::ReadNext() {
-  if (taken_ - waited_from_ >= static_cast<std::int64_t>(kChunkBytes)) {
-    waited_from_ = taken_;
+  if (share_->taken() - waited_from_ >= static_cast<std::int64_t>(kChunkBytes)) {
+    waited_from_ = share_->taken();
     waiting_since_ = serving_.clock.Now();
   }
   read_.Begin(waiting_since_);

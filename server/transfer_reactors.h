@@ -1,7 +1,7 @@
 // ExportSession and ImportSession: a snapshot out and in, piece by piece.
 //
-// Snapshots that are on their way take memory; together they take no more than a bound,
-// beyond which further ones are refused.
+// Snapshots that are on their way take memory, a share of TransferRoom; where there is
+// none, further ones are refused.
 //
 // Threads: the handler's (Start), the manager's (when it has an answer), the sweep's
 // (CutOffIfStuck), gRPC's (the others, one at a time). A reactor owns itself until
@@ -13,6 +13,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <string>
 
 #include "goldfinch/v1/session_service.pb.h"
@@ -34,7 +35,6 @@ class ExportReactor final : public grpc::ServerWriteReactor<v1::ExportSessionRes
   ExportReactor(Private, const ServingContext& serving,
                 grpc::CallbackServerContext* context)
       : serving_(serving), context_(context) {}
-  ~ExportReactor() override;
 
   void OnWriteDone(bool ok) override;
   void OnDone() override;
@@ -51,8 +51,8 @@ class ExportReactor final : public grpc::ServerWriteReactor<v1::ExportSessionRes
   grpc::CallbackServerContext* const context_;
   std::shared_ptr<ExportReactor> self_;  // from Start until OnDone
   bool entered_ = false;                 // set by Start
+  std::optional<TransferShare> share_;   // likewise, for who may export
   std::string snapshot_;
-  std::int64_t taken_ = 0;  // of serving_.transfer_bytes
   std::size_t sent_ = 0;
   v1::ExportSessionResponse message_;
 
@@ -71,7 +71,6 @@ class ImportReactor final : public grpc::ServerReadReactor<v1::ImportSessionRequ
   ImportReactor(Private, const ServingContext& serving,
                 grpc::CallbackServerContext* context, v1::ImportSessionResponse* response)
       : serving_(serving), context_(context), response_(response) {}
-  ~ImportReactor() override;
 
   void OnReadDone(bool ok) override;
   void OnDone() override;
@@ -91,8 +90,8 @@ class ImportReactor final : public grpc::ServerReadReactor<v1::ImportSessionRequ
   bool entered_ = false;                       // set by Start
   TenantPtr tenant_;                           // set by Start
   v1::ImportSessionRequest message_;
+  std::optional<TransferShare> share_;  // likewise, for who may import
   std::string snapshot_;
-  std::int64_t taken_ = 0;  // of serving_.transfer_bytes
   // How much had come when the wait for the next kChunkBytes began: bytes that trickle in
   // hold what others could use.
   std::int64_t waited_from_ = 0;

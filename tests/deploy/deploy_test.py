@@ -223,7 +223,7 @@ class KubernetesTest(unittest.TestCase):
         flags = ("--cache_bytes", "--expanded_bytes", "--prefix_cache_bytes", "--session_bytes", "--grpc_memory_bytes")
         allowed = [bytes_of(self.flags[flag]) for flag in flags]
         # Without a flag: snapshots on their way to and from clients, and sessions being copied.
-        for name, source in (("kMaxTransferBytes", "server/serving_context.h"),
+        for name, source in (("kMaxTransferBytes", "server/transfer_room.h"),
                              ("max_image_bytes", "sessions/session_manager.h")):
             match = re.search(rf"{name} = std::int64_t\{{(\d+)\}} << (\d+);", read(source))
             allowed.append(int(match[1]) << int(match[2]))
