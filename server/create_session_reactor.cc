@@ -92,12 +92,13 @@ void CreateSessionReactor::Answer(const absl::Status& status) {
     serving_.sessions.Delete(tenant_->name, session_id_, [](const absl::Status&) {});
     return FinishWith(status);
   }
-  serving_.sessions.Get(tenant_->name, session_id_,
-                        [self = shared_from_this()](auto info) {
-                          if (info.ok())
-                            FillSession(*info, *self->response_->mutable_session());
-                          self->FinishWith(info.status());
-                        });
+  serving_.sessions.Get(
+      tenant_->name, session_id_, [self = shared_from_this()](auto info) {
+        if (!info.ok()) return self->FinishWith(info.status());
+        FillSession(*info, *self->response_->mutable_session());
+        self->FinishWith(
+            DeleteIfUntold(self->serving_, *self->context_, self->tenant_, info->id));
+      });
 }
 
 void CreateSessionReactor::FinishWith(const absl::Status& status) {

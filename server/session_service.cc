@@ -90,8 +90,13 @@ grpc::ServerUnaryReactor* SessionService::ForkSession(
     grpc::CallbackServerContext* context, const v1::ForkSessionRequest* request,
     v1::ForkSessionResponse* response) {
   return ForTenant(context, [&](auto* reactor, const TenantPtr& tenant) {
-    serving_.sessions.Fork(tenant->name, request->session_id(),
-                           AnswerWith(reactor, response));
+    serving_.sessions.Fork(
+        tenant->name, request->session_id(),
+        [this, context, tenant, reactor, response](absl::StatusOr<SessionInfo> info) {
+          if (!info.ok()) return Finish(reactor, info.status());
+          FillSession(*info, *response->mutable_session());
+          Finish(reactor, DeleteIfUntold(serving_, *context, tenant, info->id));
+        });
   });
 }
 

@@ -135,12 +135,15 @@ void ImportReactor::GoOn(bool ok) {
   }
   // The client has sent all, or is gone; then the answer goes nowhere.
   if (context_->IsCancelled()) return FinishWith(absl::CancelledError("cancelled"));
-  serving_.sessions.Import(tenant_->name, std::move(snapshot_),
-                           [self = self_](auto info) {
-                             if (info.ok())
-                               FillSession(*info, *self->response_->mutable_session());
-                             self->FinishWith(info.status());
-                           });
+  serving_.sessions.Import(
+      tenant_->name, std::move(snapshot_), [self = self_](auto info) {
+        self->FinishWith(info.ok() ? self->Answer(*info) : info.status());
+      });
+}
+
+absl::Status ImportReactor::Answer(const SessionInfo& info) {
+  FillSession(info, *response_->mutable_session());
+  return DeleteIfUntold(serving_, *context_, tenant_, info.id);
 }
 
 void ImportReactor::FinishWith(const absl::Status& status) {

@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 
 #include <chrono>
+#include <functional>
 #include <future>
 #include <set>
 #include <string>
@@ -321,52 +322,46 @@ TEST_F(SessionServiceTest, MetricsCountThem) {
   EXPECT_EQ(events("loaded"), 1);
 }
 
-TEST(ExportTest, OneThatNobodyReadsIsCutOffAndHoldsNothingUp) {
-  TestServerOptions options;
-  options.engine.num_pages = 300000;
-  options.scheduler.max_context_tokens = 5000000;
-  options.scheduler.slow_reader = std::chrono::seconds(1);
-  TestServer server(options);
-  grpc::ClientContext create;
-  v1::CreateSessionRequest request;
-  request.mutable_tokens()->mutable_ids()->Resize(4000000, 7);
-  v1::CreateSessionResponse session;
-  ASSERT_TRUE(server.sessions().CreateSession(&create, request, &session).ok());
-
-  grpc::ClientContext context;
-  v1::ExportSessionRequest export_request;
-  export_request.set_session_id(session.session().id());
-  const auto reader = server.sessions().ExportSession(&context, export_request);
-  v1::ExportSessionResponse message;
-  ASSERT_TRUE(reader->Read(&message));
-  ASSERT_GT(message.total_bytes(), 15 << 20) << "more than any buffer takes";
-  auto drained = std::async(std::launch::async,
-                            [&] { server.server().Shutdown(std::chrono::minutes(5)); });
-  EXPECT_EQ(drained.wait_for(std::chrono::seconds(60)), std::future_status::ready);
-  while (reader->Read(&message)) {
-  }
-  EXPECT_FALSE(reader->Finish().ok());
-}
-
-// Snapshots on their way share their room: who sends nothing more gives it back.
-TEST(ImportTest, OneThatStopsOrTricklesIsCutOff) {
-  for (const bool trickles : {false, true}) {
-    TestServerOptions options;
-    options.scheduler.slow_reader = std::chrono::milliseconds(200);
-    TestServer server(options);
-    grpc::ClientContext context;
-    v1::ImportSessionResponse response;
-    const auto writer = server.sessions().ImportSession(&context, &response);
-    v1::ImportSessionRequest request;
-    request.set_chunk(std::string(1 << 20, 'x'));
-    ASSERT_TRUE(writer->Write(request));
-    request.set_chunk("x");
-    ASSERT_TRUE(writer->Write(request));
-    while (trickles && writer->Write(request)) std::this_thread::yield();
-    EXPECT_EQ(writer->Finish().error_code(), StatusCode::CANCELLED);
-    EXPECT_TRUE(server.BecomesIdle());
-    // And the server is empty for good: a drain waits for nobody.
-    server.server().Shutdown(std::chrono::minutes(5));
+// A session whose name nobody was told would lie about until its time to live is over.
+TEST_F(SessionServiceTest, ThoseWhoseMakerIsGoneAreGoneToo) {
+  const std::string id = CreateSession(server_, "text")->id();
+  const std::string snapshot = *ExportSession(server_, id);
+  const std::vector<std::function<grpc::Status(grpc::ClientContext&)>> makers = {
+      [&](grpc::ClientContext& context) {
+        v1::CreateSessionResponse response;
+        return server_.sessions().CreateSession(&context, {}, &response);
+      },
+      [&](grpc::ClientContext& context) {
+        v1::ForkSessionRequest request;
+        request.set_session_id(id);
+        v1::ForkSessionResponse response;
+        return server_.sessions().ForkSession(&context, request, &response);
+      },
+      [&](grpc::ClientContext& context) {
+        v1::ImportSessionResponse response;
+        const auto writer = server_.sessions().ImportSession(&context, &response);
+        v1::ImportSessionRequest request;
+        request.set_chunk(snapshot);
+        writer->Write(request);
+        writer->WritesDone();
+        return writer->Finish();
+      }};
+  double deleted = 0;
+  for (const auto& make : makers) {
+    medium_.HoldClaims();
+    grpc::ClientContext leaving;
+    auto made = std::async(std::launch::async, [&] { return make(leaving); });
+    medium_.WaitForHeldClaims(1);
+    leaving.TryCancel();
+    EXPECT_EQ(made.get().error_code(), StatusCode::CANCELLED);
+    // Of one connection the server hears in order.
+    EXPECT_TRUE(GetSession(server_, id).ok());
+    medium_.LetClaimsGo();
+    ++deleted;
+    EXPECT_TRUE(Eventually([&] {
+      return server_.Metric("goldfinch_session_events_total{event=\"deleted\"}") ==
+             deleted;
+    }));
   }
   EXPECT_TRUE(GetSession(server_, id).ok());
 }
