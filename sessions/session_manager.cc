@@ -221,8 +221,8 @@ void SessionManager::Impl::List(std::string tenant, std::string after, std::size
   const auto held = [this, tenant, after, limit] {
     std::vector<SessionInfo> infos;
     const MutexLock lock(mu_);
-    for (const SessionPtr& session : table_.After(tenant, after, limit)) {
-      if (session->kept != nullptr) infos.push_back(InfoOf(*session));
+    for (const SessionPtr& session : table_.LoadedAfter(tenant, after, limit)) {
+      infos.push_back(InfoOf(*session));
     }
     return infos;
   };

@@ -32,16 +32,21 @@ std::vector<SessionPtr> SessionTable::All() const {
 }
 
 std::vector<SessionPtr> SessionTable::AllOf(const std::string& tenant) const {
-  return After(tenant, "", sessions_.size());
+  std::vector<SessionPtr> all;
+  for (auto it = sessions_.lower_bound({tenant, ""});
+       it != sessions_.end() && it->first.first == tenant; ++it) {
+    all.push_back(it->second);
+  }
+  return all;
 }
 
-std::vector<SessionPtr> SessionTable::After(const std::string& tenant,
-                                            const std::string& after,
-                                            std::size_t limit) const {
+std::vector<SessionPtr> SessionTable::LoadedAfter(const std::string& tenant,
+                                                  const std::string& after,
+                                                  std::size_t limit) const {
   std::vector<SessionPtr> found;
   for (auto it = sessions_.upper_bound({tenant, after});
        it != sessions_.end() && it->first.first == tenant && found.size() < limit; ++it) {
-    found.push_back(it->second);
+    if (it->second->kept != nullptr) found.push_back(it->second);
   }
   return found;
 }

@@ -28,8 +28,8 @@ struct HeldSession {
   std::shared_ptr<KeptPrefix> kept;  // null while it is being loaded
   std::shared_ptr<const Turn> turn;  // the last one, if any
   std::optional<Claim> claim;
-  std::uint64_t generation = 0;  // of the snapshot that is stored; 0: none
-  std::uint64_t attempted = 0;   // highest that was tried: it may be stored as well
+  std::uint64_t generation = 0;   // of the snapshot that is stored; 0: none
+  std::uint64_t attempted = 0;    // highest that was tried: it may be stored as well
   std::int64_t stored_bytes = 0;  // of that snapshot
   bool numerics_changed = false;
   bool busy = false;                 // one call uses it
@@ -64,9 +64,10 @@ class SessionTable {
   std::int64_t size() const { return std::ssize(sessions_); }
   std::vector<SessionPtr> All() const;
   std::vector<SessionPtr> AllOf(const std::string& tenant) const;
-  // Up to `limit` of `tenant`, with ids above `after`, ascending.
-  std::vector<SessionPtr> After(const std::string& tenant, const std::string& after,
-                                std::size_t limit) const;
+  // Up to `limit` of `tenant` that are not just being loaded, with ids above `after`,
+  // ascending.
+  std::vector<SessionPtr> LoadedAfter(const std::string& tenant, const std::string& after,
+                                      std::size_t limit) const;
 
   // Host memory; what several have in common counts once.
   std::int64_t HostBytes() const;

@@ -186,6 +186,24 @@ TEST_F(SessionManagerTest, ListIsPagedOverMemoryAndStore) {
   EXPECT_EQ(listed, ids);
 }
 
+// The names of sessions that are looked for take no place of those that are there.
+TEST_F(SessionManagerTest, APageIsNotCutShortByWhatIsBeingLoaded) {
+  const auto replica = Make("one");
+  std::vector<std::string> ids = {replica->Create(), replica->Create()};
+  std::ranges::sort(ids);
+  ASSERT_TRUE(replica->Park(ids[1]).ok());
+  medium_.HoldClaims();
+  std::promise<UseOr> looked_for;
+  replica->sessions().Acquire("a", std::string(32, '0'),
+                              [&](UseOr use) { looked_for.set_value(std::move(use)); });
+  medium_.WaitForHeldClaims(1);
+  const std::vector<SessionInfo> page = replica->List(1);
+  EXPECT_EQ(page.size(), 1u);
+  EXPECT_EQ(page.empty() ? "" : page[0].id, ids[0]);
+  medium_.LetClaimsGo();
+  EXPECT_TRUE(absl::IsNotFound(looked_for.get_future().get().status()));
+}
+
 TEST_F(SessionManagerTest, SessionsBeyondTheMemoryAreParkedAndAllMakeProgress) {
   ReplicaOptions options;
   options.engine.num_pages = 40;
