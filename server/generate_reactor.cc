@@ -1,5 +1,6 @@
 #include "server/generate_reactor.h"
 
+#include <algorithm>
 #include <span>
 #include <string>
 #include <utility>
@@ -8,8 +9,9 @@
 #include "server/status.h"
 
 namespace goldfinch {
-
 namespace {
+
+constexpr std::size_t kMaxToldAgainAtOnce = 4 * ResponseBuilder::kMaxTokensPerMessage;
 
 // What a session's history says of its last generation, as events: of all its tokens,
 // and how it ended if it did.
@@ -83,7 +85,7 @@ void GenerateReactor::Begin(const v1::GenerateRequest& request) {
                       : nullptr;
   call->request.use_prefix_cache = true;
   Turn turn = TurnOf(*call);
-  const absl::Status status = Submit(use, *std::move(call), std::move(turn), {}, {});
+  const absl::Status status = Submit(use, *std::move(call), std::move(turn), {}, 0);
   if (!status.ok()) Refuse(status);
 }
 
@@ -104,7 +106,7 @@ absl::Status GenerateReactor::GoOn(const Use& use, GenerateCall call) {
   if (!status.ok()) return status;
   call.request.base = use->kept();
   Turn turn = TurnOf(call);
-  return Submit(use, std::move(call), std::move(turn), {}, {});
+  return Submit(use, std::move(call), std::move(turn), {}, 0);
 }
 
 absl::Status GenerateReactor::Resume(const Use& use, std::int64_t after) {
@@ -136,30 +138,30 @@ absl::Status GenerateReactor::Resume(const Use& use, std::int64_t after) {
     events.push_back(
         EndOf(turn, static_cast<std::int64_t>(history.size()) - turn.num_generated));
   }
-  const auto known = std::span(events).first(static_cast<std::size_t>(after));
-  const auto told_again = std::span(events).subspan(known.size());
+  const auto num_known = static_cast<std::size_t>(after);
   if (!turn.end.has_value()) {
-    return Submit(use, *std::move(call), turn, told_again, known);
+    return Submit(use, *std::move(call), turn, std::move(events), num_known);
   }
   // It had ended: there is nothing to run.
   use->Release();
   {
     const MutexLock lock(mu_);
     builder_.emplace(serving_.limits.vocabulary, *call);
-    builder_->Skip(known);
+    builder_->Skip(std::span(events).first(num_known));
     builder_->set_numerics_changed(use->numerics_changed());
-    outbox_ = builder_->Build(told_again);
-    end_ = grpc::Status::OK;
+    told_again_ = std::move(events);
+    next_told_again_ = num_known;
+    had_ended_ = true;
   }
   Advance();
   return absl::OkStatus();
 }
 
-// `known` are events the client has, `told_again` those it has not; what the request
-// generates comes after them.
+// `events` come before what the request generates; the client has the first `num_known`
+// of them.
 absl::Status GenerateReactor::Submit(const Use& use, GenerateCall call, Turn turn,
-                                     std::span<const StreamEvent> told_again,
-                                     std::span<const StreamEvent> known) {
+                                     std::vector<StreamEvent> events,
+                                     std::size_t num_known) {
   call.request.deadline = deadline_;
   if (use != nullptr) call.request.on_end = use->OnEnd(std::move(turn));
   std::optional<absl::Status> cancelled;
@@ -168,10 +170,11 @@ absl::Status GenerateReactor::Submit(const Use& use, GenerateCall call, Turn tur
   {
     const MutexLock lock(mu_);
     builder_.emplace(serving_.limits.vocabulary, call);
-    builder_->Skip(known);
+    builder_->Skip(std::span(events).first(num_known));
     if (use != nullptr) builder_->set_numerics_changed(use->numerics_changed());
-    outbox_ = builder_->Build(told_again);
-    tokens_sent_ = static_cast<std::int64_t>(known.size());
+    told_again_ = std::move(events);
+    next_told_again_ = num_known;
+    tokens_sent_ = static_cast<std::int64_t>(num_known);
     prompt_tokens_ = static_cast<std::int64_t>(call.request.prompt.size());
   }
   absl::StatusOr<Scheduler::Submission> submission =
@@ -179,7 +182,8 @@ absl::Status GenerateReactor::Submit(const Use& use, GenerateCall call, Turn tur
   {
     const MutexLock lock(mu_);
     if (!submission.ok()) {
-      outbox_.clear();
+      told_again_.clear();
+      next_told_again_ = 0;
       return submission.status();
     }
     use_ = use;
@@ -254,6 +258,12 @@ void GenerateReactor::OnParked(const absl::Status& status) {
 // Takes from the stream only when all that was taken before is written: meanwhile it
 // gathers there, and its bound is what slows the sequence of a slow client down.
 void GenerateReactor::Refill() {
+  TellAgain();
+  if (next_ < outbox_.size()) return;
+  if (had_ended_) {
+    end_ = grpc::Status::OK;
+    return;
+  }
   if (interrupted_.has_value()) {
     if (!parked_.has_value()) return;
     // Without a snapshot there is nothing to resume.
@@ -274,6 +284,21 @@ void GenerateReactor::Refill() {
     park_ = true;
   } else {
     end_ = ToGrpcStatus(*batch.end);
+  }
+}
+
+// A few messages at a time: of a long generation all of them would take its memory again.
+void GenerateReactor::TellAgain() {
+  while (next_ == outbox_.size() && next_told_again_ < told_again_.size()) {
+    const auto rest = std::span(told_again_).subspan(next_told_again_);
+    const auto some = rest.first(std::min(rest.size(), kMaxToldAgainAtOnce));
+    outbox_ = builder_->Build(some);
+    next_ = 0;
+    next_told_again_ += some.size();
+    if (some.size() == rest.size()) {
+      told_again_ = {};
+      next_told_again_ = 0;
+    }
   }
 }
 

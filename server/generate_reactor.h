@@ -70,13 +70,13 @@ class GenerateReactor final : public grpc::ServerWriteReactor<v1::GenerateRespon
   absl::Status GoOn(const Use& use, GenerateCall call);
   absl::Status Resume(const Use& use, std::int64_t after);
   absl::Status Submit(const Use& use, GenerateCall call, Turn turn,
-                      std::span<const StreamEvent> told_again,
-                      std::span<const StreamEvent> known);
+                      std::vector<StreamEvent> events, std::size_t num_known);
   void ListenTo(const std::shared_ptr<TokenStream>& stream);
   void Refuse(const absl::Status& status);
   void OnParked(const absl::Status& status);
   void Advance();
   void Refill() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  void TellAgain() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   absl::Status ClientIsGone() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
 
   const ServingContext& serving_;
@@ -97,6 +97,11 @@ class GenerateReactor final : public grpc::ServerWriteReactor<v1::GenerateRespon
   std::int64_t prompt_tokens_ ABSL_GUARDED_BY(mu_) = 0;
   std::optional<ResponseBuilder> builder_ ABSL_GUARDED_BY(mu_);
   std::optional<StreamEvent> last_end_ ABSL_GUARDED_BY(mu_);  // of a candidate
+  // Of a resume: from next_told_again_ on, events the client has yet to be told before
+  // what the request generates.
+  std::vector<StreamEvent> told_again_ ABSL_GUARDED_BY(mu_);
+  std::size_t next_told_again_ ABSL_GUARDED_BY(mu_) = 0;
+  bool had_ended_ ABSL_GUARDED_BY(mu_) = false;  // and there is no request
   // Messages from next_ on are still to be written; the one at next_ is in flight when
   // writing_since_ is set.
   std::vector<v1::GenerateResponse> outbox_ ABSL_GUARDED_BY(mu_);

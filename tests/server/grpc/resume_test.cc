@@ -151,6 +151,29 @@ TEST_F(ResumeTest, AnEndedGenerationIsToldAgainFromAnyToken) {
   }
 }
 
+// More than the messages that are made at once.
+TEST_F(ResumeTest, ALongGenerationIsToldAgain) {
+  TestServer& server = Make("one");
+  v1::GenerateRequest request = TextRequest("long", 9000);
+  request.mutable_sampling()->set_ignore_eos(true);
+  const std::string id = CreateSession(server)->id();
+  request.set_session(id);
+  const GenerateOutput whole = Generate(server.stub(), request);
+  ASSERT_TRUE(whole.status.ok()) << whole.status.error_message();
+  const CandidateOutput& first = whole.candidates[0];
+  for (const std::size_t received : {0, 1, 5000}) {
+    const GenerateOutput again =
+        Generate(server.stub(), ResumeRequest(id, static_cast<std::int64_t>(received)));
+    ASSERT_TRUE(again.status.ok()) << again.status.error_message();
+    const CandidateOutput& rest = again.candidates[0];
+    EXPECT_EQ(rest.tokens, std::vector<TokenId>(first.tokens.begin() +
+                                                    static_cast<std::ptrdiff_t>(received),
+                                                first.tokens.end()));
+    EXPECT_TRUE(first.text.ends_with(rest.text));
+    ExpectSameEnd(*rest.last, *first.last);
+  }
+}
+
 // Reads messages until `stop_at` tokens have come, then lets the server drain; resumes on
 // another and puts both halves together.
 TEST_F(ResumeTest, ADrainedGenerationGoesOnElsewhereWithTheNextToken) {
