@@ -6,7 +6,7 @@
 namespace goldfinch {
 namespace {
 
-constexpr std::string_view kHeaderMagic("GFSTORE1", 8);
+constexpr std::string_view kHeaderMagic("GFSTORE2", 8);
 constexpr std::string_view kClaimMagic("GFCLAIM2", 8);
 constexpr std::string_view kDeletedMagic("GFGONE01", 8);
 constexpr std::string_view kLeaseMagic("GFLEASE1", 8);
@@ -45,6 +45,8 @@ std::string EncodeHeader(const SnapshotHeader& header) {
   fields.Int(header.stored_at);
   fields.Int(header.info.num_tokens);
   fields.String(header.info.tenant);
+  fields.Int(header.info.num_generated);
+  fields.Bool(header.info.interrupted);
   ByteWriter out;
   out.Raw(kHeaderMagic);
   out.Int(static_cast<std::uint32_t>(kHeaderMagic.size() + sizeof(std::uint32_t) +
@@ -69,6 +71,8 @@ absl::StatusOr<SnapshotHeader> DecodeHeader(std::string_view begin,
   header.stored_at = in.Int<std::int64_t>();
   header.info.num_tokens = in.Int<std::int64_t>();
   header.info.tenant = in.String();
+  header.info.num_generated = in.Int<std::int64_t>();
+  header.info.interrupted = in.Bool();
   if (!in.ok() || in.left() != 0 || file_bytes < header.header_bytes ||
       header.length != file_bytes - header.header_bytes) {
     return Damaged();

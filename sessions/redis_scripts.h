@@ -2,7 +2,8 @@
 //
 // A session's hash: owner (none or empty: nobody), epoch (kept for as long as the session
 // is, so that a claim that was given up never passes for the next one), tenant, and once
-// something is stored generation, tokens, stored_at (seconds since 1970) and bytes. Of
+// something is stored generation, tokens, generated and interrupted (1 or 0) of the last
+// generation, stored_at (seconds since 1970) and bytes. Of
 // one that was deleted, for some time: epoch, tenant and deleted.
 //
 // Totals are a hash: by tenant, the bytes of its snapshots. Where a tenant that has some
@@ -57,7 +58,8 @@ return 1
 )";
 
 // KEYS: session, blob, this owner, ids of the tenant, totals. ARGV: owner's name, epoch,
-// generation, tenant, tokens, blob, id, most bytes of the tenant (empty: no limit).
+// generation, tenant, tokens, blob, id, most bytes of the tenant (empty: no limit),
+// generated, interrupted.
 inline constexpr std::string_view kPutScript = R"(
 if redis.call('EXISTS', KEYS[3]) == 0
     or redis.call('HGET', KEYS[1], 'owner') ~= ARGV[1]
@@ -73,7 +75,7 @@ if ARGV[8] ~= '' and (grown > 0 or not stored[1])
     and tonumber(next) > tonumber(ARGV[8]) then return {'over', next} end
 redis.call('SET', KEYS[2], ARGV[6])
 redis.call('HSET', KEYS[1], 'generation', ARGV[3], 'tokens', ARGV[5],
-    'stored_at', redis.call('TIME')[1], 'bytes', #ARGV[6])
+    'generated', ARGV[9], 'interrupted', ARGV[10], 'stored_at', redis.call('TIME')[1], 'bytes', #ARGV[6])
 redis.call('ZADD', KEYS[4], 0, ARGV[7])
 redis.call('HSET', KEYS[5], ARGV[4], next)
 return {'ok'}
@@ -95,12 +97,12 @@ return count
 )";
 
 // KEYS: session. ARGV: prefix of owners, this owner's name, tenant. Returns generation,
-// tenant, tokens, when it was stored, bytes, and whose claim there is: nobody's (0), this
-// owner's (1), another live owner's (2). Where nothing is stored, 'held' if another one
-// has claimed it for this tenant, else nil.
+// tenant, tokens, when it was stored, bytes, whose claim there is, nobody's (0), this
+// owner's (1) or another live owner's (2), generated and interrupted. Where nothing is
+// stored, 'held' if another one has claimed it for this tenant, else nil.
 inline constexpr std::string_view kHeadScript = R"(
 local f = redis.call('HMGET', KEYS[1], 'generation', 'tenant', 'tokens', 'stored_at',
-    'bytes', 'owner')
+    'bytes', 'owner', 'generated', 'interrupted')
 local owner = f[6] or ''
 local claimed = (owner ~= '' and redis.call('EXISTS', ARGV[1] .. owner)) or 0
 if claimed == 1 and owner ~= ARGV[2] then claimed = 2 end
@@ -119,12 +121,12 @@ local found = {}
 for _, id in ipairs(redis.call('ZRANGEBYLEX', KEYS[1], ARGV[1], '+',
     'LIMIT', 0, ARGV[2])) do
   local f = redis.call('HMGET', ARGV[3] .. id, 'generation', 'tenant', 'tokens',
-      'stored_at', 'bytes', 'owner')
+      'stored_at', 'bytes', 'owner', 'generated', 'interrupted')
   if f[1] then
     local owner = f[6] or ''
     local claimed = (owner ~= '' and redis.call('EXISTS', ARGV[4] .. owner)) or 0
     if claimed == 1 and owner ~= ARGV[5] then claimed = 2 end
-    found[#found + 1] = {id, f[1], f[2], f[3], f[4], f[5], claimed}
+    found[#found + 1] = {id, f[1], f[2], f[3], f[4], f[5], claimed, f[7], f[8]}
   end
 end
 return found

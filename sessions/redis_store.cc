@@ -75,9 +75,11 @@ StoredSession StoredOf(std::string_view id, redisReply* const* fields) {
   stored.bytes = NumberOf<std::uint64_t>(fields[4]);
   stored.claimed = NumberOf<int>(fields[5]) > 0;
   stored.held_elsewhere = NumberOf<int>(fields[5]) == 2;
+  stored.info.num_generated = NumberOf<std::int64_t>(fields[6]);
+  stored.info.interrupted = NumberOf<int>(fields[7]) == 1;
   return stored;
 }
-constexpr std::size_t kHeadFields = 6;
+constexpr std::size_t kHeadFields = 8;
 
 bool IsClosed(const redisContext& context) {
   char byte;
@@ -324,7 +326,8 @@ absl::Status RedisStore::Put(std::string_view session_id, const Claim& claim,
                 {Key("session", session_id), Key("blob", session_id),
                  Key("owner", by.owner), Key("ids", info.tenant), TotalsKey()},
                 {by.owner, std::to_string(claim.epoch), std::to_string(generation),
-                 info.tenant, std::to_string(info.num_tokens), blob, session_id, limit});
+                 info.tenant, std::to_string(info.num_tokens), blob, session_id, limit,
+                 std::to_string(info.num_generated), info.interrupted ? "1" : "0"});
   };
   auto reply = put();
   if (reply.ok() && IsArray(reply->get(), 1) &&

@@ -35,6 +35,8 @@ SessionInfo InfoOf(const StoredSession& stored) {
   info.id = stored.id;
   info.place = SessionPlace::kParked;
   info.num_tokens = stored.info.num_tokens;
+  info.num_generated = stored.info.num_generated;
+  info.interrupted = stored.info.interrupted;
   info.bytes = static_cast<std::int64_t>(stored.bytes);
   return info;
 }

@@ -181,6 +181,10 @@ SessionInfo SessionManager::Impl::ParkedInfoOf(const HeldSession& session) const
   info.id = session.id;
   info.place = SessionPlace::kParked;
   info.num_tokens = std::ssize(session.kept->history());
+  if (session.turn != nullptr) {
+    info.num_generated = session.turn->num_generated;
+    info.interrupted = !session.turn->end.has_value();
+  }
   info.bytes = session.stored_bytes;
   return info;
 }
@@ -292,8 +296,12 @@ absl::Status SessionManager::Impl::Put(const Parked& parked,
   }
   const SnapshotBytes bytes =
       Encode(*session, *parked.kept, parked.turn.get(), generation, std::move(image));
-  const SnapshotInfo info{.tenant = session->tenant,
-                          .num_tokens = std::ssize(parked.kept->history())};
+  SnapshotInfo info{.tenant = session->tenant,
+                    .num_tokens = std::ssize(parked.kept->history())};
+  if (parked.turn != nullptr) {
+    info.num_generated = parked.turn->num_generated;
+    info.interrupted = !parked.turn->end.has_value();
+  }
   const absl::Status put =
       store_->Put(session->id, *claim, generation, info, bytes.pieces(), limit);
   const MutexLock lock(mu_);

@@ -44,6 +44,8 @@ struct Claim {
 struct SnapshotInfo {
   std::string tenant;
   std::int64_t num_tokens = 0;
+  std::int64_t num_generated = 0;  // by the last generation
+  bool interrupted = false;        // that can be resumed
 };
 
 // A lease ends this part of it earlier for its owner than for others.

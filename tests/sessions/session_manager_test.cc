@@ -64,6 +64,8 @@ TEST_F(SessionManagerTest, TurnsGoOnWhereverTheSessionWasMeanwhile) {
       ASSERT_TRUE(info.ok()) << info.status();
       EXPECT_EQ(info->place, SessionPlace::kParked);
       EXPECT_EQ(info->num_tokens, tokens);
+      EXPECT_EQ(info->num_generated, 10);
+      EXPECT_FALSE(info->interrupted);
       EXPECT_TRUE(replica->Park(id).ok()) << "parked already";
       EXPECT_EQ(replica->Get(id)->place, SessionPlace::kParked);
     }

@@ -484,6 +484,12 @@ TEST_F(SessionReplicasTest, InterruptedCallsAreParkedAndGoOnElsewhere) {
     ASSERT_TRUE(Await<absl::Status>([&](auto done) {
                   one->sessions().ParkInterrupted(use, std::move(done));
                 }).ok());
+    // What is parked tells of it before anybody loads it.
+    const InfoOr parked = two->Get(id);
+    ASSERT_TRUE(parked.ok()) << parked.status();
+    EXPECT_EQ(parked->place, SessionPlace::kParked);
+    EXPECT_EQ(parked->num_generated, std::ssize(reader.tokens()));
+    EXPECT_TRUE(parked->interrupted);
 
     const UseOr resumed = two->Acquire(id);
     ASSERT_TRUE(resumed.ok()) << resumed.status();

@@ -26,7 +26,8 @@ namespace fs = std::filesystem;
 
 constexpr auto kLease = std::chrono::seconds(30);
 const std::string kA(32, 'a'), kB(32, 'b'), kC(32, 'c');
-const SnapshotInfo kInfo{.tenant = "t", .num_tokens = 7};
+const SnapshotInfo kInfo{
+    .tenant = "t", .num_tokens = 7, .num_generated = 3, .interrupted = true};
 
 // A medium, and owners on it.
 class Medium {
@@ -127,8 +128,9 @@ class StoreTest : public testing::TestWithParam<const char*> {
     const std::array<std::string_view, 2> pieces = {
         std::string_view(bytes).substr(0, bytes.size() / 2),
         std::string_view(bytes).substr(bytes.size() / 2)};
-    return store.Put(id, claim, generation, {.tenant = tenant, .num_tokens = 7}, pieces,
-                     max_tenant_bytes);
+    SnapshotInfo info = kInfo;
+    info.tenant = tenant;
+    return store.Put(id, claim, generation, info, pieces, max_tenant_bytes);
   }
   static std::vector<std::string> Ids(const std::vector<StoredSession>& sessions) {
     std::vector<std::string> ids;
@@ -158,6 +160,8 @@ TEST_P(StoreTest, WhatIsPutIsThereUntilItIsDeleted) {
   EXPECT_EQ(head->bytes, 4u);
   EXPECT_EQ(head->info.tenant, "t");
   EXPECT_EQ(head->info.num_tokens, 7);
+  EXPECT_EQ(head->info.num_generated, 3);
+  EXPECT_TRUE(head->info.interrupted);
   EXPECT_TRUE(head->claimed);
   EXPECT_TRUE(store->Release(kA, claim).ok());
   EXPECT_FALSE(store->Head(kA, "t")->claimed);
@@ -317,7 +321,10 @@ TEST_P(StoreTest, ListIsOfOneTenantAscendingAndInPages) {
   EXPECT_THAT(Ids(*store->List("t", kC, 2)), IsEmpty());
   EXPECT_THAT(Ids(*store->List("u", "", 9)), ElementsAre(foreign));
   EXPECT_THAT(Ids(*store->List("nobody", "", 9)), IsEmpty());
-  EXPECT_EQ(store->List("t", "", 1)->front().info.num_tokens, 7);
+  const SnapshotInfo listed = store->List("t", "", 1)->front().info;
+  EXPECT_EQ(listed.num_tokens, 7);
+  EXPECT_EQ(listed.num_generated, 3);
+  EXPECT_TRUE(listed.interrupted);
   ASSERT_TRUE(store->Delete(kB, Take(*store, kB)).ok());
   EXPECT_THAT(Ids(*store->List("t", "", 9)), ElementsAre(kA, kC));
 }
