@@ -131,7 +131,7 @@ CLI::Validator ShareOr(std::int64_t& percent, std::int64_t default_value) {
 }
 
 // A flag's one line of help says the same as the table in the README.
-void Describe(CLI::App& app, ServerFlags& flags) {
+void DescribeModel(CLI::App& app, ServerFlags& flags) {
   app.add_option("--model", flags.model,
                  "Directory with config.json, model.safetensors "
                  "and vocab.txt")
@@ -154,6 +154,9 @@ void Describe(CLI::App& app, ServerFlags& flags) {
                  "auto (the compute dtype) or int8 for compressed keys")
       ->check(CLI::IsMember(CacheDtypes()))
       ->capture_default_str();
+}
+
+void DescribeMachine(CLI::App& app, ServerFlags& flags) {
   app.add_option("--backend", flags.backend,
                  "cpu; cuda; or auto: cuda where there is a device, else cpu")
       ->check(CLI::IsMember({"cpu", "cuda", "auto"}))
@@ -185,6 +188,9 @@ void Describe(CLI::App& app, ServerFlags& flags) {
                  "auto: each to a processor where the engine has all of them; or off")
       ->check(CLI::IsMember({"auto", "off"}))
       ->capture_default_str();
+}
+
+void DescribeScheduling(CLI::App& app, ServerFlags& flags) {
   app.add_option("--max_sequences", flags.max_sequences, "Sequences that run at once")
       ->capture_default_str();
   app.add_option("--page_tokens", flags.page_tokens, "Tokens in one page of the cache")
@@ -222,6 +228,9 @@ void Describe(CLI::App& app, ServerFlags& flags) {
   app.add_option("--log_level", flags.log_level, "debug, info, warning, error or off")
       ->check(CLI::IsMember({"debug", "info", "warning", "error", "off"}))
       ->capture_default_str();
+}
+
+void DescribeMemory(CLI::App& app, ServerFlags& flags) {
   app.add_option("--cache_bytes", flags.cache_bytes,
                  "Bytes of the cache of compressed keys; KiB, MiB, GiB may follow; "
                  "or a share of the memory that is left, as 60%")
@@ -354,7 +363,10 @@ absl::StatusOr<CommandLine> ParseServerFlags(int argc, const char* const* argv) 
   CommandLine line;
   CLI::App app("Serves a GoldFinch model over gRPC.", "goldfinch-server");
   app.set_version_flag("--version", absl::StrCat("goldfinch-server ", kVersion));
-  Describe(app, line.flags);
+  DescribeModel(app, line.flags);
+  DescribeMachine(app, line.flags);
+  DescribeScheduling(app, line.flags);
+  DescribeMemory(app, line.flags);
   DescribeSessions(app, line.flags);
   DescribeAccess(app, line.flags);
   try {

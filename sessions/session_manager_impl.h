@@ -229,6 +229,20 @@ class SessionManager::Impl : public std::enable_shared_from_this<SessionManager:
     if (options_.warn != nullptr) options_.warn(message);
   }
   void RunSweeps();
+  // What the sessions take, and which of them may go.
+  struct Stock {
+    std::int64_t bytes = 0;                      // of those that are not being parked
+    std::map<std::string, std::int64_t> excess;  // of tenants that have grown too large
+    std::vector<SessionPtr> idle;  // those used longest ago first, if there is too much
+  };
+  Stock TakeStock() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  // Those that are parked, deleted or moved to host memory now; marked as such.
+  struct Moves {
+    std::vector<std::pair<SessionPtr, ParkMode>> to_park;
+    std::vector<SessionPtr> to_expire;
+    std::vector<std::shared_ptr<KeptPrefix>> to_rest;
+  };
+  Moves ChooseMoves(Stock stock) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   bool SleepUntil(std::chrono::steady_clock::time_point until);
   void RunLease();
   void RunLapses();

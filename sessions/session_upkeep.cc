@@ -77,97 +77,104 @@ void SessionManager::Impl::RunSweeps() {
 
 void SessionManager::Impl::Sweep() {
   DisownUnheard();
-  std::vector<std::pair<SessionPtr, ParkMode>> to_park;
-  std::vector<SessionPtr> to_expire;
-  std::vector<std::shared_ptr<KeptPrefix>> resting;
   std::vector<std::pair<std::string, Claim>> to_give_up;
+  Moves moves;
   {
     const MutexLock lock(mu_);
-    const TimePoint now = clock_.Now();
     to_give_up.swap(to_give_up_);
-    std::vector<SessionPtr> idle;
-    std::int64_t busy = 0, alive = 0, leaving = 0;
-    std::map<std::string, std::int64_t> held, staying;  // bytes by tenant
-    for (const SessionPtr& session : table_.All()) {
-      busy += session->busy ? 1 : 0;
-      held[session->tenant] += session->host_bytes();
-      if (session->parking > 0) {
-        leaving += session->host_bytes();
-      } else {
-        staying[session->tenant] += session->host_bytes();
-      }
-      if (session->kept != nullptr &&
-          session->kept->place() == KeptPrefix::Place::kDevice) {
-        ++alive;
-      }
-      if (!session->busy && session->parking == 0) idle.push_back(session);
-    }
-    std::int64_t bytes = table_.HostBytes();
-    // What tenants have beyond their limits, their sessions having grown.
-    std::map<std::string, std::int64_t> excess;
-    for (const auto& [tenant, mine] : staying) {
-      const std::int64_t limit = QuotaOf(tenant).max_resident_bytes;
-      if (mine > limit) excess[tenant] = mine - SomeRoomIn(limit);
-    }
-    if (bytes > options_.host_bytes || !excess.empty()) {
-      std::ranges::sort(idle, {}, [](const SessionPtr& s) { return s->last_used; });
-    }
-    host_bytes_ = bytes;
-    stats_.host_bytes = bytes;
-    stats_.tenant_host_bytes.Set(std::move(held));
-    stats_.busy = busy;
-    stats_.alive = alive;
-    stats_.resting = table_.size() - alive;
-
-    std::ptrdiff_t claiming = 0;
-    bytes -= leaving;
-    const std::int64_t goal =
-        bytes > options_.host_bytes ? SomeRoomIn(options_.host_bytes) : bytes;
-    more_to_park_ = false;
-    for (const SessionPtr& session : idle) {
-      const auto unused = now - session->last_used;
-      if (Reached(unused, options_.time_to_live)) {
-        session->busy = true;
-        to_expire.push_back(session);
-        continue;
-      }
-      const bool long_idle = store_ != nullptr && Reached(unused, options_.idle_to_park);
-      const auto beyond = excess.find(session->tenant);
-      const bool too_much = beyond != excess.end() && beyond->second > 0;
-      const bool park = (bytes > goal || too_much || long_idle) &&
-                        session->retry_park <= std::chrono::steady_clock::now();
-      if (park && Parks(session->tenant)) {
-        const ParkMode mode = ModeFor(*session);
-        if (mode == ParkMode::kOfCall && claiming++ >= kParksAtOnce) continue;
-        if (mode == ParkMode::kBesideCalls && parking_ >= kParksAtOnce) {
-          more_to_park_ = true;
-          break;
-        }
-        bytes -= session->host_bytes();
-        if (too_much) beyond->second -= session->host_bytes();
-        BeginPark(session, mode);
-        to_park.emplace_back(session, mode);
-      } else if ((long_idle || Reached(unused, options_.idle_to_rest)) &&
-                 !session->resting) {
-        // One that should be parked by its time, and cannot be, rests.
-        session->resting = true;
-        resting.push_back(session->kept);
-      }
-    }
+    moves = ChooseMoves(TakeStock());
   }
   for (auto& [id, claim] : to_give_up) {
     Async([this, id = std::move(id), claim = claim] { GiveUp(id, claim); },
           Urgency::kBackground);
   }
-  for (const SessionPtr& session : to_expire) Expire(session);
-  for (const auto& [session, mode] : to_park) {
+  for (const SessionPtr& session : moves.to_expire) Expire(session);
+  for (const auto& [session, mode] : moves.to_park) {
     StartPark(session, mode, ParkLimit::kQuota,
               mode == ParkMode::kOfCall ? Urgency::kCall : Urgency::kBackground,
               [](const absl::Status&) {});
   }
-  for (std::shared_ptr<KeptPrefix>& kept : resting) {
+  for (std::shared_ptr<KeptPrefix>& kept : moves.to_rest) {
     scheduler_.MoveToHost(std::move(kept));
   }
+}
+
+SessionManager::Impl::Stock SessionManager::Impl::TakeStock() {
+  Stock stock;
+  std::int64_t busy = 0, alive = 0, leaving = 0;
+  std::map<std::string, std::int64_t> held, staying;  // bytes by tenant
+  for (const SessionPtr& session : table_.All()) {
+    busy += session->busy ? 1 : 0;
+    held[session->tenant] += session->host_bytes();
+    if (session->parking > 0) {
+      leaving += session->host_bytes();
+    } else {
+      staying[session->tenant] += session->host_bytes();
+    }
+    if (session->kept != nullptr &&
+        session->kept->place() == KeptPrefix::Place::kDevice) {
+      ++alive;
+    }
+    if (!session->busy && session->parking == 0) stock.idle.push_back(session);
+  }
+  const std::int64_t bytes = table_.HostBytes();
+  host_bytes_ = bytes;
+  stats_.host_bytes = bytes;
+  stats_.tenant_host_bytes.Set(std::move(held));
+  stats_.busy = busy;
+  stats_.alive = alive;
+  stats_.resting = table_.size() - alive;
+
+  stock.bytes = bytes - leaving;
+  for (const auto& [tenant, mine] : staying) {
+    const std::int64_t limit = QuotaOf(tenant).max_resident_bytes;
+    if (mine > limit) stock.excess[tenant] = mine - SomeRoomIn(limit);
+  }
+  // The order matters where not all of them go.
+  if (bytes > options_.host_bytes || !stock.excess.empty()) {
+    std::ranges::sort(stock.idle, {}, [](const SessionPtr& s) { return s->last_used; });
+  }
+  return stock;
+}
+
+SessionManager::Impl::Moves SessionManager::Impl::ChooseMoves(Stock stock) {
+  Moves moves;
+  const TimePoint now = clock_.Now();
+  const std::int64_t goal =
+      stock.bytes > options_.host_bytes ? SomeRoomIn(options_.host_bytes) : stock.bytes;
+  std::ptrdiff_t claiming = 0;
+  more_to_park_ = false;
+  for (const SessionPtr& session : stock.idle) {
+    const auto unused = now - session->last_used;
+    if (Reached(unused, options_.time_to_live)) {
+      session->busy = true;
+      moves.to_expire.push_back(session);
+      continue;
+    }
+    const bool long_idle = store_ != nullptr && Reached(unused, options_.idle_to_park);
+    const auto beyond = stock.excess.find(session->tenant);
+    const bool too_much = beyond != stock.excess.end() && beyond->second > 0;
+    const bool park = (stock.bytes > goal || too_much || long_idle) &&
+                      session->retry_park <= std::chrono::steady_clock::now();
+    if (park && Parks(session->tenant)) {
+      const ParkMode mode = ModeFor(*session);
+      if (mode == ParkMode::kOfCall && claiming++ >= kParksAtOnce) continue;
+      if (mode == ParkMode::kBesideCalls && parking_ >= kParksAtOnce) {
+        more_to_park_ = true;
+        break;
+      }
+      stock.bytes -= session->host_bytes();
+      if (too_much) beyond->second -= session->host_bytes();
+      BeginPark(session, mode);
+      moves.to_park.emplace_back(session, mode);
+    } else if ((long_idle || Reached(unused, options_.idle_to_rest)) &&
+               !session->resting) {
+      // One that should be parked by its time, and cannot be, rests.
+      session->resting = true;
+      moves.to_rest.push_back(session->kept);
+    }
+  }
+  return moves;
 }
 
 void SessionManager::Impl::Expire(const SessionPtr& session) {
