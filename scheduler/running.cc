@@ -31,7 +31,7 @@ std::int64_t PrefillOf(const AcceptedRequest& accepted) {
 absl::StatusOr<SequenceId> OpenParent(const RunningContext& context,
                                       const AcceptedRequest& accepted,
                                       const AdmittedFrom& from) {
-  const SequenceSpec spec = SequenceSpecOf(accepted, from, 0);
+  const SequenceSpec spec = SequenceSpecOf(accepted, from.keep_at, 0);
   return OpenOn(context, from.base.get(), spec,
                 accepted.request.base == nullptr ? accepted.request.prompt
                                                  : accepted.request.base->history());
@@ -39,13 +39,14 @@ absl::StatusOr<SequenceId> OpenParent(const RunningContext& context,
 
 }  // namespace
 
-SequenceSpec SequenceSpecOf(const AcceptedRequest& accepted, const AdmittedFrom& from,
+SequenceSpec SequenceSpecOf(const AcceptedRequest& accepted,
+                            std::span<const std::int64_t> keep_at,
                             std::int32_t candidate) {
   const Request& request = accepted.request;
   SequenceSpec spec;
   spec.max_tokens = accepted.needs.sequence_tokens;
   spec.first_logits = accepted.needs.prompt_tokens - 1;
-  if (candidate == 0) spec.keep_at = from.keep_at;
+  if (candidate == 0) spec.keep_at.assign(keep_at.begin(), keep_at.end());
   if (request.kind != RequestKind::kGenerate) return spec;
   spec.num_generated = request.num_generated;
   spec.sampling = request.sampling;
@@ -78,7 +79,7 @@ absl::StatusOr<std::vector<SequenceId>> OpenSequences(const RunningContext& cont
     absl::StatusOr<SequenceId> sequence =
         i == 0 ? OpenParent(context, accepted, from)
                : context.engine.OpenBranch(open.front(), branch_at,
-                                           SequenceSpecOf(accepted, from, i));
+                                           SequenceSpecOf(accepted, from.keep_at, i));
     if (!sequence.ok()) {
       for (; !open.empty(); open.pop_back()) context.engine.Close(open.back());
       return sequence.status();
@@ -90,17 +91,20 @@ absl::StatusOr<std::vector<SequenceId>> OpenSequences(const RunningContext& cont
 
 RunningRequest::RunningRequest(const RunningContext& context,
                                std::unique_ptr<AcceptedRequest> accepted,
-                               AdmittedFrom from,
+                               const AdmittedFrom& from,
                                const std::vector<SequenceId>& sequences, TimePoint now)
     : context_(context),
       engine_(context.engine),
       accepted_(std::move(accepted)),
-      from_(std::move(from)),
+      keep_at_(from.keep_at),
+      origin_(from.base == nullptr ? KeptPrefix::Origin::kComputedHere
+                                   : from.base->origin()),
+      cached_tokens_(from.base == nullptr ? 0 : from.base->length()),
       prompt_tokens_(accepted_->needs.prompt_tokens),
       admitted_(now),
       fed_tokens_(ContextOf(accepted_->request)),
       prefill_(PrefillOf(*accepted_)),
-      fed_(from_.base == nullptr ? 0 : from_.base->length()),
+      fed_(cached_tokens_),
       candidates_(sequences.size()),
       unfinished_(std::ssize(sequences)) {
   const Request& request = accepted_->request;
@@ -156,9 +160,8 @@ void RunningRequest::AppendTo(std::vector<PlanSequence>& sequences,
 // No span reaches across a place where a prefix is to be kept, or where what is prompt to
 // the engine ends.
 std::int64_t RunningRequest::FeedUntil() const {
-  const auto next = std::ranges::upper_bound(from_.keep_at, fed_);
-  const std::int64_t end =
-      next == from_.keep_at.end() ? prefill_ : std::min(*next, prefill_);
+  const auto next = std::ranges::upper_bound(keep_at_, fed_);
+  const std::int64_t end = next == keep_at_.end() ? prefill_ : std::min(*next, prefill_);
   return engine_.info().SpanEnd(fed_, end, prompt_tokens_ - 1);
 }
 
@@ -221,7 +224,7 @@ void RunningRequest::TakeResult(std::int32_t candidate, std::int64_t tokens,
   fed_ += tokens;
   // What is nothing but a prompt is kept at its end anyway.
   const bool ends = accepted_->request.kind == RequestKind::kPrefill && !Prefilling();
-  if (!ends && std::ranges::binary_search(from_.keep_at, fed_)) KeepForCache(fed_);
+  if (!ends && std::ranges::binary_search(keep_at_, fed_)) KeepForCache(fed_);
   if (accepted_->request.kind == RequestKind::kScore) {
     TakeScores(result, turn);
   } else if (!Prefilling()) {
@@ -339,11 +342,6 @@ std::optional<RunningRequest::Finish> RunningRequest::FinishOf(Candidate& candid
   return std::nullopt;
 }
 
-// Of all that its sequences hold.
-KeptPrefix::Origin RunningRequest::origin() const {
-  return from_.base == nullptr ? KeptPrefix::Origin::kComputedHere : from_.base->origin();
-}
-
 bool RunningRequest::UsesCache() const {
   return accepted_->request.use_prefix_cache && context_.cache.enabled();
 }
@@ -352,7 +350,7 @@ bool RunningRequest::UsesCache() const {
 // they have become, with the bits of feeding it whole.
 bool RunningRequest::CanBeCached(std::int64_t length) const {
   if (!context_.cache.enabled() || length < PrefixCache::kMinTokens) return false;
-  if (origin() != KeptPrefix::Origin::kComputedHere) return false;
+  if (origin_ != KeptPrefix::Origin::kComputedHere) return false;
   const std::int64_t grid = engine_.info().prompt_grid;
   return grid == 1 || (length % grid == 0 && length < prompt_tokens_ &&
                        accepted_->request.base == nullptr);
@@ -364,7 +362,7 @@ void RunningRequest::KeepForCache(std::int64_t length) {
   const auto tokens = std::span(fed_tokens_).first(static_cast<std::size_t>(length));
   context_.cache.Insert(accepted_->request.tenant, tokens,
                         context_.keeper.Keep(candidates_.front().sequence, length,
-                                             /*history=*/{}, origin()));
+                                             /*history=*/{}, origin_));
 }
 
 // The whole sequence as it is, with the tokens that are still to be fed.
@@ -374,7 +372,7 @@ std::shared_ptr<KeptPrefix> RunningRequest::KeepAll() {
   if (length == 0) return KeptPrefix::Make(fed_tokens_, nullptr);
   auto kept =
       aside_ ? candidate.aside
-             : context_.keeper.Keep(candidate.sequence, length, fed_tokens_, origin());
+             : context_.keeper.Keep(candidate.sequence, length, fed_tokens_, origin_);
   // In the midst of a prompt GOLD layers have not run on what others would need.
   const bool complete =
       Decodes() || (accepted_->request.kind == RequestKind::kPrefill && !Prefilling());
@@ -435,9 +433,7 @@ void RunningRequest::Close() {
 RequestUsage RunningRequest::Usage(std::int64_t generated, TimePoint now) const {
   RequestUsage usage;
   usage.prompt_tokens = prompt_tokens_;
-  if (from_.base != nullptr) {
-    usage.cached_prompt_tokens = std::min(from_.base->length(), prompt_tokens_);
-  }
+  usage.cached_prompt_tokens = std::min(cached_tokens_, prompt_tokens_);
   usage.generated_tokens = generated;
   usage.queue_time = admitted_ - accepted_->submitted;
   if (first_token_) usage.first_token_time = *first_token_ - accepted_->submitted;

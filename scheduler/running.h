@@ -62,7 +62,8 @@ enum class Grant {
   kCopying,  // prefixes are being moved out of the way; the next step goes on
 };
 
-SequenceSpec SequenceSpecOf(const AcceptedRequest& accepted, const AdmittedFrom& from,
+SequenceSpec SequenceSpecOf(const AcceptedRequest& accepted,
+                            std::span<const std::int64_t> keep_at,
                             std::int32_t candidate);
 
 // Opens a sequence that goes on from `base`, on the device, or from nothing when that is
@@ -78,9 +79,10 @@ absl::StatusOr<std::vector<SequenceId>> OpenSequences(const RunningContext& cont
 
 class RunningRequest {
  public:
-  // `sequences` come from OpenSequences.
+  // `sequences` come from OpenSequences. What they go on from is let go of: of what only
+  // the cache holds, nothing is moved out of the way for a request that has its copy.
   RunningRequest(const RunningContext& context, std::unique_ptr<AcceptedRequest> accepted,
-                 AdmittedFrom from, const std::vector<SequenceId>& sequences,
+                 const AdmittedFrom& from, const std::vector<SequenceId>& sequences,
                  TimePoint now);
   RunningRequest(const RunningRequest&) = delete;
   RunningRequest& operator=(const RunningRequest&) = delete;
@@ -184,7 +186,6 @@ class RunningRequest {
   };
 
   bool Prefilling() const { return fed_ < prefill_; }
-  KeptPrefix::Origin origin() const;
   bool UsesCache() const;
   bool CanBeCached(std::int64_t length) const;
   std::int64_t FeedUntil() const;
@@ -212,7 +213,9 @@ class RunningRequest {
   const RunningContext context_;
   Engine& engine_;
   const std::unique_ptr<AcceptedRequest> accepted_;
-  const AdmittedFrom from_;
+  const std::vector<std::int64_t> keep_at_;
+  const KeptPrefix::Origin origin_;   // of all that its sequences hold
+  const std::int64_t cached_tokens_;  // which had run before it began
   const std::int64_t prompt_tokens_;
   const TimePoint admitted_;
   // By position: the prompt, the base's history first; then, when scoring, the

@@ -32,7 +32,7 @@ std::shared_ptr<KeptPrefix> RunningRequest::Freeze(const Candidate& candidate) {
   history.insert(history.end(), candidate.tokens.begin(), candidate.tokens.end());
   const std::int64_t length = Prefilling() ? fed_ : std::ssize(history) - 1;
   if (length == 0) return nullptr;
-  return context_.keeper.Keep(candidate.sequence, length, std::move(history), origin());
+  return context_.keeper.Keep(candidate.sequence, length, std::move(history), origin_);
 }
 
 void RunningRequest::PutAside() {
@@ -75,7 +75,7 @@ absl::StatusOr<Grant> RunningRequest::Resume() {
 
 Grant RunningRequest::MakeRoomForOne() {
   return MakeRoom(context_, *accepted_,
-                  {.base = candidates_.front().aside, .keep_at = from_.keep_at});
+                  {.base = candidates_.front().aside, .keep_at = keep_at_});
 }
 
 Grant RunningRequest::MakeRoomForCandidates() {
@@ -112,7 +112,8 @@ Grant RunningRequest::MakeRoomForCandidates() {
 }
 
 SequenceSpec RunningRequest::SpecOf(std::size_t index) const {
-  SequenceSpec spec = SequenceSpecOf(*accepted_, from_, static_cast<std::int32_t>(index));
+  SequenceSpec spec =
+      SequenceSpecOf(*accepted_, keep_at_, static_cast<std::int32_t>(index));
   if (accepted_->request.kind == RequestKind::kGenerate) {
     spec.num_generated = candidates_[index].generated;
   }

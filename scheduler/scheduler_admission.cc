@@ -46,7 +46,7 @@ Scheduler::Impl::Admission Scheduler::Impl::AdmitFresh(TenantAccount& account,
                                                        const AcceptedRequest& accepted,
                                                        TimePoint now) {
   PrefixLookup outcome = PrefixLookup::kNone;
-  AdmittedFrom from =
+  const AdmittedFrom from =
       FindBase(context_, accepted, options_.prefix_interval_tokens, outcome);
   const Grant grant = MakeRoom(context_, accepted, from);
   if (grant == Grant::kCopying) return Admission::kLater;
@@ -58,7 +58,7 @@ Scheduler::Impl::Admission Scheduler::Impl::AdmitFresh(TenantAccount& account,
   if (outcome != PrefixLookup::kNone) observer_.OnPrefixLookup(outcome);
   tenants_.Run(accepted);
   running_.push_back(std::make_unique<RunningRequest>(
-      context_, tenants_.TakeFirst(account).fresh, std::move(from), *sequences, now));
+      context_, tenants_.TakeFirst(account).fresh, from, *sequences, now));
   return Admission::kDone;
 }
 

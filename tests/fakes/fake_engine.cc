@@ -92,7 +92,7 @@ EngineInfo InfoOf(const FakeEngineOptions& options) {
   info.runs_ahead = options.runs_ahead;
   info.compute_dtype = "f32";
   info.numerics_id = options.numerics_id;
-  info.state_bytes = sizeof(std::uint64_t);
+  info.state_bytes = options.state_bytes;
   info.key_bytes = options.num_pages == 0 ? 0 : kKeyBytes;
   info.model_fingerprint = "0123456789abcdef";
   return info;
@@ -274,7 +274,9 @@ absl::Status FakeEngine::Save(PrefixId prefix, PrefixImage& image) {
   image = PrefixImage();
   image.length = kept.num_tokens;
   // The state, then the keys.
-  auto bytes = std::make_shared<std::vector<std::byte>>(sizeof(kept.hash));
+  ++num_saves_;
+  const auto state_bytes = static_cast<std::size_t>(info_.state_bytes);
+  auto bytes = std::make_shared<std::vector<std::byte>>(state_bytes);
   std::memcpy(bytes->data(), &kept.hash, sizeof(kept.hash));
   if (info_.num_pages > 0) {
     image.tokens = kept.tokens;
@@ -283,8 +285,8 @@ absl::Status FakeEngine::Save(PrefixId prefix, PrefixImage& image) {
       bytes->insert(bytes->end(), key.begin(), key.end());
     }
   }
-  image.state = std::span(*bytes).first(sizeof(kept.hash));
-  image.keys = std::span(*bytes).subspan(sizeof(kept.hash));
+  image.state = std::span(*bytes).first(state_bytes);
+  image.keys = std::span(*bytes).subspan(state_bytes);
   image.owner = std::move(bytes);
   return absl::OkStatus();
 }

@@ -37,6 +37,7 @@ struct FakeEngineOptions {
   std::int64_t num_pages = 1024;
   std::int32_t num_slots = 64;
   std::int32_t max_step_tokens = 512;
+  std::int64_t state_bytes = sizeof(std::uint64_t);  // what is more is only there
   const char* numerics_id = "fake";
   std::int32_t prompt_grid = 1;  // tokens of whole blocks enter the hash in their own way
   bool expands = false;          // Prepare has something to do: every sequence's own past
@@ -95,6 +96,7 @@ class FakeEngine final : public Engine {
   void Release();
 
   std::int64_t num_forwards() const;
+  std::int64_t num_saves() const { return num_saves_; }  // step thread
   // Of them, those that were queued behind another one. Step thread.
   std::int64_t num_queued_next() const { return num_queued_next_; }
   // Most tokens of pasts that one call of Forward or Prepare expanded. Step thread.
@@ -163,6 +165,7 @@ class FakeEngine final : public Engine {
   std::map<SequenceId, Sequence> sequences_;
   std::deque<Step> steps_;  // at most two
   std::int64_t num_queued_next_ = 0;
+  std::int64_t num_saves_ = 0;
   std::map<PrefixId, Kept> prefixes_;
   std::int32_t last_prefix_ = -1;
   std::int64_t expanded_ = 0;  // by the Forward that runs
