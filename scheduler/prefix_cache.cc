@@ -1,6 +1,7 @@
 #include "scheduler/prefix_cache.h"
 
 #include <algorithm>
+#include <optional>
 #include <utility>
 
 #include "engine/check.h"
@@ -66,6 +67,12 @@ void PrefixCache::Insert(std::string_view tenant, std::span<const TokenId> token
     RememberEvicted(entries_.at(by_use_.begin()->second).beginning);
     Erase(by_use_.begin()->second);
   }
+}
+
+bool PrefixCache::Refresh(std::string_view tenant, std::span<const TokenId> tokens) {
+  const std::optional<PrefixIndex::Handle> handle = index_.FindExact(tenant, tokens);
+  if (handle.has_value()) Touch(*handle, entries_.at(*handle));
+  return handle.has_value();
 }
 
 void PrefixCache::Forget(const KeptPrefix& prefix) {

@@ -45,10 +45,12 @@ class PrefixCache {
   Found Find(std::string_view tenant, std::span<const TokenId> prompt, std::int64_t most);
 
   // `prefix` is of `tokens`, at least kMinTokens, all of them run, here and nowhere else
-  // (KeptPrefix::Origin), and on the device.
-  // What is there already stays.
+  // (KeptPrefix::Origin). What is there already stays.
   void Insert(std::string_view tenant, std::span<const TokenId> tokens,
               std::shared_ptr<KeptPrefix> prefix);
+
+  // Whether there is an entry of exactly these tokens, which counts as used now.
+  bool Refresh(std::string_view tenant, std::span<const TokenId> tokens);
 
   // Takes it out, if it is there.
   void Forget(const KeptPrefix& prefix);

@@ -360,6 +360,8 @@ bool RunningRequest::CanBeCached(std::int64_t length) const {
 void RunningRequest::KeepForCache(std::int64_t length) {
   if (!CanBeCached(length)) return;
   const auto tokens = std::span(fed_tokens_).first(static_cast<std::size_t>(length));
+  // Before a state is copied.
+  if (context_.cache.Refresh(accepted_->request.tenant, tokens)) return;
   context_.cache.Insert(accepted_->request.tenant, tokens,
                         context_.keeper.Keep(candidates_.front().sequence, length,
                                              /*history=*/{}, origin_));
