@@ -37,10 +37,13 @@ AdmittedFrom FindBase(const RunningContext& context, const AcceptedRequest& acce
     shape.shared = found.shared;
     from.keep_at = KeepPoints(shape, interval);
   }
-  // The end, where candidates branch off or nothing follows, is one too.
+  // The end, where candidates branch off or nothing follows, is one too. So it is where
+  // other continuations will be scored after the same context.
   const std::int64_t end = shape.end - 1;
-  const bool ends_there =
-      request.kind == RequestKind::kPrefill || (cached && request.num_candidates > 1);
+  const bool scores = request.kind == RequestKind::kScore && shape.grid == 1 &&
+                      end >= PrefixCache::kMinTokens;
+  const bool ends_there = request.kind == RequestKind::kPrefill ||
+                          (cached && (request.num_candidates > 1 || scores));
   const std::int64_t fed = from.base == nullptr ? 0 : from.base->length();
   if (ends_there && end > fed && (from.keep_at.empty() || from.keep_at.back() < end)) {
     from.keep_at.push_back(end);

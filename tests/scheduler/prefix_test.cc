@@ -485,8 +485,29 @@ TEST_F(PrefixCacheTest, ScoresOfOneContextShareIt) {
     }
     return submitted.reader.scores->usage.cached_prompt_tokens;
   };
-  Ask(Cached(Document(99), 1));
-  EXPECT_EQ(score(2), 99);
+  EXPECT_EQ(score(1), 0);
+  EXPECT_EQ(score(2), 99) << "all but the token whose logits come first";
+  EXPECT_EQ(score(3), 99);
+}
+
+// A running request has its own share in the pages of what it went on from. What the
+// cache alone holds then is forgotten for others, not copied.
+TEST_F(PrefixCacheTest, NothingIsCopiedOutForWhoHasGoneOnFromIt) {
+  engine_options.num_pages = 16;
+  Ask(Cached(Document(100), 1));
+  Request goes_on = Cached(Document(130), 2);
+  goes_on.max_tokens = 60;
+  Submitted runs = Submit(goes_on);
+  Step();
+  EXPECT_EQ(engine().usage().pages_open, 12);
+  const Request other = Generation(50, 14, 3);  // four pages, where three are free
+  Submitted comes = Submit(other);
+  RunUntilIdle();
+  runs.reader.Take();
+  comes.reader.Take();
+  EXPECT_EQ(runs.reader.tokens(), Expected(goes_on));
+  EXPECT_EQ(comes.reader.tokens(), Expected(other));
+  EXPECT_EQ(engine().num_saves(), 0);
 }
 
 TEST_F(PrefixCacheTest, MissesSayWhy) {
