@@ -86,10 +86,10 @@ struct Request {
   // The request goes on from here: the base's history comes before `prompt`. Null: from
   // nothing. Not with kScore, nor with several candidates.
   std::shared_ptr<KeptPrefix> base;
-  std::string tenant;             // the prefix cache is one for each
+  std::string tenant;                          // the prefix cache is one for each
   std::shared_ptr<const TenantPolicy> policy;  // null: defaults
   std::shared_ptr<TenantMeter> meter;          // null: nobody counts
-  bool use_prefix_cache = false;  // to read and to write; without a base
+  bool use_prefix_cache = false;               // to read and to write; without a base
   // Among a tenant's waiting requests the highest goes first, equals first come first
   // served.
   std::int32_t priority = 0;
@@ -99,6 +99,7 @@ struct Request {
   // before its stream tells so; returns quickly. With it, one candidate's sequence is
   // kept.
   std::function<void(RequestEnd)> on_end;
+  bool keeps_only_interrupted = false;  // RequestEnd::kept is wanted for nothing else
 
   // kGenerate.
   // The request goes on with a generation that was interrupted: so many of the base's

@@ -394,7 +394,9 @@ void RunningRequest::Leave(const absl::Status& status, Leaving leaving) {
   const bool keeps = has_more || leaving == Leaving::kInterrupted;
   if (!end_told_ && candidates_.size() == 1 && request.kind != RequestKind::kScore &&
       (aside_ || first.sequence != SequenceId::kNone) && leaving != Leaving::kLost) {
-    if ((request.on_end && keeps) || (aside_ && UsesCache() && has_more)) {
+    const bool wanted = request.on_end && (!request.keeps_only_interrupted ||
+                                           leaving == Leaving::kInterrupted);
+    if ((wanted && keeps) || (aside_ && UsesCache() && has_more)) {
       kept_ = KeepAll();
     } else if (UsesCache() && has_more) {
       KeepForCache(std::ssize(fed_tokens_) - 1);

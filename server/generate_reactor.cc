@@ -163,7 +163,10 @@ absl::Status GenerateReactor::Submit(const Use& use, GenerateCall call, Turn tur
                                      std::vector<StreamEvent> events,
                                      std::size_t num_known) {
   call.request.deadline = deadline_;
-  if (use != nullptr) call.request.on_end = use->OnEnd(std::move(turn));
+  if (use != nullptr) {
+    call.request.on_end = use->OnEnd(std::move(turn));
+    call.request.keeps_only_interrupted = use->id().empty();  // no session yet
+  }
   std::optional<absl::Status> cancelled;
   std::shared_ptr<TokenStream> stream;
   std::optional<RequestId> id;

@@ -191,6 +191,23 @@ TEST_F(PrefixTest, InterruptedAndResumedIsAsIfNothingHadHappened) {
   }
 }
 
+TEST_F(PrefixTest, WhatOnlyAnInterruptionKeepsIsNotKeptAtAnEnd) {
+  Request request = Keeping(Turn(nullptr, 30, 10, 1));
+  request.keeps_only_interrupted = true;
+  Submit(request);
+  RunUntilIdle();
+  ASSERT_TRUE(end.has_value());
+  EXPECT_EQ(end->kept, nullptr);
+  end.reset();
+  const Submitted interrupted = Submit(request);
+  Step();
+  scheduler().Interrupt(interrupted.id, absl::UnavailableError("interrupted"));
+  RunUntilIdle();
+  ASSERT_TRUE(end.has_value());
+  EXPECT_TRUE(end->interrupted);
+  EXPECT_NE(end->kept, nullptr);
+}
+
 TEST_F(PrefixTest, InterruptedBeforeItRanLeavesNothing) {
   engine_options.num_slots = 1;
   Submitted running = Submit(Generation(5, 50, 1));
