@@ -7,6 +7,7 @@
 // Threads: the step thread; prefixes themselves may be let go on any.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <functional>
 #include <map>
@@ -63,6 +64,10 @@ class PrefixKeeper {
 
   // Frees what was let go; at the start of a step, which may copy `copy_bytes`.
   void BeginStep(std::int64_t copy_bytes);
+  // What was copied beyond the rest of them does not count: so much is left.
+  void LeaveCopyBytes(std::int64_t at_least) {
+    copy_bytes_left_ = std::max(copy_bytes_left_, at_least);
+  }
   // Bytes this step may still copy; 0 or less: no more.
   std::int64_t copy_bytes_left() const { return copy_bytes_left_; }
 

@@ -135,8 +135,9 @@ bool Scheduler::Impl::Step() {
   ++step_;
   TakeInbox(now);
   DropLate(now);
-  // Half is left to whoever waits for memory.
+  // Half is left to whoever waits for memory, however large the copies of others were.
   RunTasks(tenants_.empty() ? 0 : copy_bytes / 2);
+  keeper_.LeaveCopyBytes(copy_bytes / 2);
   AdmitWaiting(now);
   const bool runs = BuildBatch();
   if (runs) RunBatch();

@@ -364,6 +364,24 @@ TEST_F(PrefixTest, MovedToHostOnDemandComesBack) {
   EXPECT_EQ(kept->place(), KeptPrefix::Place::kDevice);
 }
 
+// Copies for others are as large as they are; admission has its part of every step.
+TEST_F(PrefixTest, NobodyWaitsForEverForMemoryWhileOthersCopy) {
+  engine_options.num_pages = 16;
+  engine_options.state_bytes = 70 << 20;  // more than a step may copy
+  const std::shared_ptr<KeptPrefix> idle = Run(Turn(nullptr, 60, 4, 1));
+  const std::shared_ptr<KeptPrefix> copied = Run(Turn(nullptr, 20, 4, 2));
+  Submitted running = Submit(Generation(16, 100, 3));
+  Step();
+  Submitted waiting = Submit(Generation(60, 30, 4));
+  for (int i = 0; i < 5; ++i) {
+    scheduler().GetImage(copied, [](auto) {});
+    Step();
+  }
+  waiting.reader.Take();
+  EXPECT_FALSE(waiting.reader.tokens().empty());
+  EXPECT_EQ(idle->place(), KeptPrefix::Place::kHost);
+}
+
 TEST_F(PrefixTest, KeptPrefixesMayOutliveTheScheduler) {
   const std::shared_ptr<KeptPrefix> kept = Run(Turn(nullptr, 40, 8, 1));
   FakeEngine other(engine_options);
