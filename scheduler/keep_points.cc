@@ -1,7 +1,7 @@
 #include "scheduler/keep_points.h"
 
 #include <algorithm>
-#include <cstdlib>
+#include <set>
 
 namespace goldfinch {
 namespace {
@@ -15,15 +15,14 @@ constexpr std::int64_t kRungGrowth = 4;
 }  // namespace
 
 std::vector<std::int64_t> KeepPoints(const PromptShape& prompt, std::int64_t interval) {
-  std::vector<std::int64_t> points;
+  std::set<std::int64_t> points;
   // The most useful first: a point does not come where another one does its work.
   const auto add = [&](std::int64_t point) {
     point = point / prompt.grid * prompt.grid;
     if (point < prompt.begin + kWorthKeeping || point >= prompt.end) return;
-    for (const std::int64_t other : points) {
-      if (std::abs(point - other) < kWorthKeeping) return;
-    }
-    points.push_back(point);
+    const auto near = points.upper_bound(point - kWorthKeeping);
+    if (near != points.end() && *near < point + kWorthKeeping) return;
+    points.insert(point);
   };
   // A prompt that was seen whole will come again: its last token is fed each time, for
   // the next logits.
@@ -38,8 +37,7 @@ std::vector<std::int64_t> KeepPoints(const PromptShape& prompt, std::int64_t int
       add(at);
     }
   }
-  std::sort(points.begin(), points.end());
-  return points;
+  return {points.begin(), points.end()};
 }
 
 }  // namespace goldfinch
