@@ -30,6 +30,7 @@ struct SchedulerLevels {
   std::int64_t waiting_requests = 0;
   std::int64_t waiting_tokens = 0;      // prompt tokens of waiting requests
   std::int64_t aside_requests = 0;      // that ran, and were put aside for others
+  std::int64_t aside_bytes = 0;         // host memory that those may come to take
   std::int64_t paused_requests = 0;     // running, but their reader is slow
   std::int64_t prefixes_on_device = 0;  // conversations and entries of the prefix cache
   std::int64_t prefix_cache_entries = 0;

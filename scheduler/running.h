@@ -102,6 +102,9 @@ class RunningRequest {
   // candidates no longer share pages once they have been moved to host memory.
   bool CanBePutAside() const;
   void PutAside();
+  // Host memory that it takes aside, once what it leaves on the device has had to make
+  // room as well. The same before it is put aside and after.
+  std::int64_t BytesAside() const;
   // Takes memory as admission does, and goes on. Not kGranted: it is still aside.
   absl::StatusOr<Grant> Resume();
   // The scheduler's count of engine steps when it last came back; none if it never did.
@@ -194,6 +197,8 @@ class RunningRequest {
   std::shared_ptr<KeptPrefix> KeepAll();
   // Aside, it is one prefix: a prompt that is being fed, or a lone candidate.
   bool IsOne() const { return Prefilling() || candidates_.size() == 1; }
+  std::int64_t HistoryLength(const Candidate& candidate) const;
+  std::int64_t LengthAside(const Candidate& candidate) const;
   std::shared_ptr<KeptPrefix> Freeze(const Candidate& candidate);
   Grant MakeRoomForOne();
   Grant MakeRoomForCandidates();

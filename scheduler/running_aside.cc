@@ -25,12 +25,35 @@ bool RunningRequest::CanBePutAside() const {
   return pages <= info.num_pages;
 }
 
+std::int64_t RunningRequest::HistoryLength(const Candidate& candidate) const {
+  return std::ssize(fed_tokens_) + std::ssize(candidate.tokens);
+}
+
+// Tokens that the candidate's sequence holds.
+std::int64_t RunningRequest::LengthAside(const Candidate& candidate) const {
+  return Prefilling() ? fed_ : HistoryLength(candidate) - 1;
+}
+
+std::int64_t RunningRequest::BytesAside() const {
+  const EngineInfo& info = engine_.info();
+  std::int64_t bytes = 0;
+  for (const Candidate& candidate : candidates_) {
+    const std::int64_t length = LengthAside(candidate);
+    if (!candidate.finished && length > 0) {
+      bytes += info.state_bytes + length * info.key_bytes +
+               HistoryLength(candidate) * static_cast<std::int64_t>(sizeof(TokenId));
+    }
+    if (Prefilling()) break;  // the others are empty
+  }
+  return bytes;
+}
+
 // What the candidate's sequence holds, and the tokens that come after it; null for
 // nothing.
 std::shared_ptr<KeptPrefix> RunningRequest::Freeze(const Candidate& candidate) {
   std::vector<TokenId> history = fed_tokens_;
   history.insert(history.end(), candidate.tokens.begin(), candidate.tokens.end());
-  const std::int64_t length = Prefilling() ? fed_ : std::ssize(history) - 1;
+  const std::int64_t length = LengthAside(candidate);
   if (length == 0) return nullptr;
   return context_.keeper.Keep(candidate.sequence, length, std::move(history), origin_);
 }

@@ -47,6 +47,8 @@ struct SchedulerOptions {
   std::int64_t stream_buffer_tokens = 1024;   // held for one reader, per request
   std::chrono::nanoseconds slow_reader = std::chrono::seconds(30);
   std::chrono::nanoseconds max_queue_time = std::chrono::minutes(5);
+  // Host memory that requests which are put aside may come to take; 0: none are.
+  std::int64_t aside_bytes = std::int64_t{1} << 30;
   std::int64_t prefix_cache_bytes = 0;          // host memory; 0: no prefix cache
   std::int64_t prefix_interval_tokens = 16384;  // see keep_points.h
 };

@@ -114,12 +114,17 @@ std::vector<std::size_t> Scheduler::Impl::ThoseWhoYield(TenantAccount& newcomer)
   std::int64_t slots = needs.slots - (info.num_slots - usage.slots_used);
   std::int64_t pages = needs.pages - (info.num_pages - usage.pages_open);
   if (info.num_pages == 0) pages = 0;
+  // One that comes back gives up what it takes aside.
+  const Waiting& first = newcomer.waiting.begin()->second;
+  std::int64_t bytes = options_.aside_bytes - tenants_.aside_bytes() +
+                       (first.aside != nullptr ? first.aside->BytesAside() : 0);
   std::vector<std::size_t> yielding;
   while (slots > 0 || pages > 0) {
-    const std::optional<std::size_t> next = NextToYield(newcomer, yielding);
+    const std::optional<std::size_t> next = NextToYield(newcomer, yielding, bytes);
     if (!next.has_value()) break;
     yielding.push_back(*next);
     const RunningRequest& request = *running_[*next];
+    bytes -= request.BytesAside();
     slots -= request.num_open_sequences();
     pages -= request.accepted().needs.pages;
     tenants_.Stop(request.accepted());  // for the moment: it holds less
@@ -130,9 +135,10 @@ std::vector<std::size_t> Scheduler::Impl::ThoseWhoYield(TenantAccount& newcomer)
 }
 
 // Of the most served tenant that has to: a request that is paused, of the lowest
-// priority, the newest.
+// priority, the newest, of those that take no more than `bytes` aside.
 std::optional<std::size_t> Scheduler::Impl::NextToYield(
-    const TenantAccount& newcomer, std::span<const std::size_t> yielding) const {
+    const TenantAccount& newcomer, std::span<const std::size_t> yielding,
+    std::int64_t bytes) const {
   std::optional<std::size_t> next;
   const auto order = [this](std::size_t i) {
     const RunningRequest& request = *running_[i];
@@ -156,6 +162,7 @@ std::optional<std::size_t> Scheduler::Impl::NextToYield(
     const bool just_back = request.resumed_in().has_value() &&
                            engine_step_ - *request.resumed_in() < kMinTurn;
     if (yield == Yield::kExcess && just_back) continue;
+    if (request.BytesAside() > bytes) continue;
     if (!next.has_value() || order(i) > order(*next)) next = i;
   }
   return next;

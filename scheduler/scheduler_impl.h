@@ -98,7 +98,8 @@ class Scheduler::Impl {
   bool PutAsideFor(TenantAccount& newcomer);
   std::vector<std::size_t> ThoseWhoYield(TenantAccount& newcomer);
   std::optional<std::size_t> NextToYield(const TenantAccount& newcomer,
-                                         std::span<const std::size_t> yielding) const;
+                                         std::span<const std::size_t> yielding,
+                                         std::int64_t bytes) const;
 
   TimePoint LatestStart(const Waiting& waiting) const;
   absl::Status LateStatus(const Waiting& waiting, TimePoint now) const;

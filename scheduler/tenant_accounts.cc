@@ -35,6 +35,7 @@ void TenantAccounts::Add(Waiting waiting) {
 void TenantAccounts::CountWaiting(const Waiting& waiting, std::int64_t sign) {
   if (waiting.aside != nullptr) {
     num_aside_ += sign;
+    aside_bytes_ += sign * waiting.aside->BytesAside();
     return;
   }
   num_fresh_ += sign;

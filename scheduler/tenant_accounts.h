@@ -36,8 +36,8 @@ struct Waiting {
 
 struct TenantAccount {
   std::string name;
-  TenantPolicy policy;                  // of the newest request
-  std::shared_ptr<TenantMeter> meter;   // the same; may be null
+  TenantPolicy policy;                 // of the newest request
+  std::shared_ptr<TenantMeter> meter;  // the same; may be null
   ServiceCounter counter;
   // By priority, the highest first, and arrival: the first goes next.
   std::map<std::pair<std::int32_t, RequestId>, Waiting> waiting;
@@ -78,6 +78,7 @@ class TenantAccounts {
   std::int64_t num_fresh() const { return num_fresh_; }
   std::int64_t fresh_tokens() const { return fresh_tokens_; }
   std::int64_t num_aside() const { return num_aside_; }
+  std::int64_t aside_bytes() const { return aside_bytes_; }  // RunningRequest::BytesAside
   bool empty() const { return num_fresh_ + num_aside_ == 0; }
 
   // The tenant whose first waiting request goes next; null when nobody's may.
@@ -129,9 +130,10 @@ class TenantAccounts {
   std::int64_t num_fresh_ = 0;
   std::int64_t fresh_tokens_ = 0;
   std::int64_t num_aside_ = 0;
+  std::int64_t aside_bytes_ = 0;
   FairShare fair_share_;
-  std::vector<FairShare::Competitor> competitors_;        // one Update
-  mutable std::vector<TenantDemand> demands_;  // one Next
+  std::vector<FairShare::Competitor> competitors_;  // one Update
+  mutable std::vector<TenantDemand> demands_;       // one Next
 };
 
 }  // namespace goldfinch

@@ -60,6 +60,7 @@ absl::Status CheckBounds(const ServerFlags& flags, const IfGiven& if_given) {
       {"--max_queue_seconds", flags.max_queue_seconds, 1, kDaySeconds},
       {"--slow_reader_seconds", flags.slow_reader_seconds, 1, kDaySeconds},
       {"--drain_seconds", flags.drain_seconds, 0, kDaySeconds},
+      {"--aside_bytes", flags.aside_bytes, 0, 16 * kTebi},
       {"--prefix_cache_bytes", flags.prefix_cache_bytes, 0, 16 * kTebi},
       {"--prefix_interval_tokens", flags.prefix_interval_tokens, 64, 1 << 30},
       {"--session_bytes", flags.session_bytes, kMebi, 16 * kTebi},
@@ -243,6 +244,11 @@ void DescribeMemory(CLI::App& app, ServerFlags& flags) {
       ->capture_default_str();
   AddSwitch(app, "--vocab_table", flags.vocab_table,
             "on: keep a table of the vocabulary that halves what rebuilding costs");
+  app.add_option("--aside_bytes", flags.aside_bytes,
+                 "Host memory of requests that have begun and wait while tenants that "
+                 "were served less run; 0: none do")
+      ->transform(CLI::AsSizeValue(false))
+      ->capture_default_str();
 }
 
 void DescribeSessions(CLI::App& app, ServerFlags& flags) {

@@ -63,6 +63,7 @@ struct ServerFlags {
   std::int64_t max_queue_seconds = 300;
   std::int64_t slow_reader_seconds = 30;
   std::int64_t drain_seconds = 30;
+  std::int64_t aside_bytes = std::int64_t{1} << 30;
   std::int64_t prefix_cache_bytes = std::int64_t{1} << 30;
   std::int64_t prefix_interval_tokens = 16384;
   std::string session_store;  // empty: none

@@ -122,6 +122,7 @@ ServerOptions OptionsOf(const ServerFlags& flags, const ModelEngine& engine) {
       .stream_buffer_tokens = flags.stream_buffer_tokens,
       .slow_reader = std::chrono::seconds(flags.slow_reader_seconds),
       .max_queue_time = std::chrono::seconds(flags.max_queue_seconds),
+      .aside_bytes = flags.aside_bytes,
       .prefix_cache_bytes = flags.prefix_cache_bytes,
       .prefix_interval_tokens = flags.prefix_interval_tokens,
   };
@@ -171,7 +172,7 @@ std::int64_t MostMemory(const ServerFlags& flags, const ModelEngine& engine) {
       engine.takes_host_memory()
           ? device.weights + device.cache + device.expanded + device.state + device.work
           : 0;
-  return of_engine + flags.prefix_cache_bytes + flags.session_bytes +
+  return of_engine + flags.aside_bytes + flags.prefix_cache_bytes + flags.session_bytes +
          flags.grpc_memory_bytes + kMaxTransferBytes +
          SessionOptionsOf(flags).max_image_bytes;
 }
@@ -189,8 +190,9 @@ absl::Status CheckMemory(const ServerFlags& flags, std::int64_t limit,
   const std::int64_t most = MostMemory(flags, engine);
   if (most > limit) {
     LogWarning(
-        absl::StrCat("the model, --cache_bytes, --expanded_bytes, --prefix_cache_bytes, "
-                     "--session_bytes, --grpc_memory_bytes and snapshots on their way "
+        absl::StrCat("the model, --cache_bytes, --expanded_bytes, --aside_bytes, "
+                     "--prefix_cache_bytes, --session_bytes, --grpc_memory_bytes and "
+                     "snapshots on their way "
                      "may take ",
                      most, " bytes of memory; beyond ", limit, " calls are refused"));
   }

@@ -113,6 +113,7 @@ void Metrics::OnLevels(const SchedulerLevels& levels) {
   waiting_requests_.store(levels.waiting_requests, kRelaxed);
   waiting_tokens_.store(levels.waiting_tokens, kRelaxed);
   aside_requests_.store(levels.aside_requests, kRelaxed);
+  aside_bytes_.store(levels.aside_bytes, kRelaxed);
   paused_requests_.store(levels.paused_requests, kRelaxed);
   pages_used_.store(levels.engine.pages_used, kRelaxed);
   pages_running_.store(levels.engine.pages_open, kRelaxed);
@@ -241,6 +242,9 @@ void Metrics::CollectLevels(std::vector<MetricFamily>& families) const {
         running_requests_.load(kRelaxed));
   gauge("goldfinch_sequences_running", "Candidates of running requests",
         running_sequences_.load(kRelaxed));
+  gauge("goldfinch_aside_bytes",
+        "Host memory that requests put aside for others may come to take",
+        aside_bytes_.load(kRelaxed));
   gauge("goldfinch_waiting_prompt_tokens", "Prompt tokens of requests not yet admitted",
         waiting_tokens_.load(kRelaxed));
   gauge("goldfinch_cache_pages_used", "Pages of the cache in use, kept prefixes included",

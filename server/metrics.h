@@ -128,6 +128,7 @@ class Metrics final : public SchedulerObserver {
   Gauge waiting_requests_{0};
   Gauge waiting_tokens_{0};
   Gauge aside_requests_{0};
+  Gauge aside_bytes_{0};
   Gauge paused_requests_{0};
   Gauge pages_used_{0};
   Gauge pages_running_{0};

@@ -220,7 +220,9 @@ class KubernetesTest(unittest.TestCase):
         self.assertEqual(self.flags["--threads"], self.container["resources"]["limits"]["cpu"])
 
     def test_what_the_flags_allow_fits_its_memory(self):
-        flags = ("--cache_bytes", "--expanded_bytes", "--prefix_cache_bytes", "--session_bytes", "--grpc_memory_bytes")
+        flags = (
+            "--cache_bytes", "--expanded_bytes", "--aside_bytes", "--prefix_cache_bytes", "--session_bytes",
+            "--grpc_memory_bytes")
         allowed = [bytes_of(self.flags[flag]) for flag in flags]
         # Without a flag: snapshots on their way to and from clients, and sessions being copied.
         for name, source in (("kMaxTransferBytes", "server/transfer_room.h"),

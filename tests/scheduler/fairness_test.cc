@@ -70,6 +70,29 @@ class FairnessTest : public SchedulerTest {
     }
   }
 
+  // Two slots of four are another tenant's by right; `asides` become so at once.
+  void FloodedByOne(std::int64_t asides) {
+    std::vector<Call> calls;
+    for (std::uint64_t i = 0; i < 4; ++i) {
+      calls.push_back(Start(Of("flood", Generation(4, 50, i))));
+    }
+    for (int i = 0; i < 3; ++i) Step();
+    for (std::uint64_t i = 0; i < 3; ++i) {
+      calls.push_back(Start(Of("other", Generation(4, 20, 10 + i))));
+    }
+    Step();
+    EXPECT_EQ(observer.levels.aside_requests, asides);
+    std::vector<Call*> all;
+    for (Call& call : calls) all.push_back(&call);
+    while (Step()) {
+      EXPECT_LE(observer.levels.aside_bytes, options.aside_bytes);
+      for (Call* call : all) call->submitted.reader.Take();
+    }
+    FinishAll(all);
+    EXPECT_EQ(observer.levels.aside_bytes, 0);
+    ExpectAtRest();
+  }
+
  private:
   std::map<std::string, std::shared_ptr<TenantMeter>> meters_;
 };
@@ -94,6 +117,18 @@ TEST_F(FairnessTest, AFloodIsPutAsideForANewcomerAtOnce) {
   EXPECT_EQ(PutAside("other"), 0);
   EXPECT_EQ(observer.levels.aside_requests, 0);
   ExpectAtRest();
+}
+
+TEST_F(FairnessTest, WithoutMemoryForThatNobodyIsPutAside) {
+  options.aside_bytes = 0;
+  FloodedByOne(/*asides=*/0);
+}
+
+TEST_F(FairnessTest, WhatIsPutAsideStaysWithinItsMemory) {
+  // A state of 8 bytes, and 8 a token: four of the prompt and some generated ones. Two
+  // requests have that many, in the first steps.
+  options.aside_bytes = 100;
+  FloodedByOne(/*asides=*/1);
 }
 
 TEST_F(FairnessTest, TwoTenantsHoldHalfEachHoweverManyRequestsTheyHave) {
