@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <iterator>
 #include <memory>
 #include <optional>
 #include <random>
@@ -424,6 +425,10 @@ absl::StatusOr<Request> ValidateScore(const v1::ScoreRequest& request,
   result.prompt = *std::move(context);
   if (result.prompt.empty()) result.prompt.push_back(kEndOfText);
   result.continuation = *std::move(continuation);
+  // Known before it is computed.
+  status = ValidateAnswerBytes(
+      std::ssize(result.continuation) * kMaxTokenScoreBytes + kMaxUsageBytes, limits);
+  if (!status.ok()) return status;
   const auto total =
       static_cast<std::int64_t>(result.prompt.size() + result.continuation.size());
   if (total > limits.max_context_tokens) {

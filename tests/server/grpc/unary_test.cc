@@ -129,6 +129,20 @@ TEST(AnswerBytesTest, WhatWouldBeTooMuchIsRefusedBeforeItIsMade) {
   v1::TokenizeResponse tokens;
   EXPECT_EQ(server.stub().Tokenize(&context, request, &tokens).error_code(),
             grpc::StatusCode::INVALID_ARGUMENT);
+
+  // So may scores, which are computed for nobody otherwise.
+  const auto score = [&server](int count) {
+    grpc::ClientContext scoring;
+    v1::ScoreRequest scored;
+    scored.mutable_continuation_tokens()->mutable_ids()->Resize(count, 400);
+    v1::ScoreResponse scores;
+    return server.stub().Score(&scoring, scored, &scores);
+  };
+  EXPECT_TRUE(score(4500).ok());
+  const grpc::Status refused = score(5000);
+  EXPECT_EQ(refused.error_code(), grpc::StatusCode::INVALID_ARGUMENT);
+  EXPECT_EQ(refused.error_message(),
+            "the answer would have 70256 bytes; the limit is 65536");
 }
 
 TEST_F(UnaryTest, GetModelDescribesTheModelAndTheLimits) {
