@@ -124,12 +124,15 @@ absl::Status GenerateReactor::Resume(const Use& use, std::int64_t after) {
       std::span(history).last(static_cast<std::size_t>(turn.num_generated));
   absl::StatusOr<GenerateCall> call = CallOf(turn, generated, serving_.limits);
   if (!call.ok()) return call.status();
-  const std::int64_t most = std::ssize(history) - turn.num_generated + turn.max_tokens;
-  if (!turn.end.has_value() && most > serving_.limits.max_context_tokens) {
+  const std::int64_t prompt = std::ssize(history) - turn.num_generated;
+  // By subtraction: a snapshot may say anything of max_tokens.
+  if (!turn.end.has_value() &&
+      turn.max_tokens > serving_.limits.max_context_tokens - prompt) {
     // Another server's may be longer.
     return absl::FailedPreconditionError(absl::StrCat(
-        "history, prompt and max_tokens of the session's last generation are ", most,
-        " tokens; this server's limit is ", serving_.limits.max_context_tokens));
+        "history, prompt and max_tokens of the session's last generation are ", prompt,
+        " + ", turn.max_tokens, " tokens; this server's limit of all together is ",
+        serving_.limits.max_context_tokens));
   }
   SetTenant(tenant_, call->request);
   call->request.base = use->kept();

@@ -230,7 +230,11 @@ Turn ReadTurn(const std::vector<TokenId>& history, ByteReader& in) {
   turn.ignore_eos = in.Bool();
   turn.priority = in.Int<std::int32_t>();
   turn.num_generated = ReadCount(in);
-  if (turn.num_generated > static_cast<std::int64_t>(history.size())) in.Fail();
+  // There was a prompt before them.
+  if (turn.num_generated > 0 &&
+      turn.num_generated >= static_cast<std::int64_t>(history.size())) {
+    in.Fail();
+  }
   if (!in.ok()) return turn;
   const std::int32_t num_logprobs = turn.sampling.num_logprobs;
   const auto num_logged =

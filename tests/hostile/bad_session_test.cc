@@ -5,6 +5,7 @@
 
 #include <functional>
 #include <future>
+#include <limits>
 #include <memory>
 #include <set>
 #include <string>
@@ -197,6 +198,23 @@ TEST_F(SnapshotTest, OfAnotherModelFormatOrTenantIsAFailedPrecondition) {
   EXPECT_EQ(*ExportSession(server(), id), snapshot);
   EXPECT_TRUE(DeleteSession(server(), id).ok());
   witness.Finish();
+}
+
+TEST_F(SnapshotTest, OfAGenerationWithoutEndIsTooLongToResume) {
+  const std::string id = CreateSession(server())->id();
+  ASSERT_TRUE(Generate(server().stub(), TurnRequest(id, "begun", 5)).status.ok());
+  const std::string forged = Changed(*ExportSession(server(), id), [](Snapshot& s) {
+    s.turn->max_tokens = std::numeric_limits<std::int64_t>::max();
+    s.turn->end.reset();
+  });
+  const auto imported = ImportSession(server(), forged);
+  ASSERT_TRUE(imported.ok()) << imported.status();
+  const grpc::Status status =
+      Generate(server().stub(), ResumeRequest(imported->id(), 0)).status;
+  EXPECT_EQ(status.error_code(), StatusCode::FAILED_PRECONDITION);
+  EXPECT_THAT(status.error_message(), HasSubstr("9223372036854775807"));
+  EXPECT_TRUE(DeleteSession(server(), imported->id()).ok());
+  EXPECT_TRUE(DeleteSession(server(), id).ok());
 }
 
 TEST_F(SnapshotTest, ThatIsDamagedIsDataLossAndReplacesNothing) {

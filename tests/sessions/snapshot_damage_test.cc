@@ -143,6 +143,11 @@ TEST(SnapshotDamageTest, ATurnThatContradictsTheHistoryIsDataLoss) {
     EXPECT_EQ(Code(Encode(snapshot)), kDataLoss);
   };
   refused([](Turn& turn) { turn.num_generated = 4; });
+  refused([](Turn& turn) {
+    turn.num_generated = 3;  // all there is, and no prompt
+    turn.sampling.num_logprobs = -1;
+    turn.logprobs.clear();
+  });
   refused([](Turn& turn) { turn.num_generated = -1; });
   refused([](Turn& turn) { turn.max_tokens = -1; });
   refused([](Turn& turn) { turn.logprobs.pop_back(); });
