@@ -61,6 +61,8 @@ struct EngineInfo {
   std::int64_t num_pages = 0;       // 0: this model has no cache (no GOLD layers)
   std::int64_t expanded_pages = 0;  // pages that can be expanded at once
   std::int32_t num_slots = 0;       // sequences that can be open at once
+  // A step's tokens as they were asked for, or as suits the backend; at most the next.
+  std::int32_t step_tokens = 0;
   // Rows in one Forward, to plan for: prompt_grid - 1 more are possible, so that a span
   // can end at the grid.
   std::int32_t max_step_tokens = 0;

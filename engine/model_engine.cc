@@ -212,6 +212,7 @@ absl::StatusOr<std::unique_ptr<ModelEngine>> ModelEngine::Create(
   EngineInfo info{.vocab_size = checkpoint.config().vocab_size,
                   .page_tokens = options.page_tokens,
                   .num_slots = options.max_sequences,
+                  .step_tokens = sized.max_step_tokens,
                   .max_step_tokens = static_cast<std::int32_t>(limits->max_rows),
                   .prompt_grid = static_cast<std::int32_t>(backend->prompt_grid()),
                   .runs_ahead = options.run_ahead && backend->runs_ahead(),

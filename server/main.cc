@@ -113,8 +113,7 @@ ServerOptions OptionsOf(const ServerFlags& flags, const ModelEngine& engine) {
   };
   options.default_max_tokens = flags.default_max_tokens;
   options.scheduler = {
-      // The engine's own limit where none is given.
-      .step_tokens = flags.step_tokens > 0 ? flags.step_tokens : INT64_MAX,
+      .step_tokens = engine.info().step_tokens,
       .step_time = std::chrono::milliseconds(flags.step_milliseconds),
       .max_context_tokens = flags.max_context_tokens,
       .max_queued_requests = flags.max_queued_requests,
