@@ -1,5 +1,7 @@
 #include "engine/backend/create_backend.h"
 
+#include <system_error>
+
 #include "absl/strings/str_cat.h"
 #include "engine/backend/cpu_backend.h"
 #if defined(GOLDFINCH_HAS_CUDA)
@@ -35,9 +37,14 @@ absl::StatusOr<std::unique_ptr<Backend>> CreateBackend(const BackendOptions& opt
         absl::StrCat("backend is ", options.kind, "; it must be cpu, cuda or auto"));
   if (options.kind == "auto")
     if (auto cuda = CreateCuda(options); !MeansNoDevice(cuda.status())) return cuda;
-  return CreateCpuBackend({.isa = options.cpu_isa,
-                           .num_threads = options.num_threads,
-                           .pin_threads = options.pin_threads});
+  try {
+    return CreateCpuBackend({.isa = options.cpu_isa,
+                             .num_threads = options.num_threads,
+                             .pin_threads = options.pin_threads});
+  } catch (const std::system_error&) {
+    return absl::ResourceExhaustedError(absl::StrCat(
+        "the system starts no ", options.num_threads, " threads; lower threads"));
+  }
 }
 
 }  // namespace goldfinch

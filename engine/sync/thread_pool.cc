@@ -30,7 +30,12 @@ void Pause() {
 }  // namespace
 
 ThreadPool::ThreadPool(int num_threads, bool pin) {
-  for (int i = 1; i < num_threads; ++i) workers_.emplace_back([this] { Work(); });
+  try {
+    for (int i = 1; i < num_threads; ++i) workers_.emplace_back([this] { Work(); });
+  } catch (...) {
+    Stop();
+    throw;
+  }
   if (pin) PinWorkers();
 }
 
@@ -70,7 +75,9 @@ void ThreadPool::BeginStep() {
   WakeSleepers();
 }
 
-ThreadPool::~ThreadPool() {
+ThreadPool::~ThreadPool() { Stop(); }
+
+void ThreadPool::Stop() {
   {
     MutexLock lock(mu_);
     stop_.store(true);

@@ -22,7 +22,8 @@ namespace goldfinch {
 
 class ThreadPool {
  public:
-  // `num_threads` counts the caller: 1 starts none. Pins where `pin` and the threads are
+  // `num_threads` counts the caller: 1 starts none. Throws std::system_error where the
+  // system starts no more. Pins where `pin` and the threads are
   // as many as the processors; is without effect elsewhere.
   explicit ThreadPool(int num_threads, bool pin = false);
   ~ThreadPool();
@@ -58,6 +59,7 @@ class ThreadPool {
   void TakePieces();
   void WakeSleepers();
   void PinWorkers();
+  void Stop();
   // Waits for a loop newer than `seen`; false when the pool ends.
   bool WaitForLoop(std::uint64_t seen);
 

@@ -3,12 +3,15 @@
 #if defined(__linux__)
 #include <sched.h>
 #endif
+#include <sys/resource.h>
+#include <unistd.h>
 
 #include <atomic>
 #include <chrono>
 #include <cstdint>
 #include <map>
 #include <set>
+#include <system_error>
 #include <thread>
 #include <utility>
 #include <vector>
@@ -40,6 +43,23 @@ TEST(ThreadPoolTest, NumberOfThreadsCountsTheCaller) {
   for (const int threads : kThreads)
     EXPECT_EQ(ThreadPool(threads).num_threads(), threads);
 }
+
+#if !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__)  // they take it all
+// A process of its own, with room for some stacks and not for a thousand.
+TEST(ThreadPoolDeathTest, WhatTheSystemDoesNotStartIsThrown) {
+  const auto start = [] {
+    const rlimit limit{.rlim_cur = 512 << 20, .rlim_max = 512 << 20};
+    setrlimit(RLIMIT_AS, &limit);
+    try {
+      const ThreadPool pool(1000);
+    } catch (const std::system_error&) {
+      _exit(0);
+    }
+    _exit(1);
+  };
+  EXPECT_EXIT(start(), testing::ExitedWithCode(0), "");
+}
+#endif
 
 TEST(ThreadPoolTest, EveryIndexIsTakenOnceInPiecesOfAtLeastTheGrain) {
   for (const int threads : kThreads) {
