@@ -1,7 +1,8 @@
 // Rows in int8 with a bf16 scale each, for compressed keys:
 //   scale = bf16(max |x| / 127);  q = clamp(round(x / scale), -127, 127);  x' = q * scale
 //   in : [rows, cols] float32      out : [cache rows, cols] int8, scales [cache rows]
-// A row of zeros has scale 0 and comes back as zeros. Rounding is to nearest even.
+// A row of zeros has scale 0 and comes back as zeros; one with a number that is not
+// finite has scale NaN and comes back as NaN. Rounding is to nearest even.
 #include "engine/kernels/cpu/kernels_isa.h"
 #include "engine/kernels/cpu/simd.h"
 
@@ -21,12 +22,13 @@ void ScatterQuantized(const Matrix& in, const std::int64_t* index, const Matrix&
   for (std::int64_t row = begin; row < end; ++row) {
     const float* x = in.f32(row);
     std::int8_t* q = out.i8(index[row]);
-    float largest = 0.0f;
+    float largest = 0.0f, poison = 0.0f;
     for (std::int64_t i = 0; i < in.cols; ++i) {
       const float magnitude = x[i] < 0.0f ? -x[i] : x[i];
       largest = magnitude > largest ? magnitude : largest;
+      poison += x[i] * 0.0f;  // NaN of what is not finite
     }
-    const std::uint16_t stored = ToBf16(largest / 127.0f);
+    const std::uint16_t stored = ToBf16(largest / 127.0f + poison);
     const float scale = ToFloat(stored);
     scales[index[row]] = stored;
     for (std::int64_t i = 0; i < in.cols; ++i) {

@@ -1,8 +1,9 @@
 // Rows in int8 with a bf16 scale each, for compressed keys:
 //   scale = bf16(max |x| / 127);  q = clamp(round(x / scale), -127, 127);  x' = q * scale
 //   in : [rows, cols] float32      out : [cache rows, cols] int8, scales [cache rows]
-// A row of zeros has scale 0 and comes back as zeros. Rounding is to nearest even. Every
-// step is one IEEE operation, so rows are the CPU's bit for bit. A warp a row.
+// A row of zeros has scale 0 and comes back as zeros; one with a number that is not
+// finite has scale NaN and comes back as NaN. Rounding is to nearest even. Every step is
+// one IEEE operation, so rows are the CPU's bit for bit. A warp a row.
 #include "engine/kernels/cuda/device.h"
 #include "engine/kernels/cuda/kernels.h"
 
@@ -26,13 +27,15 @@ __global__ void __launch_bounds__(kThreads)
             cols = static_cast<int>(in.cols);
   const float* const x = Row<float>(in, row);
   std::int8_t* const q = Row<std::int8_t>(out, index[row]);
-  float largest = 0.0f;
+  float largest = 0.0f, poison = 0.0f;
   for (int i = lane; i < cols; i += kWarp) {
     const float magnitude = x[i] < 0.0f ? -x[i] : x[i];
     largest = magnitude > largest ? magnitude : largest;
+    poison += x[i] * 0.0f;  // NaN of what is not finite
   }
   largest = WarpMax(largest);
-  const std::uint16_t stored = ToBf16(largest / 127.0f);
+  poison = WarpSum(poison);
+  const std::uint16_t stored = ToBf16(largest / 127.0f + poison);
   const float scale = FromBf16(stored);
   if (lane == 0) scales[index[row]] = stored;
   for (int i = lane; i < cols; i += kWarp) {
