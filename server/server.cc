@@ -339,6 +339,8 @@ void Server::Impl::ParkEverything(std::chrono::steady_clock::time_point deadline
   if (left > 0) {
     LogWarning(absl::StrCat(left, " sessions could not be parked and are lost"));
   }
+  // One that does not answer would hold up calls, and the end.
+  sessions_.LetGoOfStore(deadline);
 }
 
 absl::StatusOr<std::unique_ptr<Server>> Server::Start(const ServerOptions& options,

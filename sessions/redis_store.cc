@@ -156,7 +156,25 @@ RedisStore::Lease RedisStore::lease() const {
   return lease_;
 }
 
-absl::StatusOr<RedisStore::Context> RedisStore::Connect() const {
+bool RedisStore::BeginUse(redisContext& context) {
+  const MutexLock lock(mu_);
+  if (!abandoned_) in_use_.insert(&context);
+  return !abandoned_;
+}
+
+void RedisStore::EndUse(redisContext& context) {
+  const MutexLock lock(mu_);
+  in_use_.erase(&context);
+}
+
+// Who reads from a connection then finds its end.
+void RedisStore::Abandon() {
+  const MutexLock lock(mu_);
+  abandoned_ = true;
+  for (const redisContext* context : in_use_) shutdown(context->fd, SHUT_RDWR);
+}
+
+absl::StatusOr<RedisStore::Context> RedisStore::Connect() {
   const RedisAddress& address = options_.address;
   const timeval timeout = TimeOf(options_.connect_timeout);
   Context context(
@@ -169,17 +187,12 @@ absl::StatusOr<RedisStore::Context> RedisStore::Connect() const {
         NoAnswer().message(), ": ", static_cast<const char*>(context->errstr)));
   }
   redisSetTimeout(context.get(), TimeOf(options_.command_timeout));
-  const auto run = [&context](std::initializer_list<const char*> words) -> absl::Status {
-    std::vector<const char*> argv(words);
-    const Reply reply(static_cast<redisReply*>(redisCommandArgv(
-        context.get(), static_cast<int>(argv.size()), argv.data(), nullptr)));
-    if (reply == nullptr) return NoAnswer();
-    return reply->type == REDIS_REPLY_ERROR ? ErrorOf(reply.get()) : absl::OkStatus();
-  };
   absl::Status status;
-  if (!address.password.empty()) status = run({"AUTH", address.password.c_str()});
+  if (!address.password.empty()) {
+    status = CallOn(*context, {"AUTH", address.password}).status();
+  }
   if (status.ok() && address.database != 0) {
-    status = run({"SELECT", std::to_string(address.database).c_str()});
+    status = CallOn(*context, {"SELECT", std::to_string(address.database)}).status();
   }
   if (!status.ok()) return status;
   return context;
@@ -188,6 +201,7 @@ absl::StatusOr<RedisStore::Context> RedisStore::Connect() const {
 absl::StatusOr<RedisStore::Context> RedisStore::TakeConnection() {
   {
     const MutexLock lock(mu_);
+    if (abandoned_) return NoAnswer();
     while (!idle_.empty()) {
       Context context = std::move(idle_.back());
       idle_.pop_back();
@@ -198,10 +212,10 @@ absl::StatusOr<RedisStore::Context> RedisStore::TakeConnection() {
   return Connect();
 }
 
-absl::StatusOr<RedisStore::Reply> RedisStore::Call(
-    const std::vector<std::string_view>& words) {
-  auto context = TakeConnection();
-  if (!context.ok()) return context.status();
+// UNAVAILABLE when nothing came back; else what did, which may be an error.
+absl::StatusOr<RedisStore::Reply> RedisStore::CallOn(
+    redisContext& context, const std::vector<std::string_view>& words) {
+  if (!BeginUse(context)) return NoAnswer();
   std::vector<const char*> argv;
   std::vector<std::size_t> sizes;
   for (const std::string_view word : words) {
@@ -209,19 +223,26 @@ absl::StatusOr<RedisStore::Reply> RedisStore::Call(
     sizes.push_back(word.size());
   }
   Reply reply(static_cast<redisReply*>(redisCommandArgv(
-      context->get(), static_cast<int>(argv.size()), argv.data(), sizes.data())));
-  // Whatever was sent may have been done: no second attempt here.
-  if (reply == nullptr) {
-    // The others may be dead too, and each would be waited for.
-    const MutexLock lock(mu_);
-    idle_.clear();
-    return NoAnswer();
-  }
-  {
-    const MutexLock lock(mu_);
-    if (idle_.size() < kMaxIdleConnections) idle_.push_back(*std::move(context));
-  }
+      &context, static_cast<int>(argv.size()), argv.data(), sizes.data())));
+  EndUse(context);
+  if (reply == nullptr) return NoAnswer();
   if (reply->type == REDIS_REPLY_ERROR) return ErrorOf(reply.get());
+  return reply;
+}
+
+absl::StatusOr<RedisStore::Reply> RedisStore::Call(
+    const std::vector<std::string_view>& words) {
+  auto context = TakeConnection();
+  if (!context.ok()) return context.status();
+  absl::StatusOr<Reply> reply = CallOn(**context, words);
+  const MutexLock lock(mu_);
+  if ((*context)->err != 0) {
+    // Whatever was sent may have been done: no second attempt here. The other connections
+    // may be dead too, and each would be waited for.
+    idle_.clear();
+  } else if (idle_.size() < kMaxIdleConnections) {
+    idle_.push_back(*std::move(context));
+  }
   return reply;
 }
 

@@ -18,6 +18,7 @@
 #include <cstdint>
 #include <initializer_list>
 #include <memory>
+#include <set>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -81,6 +82,7 @@ class RedisStore final : public SnapshotStore {
                                                   std::string_view after,
                                                   std::size_t limit) override;
   absl::StatusOr<StoreUsage> RemoveExpired() override;
+  void Abandon() override;
 
  private:
   struct FreeContext {
@@ -99,8 +101,13 @@ class RedisStore final : public SnapshotStore {
 
   explicit RedisStore(RedisStoreOptions options) : options_(std::move(options)) {}
 
-  absl::StatusOr<Context> Connect() const;
+  absl::StatusOr<Context> Connect();
   absl::StatusOr<Context> TakeConnection();
+  absl::StatusOr<Reply> CallOn(redisContext& context,
+                               const std::vector<std::string_view>& words);
+  // False: the store was abandoned, and nothing may wait for the connection.
+  bool BeginUse(redisContext& context);
+  void EndUse(redisContext& context);
   // An error of the Redis is an error; nil is not.
   absl::StatusOr<Reply> Call(const std::vector<std::string_view>& words);
   absl::StatusOr<Reply> Eval(std::string_view script,
@@ -115,6 +122,8 @@ class RedisStore final : public SnapshotStore {
   Mutex renew_mu_;  // one renewal at a time; before mu_
   mutable Mutex mu_;
   std::vector<Context> idle_ ABSL_GUARDED_BY(mu_);
+  std::set<redisContext*> in_use_ ABSL_GUARDED_BY(mu_);
+  bool abandoned_ ABSL_GUARDED_BY(mu_) = false;
   Lease lease_ ABSL_GUARDED_BY(mu_);
 };
 

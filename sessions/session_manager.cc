@@ -404,6 +404,10 @@ std::int64_t SessionManager::ParkAll(std::chrono::steady_clock::time_point deadl
 }
 void SessionManager::Sweep() { impl_->Sweep(); }
 const SessionStats& SessionManager::stats() const { return impl_->stats(); }
+void SessionManager::LetGoOfStore(std::chrono::steady_clock::time_point deadline) {
+  impl_->LetGoOfStore(deadline);
+}
+
 bool SessionManager::has_store() const { return impl_->has_store(); }
 std::int64_t SessionManager::max_snapshot_bytes() const {
   return impl_->max_snapshot_bytes();

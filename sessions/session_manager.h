@@ -160,6 +160,9 @@ class SessionManager {
 
   const SessionStats& stats() const;
   bool has_store() const;
+  // Waits until `deadline` for what is under way with the store, then breaks it off: the
+  // process ends. After ParkAll.
+  void LetGoOfStore(std::chrono::steady_clock::time_point deadline);
   // Bytes a snapshot may have, by the longest history there may be.
   std::int64_t max_snapshot_bytes() const;
 

@@ -66,6 +66,7 @@ class SessionManager::Impl : public std::enable_shared_from_this<SessionManager:
   // session_upkeep.cc.
   void Sweep();
   std::int64_t ParkAll(std::chrono::steady_clock::time_point deadline);
+  void LetGoOfStore(std::chrono::steady_clock::time_point deadline);
 
   // What uses do; any thread.
   void Release(const SessionPtr& session);
@@ -245,6 +246,7 @@ class SessionManager::Impl : public std::enable_shared_from_this<SessionManager:
   Moves ChooseMoves(Stock stock) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   bool SleepUntil(std::chrono::steady_clock::time_point until);
   void RunLease();
+  absl::Status Renew();
   void RunLapses();
   void AfterLapse();
   void Expire(const SessionPtr& session);

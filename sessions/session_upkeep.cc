@@ -214,8 +214,20 @@ void SessionManager::Impl::RunLease() {
     const auto now = std::chrono::steady_clock::now();
     if (now < renew_at && store_->lease_is_good()) continue;
     // One that failed is tried again at the next look.
-    if (store_->Renew().ok()) renew_at = now + renew_every;
+    if (Renew().ok()) renew_at = now + renew_every;
   }
+}
+
+absl::Status SessionManager::Impl::Renew() {
+  {
+    const MutexLock lock(mu_);
+    ++under_way_;
+  }
+  absl::Status renewed = store_->Renew();
+  const MutexLock lock(mu_);
+  --under_way_;
+  changed_.NotifyAll();
+  return renewed;
 }
 
 // Not on the thread that renews: a store that does not answer holds that one up.
@@ -301,6 +313,17 @@ std::int64_t SessionManager::Impl::ParkAll(
     mu_.Lock();
   }
   return table_.size();
+}
+
+void SessionManager::Impl::LetGoOfStore(std::chrono::steady_clock::time_point deadline) {
+  if (store_ == nullptr) return;
+  {
+    const MutexLock lock(mu_);
+    while (under_way_ > 0 && changed_.WaitUntil(mu_, deadline)) {
+    }
+    if (under_way_ == 0) return;
+  }
+  store_->Abandon();
 }
 
 }  // namespace goldfinch

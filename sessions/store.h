@@ -135,6 +135,10 @@ class SnapshotStore {
                                                           std::string_view after,
                                                           std::size_t limit) = 0;
 
+  // The process is about to end. Whatever waits for the medium, now or later, gets
+  // UNAVAILABLE soon, where waiting can be broken off; the lease is left to lapse.
+  virtual void Abandon() {}
+
   // Forgets what was stored longer ago than the store's time to live and is not claimed;
   // gives what is left. Called now and then.
   virtual absl::StatusOr<StoreUsage> RemoveExpired() = 0;

@@ -197,6 +197,13 @@ bool MemoryStore::is_good(const Claim& claim) const {
   return claim.lease == lease_number_ && IsLive(owner());
 }
 
+void MemoryStore::Abandon() {
+  const MutexLock lock(medium_.mu_);
+  medium_.fails_ = true;
+  medium_.holds_claims_ = false;
+  medium_.changed_.NotifyAll();
+}
+
 absl::StatusOr<Claim> MemoryStore::Acquire(std::string_view id, std::string_view tenant,
                                            AcquireMode mode) {
   const MutexLock lock(medium_.mu_);

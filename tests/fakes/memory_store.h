@@ -108,6 +108,7 @@ class MemoryStore : public SnapshotStore {
                                                   std::string_view after,
                                                   std::size_t limit) override;
   absl::StatusOr<StoreUsage> RemoveExpired() override;
+  void Abandon() override;
 
  private:
   std::string owner() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(medium_.mu_);

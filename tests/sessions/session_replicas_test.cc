@@ -541,6 +541,16 @@ TEST_F(SessionReplicasTest, ParkAllParksEverythingThatIsIdle) {
   }
 }
 
+TEST_F(SessionReplicasTest, AStoreThatDoesNotAnswerHoldsUpNoEnd) {
+  const auto one = Make("one");
+  medium_.HoldClaims();
+  std::promise<UseOr> created;
+  one->sessions().Create("a", [&](UseOr use) { created.set_value(std::move(use)); });
+  medium_.WaitForHeldClaims(1);
+  one->sessions().LetGoOfStore(std::chrono::steady_clock::now());
+  EXPECT_TRUE(absl::IsUnavailable(created.get_future().get().status()));
+}
+
 TEST_F(SessionReplicasTest, ParkAllGivesUpAtItsDeadline) {
   const auto one = Make("one");
   const std::string id = one->Create();
