@@ -7,12 +7,13 @@
 // them. Its image is the same without pages: bytes that can leave the device.
 //
 // Invariants: a sequence's memory is taken whole by Open, OpenBranch or OpenFrom and
-// given back by Close, so Forward never runs out of it and never allocates. A sequence's
-// outputs depend on its own tokens and sampling parameters only, bit for bit: not on what
-// shares a batch, how its tokens were cut into spans, or whether it goes on from a
-// prefix. Where EngineInfo::prompt_grid is above 1, tokens before first_logits are
-// prompt, computed in blocks of that many: then the same holds as long as spans of them
-// end at multiples of it, or at first_logits, across which no span may reach.
+// given back by Close, so Forward never runs out of it, and allocates no more than
+// results that are returned. A sequence's outputs depend on its own tokens and sampling
+// parameters only, bit for bit: not on what shares a batch, how its tokens were cut into
+// spans, or whether it goes on from a prefix. Where EngineInfo::prompt_grid is above 1,
+// tokens before first_logits are prompt, computed in blocks of that many: then the same
+// holds as long as spans of them end at multiples of it, or at first_logits, across which
+// no span may reach.
 //
 // Steps can overlap: while the device runs one, the next is queued (QueueNext), in which
 // sequences go on with tokens that nobody has seen yet. When the first has been waited
@@ -71,7 +72,7 @@ struct EngineInfo {
   bool runs_ahead = false;    // QueueNext is of use
   std::string compute_dtype;  // "f32" or "bf16"
   // Backend, instruction-set path, kernel version, dtypes and page size: equal ids
-  // promise equal bits.
+  // promise equal bits, of one build.
   std::string numerics_id;
   std::string model_fingerprint;  // 16 hexadecimal digits over config and weights
   std::int64_t state_bytes = 0;   // of one sequence's state: host memory of a prefix
