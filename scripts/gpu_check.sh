@@ -254,6 +254,19 @@ skip() {
   row "$2" "$1"
 }
 
+# note_figures OK COMMAND...: a row for what ran last and measures, where no figure is a
+# failure, unless the program left its cases out and said why: what fits no memory, say.
+note_figures() {
+  local ok=$1 why
+  shift
+  why=$(sed -n 's/^.*: \(skipped: .*\)/\1/p' <<<"$errors" | tail -n 1)
+  if ((code == 0)) && [[ -z $output && -n $why ]]; then
+    skip "$*" "$why"
+  else
+    note "$( ((code == 0)) && [[ -n $output ]] && echo "$ok")" "$@"
+  fi
+}
+
 # The tests of the device; of the CPU, a few that take no time.
 if [[ $backend == cuda ]]; then
   on_cpu=()
@@ -362,8 +375,7 @@ bench() {
   local most numerics
   most=$(<"$memory")
   numerics=$(sed -n 's/^numerics id: //p' <<<"$errors" | sort -u | paste -sd' ')
-  note "$( ((code == 0)) && [[ -n $output ]] &&
-    echo "ok${most:+, at most $most MiB of the device in use}${numerics:+, $numerics}")" \
+  note_figures "ok${most:+, at most $most MiB of the device in use}${numerics:+, $numerics}" \
     goldfinch-bench "--shape=$shape" "--backend=$backend" "$@"
 }
 
@@ -372,7 +384,7 @@ peer() {
   run "$python" "$root/bench/peers/torch_reference.py" --shape="$shape" --device="$torch_device" \
     --case_seconds="$case_seconds" --json
   add_figures torch "$shape"
-  note "$( ((code == 0)) && [[ -n $output ]] && echo ok)" torch_reference.py "--shape=$shape" "--device=$backend"
+  note_figures ok torch_reference.py "--shape=$shape" "--device=$backend"
 }
 
 # Why there is no peer, or nothing where there is one.

@@ -44,6 +44,19 @@ BENCH = """#!/bin/sh
 echo "numerics id: cuda-of-a-test" >&2
 echo '{"limit":2.0,"measured":1234.5,"name":"decode/batch:1","ratio":617.2,"unit":"tokens/s"}'
 """
+# Of some shapes every case is too large, as on a small device.
+SKIPPING_BENCH = BENCH.replace("#!/bin/sh\n", """#!/bin/sh
+case "$*" in
+  *--shape=24x2048*--cases=^resident/*)
+    echo "resident/t:65536: skipped: needs 9 GB; --memory_bytes allows 8" >&2; exit ;;
+  *--shape=24x2048*) exit ;;
+esac
+""")
+SKIPPING_TORCH = """#!/bin/sh
+case "$*" in
+  *--shape*) echo "prefill/t:1024: skipped: needs 9 GB; 8 GB are free" >&2 ;;
+esac
+"""
 NVIDIA_SMI = """#!/bin/sh
 case "$*" in
   *=memory.used*) echo 4321 ;;
@@ -225,6 +238,20 @@ class GpuCheckTest(unittest.TestCase):
         result = self.check(bundle / "gpu_check.sh", "--steps=tests")
         self.assertEqual(result.returncode, 1)
         self.assertIn("# GPU check: FAILED, 1 of 1\n", self.report())
+
+    def test_cases_that_were_all_skipped_are_no_failure_and_no_figures_are_one(self) -> None:
+        bundle = self.programs(goldfinch=VERIFY, goldfinch_bench=SKIPPING_BENCH, python=SKIPPING_TORCH)
+        flags = ("--steps=sessions,peer", "--shapes=12x768,24x2048", f"--python={bundle / 'bin' / 'python'}")
+        result = self.check(bundle / "gpu_check.sh", *flags)
+        self.assertEqual(result.returncode, 0, result.stderr)
+        for row in ("goldfinch-bench --shape=24x2048 --backend=cuda --cases=^resident/ --sessions=4000` | - | - | "
+                    "skipped: needs 9 GB; --memory_bytes allows 8 |",
+                    "torch_reference.py --shape=24x2048 --device=cuda` | - | - | skipped: needs 9 GB; 8 GB are free |"):
+            self.assertIn(row, self.report())
+        # Without a word of why there is none.
+        result = self.check(bundle / "gpu_check.sh", "--steps=bench", "--shapes=24x2048")
+        self.assertEqual(result.returncode, 1)
+        self.assertRegex(self.report(), r"`goldfinch-bench --shape=24x2048 .*` \| 0 \| \d+ \| FAILED \|")
 
     def test_a_python_without_torch_is_no_failure(self) -> None:
         bundle = self.programs(goldfinch=VERIFY, python=NO_TORCH)
