@@ -269,12 +269,12 @@ note_figures() {
 
 # The tests of the device; of the CPU, a few that take no time.
 if [[ $backend == cuda ]]; then
-  on_cpu=()
+  golden_threads=()
   op_tests='*/cuda_t1*'
   all_tests='*/cuda_t1*:*_cuda_f32:*_cuda_bf16:*OnACudaDevice*'
   small_forward='*LogitsOfEveryPromptPosition*/goldfinch_cuda_bf16'
 else
-  on_cpu=(--threads=1)  # what is so small is slower on more
+  golden_threads=(--threads=1)  # what is so small is slower on more
   op_tests='*Norm*/plain_t1'
   all_tests="$op_tests:*Wkv*/plain_t1:*/goldfinch_plain_f32"
   small_forward='*/goldfinch_plain_f32'
@@ -330,7 +330,7 @@ verify() {
         set -- "--backend=$backend" "--compute_dtype=$dtype" "--batch=$batch"
         [[ $chunk == all ]] || set -- "$@" "--chunk=$chunk"
         run "$bin/goldfinch" verify "$case" "$case/expected.safetensors" "$@" \
-          --device="$device" "${on_cpu[@]}"
+          --device="$device" "${golden_threads[@]}"
         ((code == 0)) || {
           worst=$code
           fail_with goldfinch verify "$(basename "$case")" "$@"
@@ -349,6 +349,17 @@ verify() {
   fi
 }
 
+# threads_of SHAPE: of the CPU where that computes, the same for goldfinch-bench and for the
+# peer: all there are, but one where the model is as narrow as those of the golden cases.
+threads_of() {
+  [[ $backend == cpu ]] || return 0
+  if [[ $1 =~ x0*([0-9]{1,3})$ ]] && ((BASH_REMATCH[1] < 512)); then
+    echo 1
+  else
+    nproc
+  fi
+}
+
 # Notes the most device memory in use, in MiB, until it is killed.
 watch_memory() {
   local most=0 used
@@ -360,14 +371,15 @@ watch_memory() {
 
 # bench SHAPE FLAGS...: with the most memory that was in use meanwhile.
 bench() {
-  local shape=$1 allowed watcher
+  local shape=$1 allowed watcher threads
   shift
+  threads=$(threads_of "$shape")
   : >"$memory"
   watch_memory &
   watcher=$!
   allowed=$(query_gpu memory.total | grep -x '[0-9]*')  # MiB; a tenth is left
   run "$bin/goldfinch-bench" --shape="$shape" --backend="$backend" --device="$device" \
-    "$@" --case_seconds="$case_seconds" --json "${on_cpu[@]}" \
+    "$@" --case_seconds="$case_seconds" --json ${threads:+--threads="$threads"} \
     ${allowed:+--memory_bytes=$((allowed * 9 * (1 << 20) / 10))}
   kill "$watcher" 2>/dev/null
   wait "$watcher" 2>/dev/null
@@ -380,9 +392,10 @@ bench() {
 }
 
 peer() {
-  local shape=$1
+  local shape=$1 threads
+  threads=$(threads_of "$shape")
   run "$python" "$root/bench/peers/torch_reference.py" --shape="$shape" --device="$torch_device" \
-    --case_seconds="$case_seconds" --json
+    --case_seconds="$case_seconds" --json ${threads:+--threads="$threads"}
   add_figures torch "$shape"
   note_figures ok torch_reference.py "--shape=$shape" "--device=$backend"
 }
@@ -405,8 +418,9 @@ add_figures() {
 
 # One shape's figures, ours beside the peer's where a case has the same name.
 figures_table() {
-  local shape=$1
-  printf '\n## Speed, %s, random bf16 weights\n\n' "$shape"
+  local shape=$1 threads
+  threads=$(threads_of "$shape")
+  printf '\n## Speed, %s, random bf16 weights%s\n\n' "$shape" "${threads:+, --threads=$threads}"
   echo "| case | goldfinch | unit | of the limit | PyTorch | PyTorch's memory, MB | goldfinch / PyTorch |"
   echo "|---|---|---|---|---|---|---|"
   awk -v shape="$shape" '
@@ -459,7 +473,8 @@ if wants peer; then
   if [[ -n $why_no_peer ]]; then
     skip torch_reference.py "$why_no_peer"
   else
-    run "$python" "$root/bench/peers/torch_reference.py" --verify="$golden" --device="$torch_device"
+    run "$python" "$root/bench/peers/torch_reference.py" --verify="$golden" --device="$torch_device" \
+      "${golden_threads[@]}"
     note "$( ((code == 0)) && echo "golden cases within tolerance")" torch_reference.py "--verify=$golden"
   fi
 fi

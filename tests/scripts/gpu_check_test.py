@@ -239,6 +239,22 @@ class GpuCheckTest(unittest.TestCase):
         self.assertEqual(result.returncode, 1)
         self.assertIn("# GPU check: FAILED, 1 of 1\n", self.report())
 
+    def test_the_peer_has_the_threads_that_the_bench_has(self) -> None:
+        """On a CPU: all of them for a real shape, one for a tiny one, and the report says how many."""
+        programs = {"nproc": "#!/bin/sh\necho 6\n"}
+        bundle = self.programs(goldfinch=VERIFY, goldfinch_bench=BENCH, python=TORCH, **programs)
+        flags = ("--steps=bench,sessions,peer", "--shapes=24x2048,3x64", f"--python={bundle / 'bin' / 'python'}")
+        self.check(bundle / "gpu_check.sh", "--backend=cpu", *flags)
+        log = (self.folder / "out" / "log.txt").read_text(encoding="utf-8")
+        for shape, threads in (("24x2048", 6), ("3x64", 1)):
+            command = rf"^\$ .*/(goldfinch-bench|torch_reference\.py) --shape={shape} .*--threads=(\d+)"
+            expected = [(name, str(threads)) for name in ("goldfinch-bench", "goldfinch-bench", "torch_reference.py")]
+            self.assertEqual(re.findall(command, log, re.MULTILINE), expected)
+            self.assertIn(f"## Speed, {shape}, random bf16 weights, --threads={threads}\n", self.report())
+        # What a GPU computes is not held beside a number of threads.
+        self.check(bundle / "gpu_check.sh", *flags)
+        self.assertNotIn("--threads", (self.folder / "out" / "log.txt").read_text(encoding="utf-8") + self.report())
+
     def test_cases_that_were_all_skipped_are_no_failure_and_no_figures_are_one(self) -> None:
         bundle = self.programs(goldfinch=VERIFY, goldfinch_bench=SKIPPING_BENCH, python=SKIPPING_TORCH)
         flags = ("--steps=sessions,peer", "--shapes=12x768,24x2048", f"--python={bundle / 'bin' / 'python'}")
