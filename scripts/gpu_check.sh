@@ -66,10 +66,11 @@ for step in ${steps//,/ }; do
   [[ ,tests,sanitizer,verify,bench,sessions,peer, == *,$step,* ]] || wrong "there is no step $step"
 done
 [[ $device =~ ^[0-9]+$ ]] || wrong "--device is $device; it must be a number"
-for folder in "$bin" "$root/bin" "$root/build/cuda/bin" "$root/build/release/bin"; do
-  [[ -n $folder && -x $folder/goldfinch ]] && break
-done
-bin=$folder
+if [[ -z $bin ]]; then
+  for bin in "$root/bin" "$root/build/cuda/bin" "$root/build/release/bin"; do
+    [[ -x $bin/goldfinch ]] && break
+  done
+fi
 [[ -x $bin/goldfinch ]] || wrong "no goldfinch in $bin: build it, or say where with --bin=DIR"
 golden_cases=()
 for case in "$golden"/*/expected.safetensors; do

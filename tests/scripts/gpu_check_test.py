@@ -279,7 +279,8 @@ class GpuCheckTest(unittest.TestCase):
         for flags, said in (
             (("--backend=gpu",), "unknown argument --backend=gpu"),
             (("--steps=tests,dance",), "there is no step dance"),
-            (("--bin=/nowhere", "--golden=/nowhere"), "no golden case in /nowhere"),
+            (("--golden=/nowhere",), "no golden case in /nowhere"),
+            (("--bin=/nowhere",), "no goldfinch in /nowhere: build it"),  # though there is one in the bundle
         ):
             result = self.check(self.programs(goldfinch=VERIFY) / "gpu_check.sh", *flags)
             self.assertEqual(result.returncode, 64)
