@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
+import io
+import shutil
 import sys
+import tempfile
 import unittest
 from pathlib import Path
+from unittest import mock
 
 ROOT = Path(__file__).resolve().parents[2]
 HAS_TORCH = all(importlib.util.find_spec(name) for name in ("torch", "safetensors"))
@@ -29,6 +34,32 @@ class TrainModelTest(unittest.TestCase):
         for config in sorted((ROOT / "tests" / "golden").glob("*/config.json")):
             with self.subTest(config.parent.name):
                 self.assertLess(check_golden.golden_error(config.parent), check_golden.TOLERANCE)
+
+    def test_numbers_that_are_none_fail(self) -> None:
+        """Wherever they are: Python's max() passes over a NaN that is not the first."""
+        import check_golden
+        import torch
+        from safetensors.torch import load_file, save_file
+
+        for name in ("logits", "long_last_logits"):
+            with self.subTest(name), tempfile.TemporaryDirectory() as folder:
+                case = Path(shutil.copytree(ROOT / "tests" / "golden" / "finch", Path(folder) / "finch"))
+                expected = load_file(case / "expected.safetensors")
+                expected[name][-1, 7] = torch.nan
+                save_file(expected, case / "expected.safetensors")
+                self.assertEqual(check_golden.golden_error(case), torch.inf)
+                printed = io.StringIO()
+                with mock.patch.object(sys, "argv", ["check_golden", folder]), contextlib.redirect_stdout(printed):
+                    self.assertEqual(check_golden.main(), 1)
+                self.assertIn("finch: max_abs_error inf  FAILED\n", printed.getvalue())
+
+        wkv_chunked = check_golden.wkv_chunked
+        for bad in (1, 64):
+            def damaged(*inputs: object) -> torch.Tensor:
+                return wkv_chunked(*inputs) * (torch.nan if inputs[-1] == bad else 1)
+
+            with self.subTest(bad), mock.patch.object(check_golden, "wkv_chunked", damaged):
+                self.assertEqual(check_golden.wkv_error(torch.Generator().manual_seed(1)), torch.inf)
 
 
 if __name__ == "__main__":
