@@ -10,13 +10,14 @@ requests at a fixed rate, at random moments. The rest is long requests, near the
   even    all ten tenants send them, and a tenth of the short ones each: as many as there are slots, less what the
           short ones need, so none waits for a slot. Short ones have a higher priority, so that none stands behind a
           long one of its own tenant either
-  short   the same tokens a second as `flood` had, but all of them in short requests of ten tenants
+  short   the same tokens a second as `flood` had, but all of them in short requests of ten tenants; `flood` comes first
   alone   the nine without anybody else
 
 `flood` and `even` keep the server as busy as it can be; their tokens a second are printed beside each other. What
 counts is the ratio of what the nine see in `flood` to what they see in `even`: the 99th percentile of the time to the
 first token and of the time between tokens. Cases take turns for --rounds rounds; the ratio is the median of those of
-the rounds.
+the rounds. A run in which a request of the nine does not finish ends it all: times are of what was answered, so who
+starves would look fast.
 
   weights  two tenants of weights 1 and 3 with requests of the same two lengths, 16 or more of each tenant always
            waiting: what part of the tokens that pass through the model each gets, by the server's own count
@@ -50,6 +51,7 @@ SHORT = {"prompt_tokens": 64, "max_tokens": 32, "priority": 1}  # before the lon
 LONG = {"prompt_tokens": MAX_CONTEXT - 512, "max_tokens": 512}
 WEIGHTS = {"tenant0": 1, "tenant1": 3}
 QUEUED = 16
+COMPARED = ("first_token", "inter_token")
 
 
 class Server:
@@ -172,6 +174,15 @@ def run_case(options: argparse.Namespace, case: str, tokens_per_second: float) -
             "first_token": nine["first_token_seconds"], "inter_token": nine["inter_token_seconds"]}
 
 
+def why_worthless(result: dict) -> str:
+    """Why what the nine saw is no figure to compare; empty if it is one."""
+    if result["finished"] < result["requests"]:
+        return f"only {result['finished']} of {result['requests']} requests of the nine finished"
+    if not all(result[what]["p99"] > 0 for what in COMPARED):
+        return f"{result['requests']} requests of the nine are too few"
+    return ""
+
+
 def run_weights(options: argparse.Namespace) -> dict:
     waiting = {name: [] for name in WEIGHTS}
 
@@ -228,19 +239,22 @@ def main():
     cases = options.cases.split(",")
     if unknown := set(cases) - {"flood", "even", "short", "alone", "weights"}:
         parser.error(f"no such case: {', '.join(sorted(unknown))}")
-    ratios = {(case, what): [] for case in cases for what in ("first_token", "inter_token")}
+    if "short" in cases and "flood" not in cases[:cases.index("short")]:
+        parser.error("the case short needs flood before it, whose tokens a second it has")
+    ratios = {(case, what): [] for case in cases for what in COMPARED}
     for _ in range(options.rounds):
-        flood = None
+        results = {}
         for case in cases:
             if case == "weights":
                 show(options, run_weights(options))
                 continue
-            result = run_case(options, case, flood["tokens_per_second"] if flood else 0)
-            show(options, result)
-            if case == "flood":
-                flood = result
-            elif flood:
-                for what in ("first_token", "inter_token"):
+            results[case] = run_case(options, case, results["flood"]["tokens_per_second"] if case == "short" else 0)
+            show(options, results[case])
+            if why := why_worthless(results[case]):
+                raise SystemExit(f"{case}: {why}: the run says nothing")
+        if flood := results.pop("flood", None):
+            for case, result in results.items():
+                for what in COMPARED:
                     ratios[case, what].append(flood[what]["p99"] / result[what]["p99"])
     for (case, what), values in ratios.items():
         if values:

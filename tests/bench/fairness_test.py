@@ -3,11 +3,16 @@
     fairness_test.py FOLDER_OF_PROGRAMS
 """
 
+import contextlib
+import copy
+import importlib.util
+import io
 import json
 import pathlib
 import subprocess
 import sys
 import unittest
+from unittest import mock
 
 FAIRNESS = pathlib.Path(__file__).resolve().parents[2] / "bench" / "fairness.py"
 PROGRAMS = sys.argv[1] if len(sys.argv) > 1 else ""
@@ -59,6 +64,67 @@ class FairnessTest(unittest.TestCase):
         result = run("--cases=flod")
         self.assertEqual(result.returncode, 2)
         self.assertIn("no such case: flod", result.stderr)
+
+    def test_a_short_case_needs_the_flood_before_it(self):
+        for cases in ("short", "short,flood", "even,short"):
+            result = run(f"--cases={cases}")
+            self.assertEqual(result.returncode, 2)
+            self.assertIn("the case short needs flood before it", result.stderr)
+
+
+def load_fairness():
+    spec = importlib.util.spec_from_file_location("fairness", FAIRNESS)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+class ComparisonTest(unittest.TestCase):
+    """With the reports of runs that nobody made: no program is started."""
+
+    NINE = {"name": "nine", "requests": 18, "finished": 18, "unanswered": 0, "failed": {},
+            "first_token_seconds": {"p50": 0.5, "p99": 1.0}, "inter_token_seconds": {"p50": 0.25, "p99": 0.5}}
+
+    def compare(self, *flags: str, **nine: object) -> tuple[object, list[dict]]:
+        """What main() returned or ended with, and the rows; `nine` is what is different in the flood."""
+        fairness = load_fairness()
+
+        def drive(options, server, folder, entries, on_sample=None):
+            is_flood = any(entry["name"] == "flood" for entry in entries)
+            return {"served": {"tenant0": 100.0}, "put_aside": 0,
+                    "groups": [copy.deepcopy(self.NINE) | (nine if is_flood else {})]}
+
+        printed = io.StringIO()
+        with mock.patch.multiple(fairness, drive=drive,
+                                 serving=lambda *_: contextlib.nullcontext((None, None))), \
+                mock.patch.object(sys, "argv", ["fairness", "--json", *flags]), contextlib.redirect_stdout(printed):
+            try:
+                ended = fairness.main()
+            except SystemExit as error:
+                ended = error.code
+        return ended, [json.loads(line) for line in printed.getvalue().splitlines()]
+
+    def test_the_order_of_the_cases_does_not_matter(self):
+        for cases in ("flood,even", "even,flood"):
+            ended, rows = self.compare(f"--cases={cases}", "--rounds=2",
+                                       first_token_seconds={"p50": 1.0, "p99": 3.0})
+            self.assertIsNone(ended)
+            ratios = {row["of"]: row["all"] for row in rows if row.get("ratio") == "flood/even"}
+            self.assertEqual(ratios, {"first_token p99": [3.0, 3.0], "inter_token p99": [1.0, 1.0]})
+
+    def test_a_group_that_starved_is_not_the_fastest(self):
+        nothing = {"p50": 0.0, "p99": 0.0}
+        for nine, said in (
+            ({"finished": 0, "unanswered": 18, "first_token_seconds": nothing, "inter_token_seconds": nothing},
+             "only 0 of 18 requests of the nine finished"),
+            ({"finished": 15, "failed": {"INTERNAL": 2, "UNAVAILABLE": 1}},
+             "only 15 of 18 requests of the nine finished"),
+            ({"requests": 0, "finished": 0, "first_token_seconds": nothing, "inter_token_seconds": nothing},
+             "0 requests of the nine are too few"),
+        ):
+            ended, rows = self.compare("--cases=flood,even", **nine)
+            self.assertEqual(ended, f"flood: {said}: the run says nothing")
+            self.assertEqual([row["case"] for row in rows], ["flood"])  # what there was is shown
 
 
 if __name__ == "__main__":
