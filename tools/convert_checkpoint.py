@@ -86,9 +86,7 @@ def check_vocabulary(path: Path, vocab_size: int) -> None:
         vocabulary = Vocabulary.read(path)
     except (OSError, ValueError) as error:
         raise CheckpointError(f"the vocabulary cannot be used: {error}") from None
-    largest = max(vocabulary.tokens, default=0)
-    if largest == 0:
-        raise CheckpointError(f"the vocabulary {path} is empty")
+    largest = max(vocabulary.tokens)
     if largest >= vocab_size:
         raise CheckpointError(f"the vocabulary has id {largest}; the checkpoint has ids up to {vocab_size - 1}")
 

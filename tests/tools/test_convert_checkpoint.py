@@ -22,7 +22,8 @@ import pth_fixture  # noqa: E402
 GOLDEN = ROOT / "tests" / "golden"
 CASES = ("goldfinch", "goldfinch-rope", "goldfinch-ratio6", "goldfinch-no-v2", "finch-upgrade", "finch")
 ASKED = ["--use_v2=1", "--use_one_minus_w=1", "--rope=none", "--ctx_len=4096"]
-VOCABULARY = "1 'a' 1\n2 \"it's\" 4\n3 b'\\xc3' 1\n127 'é' 2\n"
+VOCAB_SIZE = 300
+VOCABULARY = "".join(f"{byte + 1} {bytes([byte])!r} 1\n" for byte in range(256)) + "270 \"it's\" 4\n299 'é' 2\n"
 
 
 def read_safetensors(path: Path) -> dict[str, tuple[str, list[int], bytes]]:
@@ -34,8 +35,17 @@ def read_safetensors(path: Path) -> dict[str, tuple[str, list[int], bytes]]:
     return {name: (x["dtype"], x["shape"], data[slice(*x["data_offsets"])]) for name, x in header.items()}
 
 
-def golden_state(case: str) -> collections.OrderedDict[str, pth_fixture.FakeTensor]:
+def golden_tensors(case: str) -> dict[str, tuple[str, list[int], bytes]]:
+    """The tensors of a golden model, with rows of zeros for as many ids as a vocabulary of all bytes needs."""
     tensors = read_safetensors(GOLDEN / case / "model.safetensors")
+    for name in ("emb.weight", "head.weight"):
+        dtype, (rows, width), data = tensors[name]
+        tensors[name] = (dtype, [VOCAB_SIZE, width], data + bytes(len(data) // rows) * (VOCAB_SIZE - rows))
+    return tensors
+
+
+def golden_state(case: str) -> collections.OrderedDict[str, pth_fixture.FakeTensor]:
+    tensors = golden_tensors(case)
     return collections.OrderedDict(
         (name, pth_fixture.tensor(tuple(shape), data, dtype)) for name, (dtype, shape, data) in tensors.items()
     )
@@ -85,7 +95,7 @@ class ConvertTest(unittest.TestCase):
         for case in CASES:
             with self.subTest(case):
                 self.output = self.folder / case
-                expected = json.loads((GOLDEN / case / "config.json").read_text())
+                expected = json.loads((GOLDEN / case / "config.json").read_text()) | {"vocab_size": VOCAB_SIZE}
                 rope = expected["rope"]
                 pth_fixture.save(golden_state(case), self.checkpoint)
                 flags = [
@@ -99,7 +109,7 @@ class ConvertTest(unittest.TestCase):
                 self.assertEqual(json.loads((self.output / "config.json").read_text()), expected)
                 self.assertEqual(
                     list(read_safetensors(self.output / "model.safetensors").items()),
-                    list(read_safetensors(GOLDEN / case / "model.safetensors").items()),
+                    list(golden_tensors(case).items()),
                 )
                 self.assertEqual((self.output / "vocab.txt").read_text(encoding="utf-8"), VOCABULARY)
 
@@ -245,12 +255,16 @@ class ConvertTest(unittest.TestCase):
     def test_vocabularies_are_checked(self) -> None:
         pth_fixture.save(golden_state("goldfinch"), self.checkpoint)
         for text, complaint in (
-            ("", "is empty"),
-            ("128 'a' 1\n", "has id 128; the checkpoint has ids up to 127"),
+            ("", "byte 0x00 is not a token"),
+            (VOCABULARY + "\n", "line 259: not `id"),
+            (VOCABULARY.replace("\n", "\r\n"), "line 1: it ends with CR LF"),
+            (VOCABULARY.replace("66 b'A' 1\n", ""), "byte 0x41 is not a token"),
+            (VOCABULARY + f"298 '{'a' * 1025}' 1025\n", "line 259: the token has 1025 bytes; the limit is 1024"),
+            (VOCABULARY + "300 'ab' 2\n", "has id 300; the checkpoint has ids up to 299"),
             ("1 'a' 2\n", "line 1: the token has 1 bytes, the line says 2"),
             ("1 'a' 1\n2 exit() 1\n", "line 2: not `id"),
         ):
-            self.vocabulary.write_text(text, encoding="utf-8")
+            self.vocabulary.write_text(text, encoding="utf-8", newline="\n")
             self.assert_refused(complaint)
 
 

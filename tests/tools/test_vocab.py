@@ -40,7 +40,7 @@ class VocabularyTest(unittest.TestCase):
             self.assertEqual(vocabulary.decode(vocabulary.encode(text)), text)
 
     def test_encoding_takes_the_longest_token(self) -> None:
-        vocabulary = self.read("1 'a' 1\n2 'ab' 2\n3 'abcd' 4\n4 'b' 1\n5 'c' 1\n6 'bc' 2\n")
+        vocabulary = Vocabulary({1: b"a", 2: b"ab", 3: b"abcd", 4: b"b", 5: b"c", 6: b"bc"})
         self.assertEqual(vocabulary.encode(b"abcdabcab"), [3, 2, 5, 2])
         with self.assertRaisesRegex(ValueError, "byte 120 at offset 1 has no token"):
             vocabulary.encode(b"ax")
@@ -58,6 +58,15 @@ class VocabularyTest(unittest.TestCase):
             "1 'a' -1",
             "1 '\\xzz' 4",
             "1 b'\u00e9' 2",
+            # What Python reads and the server does not.
+            "1 '\\d' 2",
+            "1 '\\N{BULLET}' 3",
+            "1 b'\\u0041' 6",
+            "1 b'\\477' 1",
+            "1 'a' 1\r",
+            "1 '" + "\\123" * 100 + "' x",  # at once, in however many ways digits could be shared out
+            "1 '" + "a" * 1025 + "' 1025",
+            "",
         ):
             with self.subTest(line), self.assertRaisesRegex(ValueError, "line 1: "):
                 self.read(line + "\n")
@@ -66,6 +75,34 @@ class VocabularyTest(unittest.TestCase):
         for text, number in (("1 'a' 1\n1 'b' 1\n", 2), ("1 'a' 1\n2 'a' 1\n", 2), ("0 'a' 1\n", 1), ("1 '' 0\n", 1)):
             with self.subTest(text), self.assertRaisesRegex(ValueError, f"line {number}: "):
                 self.read(text)
+
+    def test_each_byte_must_have_a_token(self) -> None:
+        lines = [f"{byte + 1} {bytes([byte])!r} 1" for byte in range(256)]
+        text = "\n".join([*lines, "257 '\\303\\x41\\u00e9' 5"])
+        for complete in (text, text + "\n"):
+            self.assertEqual(self.read(complete).tokens[257], "\u00c3A\u00e9".encode())
+        with self.assertRaisesRegex(ValueError, "byte 0x00 is not a token"):
+            self.read("")
+        with self.assertRaisesRegex(ValueError, "byte 0xc3 is not a token; each of the 256 single bytes must be"):
+            self.read("\n".join(lines[:0xC3] + lines[0xC4:]))
+
+    def test_ends_of_lines_are_read_as_the_server_reads_them(self) -> None:
+        lines = "".join(f"{byte + 1} {bytes([byte])!r} 1\n" for byte in range(256))
+        for text, complaint in (
+            (lines.replace("\n", "\r\n"), "line 1: it ends with CR LF"),
+            (lines.replace("\n", "\r"), "line 1: "),
+            (lines + "\n", "line 257: "),
+            (lines.replace("\n", "\n\n", 1), "line 2: "),
+        ):
+            self.path.write_bytes(text.encode())
+            with self.subTest(complaint), self.assertRaisesRegex(ValueError, complaint):
+                Vocabulary.read(self.path)
+
+    def test_a_file_beyond_the_limit_is_not_read(self) -> None:
+        with open(self.path, "wb") as file:
+            file.truncate((64 << 20) + 1)
+        with self.assertRaisesRegex(ValueError, "has 67108865 bytes; the limit is 67108864"):
+            Vocabulary.read(self.path)
 
     @unittest.skipUnless(os.environ.get("GOLDFINCH_TEST_DATA"), "GOLDFINCH_TEST_DATA is not set: no World vocabulary")
     def test_world_vocabulary_is_read(self) -> None:

@@ -18,7 +18,18 @@ from pathlib import Path
 END_OF_TEXT = 0
 # Candidates for tokens never cross these pieces: a word with its leading space, punctuation, a run of white space.
 PIECE = re.compile(rb" ?[A-Za-z\x80-\xff]+| ?[0-9]+| ?[^\sA-Za-z0-9\x80-\xff]+|\s+")
-LINE = re.compile(r"""([0-9]{1,9}) (b?'(?:[^'\\]|\\.)*'|b?"(?:[^"\\]|\\.)*") ([0-9]{1,9})""")
+# The escapes that the server reads, in a bytes and in a str literal; Python reads more, some with a warning.
+BYTES_ESCAPE = r"""\\(?:[\\'"abfnrtv]|(?![4-7][0-7]{2})[0-7]{1,3}+|x[0-9A-Fa-f]{2})"""
+STR_ESCAPE = r"""\\(?:[\\'"abfnrtv]|[0-7]{1,3}+|x[0-9A-Fa-f]{2}|u[0-9A-Fa-f]{4}|U[0-9A-Fa-f]{8})"""
+LITERAL = "|".join(
+    rf"{prefix}{quote}(?:[^{quote}\\]|{escape})*{quote}"
+    for prefix, escape in (("b", BYTES_ESCAPE), ("", STR_ESCAPE))
+    for quote in "'\""
+)
+LINE = re.compile(rf"([0-9]{{1,9}}) ({LITERAL}) ([0-9]{{1,9}})")
+# The server's limits.
+MAX_FILE_BYTES = 64 << 20
+MAX_TOKEN_BYTES = 1024
 
 
 class Vocabulary:
@@ -52,12 +63,17 @@ class Vocabulary:
 
     @staticmethod
     def read(path: Path) -> Vocabulary:
-        """Raises ValueError with one line that names the offending line of the file."""
+        """Raises ValueError for what the server refuses, with one line that names the offending one of the file."""
+        size = path.stat().st_size
+        if size > MAX_FILE_BYTES:
+            raise ValueError(f"{path} has {size} bytes; the limit is {MAX_FILE_BYTES}")
         tokens: dict[int, bytes] = {}
         known: set[bytes] = set()
-        for number, line in enumerate(path.read_text(encoding="utf-8").split("\n"), 1):
-            if not line:
-                continue
+        # As bytes: the file is copied as it is, and reading text would make other ends of lines look right.
+        lines = path.read_bytes().decode("utf-8").split("\n")
+        if not lines[-1]:
+            del lines[-1]
+        for number, line in enumerate(lines, 1):
             try:
                 index, token = _parse_line(line)
                 if index in tokens or token in known:
@@ -66,6 +82,9 @@ class Vocabulary:
                 raise ValueError(f"{path}, line {number}: {error}") from None
             tokens[index] = token
             known.add(token)
+        for byte in range(256):
+            if bytes([byte]) not in known:
+                raise ValueError(f"{path}: byte 0x{byte:02x} is not a token; each of the 256 single bytes must be")
         return Vocabulary(tokens)
 
     def write(self, path: Path) -> None:
@@ -81,6 +100,8 @@ class Vocabulary:
 
 
 def _parse_line(line: str) -> tuple[int, bytes]:
+    if line.endswith("\r"):
+        raise ValueError("it ends with CR LF; the end of a line is LF alone")
     match = LINE.fullmatch(line)
     if not match:
         raise ValueError("not `id python-literal byte-length`")
@@ -91,6 +112,8 @@ def _parse_line(line: str) -> tuple[int, bytes]:
         raise ValueError("id 0 and the empty token mean end of text and have no line")
     if len(token) != int(size):
         raise ValueError(f"the token has {len(token)} bytes, the line says {size}")
+    if len(token) > MAX_TOKEN_BYTES:
+        raise ValueError(f"the token has {len(token)} bytes; the limit is {MAX_TOKEN_BYTES}")
     return int(index), token
 
 
