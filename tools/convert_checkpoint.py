@@ -27,6 +27,10 @@ from goldfinch_shapes import check_tensors, infer_config
 from pth_reader import CheckpointError, PthFile
 from train.vocab import Vocabulary
 
+# What the server takes.
+MAX_INT = 2**31 - 1
+SCALE = (1e-6, 1e12)
+FLAG_BOUNDS = {"ctx_len": (1, MAX_INT), "head_size_divisor": SCALE, "rope_rescale": SCALE, "rope_rebase": SCALE}
 # The exponent bits of each type; all of them set means infinite or NaN.
 EXPONENT = {"BF16": ("<u2", 0x7F80), "F16": ("<u2", 0x7C00), "F32": ("<u4", 0x7F800000)}
 
@@ -54,10 +58,10 @@ def complete_config(config: dict[str, object], args: argparse.Namespace) -> dict
     missing = [f"--{flag}" for flag, needs in needed.items() if needs and getattr(args, flag) is None]
     if missing:
         raise CheckpointError(f"its shapes do not tell {', '.join(missing)}: give the values it was trained with")
-    for flag in ("ctx_len", "head_size_divisor", "rope_rescale", "rope_rebase"):
+    for flag, (least, most) in FLAG_BOUNDS.items():
         value = getattr(args, flag)
-        if not (value > 0 and math.isfinite(value)):
-            raise CheckpointError(f"--{flag} is {value}; it must be above 0")
+        if not least <= value <= most:
+            raise CheckpointError(f"--{flag} is {value}; it must be from {least:.10g} to {most:.10g}")
     return {
         **config,
         "head_size_divisor": args.head_size_divisor,
@@ -76,8 +80,9 @@ def rope_of(args: argparse.Namespace) -> dict[str, float] | None:
         base = float(args.rope)
     except ValueError:
         base = math.nan
-    if not (base > 0 and math.isfinite(base)):
-        raise CheckpointError(f"--rope is '{args.rope}'; it must be none or a base above 0")
+    least, most = SCALE
+    if not least <= base <= most:
+        raise CheckpointError(f"--rope is '{args.rope}'; it must be none or a base from {least:g} to {most:g}")
     return {"base": base, "rescale": args.rope_rescale, "rebase": args.rope_rebase}
 
 

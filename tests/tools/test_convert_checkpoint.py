@@ -7,6 +7,7 @@ import contextlib
 import io
 import json
 import pickle
+import re
 import struct
 import sys
 import tempfile
@@ -156,6 +157,22 @@ class ConvertTest(unittest.TestCase):
         self.assert_refused("do not tell --ctx_len:", *ASKED[:3])
         self.assert_refused("--rope is 'yes'", *ASKED[:2], "--rope=yes", "--ctx_len=1")
         self.assert_refused("--ctx_len is 0", *ASKED[:3], "--ctx_len=0")
+
+    def test_flags_beyond_what_the_server_takes_are_refused(self) -> None:
+        """engine/model/config.cc has the same bounds."""
+        pth_fixture.save(golden_state("goldfinch"), self.checkpoint)
+        for flag, value, bounds in (
+            ("ctx_len", "2147483648", "1 to 2147483647"),
+            ("ctx_len", "5000000000", "1 to 2147483647"),
+            ("rope_rebase", "10000000000000.0", "1e-06 to 1e+12"),
+            ("rope_rescale", "1e-07", "1e-06 to 1e+12"),
+            ("rope_rescale", "nan", "1e-06 to 1e+12"),
+            ("head_size_divisor", "1000000000001", "1e-06 to 1e+12"),
+        ):
+            message = f"--{flag} is {value}; it must be from {bounds}\n"
+            self.assert_refused(re.escape(message), *ASKED, f"--{flag}={value}")
+        for base in ("1e13", "1e-7", "nan", "inf", "-1"):
+            self.assert_refused(f"--rope is '{base}'; it must be none or a base from ", *ASKED, f"--rope={base}")
 
     def test_existing_output_is_left_alone(self) -> None:
         pth_fixture.save(golden_state("goldfinch"), self.checkpoint)
