@@ -10,6 +10,17 @@ from pth_reader import CheckpointError
 Shape = tuple[int, ...]
 Shapes = Mapping[str, Shape]
 
+HEAD_SIZE = 64
+# What the server takes; widths are multiples of the size of a head, too.
+BOUNDS = {
+    "n_layer": (1, 1024),
+    "vocab_size": (1, 1 << 20),
+    "n_embd": (HEAD_SIZE, 65536),
+    "dim_att": (HEAD_SIZE, 65536),
+    "dim_ffn": (1, 1 << 20),
+    "head_size": (HEAD_SIZE, HEAD_SIZE),
+}
+
 
 def infer_config(shapes: Shapes) -> dict[str, object]:
     """The fields of config.json that the shapes decide, in the order of the file."""
@@ -33,6 +44,7 @@ def infer_config(shapes: Shapes) -> dict[str, object]:
         "dim_ffn": _matrix(shapes, "blocks.0.ffn.key.weight")[0],
         "head_size": _matrix(shapes, "blocks.0.att.time_faaaa")[1],
     }
+    _check_bounds(config)
     if gold:
         config["inv_other_layer_ratio"] = _ratio(n_layer, num_recurrent)
         compressed = _matrix(shapes, "w_kv_cache_a.weight")[0]
@@ -44,6 +56,18 @@ def infer_config(shapes: Shapes) -> dict[str, object]:
         config["inv_other_layer_ratio"] = 3
         config["kv_cache_compression_ratio"] = 16
     return config
+
+
+def _check_bounds(config: Mapping[str, object]) -> None:
+    for name, (least, most) in BOUNDS.items():
+        if not least <= config[name] <= most:
+            raise CheckpointError(f"its {name} is {config[name]}; it must be from {least} to {most}")
+    for name in ("n_embd", "dim_att"):
+        if config[name] % HEAD_SIZE:
+            raise CheckpointError(f"its {name} is {config[name]}; it must be a multiple of {HEAD_SIZE}")
+    width, att = config["n_embd"], config["dim_att"]
+    if config["tmix2"] == "gold" and att != width:
+        raise CheckpointError(f"its dim_att is {att}; with GOLD layers it must equal n_embd {width}")
 
 
 def check_tensors(shapes: Shapes, config: Mapping[str, object]) -> list[str]:

@@ -6,6 +6,7 @@ import collections
 import contextlib
 import io
 import json
+import math
 import pickle
 import re
 import struct
@@ -264,6 +265,22 @@ class ConvertTest(unittest.TestCase):
         self.assert_state_refused("expected two dimensions", blocks__4__att__time_key_w1=wrong)
         self.assert_state_refused("expected 0, 1, 2", blocks__9__ln1__weight=wrong)
         self.assert_state_refused(r"GOLD layers are \[1, 4, 5\]", blocks__1__att__query__weight=wrong)
+
+    def test_shapes_beyond_what_the_server_takes_are_refused(self) -> None:
+        def zeros(*shape: int) -> pth_fixture.FakeTensor:
+            return pth_fixture.tensor(shape, bytes(2 * math.prod(shape)))
+
+        for complaint, changed in (
+            ("its head_size is 32; it must be from 64 to 64", {"blocks__0__att__time_faaaa": zeros(4, 32)}),
+            ("its n_embd is 96; it must be a multiple of 64", {"emb__weight": zeros(VOCAB_SIZE, 96)}),
+            ("its n_embd is 65600; it must be from 64 to 65536", {"emb__weight": zeros(1, 65600)}),
+            ("its vocab_size is 1048577; ", {"emb__weight": zeros((1 << 20) + 1, 1)}),
+            ("its dim_att is 192; with GOLD layers it must equal n_embd 128",
+             {"blocks__0__att__receptance__weight": zeros(192, 128)}),
+            ("its dim_ffn is 1048577; ", {"blocks__0__ffn__key__weight": zeros((1 << 20) + 1, 1)}),
+        ):
+            with self.subTest(complaint):
+                self.assert_state_refused(complaint, **changed)
 
     def test_weights_that_are_not_finite_are_refused(self) -> None:
         for bad in (b"\x80\x7f", b"\xc0\xff"):  # infinity, NaN
