@@ -12,12 +12,14 @@ import io
 import math
 import pickle
 import zipfile
+import zlib
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
 MAX_PICKLE_BYTES = 64 << 20  # names and shapes alone: a large model's is 0.1 MB
+MAX_BYTEORDER_BYTES = 16  # "little" or "big"
 
 
 class CheckpointError(Exception):
@@ -144,20 +146,24 @@ class PthFile:
             raise CheckpointError(f"{path} is a zip archive but not one that torch.save wrote")
         return pickles[0].removesuffix("data.pkl")
 
-    def _read(self, member: str) -> bytes:
+    def _read(self, member: str, most: int | None = None) -> bytes:
+        """`most` bytes are the limit where nothing else bounds it: one byte of the archive can make a thousand."""
         try:
-            return self._zip.read(self._prefix + member)
-        except (KeyError, zipfile.BadZipFile, NotImplementedError, RuntimeError, OSError, EOFError) as error:
+            info = self._zip.getinfo(self._prefix + member)
+            if most is not None and info.file_size > most:
+                raise CheckpointError(f"its member {member} has {info.file_size} bytes; the limit is {most}")
+            if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+                raise CheckpointError(f"its member {member} is compressed by method {info.compress_type}; expected none")
+            return self._zip.read(info)
+        except (KeyError, zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError, OSError, EOFError) as error:
             raise CheckpointError(f"cannot read its member {member}: {error}") from None
 
     def _read_pickle(self) -> dict[str, Tensor]:
-        if self._prefix + "byteorder" in self._zip.namelist() and self._read("byteorder") != b"little":
+        has_order = self._prefix + "byteorder" in self._zip.namelist()
+        if has_order and self._read("byteorder", MAX_BYTEORDER_BYTES) != b"little":
             raise CheckpointError("it was saved on a big-endian machine")
-        size = self._zip.getinfo(self._prefix + "data.pkl").file_size
-        if size > MAX_PICKLE_BYTES:
-            raise CheckpointError(f"its pickle has {size} bytes; the limit is {MAX_PICKLE_BYTES}")
         try:
-            content = _Unpickler(io.BytesIO(self._read("data.pkl"))).load()
+            content = _Unpickler(io.BytesIO(self._read("data.pkl", MAX_PICKLE_BYTES))).load()
         except CheckpointError:
             raise
         except Exception as error:  # a damaged pickle raises almost anything

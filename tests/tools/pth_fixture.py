@@ -90,10 +90,12 @@ def save(content: Any, path: Path) -> None:
     write_archive(path, buffer.getvalue(), [storage.data for storage in storages])
 
 
-def write_archive(path: Path, pickled: bytes, storages: list[bytes]) -> None:
-    with zipfile.ZipFile(path, "w") as archive:
+def write_archive(
+    path: Path, pickled: bytes, storages: list[bytes], method: int = zipfile.ZIP_STORED, byteorder: bytes = b"little"
+) -> None:
+    with zipfile.ZipFile(path, "w", method) as archive:
         archive.writestr("archive/data.pkl", pickled)
-        archive.writestr("archive/byteorder", "little")
+        archive.writestr("archive/byteorder", byteorder)
         for key, data in enumerate(storages):
             archive.writestr(f"archive/data/{key}", data)
         archive.writestr("archive/version", "3\n")

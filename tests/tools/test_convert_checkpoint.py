@@ -13,6 +13,7 @@ import struct
 import sys
 import tempfile
 import unittest
+import zipfile
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -234,6 +235,28 @@ class ConvertTest(unittest.TestCase):
         self.assert_refused("not hold a dictionary")
         pth_fixture.save({"epoch": 3}, self.checkpoint)
         self.assert_refused("'epoch' is no tensor")
+
+    def test_damaged_compression_is_refused(self) -> None:
+        pickled = pickle.dumps({"a": "b" * 1000}, protocol=2)
+        pth_fixture.write_archive(self.checkpoint, pickled, [], zipfile.ZIP_DEFLATED)
+        self.assert_refused("'a' is no tensor")  # it can be read
+        whole = bytearray(self.checkpoint.read_bytes())
+        begin = whole.index(b"archive/data.pkl") + len("archive/data.pkl")
+        whole[begin : begin + 8] = b"\xff" * 8
+        self.checkpoint.write_bytes(whole)
+        self.assert_refused("cannot read its member data.pkl: Error -3 while decompressing data")
+        pth_fixture.write_archive(self.checkpoint, pickled, [], zipfile.ZIP_BZIP2)
+        self.assert_refused("its member byteorder is compressed by method 12; expected none")
+
+    def test_members_beyond_their_limit_are_not_read(self) -> None:
+        """A thousand bytes of an archive may be a megabyte."""
+        deflated = zipfile.ZIP_DEFLATED
+        pth_fixture.write_archive(self.checkpoint, b"\x80\x02}.", [], deflated, byteorder=bytes(17))
+        self.assert_refused("its member byteorder has 17 bytes; the limit is 16")
+        pth_fixture.write_archive(self.checkpoint, bytes((64 << 20) + 1), [], deflated)
+        self.assert_refused("its member data.pkl has 67108865 bytes; the limit is 67108864")
+        pth_fixture.write_archive(self.checkpoint, b"\x80\x02}.", [], byteorder=b"big")
+        self.assert_refused("it was saved on a big-endian machine")
 
     def test_tensors_outside_their_storage_are_refused(self) -> None:
         storage = pth_fixture.FakeStorage("BF16", b"\0" * 32)
