@@ -51,6 +51,16 @@ class Config:
         self.dim_att = self.dim_att or self.n_embd
         self.dim_ffn = self.dim_ffn or int(3.5 * self.n_embd) // 32 * 32
 
+    @staticmethod
+    def load(path: Path) -> Config:
+        """As the server reads it: other names are ignored, and what rope does not say is 1."""
+        fields = json.loads(path.read_text(encoding="utf-8"))
+        known = {field.name for field in dataclasses.fields(Config)}
+        config = Config(**{name: value for name, value in fields.items() if name in known})
+        if config.rope:
+            config.rope = {"rescale": 1.0, "rebase": 1.0} | config.rope
+        return config
+
     @property
     def num_recurrent(self) -> int:
         ratio = self.inv_other_layer_ratio
@@ -141,7 +151,7 @@ class GoldFinch:
     def load(folder: Path, dtype: torch.dtype, device: torch.device) -> GoldFinch:
         from safetensors.torch import load_file
 
-        cfg = Config(**json.loads((folder / "config.json").read_text(encoding="utf-8")))
+        cfg = Config.load(folder / "config.json")
         return GoldFinch(cfg, load_file(folder / "model.safetensors"), dtype, device)
 
     @staticmethod

@@ -62,6 +62,16 @@ class TorchReferenceTest(unittest.TestCase):
         self.assertEqual(result.stdout, "off: max_abs_error 1.000e-02 (tolerance 2e-03, f32), "
                          "greedy_agreement 32/32  FAILED\n")
 
+    def test_a_config_is_read_as_the_server_reads_it(self) -> None:
+        """Names that nobody knows are ignored, and of rope only the base must be there."""
+        with tempfile.TemporaryDirectory() as folder:
+            case = Path(shutil.copytree(ROOT / "tests" / "golden" / "goldfinch-rope", Path(folder) / "rope"))
+            config = json.loads((case / "config.json").read_text(encoding="utf-8"))
+            config |= {"rope": {"base": config["rope"]["base"]}, "trained_by": "nobody"}
+            (case / "config.json").write_text(json.dumps(config), encoding="utf-8")
+            (row,) = self.rows(f"--verify={folder}")
+        self.assertTrue(row["ok"], row)
+
     def test_a_folder_without_cases_is_an_error(self) -> None:
         result = run("--verify=/nowhere")
         self.assertEqual(result.returncode, 1)

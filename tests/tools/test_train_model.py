@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 import io
+import json
 import shutil
 import sys
 import tempfile
@@ -34,6 +35,17 @@ class TrainModelTest(unittest.TestCase):
         for config in sorted((ROOT / "tests" / "golden").glob("*/config.json")):
             with self.subTest(config.parent.name):
                 self.assertLess(check_golden.golden_error(config.parent), check_golden.TOLERANCE)
+
+    def test_a_config_is_read_as_the_server_reads_it(self) -> None:
+        """Names that nobody knows are ignored, and of rope only the base must be there."""
+        import check_golden
+
+        with tempfile.TemporaryDirectory() as folder:
+            case = Path(shutil.copytree(ROOT / "tests" / "golden" / "goldfinch-rope", Path(folder) / "rope"))
+            config = json.loads((case / "config.json").read_text(encoding="utf-8"))
+            config |= {"rope": {"base": config["rope"]["base"]}, "trained_by": "nobody"}
+            (case / "config.json").write_text(json.dumps(config), encoding="utf-8")
+            self.assertLess(check_golden.golden_error(case), check_golden.TOLERANCE)
 
     def test_numbers_that_are_none_fail(self) -> None:
         """Wherever they are: Python's max() passes over a NaN that is not the first."""

@@ -51,7 +51,13 @@ class Config:
 
     @staticmethod
     def load(path: Path) -> Config:
-        return Config(**json.loads(path.read_text()))
+        """As the server reads it: other names are ignored, and what rope does not say is 1."""
+        fields = json.loads(path.read_text(encoding="utf-8"))
+        known = {field.name for field in dataclasses.fields(Config)}
+        config = Config(**{name: value for name, value in fields.items() if name in known})
+        if config.rope:
+            config.rope = {"rescale": 1.0, "rebase": 1.0} | config.rope
+        return config
 
     @property
     def num_recurrent(self) -> int:
