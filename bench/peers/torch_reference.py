@@ -73,27 +73,44 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
             raise ValueError
         return values
 
+    def at_least(least: int) -> Callable[[str], int]:
+        def number(text: str) -> int:
+            value = int(text) if re.fullmatch(r"\d{1,9}", text) else -1
+            if value < least:
+                raise argparse.ArgumentTypeError(f"{text} is no whole number from {least} on")
+            return value
+
+        return number
+
+    def device(text: str) -> torch.device:
+        if not re.fullmatch(r"(cpu|cuda)(:\d{1,3})?", text):
+            raise argparse.ArgumentTypeError(f"{text} is no device; it must be cpu, cuda or cuda:N")
+        if text.startswith("cuda") and int(text[5:] or 0) >= torch.cuda.device_count():
+            raise argparse.ArgumentTypeError(f"this torch sees {torch.cuda.device_count()} GPUs, and no {text}")
+        return torch.device(text)
+
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     what = parser.add_mutually_exclusive_group()
     what.add_argument("--shape", default="12x768", help="LAYERSxWIDTH of a random model")
     what.add_argument("--model", type=Path, help="a model directory instead of --shape")
     what.add_argument("--verify", type=Path, help="measure nothing: compare with a folder of golden cases")
     parser.add_argument("--case", default=".*", help="with --verify: only cases whose name matches this regex")
-    parser.add_argument("--device", type=torch.device, help="cpu or cuda (default: cuda where there is one)")
+    parser.add_argument("--device", type=device, help="cpu or cuda (default: cuda where there is one)")
     parser.add_argument("--dtype", choices=sorted(DTYPES), help="default: bf16, and f32 with --verify")
     parser.add_argument("--batches", type=numbers, default=[1, 16], help="sequences that decode together")
     parser.add_argument("--contexts", type=numbers, default=[1024, 32768], help="tokens before the decoded ones")
     parser.add_argument("--prefill", type=numbers, default=[1024, 32768], help="tokens of a prompt")
-    parser.add_argument("--steps", type=int, default=20, help="decode steps of a case, at most")
+    parser.add_argument("--steps", type=at_least(1), default=20, help="decode steps of a case, at most")
     parser.add_argument("--case_seconds", type=float, default=30, help="a case ends when it has taken so long")
-    parser.add_argument("--threads", type=int, default=0, help="of a CPU; 0: PyTorch's choice")
+    parser.add_argument("--threads", type=at_least(0), default=0, help="of a CPU; 0: PyTorch's choice")
     parser.add_argument("--json", action="store_true", help="only JSON lines on stdout")
     args = parser.parse_args(argv)
     if args.device is None:
         args.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     args.dtype = args.dtype or ("f32" if args.verify else "bf16")
-    if not re.fullmatch(r"[1-9]\d*x[1-9]\d*", args.shape):
-        parser.error(f"--shape is {args.shape}; it must be LAYERSxWIDTH, as in 24x2048")
+    shape = re.fullmatch(r"(\d{1,4})x(\d{1,5})", args.shape)
+    if not shape or int(shape[1]) < 2 or int(shape[2]) < 64 or int(shape[2]) % 64:
+        parser.error(f"--shape is {args.shape}; it must be LAYERSxWIDTH, as in 24x2048: from 2 on, and a multiple of 64")
     return args
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import ast
+import contextlib
 import importlib.util
+import io
 import json
 import shutil
 import subprocess
@@ -86,10 +88,26 @@ class TorchReferenceTest(unittest.TestCase):
             self.assertGreater(row["measured"], 0)
             self.assertGreater(row["peak_bytes"], 1 << 20)
 
-    def test_a_shape_that_is_none_is_refused(self) -> None:
-        result = run("--shape=12by768")
-        self.assertEqual(result.returncode, 2)
-        self.assertIn("--shape is 12by768; it must be LAYERSxWIDTH", result.stderr)
+    def test_flags_that_are_wrong_are_refused(self) -> None:
+        sys.path.insert(0, str(PEERS))
+        self.addCleanup(sys.path.remove, str(PEERS))
+        import torch_reference
+
+        for flag, said in (
+            ("--shape=12by768", "--shape is 12by768; it must be LAYERSxWIDTH"),
+            ("--shape=12x100", "--shape is 12x100; it must be LAYERSxWIDTH"),
+            ("--shape=1x64", "--shape is 1x64; it must be LAYERSxWIDTH"),
+            ("--device=foo", "argument --device: foo is no device; it must be cpu, cuda or cuda:N"),
+            ("--device=cuda:99", "GPUs, and no cuda:99"),
+            ("--steps=0", "argument --steps: 0 is no whole number from 1 on"),
+            ("--threads=-1", "argument --threads: -1 is no whole number from 0 on"),
+        ):
+            printed = io.StringIO()
+            with self.subTest(flag), contextlib.redirect_stderr(printed):
+                with self.assertRaises(SystemExit) as exit:
+                    torch_reference.parse_args([flag])
+                self.assertEqual(exit.exception.code, 2)
+                self.assertIn(said, printed.getvalue())
 
 
 if __name__ == "__main__":
