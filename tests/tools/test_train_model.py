@@ -47,6 +47,42 @@ class TrainModelTest(unittest.TestCase):
             (case / "config.json").write_text(json.dumps(config), encoding="utf-8")
             self.assertLess(check_golden.golden_error(case), check_golden.TOLERANCE)
 
+    def test_texts_too_short_for_a_window_are_refused(self) -> None:
+        import data
+        import torch
+
+        generator = torch.Generator().manual_seed(1)
+        for count in (0, 3, 8, 16):
+            with self.assertRaisesRegex(SystemExit, f"^train: --ctx_len=8 needs 17 training tokens; there are {count}$"):
+                data.Windows(torch.arange(count), 8, 2, generator)
+        windows = data.Windows(torch.arange(17), 8, 2, generator)
+        for _ in range(100):  # from every offset
+            self.assertEqual(windows.next().shape, (2, 9))
+
+    def test_flags_of_which_no_model_can_be_made_are_refused(self) -> None:
+        # By its path: other tests know the folder as the package `train`.
+        spec = importlib.util.spec_from_file_location("train_program", ROOT / "tools" / "train" / "train.py")
+        train = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(train)
+        needed = ("--books=b", "--held_out=h", "--vocab=v", "--out=o", "--minutes=1")
+        for flag, said in (
+            ("--n_embd=100", "--n_embd is 100; it must be a multiple of 64"),
+            ("--n_embd=0", "--n_embd is 0; it must be a multiple of 64"),
+            ("--n_layer=1", "--n_layer is 1; it must be at least 2"),
+            ("--ctx_len=1", "--ctx_len is 1; it must be at least 2"),
+            ("--batch=0", "--batch is 0; it must be at least 1"),
+        ):
+            printed = io.StringIO()
+            with (
+                self.subTest(flag),
+                mock.patch.object(sys, "argv", ["train", *needed, flag]),
+                contextlib.redirect_stderr(printed),
+            ):
+                with self.assertRaises(SystemExit) as exit:
+                    train.parse_args()
+                self.assertEqual(exit.exception.code, 2)
+                self.assertIn(said, printed.getvalue())
+
     def test_numbers_that_are_none_fail(self) -> None:
         """Wherever they are: Python's max() passes over a NaN that is not the first."""
         import check_golden

@@ -27,6 +27,9 @@ class Windows:
     """Batches of [batch, ctx + 1] windows. Every epoch covers each token once, from a new offset, in a new order."""
 
     def __init__(self, tokens: Tensor, ctx: int, batch: int, generator: torch.Generator) -> None:
+        # With fewer, an epoch that begins at a late offset has no window.
+        if len(tokens) < 2 * ctx + 1:
+            raise SystemExit(f"train: --ctx_len={ctx} needs {2 * ctx + 1} training tokens; there are {len(tokens)}")
         self.tokens, self.ctx, self.batch, self.generator = tokens, ctx, batch, generator
         self._starts: list[int] = []
 

@@ -44,7 +44,14 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--export_minutes", type=float, default=8, help="time between validations and exports")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--compile", action="store_true", help="torch.compile: faster, needs a C++ compiler")
-    return parser.parse_args()
+    args = parser.parse_args()
+    for flag, least in (("n_layer", 2), ("ctx_len", 2), ("batch", 1)):
+        if getattr(args, flag) < least:
+            parser.error(f"--{flag} is {getattr(args, flag)}; it must be at least {least}")
+    head_size = Config.head_size
+    if args.n_embd < 1 or args.n_embd % head_size:
+        parser.error(f"--n_embd is {args.n_embd}; it must be a multiple of {head_size}, the size of a head")
+    return args
 
 
 def make_optimizers(model: GoldFinch, lr: float) -> list[torch.optim.Optimizer]:
