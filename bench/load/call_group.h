@@ -5,6 +5,7 @@
 
 #include <grpcpp/support/status.h>
 
+#include <chrono>
 #include <cstdint>
 #include <functional>
 #include <unordered_set>
@@ -14,6 +15,10 @@
 #include "goldfinch/v1/generation_service.grpc.pb.h"
 
 namespace goldfinch {
+
+// Before the next call in the place of one that failed: a server that refuses everything
+// at once is not asked in a loop.
+inline constexpr auto kPauseAfterFailure = std::chrono::milliseconds(100);
 
 struct CallEvents {
   // A message with so many tokens came, at least one.

@@ -159,7 +159,12 @@ class Streams {
       timetable_.At(Clock::now() + *delay, [this, number] { Send(number); });
       return;
     }
-    Next();  // first, so that open_ is not 0 in between
+    // When all stop, the timetable may drop it: Next would do nothing.
+    if (status.ok()) {
+      Next();
+    } else {
+      timetable_.At(Clock::now() + kPauseAfterFailure, [this] { Next(); });
+    }
     MutexLock lock(mu_);
     if (status.ok()) {
       ++finished_;

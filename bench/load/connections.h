@@ -1,6 +1,7 @@
 // Many connections to one server at once, and short calls on some of them: each stream is
-// a call after another, every one on the next connection in turn. A connection costs a
-// server more once it was used, so the time that counts begins when all were.
+// a call after another, every one on the next connection in turn, with a pause after one
+// that failed. A connection costs a server more once it was used, so the time that counts
+// begins when all were.
 //
 // Threads: one calls.
 #pragma once

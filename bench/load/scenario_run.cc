@@ -30,9 +30,6 @@ using Stub = v1::GenerationService::Stub;
 constexpr std::int64_t kCallsPerConnection = 64;
 // Of an entry with a rate: nobody knows how many calls will be open at once.
 constexpr std::int64_t kConnectionsOfRate = 8;
-// Before the next request in the place of one that failed: a server that refuses
-// everything at once is not asked in a loop.
-constexpr auto kPauseAfterFailure = std::chrono::milliseconds(100);
 
 Clock::duration FromSeconds(double seconds) {
   return std::chrono::duration_cast<Clock::duration>(

@@ -127,6 +127,20 @@ TEST_F(LoadProgramTest, ConnectionsMayBeAsManyAsTheHardLimitOfFiles) {
   EXPECT_THAT(output.out, Not(HasSubstr("failed")));
 }
 
+TEST_F(LoadProgramTest, AStreamPausesAfterACallThatFailed) {
+  DemoServer server({"--max_context_tokens=10", "--default_max_tokens=5"});
+  const ProgramOutput output = RunProgram(
+      "goldfinch-load", {"connections", "--server=" + server.address(), "--connections=1",
+                         "--streams=1", "--seconds=0.5", "--prompt_tokens=20", "--json"});
+  EXPECT_EQ(output.exit_code, 0) << output.err;
+  const Json report = Json::parse(output.out, nullptr, /*exceptions=*/false);
+  ASSERT_TRUE(report.is_object()) << output.out;
+  EXPECT_EQ(report["finished"], 0);
+  EXPECT_GE(report["failed"].value("INVALID_ARGUMENT", 0), 1);
+  // Ten a second; without a pause they are some thousands.
+  EXPECT_LE(report["failed"].value("INVALID_ARGUMENT", 0), 50);
+}
+
 TEST_F(LoadProgramTest, MistakesAreOneLine) {
   const auto expect = [](const ProgramOutput& output, int code, const char* message) {
     EXPECT_EQ(output.exit_code, code);
