@@ -5,7 +5,8 @@
 //   goldfinch-load connections             many connections, calls on some of them
 //
 // Exit codes: 0 when the run came to its end, whatever became of its calls (the report
-// says it); 1 when it did not; 2 for a wrong command line or scenario.
+// says it); 1 when it did not, or the report could not be written; 2 for a wrong command
+// line or scenario.
 #include <grpc/support/log.h>
 
 #include <CLI/CLI.hpp>
@@ -94,6 +95,13 @@ int Print(const absl::StatusOr<Result>& result, bool json) {
   return 0;
 }
 
+// A report that is lost, on a disk that is full, is no success.
+int CheckOutput(int exit_code) {
+  if (std::fflush(stdout) == 0 && std::ferror(stdout) == 0) return exit_code;
+  std::fputs("goldfinch-load: standard output could not be written\n", stderr);
+  return exit_code == 0 ? kFailedExit : exit_code;
+}
+
 void Tell(const char* what) { std::fprintf(stderr, "goldfinch-load: %s\n", what); }
 
 absl::StatusOr<Scenario> ReadScenario(const std::string& path) {
@@ -133,4 +141,6 @@ int Main(int argc, char** argv) {
 }  // namespace
 }  // namespace goldfinch
 
-int main(int argc, char** argv) { return goldfinch::Main(argc, argv); }
+int main(int argc, char** argv) {
+  return goldfinch::CheckOutput(goldfinch::Main(argc, argv));
+}

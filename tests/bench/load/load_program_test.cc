@@ -19,6 +19,7 @@
 namespace goldfinch {
 namespace {
 
+using testing::EndsWith;
 using testing::HasSubstr;
 using testing::Not;
 using testing::StartsWith;
@@ -139,6 +140,21 @@ TEST_F(LoadProgramTest, AStreamPausesAfterACallThatFailed) {
   EXPECT_GE(report["failed"].value("INVALID_ARGUMENT", 0), 1);
   // Ten a second; without a pause they are some thousands.
   EXPECT_LE(report["failed"].value("INVALID_ARGUMENT", 0), 50);
+}
+
+TEST_F(LoadProgramTest, AReportThatIsLostIsNoSuccess) {
+  DemoServer server;
+  const auto run = [](const std::vector<std::string>& arguments) {
+    return Program("goldfinch-load", arguments, Program::Into{"/dev/full"}).Wait();
+  };
+  const ProgramOutput output =
+      run({"connections", "--server=" + server.address(), "--connections=1",
+           "--streams=1", "--seconds=0.1", "--max_tokens=1"});
+  EXPECT_EQ(output.exit_code, 1);
+  EXPECT_THAT(output.err,
+              EndsWith("goldfinch-load: standard output could not be written\n"));
+  EXPECT_EQ(run({"--help"}).exit_code, 1);
+  EXPECT_EQ(run({"dance"}).exit_code, 2);
 }
 
 TEST_F(LoadProgramTest, MistakesAreOneLine) {
