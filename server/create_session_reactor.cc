@@ -1,5 +1,6 @@
 #include "server/create_session_reactor.h"
 
+#include <iterator>
 #include <utility>
 #include <vector>
 
@@ -22,12 +23,16 @@ grpc::ServerUnaryReactor* CreateSessionReactor::Start(
 CreateSessionReactor::CreateSessionReactor(Private, const ServingContext& serving,
                                            grpc::CallbackServerContext* context,
                                            v1::CreateSessionResponse* response)
-    : serving_(serving), context_(context), response_(response) {}
+    : serving_(serving),
+      context_(context),
+      response_(response),
+      log_("CreateSession", *context, serving.clock) {}
 
 absl::Status CreateSessionReactor::Begin(const v1::CreateSessionRequest& request) {
   absl::StatusOr<TenantPtr> tenant = Authenticate(serving_, *context_);
   if (!tenant.ok()) return tenant.status();
   tenant_ = *std::move(tenant);
+  log_end_.tenant = tenant_->name;
   entered_ = serving_.calls.Enter(self_);
   absl::Status status = MayBegin(serving_, entered_);
   if (!status.ok()) return status;
@@ -39,6 +44,7 @@ absl::Status CreateSessionReactor::Begin(const v1::CreateSessionRequest& request
   if (!status.ok()) return status;
   request_.kind = RequestKind::kPrefill;
   request_.prompt = *std::move(prompt);
+  log_end_.prompt_tokens = std::ssize(request_.prompt);
   request_.priority = request.priority();
   SetTenant(tenant_, request_);
   request_.use_prefix_cache = true;
@@ -66,25 +72,32 @@ absl::Status CreateSessionReactor::Prefill(const std::shared_ptr<SessionUse>& us
                      end_session = use->OnEnd(std::nullopt)](RequestEnd end) {
     absl::Status status = end.status;
     end_session(std::move(end));
-    self->serving_.delivery.Post(
-        [self, status = std::move(status)] { self->Answer(status); });
+    self->serving_.delivery.Post([self, status = std::move(status)] {
+      self->WaitUntilSubmitted();
+      self->Answer(status);
+    });
   };
   submitted_ = true;
-  const absl::StatusOr<Scheduler::Submission> submission =
-      serving_.scheduler.Submit(std::move(request_));
-  if (!submission.ok()) return submission.status();
-  use->SetRequest(submission->id);
   std::optional<absl::Status> cancelled;
+  std::optional<RequestId> id;
   {
+    // Held, so that no answer goes out before its metadata is complete.
     const MutexLock lock(mu_);
-    id_ = submission->id;
+    const absl::StatusOr<Scheduler::Submission> submission =
+        serving_.scheduler.Submit(std::move(request_));
+    if (!submission.ok()) return submission.status();
+    id = id_ = submission->id;
+    TellRequestId(static_cast<std::uint64_t>(*id), *context_);
     cancelled = cancelled_;
   }
+  use->SetRequest(*id);
   if (cancelled.has_value()) {
-    serving_.scheduler.Cancel(submission->id, *std::move(cancelled));
+    serving_.scheduler.Cancel(*id, *std::move(cancelled));
   }
   return absl::OkStatus();
 }
+
+void CreateSessionReactor::WaitUntilSubmitted() { const MutexLock lock(mu_); }
 
 void CreateSessionReactor::Answer(const absl::Status& status) {
   if (!status.ok()) {
@@ -103,7 +116,11 @@ void CreateSessionReactor::Answer(const absl::Status& status) {
 
 void CreateSessionReactor::FinishWith(const absl::Status& status) {
   // The scheduler counts what it was asked, refused or not.
-  Finish(submitted_ ? ToGrpcStatus(status) : EndStatus(serving_, status));
+  const grpc::Status end =
+      submitted_ ? ToGrpcStatus(status) : EndStatus(serving_, status);
+  log_end_.status = end.error_code();
+  if (status.ok()) log_end_.session_id = session_id_;
+  Finish(end);
 }
 
 void CreateSessionReactor::OnCancel() {
@@ -119,6 +136,11 @@ void CreateSessionReactor::OnCancel() {
 
 void CreateSessionReactor::OnDone() {
   const std::shared_ptr<CreateSessionReactor> self = std::move(self_);
+  {
+    const MutexLock lock(mu_);
+    if (id_.has_value()) log_end_.request_id = static_cast<std::uint64_t>(*id_);
+  }
+  log_.Write(log_end_);  // the server may go once the call has left
   if (entered_) serving_.calls.Leave(self);
 }
 

@@ -15,6 +15,7 @@
 
 #include "engine/sync/mutex.h"
 #include "goldfinch/v1/session_service.pb.h"
+#include "server/call_log.h"
 #include "server/open_calls.h"
 #include "server/serving_context.h"
 
@@ -45,6 +46,7 @@ class CreateSessionReactor final
   absl::Status Begin(const v1::CreateSessionRequest& request);
   void OnSession(absl::StatusOr<std::shared_ptr<SessionUse>> use);
   absl::Status Prefill(const std::shared_ptr<SessionUse>& use);
+  void WaitUntilSubmitted();
   // With the session's description, or without the session.
   void Answer(const absl::Status& status);
   void FinishWith(const absl::Status& status);
@@ -57,7 +59,9 @@ class CreateSessionReactor final
   TenantPtr tenant_;                            // set by Start; null: refused
   std::string session_id_;                      // set before anything runs on it
   std::optional<TimePoint> late_from_;          // likewise
-  Request request_;  // the prompt to run, if any; until it is submitted
+  const CallLog log_;
+  CallLog::End log_end_;  // what is known so far
+  Request request_;       // the prompt to run, if any; until it is submitted
   bool submitted_ = false;
 
   Mutex mu_;

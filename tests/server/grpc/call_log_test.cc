@@ -78,6 +78,38 @@ std::string RequestIdOf(const grpc::ClientContext& context) {
   return {found->second.data(), found->second.size()};
 }
 
+TEST_F(CallLogTest, SessionsThatAreMadeHaveOneToo) {
+  std::string id, request_id;
+  {
+    TestServer server;
+    grpc::ClientContext context;
+    v1::CreateSessionRequest request;
+    request.set_text("once");
+    v1::CreateSessionResponse response;
+    ASSERT_TRUE(server.sessions().CreateSession(&context, request, &response).ok());
+    id = response.session().id();
+    request_id = RequestIdOf(context);
+    EXPECT_NE(request_id, "");
+    grpc::ClientContext bad;
+    request.set_priority(1000);
+    EXPECT_FALSE(server.sessions().CreateSession(&bad, request, &response).ok());
+    EXPECT_EQ(RequestIdOf(bad), "");
+  }
+  std::vector<nlohmann::json> lines = Requests();
+  ASSERT_EQ(lines.size(), 2u);
+  std::ranges::sort(lines, {},
+                    [](const nlohmann::json& line) { return line["status"] != "OK"; });
+  EXPECT_EQ(lines[0]["method"], "CreateSession");
+  EXPECT_EQ(lines[0]["status"], "OK");
+  EXPECT_EQ(lines[0]["session_id"], id);
+  EXPECT_EQ(lines[0]["request_id"].dump(), request_id);
+  EXPECT_EQ(lines[0]["prompt_tokens"], 4);
+  EXPECT_GT(lines[0]["total_seconds"], 0);
+  EXPECT_EQ(lines[1]["status"], "INVALID_ARGUMENT");
+  EXPECT_FALSE(lines[1].contains("session_id"));
+  EXPECT_FALSE(lines[1].contains("request_id"));
+}
+
 TEST_F(CallLogTest, OneLineACallWithLengthsTimesAndTrace) {
   std::string generate_id, score_id;
   std::int64_t scored = 0;
@@ -156,7 +188,8 @@ TEST_F(CallLogTest, TokensOfASessionAreThoseOfTheUsage) {
       cached = output.candidates[0].last->usage().cached_prompt_tokens();
     }
   }
-  const std::vector<nlohmann::json> lines = Requests();
+  std::vector<nlohmann::json> lines = Requests();
+  std::erase_if(lines, [](const auto& line) { return line["method"] != "Generate"; });
   ASSERT_EQ(lines.size(), 2u);
   EXPECT_GT(told, 5);
   EXPECT_EQ(lines[1]["prompt_tokens"], told);
