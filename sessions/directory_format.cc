@@ -6,7 +6,9 @@
 namespace goldfinch {
 namespace {
 
-constexpr std::string_view kHeaderMagic("GFSTORE2", 8);
+constexpr std::string_view kHeaderMagic("GFSTORE", 7);  // and a digit, the version
+constexpr char kHeaderVersion = '2';
+constexpr char kHeaderBeforeTurns = '1';  // nothing of the last generation
 constexpr std::string_view kClaimMagic("GFCLAIM2", 8);
 constexpr std::string_view kDeletedMagic("GFGONE01", 8);
 constexpr std::string_view kLeaseMagic("GFLEASE1", 8);
@@ -49,7 +51,8 @@ std::string EncodeHeader(const SnapshotHeader& header) {
   fields.Bool(header.info.interrupted);
   ByteWriter out;
   out.Raw(kHeaderMagic);
-  out.Int(static_cast<std::uint32_t>(kHeaderMagic.size() + sizeof(std::uint32_t) +
+  out.Raw({&kHeaderVersion, 1});
+  out.Int(static_cast<std::uint32_t>(kHeaderMagic.size() + 1 + sizeof(std::uint32_t) +
                                      fields.bytes().size() + sizeof(std::uint64_t)));
   out.Raw(fields.bytes());
   return Sealed(std::move(out));
@@ -58,12 +61,17 @@ std::string EncodeHeader(const SnapshotHeader& header) {
 absl::StatusOr<SnapshotHeader> DecodeHeader(std::string_view begin,
                                             std::uint64_t file_bytes) {
   ByteReader size(begin);
-  size.Raw(kHeaderMagic.size());
+  size.Raw(kHeaderMagic.size() + 1);
   const auto header_bytes = size.Int<std::uint32_t>();
   if (!size.ok() || header_bytes > begin.size()) return Damaged();
   const auto fields = Unsealed(begin.substr(0, header_bytes), kHeaderMagic);
   if (!fields.ok()) return Damaged();
   ByteReader in(*fields);
+  const char version = static_cast<char>(in.Int<std::uint8_t>());
+  if (version != kHeaderVersion && version != kHeaderBeforeTurns) {
+    return absl::FailedPreconditionError(
+        "a stored snapshot was written by another version of the server");
+  }
   SnapshotHeader header;
   header.header_bytes = in.Int<std::uint32_t>();
   header.generation = in.Int<std::uint64_t>();
@@ -71,8 +79,10 @@ absl::StatusOr<SnapshotHeader> DecodeHeader(std::string_view begin,
   header.stored_at = in.Int<std::int64_t>();
   header.info.num_tokens = in.Int<std::int64_t>();
   header.info.tenant = in.String();
-  header.info.num_generated = in.Int<std::int64_t>();
-  header.info.interrupted = in.Bool();
+  if (version != kHeaderBeforeTurns) {
+    header.info.num_generated = in.Int<std::int64_t>();
+    header.info.interrupted = in.Bool();
+  }
   if (!in.ok() || in.left() != 0 || file_bytes < header.header_bytes ||
       header.length != file_bytes - header.header_bytes) {
     return Damaged();

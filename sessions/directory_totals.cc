@@ -8,11 +8,14 @@
 namespace goldfinch {
 namespace {
 
-// Bytes and tenant of what is stored under `id`; of nothing, or of what is damaged, none.
+// Bytes and tenant of what is stored under `id`; none of nothing, of what is damaged, or
+// of what another version wrote.
 absl::StatusOr<SnapshotHeader> StoredUnder(int directory, const std::string& id) {
   if (!IsSessionId(id)) return SnapshotHeader();
   auto header = ReadSnapshotHeader(directory, id);
-  if (absl::IsNotFound(header.status()) || absl::IsDataLoss(header.status())) {
+  const absl::Status status = header.status();
+  if (absl::IsNotFound(status) || absl::IsDataLoss(status) ||
+      absl::IsFailedPrecondition(status)) {
     return SnapshotHeader();
   }
   return header;

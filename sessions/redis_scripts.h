@@ -3,8 +3,8 @@
 // A session's hash: owner (none or empty: nobody), epoch (kept for as long as the session
 // is, so that a claim that was given up never passes for the next one), tenant, and once
 // something is stored generation, tokens, generated and interrupted (1 or 0) of the last
-// generation, stored_at (seconds since 1970) and bytes. Of
-// one that was deleted, for some time: epoch, tenant and deleted.
+// generation, stored_at (seconds since 1970) and bytes. Of one that was deleted, for some
+// time: epoch, tenant and deleted.
 //
 // Totals are a hash: by tenant, the bytes of its snapshots. Where a tenant that has some
 // is missing, it is counted when it matters.
@@ -75,7 +75,8 @@ if ARGV[8] ~= '' and (grown > 0 or not stored[1])
     and tonumber(next) > tonumber(ARGV[8]) then return {'over', next} end
 redis.call('SET', KEYS[2], ARGV[6])
 redis.call('HSET', KEYS[1], 'generation', ARGV[3], 'tokens', ARGV[5],
-    'generated', ARGV[9], 'interrupted', ARGV[10], 'stored_at', redis.call('TIME')[1], 'bytes', #ARGV[6])
+    'generated', ARGV[9], 'interrupted', ARGV[10],
+    'stored_at', redis.call('TIME')[1], 'bytes', #ARGV[6])
 redis.call('ZADD', KEYS[4], 0, ARGV[7])
 redis.call('HSET', KEYS[5], ARGV[4], next)
 return {'ok'}

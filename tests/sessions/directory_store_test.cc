@@ -12,7 +12,9 @@
 #include <cstdlib>
 #include <filesystem>
 #include <fstream>
+#include <sstream>
 
+#include "sessions/checksum.h"
 #include "sessions/snapshot.h"
 #include "tests/sessions/ahead_clock.h"
 #include "tests/sessions/moved_clock.h"
@@ -149,6 +151,42 @@ TEST_F(DirectoryStoreTest, AnyChangedByteOfTheHeaderIsDataLoss) {
     flip();
   }
   EXPECT_EQ(*store->Get(kSampleId), "some bytes");
+}
+
+// As it was written before headers told of the last generation, and as a later version
+// may write it.
+TEST_F(DirectoryStoreTest, HeadersOfOtherVersionsAreReadOrLeftAlone) {
+  const auto store = Open();
+  ASSERT_TRUE(Put(*store, 7, "some bytes").ok());
+  std::stringstream whole;
+  whole << std::ifstream(SnapshotPath(), std::ios::binary).rdbuf();
+  const auto little_endian = [](std::uint64_t value, int bytes) {
+    std::string out;
+    for (int i = 0; i < bytes; ++i) out += static_cast<char>(value >> (8 * i) & 0xff);
+    return out;
+  };
+  constexpr std::size_t kVersionAt = 7, kSizeAt = 8, kSum = 8, kOfTheTurn = 9;
+  const std::size_t blob_at = whole.str().size() - std::string("some bytes").size();
+  const auto rewrite = [&](char version, std::size_t without) {
+    std::string header = whole.str().substr(0, blob_at - kSum - without);
+    header[kVersionAt] = version;
+    header.replace(kSizeAt, 4, little_endian(blob_at - without, 4));
+    header += little_endian(Checksum(header, {}, 0), kSum);
+    std::ofstream(SnapshotPath(), std::ios::binary) << header << "some bytes";
+  };
+  rewrite('1', kOfTheTurn);
+  EXPECT_EQ(store->Get(kSampleId).value(), "some bytes");
+  const auto head = store->Head(kSampleId, kTenant);
+  ASSERT_TRUE(head.ok()) << head.status();
+  EXPECT_EQ(head->info.num_tokens, 1);
+  EXPECT_EQ(head->info.num_generated, 0);
+  EXPECT_FALSE(head->info.interrupted);
+
+  rewrite('3', 0);
+  EXPECT_TRUE(absl::IsFailedPrecondition(store->Get(kSampleId).status()));
+  EXPECT_TRUE(store->RemoveExpired().ok());
+  EXPECT_TRUE(Open() != nullptr) << "others are served";
+  EXPECT_TRUE(fs::exists(SnapshotPath()));
 }
 
 TEST_F(DirectoryStoreTest, WhatIsDamagedDoesNotExistForAnotherTenant) {
