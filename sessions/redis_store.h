@@ -54,6 +54,7 @@ struct RedisStoreOptions {
   std::shared_ptr<const LeaseClock> clock = std::make_shared<LeaseClock>();
 };
 
+// Who has one ignores SIGPIPE: hiredis writes to connections that may be gone.
 class RedisStore final : public SnapshotStore {
  public:
   // UNAVAILABLE when it does not answer, FAILED_PRECONDITION when it refuses us.

@@ -142,8 +142,9 @@ bool MemoryStore::IsLive(const std::string& owner) const {
 }
 
 absl::Status MemoryStore::Check() const {
-  return medium_.fails_ ? absl::UnavailableError("the store does not answer")
-                        : absl::OkStatus();
+  return medium_.fails_ || abandoned_
+             ? absl::UnavailableError("the store does not answer")
+             : absl::OkStatus();
 }
 
 bool MemoryStore::Holds(const MemoryMedium::Entry& entry, const Claim& claim) const {
@@ -199,8 +200,7 @@ bool MemoryStore::is_good(const Claim& claim) const {
 
 void MemoryStore::Abandon() {
   const MutexLock lock(medium_.mu_);
-  medium_.fails_ = true;
-  medium_.holds_claims_ = false;
+  abandoned_ = true;
   medium_.changed_.NotifyAll();
 }
 
@@ -209,7 +209,7 @@ absl::StatusOr<Claim> MemoryStore::Acquire(std::string_view id, std::string_view
   const MutexLock lock(medium_.mu_);
   ++medium_.held_claims_;
   medium_.changed_.NotifyAll();
-  while (medium_.holds_claims_) medium_.changed_.Wait(medium_.mu_);
+  while (medium_.holds_claims_ && !abandoned_) medium_.changed_.Wait(medium_.mu_);
   --medium_.held_claims_;
   if (absl::Status status = Check(); !status.ok()) return status;
   if (!medium_.claims_.ok()) return Again(medium_.claims_);

@@ -129,6 +129,7 @@ class MemoryStore : public SnapshotStore {
   const std::string name_;
   const std::chrono::seconds lease_;
   std::uint64_t lease_number_ ABSL_GUARDED_BY(medium_.mu_) = 1;
+  bool abandoned_ ABSL_GUARDED_BY(medium_.mu_) = false;
 };
 
 }  // namespace goldfinch

@@ -4,6 +4,7 @@
 
 #include <gtest/gtest.h>
 
+#include <csignal>
 #include <cstdlib>
 #include <memory>
 #include <string>
@@ -25,6 +26,7 @@ class RedisStoreTest : public testing::Test {
  protected:
   void SetUp() override {
     if (!RedisServer::Available()) GTEST_SKIP() << "redis-server is not installed";
+    signal(SIGPIPE, SIG_IGN);  // as the server does
     server_ = std::make_unique<RedisServer>();
   }
   std::unique_ptr<RedisStore> Open(
