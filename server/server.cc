@@ -99,6 +99,11 @@ SessionOptions SessionOptionsOf(const ServerOptions& options,
   return sessions;
 }
 
+std::int64_t RoomForTransfers(const ServerOptions& options, const EngineInfo& engine) {
+  return std::max(MaxSnapshotBytes(engine, options.scheduler.max_context_tokens),
+                  kMaxTransferBytes);
+}
+
 ServingLimits LimitsOf(const ServerOptions& options, const Vocabulary& vocabulary,
                        const Tokenizer& tokenizer) {
   return {.vocabulary = vocabulary,
@@ -148,8 +153,8 @@ class Server::Impl {
         tokenizer_(vocabulary),
         metrics_(std::make_shared<Metrics>(DescribeForMetrics(options, engine.info()))),
         scheduler_(engine, options.scheduler, clock, *metrics_),
+        transfers_(RoomForTransfers(options, engine.info())),
         sessions_(scheduler_, engine, store, clock, SessionOptionsOf(options, tenants_)),
-        transfers_(std::max(sessions_.max_snapshot_bytes(), kMaxTransferBytes)),
         serving_{.scheduler = scheduler_,
                  .sessions = sessions_,
                  .delivery = delivery_,
@@ -211,8 +216,8 @@ class Server::Impl {
   OpenCalls calls_;
   DeliveryQueue delivery_;
   Scheduler scheduler_;
+  TransferRoom transfers_;  // calls that sessions_ still holds give theirs back
   SessionManager sessions_;
-  TransferRoom transfers_;
   const ServingContext serving_;
   GenerationService service_;
   SessionService session_service_;

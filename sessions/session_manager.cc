@@ -54,11 +54,14 @@ SessionManager::Impl::Impl(Scheduler& scheduler, const Engine& engine,
       next_park_(clock.Now()),
       io_(std::make_unique<IoPool>(kIoThreads)) {}
 
-std::int64_t SessionManager::Impl::max_snapshot_bytes() const {
-  const EngineInfo& info = engine_.info();
-  const auto token_bytes = info.key_bytes + std::int64_t{sizeof(TokenId)};
-  return options_.max_context_tokens * (token_bytes + kLogprobBytes) + info.state_bytes +
+std::int64_t MaxSnapshotBytes(const EngineInfo& engine, std::int64_t max_context_tokens) {
+  const auto token_bytes = engine.key_bytes + std::int64_t{sizeof(TokenId)};
+  return max_context_tokens * (token_bytes + kLogprobBytes) + engine.state_bytes +
          kSnapshotSlack;
+}
+
+std::int64_t SessionManager::Impl::max_snapshot_bytes() const {
+  return MaxSnapshotBytes(engine_.info(), options_.max_context_tokens);
 }
 
 void SessionManager::Impl::Async(std::function<void()> work, Urgency urgency) {

@@ -105,6 +105,9 @@ class SessionUse {
   virtual bool interrupted() const = 0;
 };
 
+// Bytes a snapshot may have, by the longest history there may be.
+std::int64_t MaxSnapshotBytes(const EngineInfo& engine, std::int64_t max_context_tokens);
+
 class SessionManager {
  public:
   using InfoCallback = std::function<void(absl::StatusOr<SessionInfo>)>;
@@ -163,8 +166,7 @@ class SessionManager {
   // Waits until `deadline` for what is under way with the store, then breaks it off: the
   // process ends. After ParkAll.
   void LetGoOfStore(std::chrono::steady_clock::time_point deadline);
-  // Bytes a snapshot may have, by the longest history there may be.
-  std::int64_t max_snapshot_bytes() const;
+  std::int64_t max_snapshot_bytes() const;  // MaxSnapshotBytes
 
  private:
   class Impl;
