@@ -40,8 +40,11 @@ std::int64_t RunningRequest::BytesAside() const {
   for (const Candidate& candidate : candidates_) {
     const std::int64_t length = LengthAside(candidate);
     if (!candidate.finished && length > 0) {
-      bytes += info.state_bytes + length * info.key_bytes +
-               HistoryLength(candidate) * static_cast<std::int64_t>(sizeof(TokenId));
+      // An image has the tokens that its keys are of, too.
+      const std::int64_t key_bytes =
+          info.num_pages == 0 ? 0 : info.key_bytes + std::int64_t{sizeof(TokenId)};
+      bytes += info.state_bytes + length * key_bytes +
+               HistoryLength(candidate) * std::int64_t{sizeof(TokenId)};
     }
     if (Prefilling()) break;  // the others are empty
   }

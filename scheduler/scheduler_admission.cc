@@ -114,6 +114,7 @@ std::vector<std::size_t> Scheduler::Impl::ThoseWhoYield(TenantAccount& newcomer)
   std::int64_t slots = needs.slots - (info.num_slots - usage.slots_used);
   std::int64_t pages = needs.pages - (info.num_pages - usage.pages_open);
   if (info.num_pages == 0) pages = 0;
+  if (options_.aside_bytes == 0) return {};
   // One that comes back gives up what it takes aside.
   const Waiting& first = newcomer.waiting.begin()->second;
   std::int64_t bytes = options_.aside_bytes - tenants_.aside_bytes() +

@@ -122,12 +122,25 @@ TEST_F(FairnessTest, AFloodIsPutAsideForANewcomerAtOnce) {
 TEST_F(FairnessTest, WithoutMemoryForThatNobodyIsPutAside) {
   options.aside_bytes = 0;
   FloodedByOne(/*asides=*/0);
+
+  // Nor one that has run nothing yet, which would take nothing.
+  std::vector<Call> calls;
+  for (std::uint64_t i = 0; i < 4; ++i) {
+    calls.push_back(Start(Of("flood", Generation(100, 2, i))));
+  }
+  Step();
+  calls.push_back(Start(Of("other", Generation(4, 2, 10))));
+  Step();
+  EXPECT_EQ(observer.levels.aside_requests, 0);
+  std::vector<Call*> all;
+  for (Call& call : calls) all.push_back(&call);
+  FinishAll(all);
 }
 
 TEST_F(FairnessTest, WhatIsPutAsideStaysWithinItsMemory) {
-  // A state of 8 bytes, and 8 a token: four of the prompt and some generated ones. Two
-  // requests have that many, in the first steps.
-  options.aside_bytes = 100;
+  // A state of 8 bytes, and 12 a token: four of the prompt and some generated ones. Two
+  // requests have more, in the first steps.
+  options.aside_bytes = 150;
   FloodedByOne(/*asides=*/1);
 }
 
