@@ -150,10 +150,8 @@ absl::Status GenerateReactor::Resume(const Use& use, std::int64_t after) {
   {
     const MutexLock lock(mu_);
     builder_.emplace(serving_.limits.vocabulary, *call);
-    builder_->Skip(std::span(events).first(num_known));
+    BeginTellingAgain(std::move(events), num_known);
     builder_->set_numerics_changed(use->numerics_changed());
-    told_again_ = std::move(events);
-    next_told_again_ = num_known;
     had_ended_ = true;
   }
   Advance();
@@ -176,10 +174,8 @@ absl::Status GenerateReactor::Submit(const Use& use, GenerateCall call, Turn tur
   {
     const MutexLock lock(mu_);
     builder_.emplace(serving_.limits.vocabulary, call);
-    builder_->Skip(std::span(events).first(num_known));
+    BeginTellingAgain(std::move(events), num_known);
     if (use != nullptr) builder_->set_numerics_changed(use->numerics_changed());
-    told_again_ = std::move(events);
-    next_told_again_ = num_known;
     tokens_sent_ = static_cast<std::int64_t>(num_known);
     prompt_tokens_ = static_cast<std::int64_t>(call.request.prompt.size());
   }
@@ -291,6 +287,14 @@ void GenerateReactor::Refill() {
   } else {
     end_ = ToGrpcStatus(*batch.end);
   }
+}
+
+void GenerateReactor::BeginTellingAgain(std::vector<StreamEvent> events,
+                                        std::size_t num_known) {
+  builder_->Skip(std::span(events).first(num_known));
+  if (num_known == events.size()) return;
+  told_again_ = std::move(events);
+  next_told_again_ = num_known;
 }
 
 // A few messages at a time: of a long generation all of them would take its memory again.

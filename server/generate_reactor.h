@@ -76,6 +76,8 @@ class GenerateReactor final : public grpc::ServerWriteReactor<v1::GenerateRespon
   void OnParked(const absl::Status& status);
   void Advance();
   void Refill() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  void BeginTellingAgain(std::vector<StreamEvent> events, std::size_t num_known)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   void TellAgain() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   absl::Status ClientIsGone() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
 

@@ -52,7 +52,11 @@ std::vector<v1::GenerateResponse> ResponseBuilder::Build(
 }
 
 void ResponseBuilder::Skip(std::span<const StreamEvent> events) {
-  Build(events);
+  // A few messages at a time, which nobody wants.
+  constexpr std::size_t kAtOnce = kMaxTokensPerMessage;
+  for (; !events.empty(); events = events.subspan(std::min(kAtOnce, events.size()))) {
+    Build(events.first(std::min(kAtOnce, events.size())));
+  }
   for (Candidate& candidate : candidates_) candidate.started = false;
   generated_tokens_ = 0;
 }
