@@ -42,8 +42,8 @@ absl::StatusOr<std::unique_ptr<Backend>> CreateBackend(const BackendOptions& opt
                              .num_threads = options.num_threads,
                              .pin_threads = options.pin_threads});
   } catch (const std::system_error&) {
-    return absl::ResourceExhaustedError(absl::StrCat(
-        "the system starts no ", options.num_threads, " threads; lower threads"));
+    return absl::ResourceExhaustedError(
+        "the system starts no more threads; lower the number of threads");
   }
 }
 
