@@ -207,7 +207,7 @@ GOLDFINCH_INLINE void WideStep(const std::uint16_t* w, std::int64_t panel,
       columns[i] = {{LowerOf(pairs), UpperOf(pairs)}};
     }
     for (int m = 0; m < kCount; ++m) {
-      const F32 x = F32{} + input(m);
+      const F32 x = input(m);
       for (int i = 0; i < 2; ++i)
         acc.sum[p][m][i] = MulAdd({{x, x}}, columns[i], acc.sum[p][m][i]);
     }
@@ -239,7 +239,7 @@ GOLDFINCH_INLINE void AccumulateWide(const std::uint16_t* x, std::int64_t stride
   }
   if (k < in)
     WideStep<kCount, kPanels>(
-        w, panel, [&](int m) { return F32{} + ToFloat(x[m * stride + k]); }, acc);
+        w, panel, [&](int m) { return SplatVector(ToFloat(x[m * stride + k])); }, acc);
   for (int p = 0; p < kPanels; ++p)
     for (int m = 0; m < kCount; ++m)
       for (int i = 0; i < 2; ++i) acc.sum[p][m][i] = InOrder(acc.sum[p][m][i]);

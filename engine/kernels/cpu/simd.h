@@ -116,8 +116,24 @@ GOLDFINCH_INLINE F32x16& operator+=(F32x16& a, F32x16 b) { return a = a + b; }
 GOLDFINCH_INLINE F32x16& operator*=(F32x16& a, F32x16 b) { return a = a * b; }
 #endif
 
+// x in every lane. A number that is added to a vector is widened, too, but costs the
+// addition.
+GOLDFINCH_INLINE F32 SplatVector(float x) {
+#if defined(__AVX512F__)
+  return reinterpret_cast<F32>(_mm512_set1_ps(x));
+#elif defined(__AVX2__)
+  return reinterpret_cast<F32>(_mm256_set1_ps(x));
+#elif defined(__SSE__)
+  return reinterpret_cast<F32>(_mm_set1_ps(x));
+#elif defined(__aarch64__)
+  return F32{x, x, x, x};
+#else
+  return F32{} + x;
+#endif
+}
 GOLDFINCH_INLINE F32x16 Splat(float x) {
-  return Parts([x](int) { return F32{} + x; });
+  const F32 v = SplatVector(x);
+  return Parts([v](int) { return v; });
 }
 
 // f of each of the machine's own vectors that make up `x`.
