@@ -34,14 +34,27 @@ SessionInfo InfoOf(const StoredSession& stored) {
   SessionInfo info;
   info.id = stored.id;
   info.place = SessionPlace::kParked;
-  info.num_tokens = stored.info.num_tokens;
-  info.num_generated = stored.info.num_generated;
-  info.interrupted = stored.info.interrupted;
+  Fill(stored.info, info);
   info.bytes = static_cast<std::int64_t>(stored.bytes);
   return info;
 }
 
 }  // namespace
+
+SnapshotInfo SnapshotInfoOf(const std::string& tenant, const KeptPrefix& kept,
+                            const Turn* turn) {
+  SnapshotInfo told{.tenant = tenant, .num_tokens = std::ssize(kept.history())};
+  if (turn == nullptr) return told;
+  told.num_generated = turn->num_generated;
+  told.interrupted = !turn->end.has_value();
+  return told;
+}
+
+void Fill(const SnapshotInfo& told, SessionInfo& info) {
+  info.num_tokens = told.num_tokens;
+  info.num_generated = told.num_generated;
+  info.interrupted = told.interrupted;
+}
 
 SessionManager::Impl::Impl(Scheduler& scheduler, const Engine& engine,
                            SnapshotStore* store, const Clock& clock,
@@ -84,15 +97,10 @@ SessionInfo SessionManager::Impl::InfoOf(const HeldSession& session) const {
   info.busy = session.busy;
   info.numerics_changed = session.numerics_changed;
   info.idle = clock_.Now() - session.last_used;
-  if (session.turn != nullptr) {
-    info.num_generated = session.turn->num_generated;
-    info.interrupted = !session.turn->end.has_value();
-  }
-  if (session.kept == nullptr) return info;  // being loaded: still parked
+  Fill(SnapshotInfoOf(session.tenant, *session.kept, session.turn.get()), info);
   info.place = session.kept->place() == KeptPrefix::Place::kDevice
                    ? SessionPlace::kAlive
                    : SessionPlace::kResting;
-  info.num_tokens = std::ssize(session.kept->history());
   info.bytes = session.host_bytes();
   return info;
 }

@@ -35,6 +35,11 @@ inline absl::Status SessionInUse() {
   return absl::FailedPreconditionError("the session is in use by another call");
 }
 
+// What is told of a history and its last generation, in the store as by this server.
+SnapshotInfo SnapshotInfoOf(const std::string& tenant, const KeptPrefix& kept,
+                            const Turn* turn);
+void Fill(const SnapshotInfo& told, SessionInfo& info);
+
 class SessionManager::Impl : public std::enable_shared_from_this<SessionManager::Impl> {
  public:
   Impl(Scheduler& scheduler, const Engine& engine, SnapshotStore* store,
@@ -106,6 +111,7 @@ class SessionManager::Impl : public std::enable_shared_from_this<SessionManager:
     if (store_ == nullptr || clock_.Now() < next_park_) return;
     sweep_soon_ = sweep_soon_ || host_bytes_ > options_.host_bytes;
   }
+  // Of one that is not just being loaded.
   SessionInfo InfoOf(const HeldSession& session) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   SessionInfo LockedInfoOf(const HeldSession& session) const {
     const MutexLock lock(mu_);

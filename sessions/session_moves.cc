@@ -180,11 +180,7 @@ SessionInfo SessionManager::Impl::ParkedInfoOf(const HeldSession& session) const
   SessionInfo info;
   info.id = session.id;
   info.place = SessionPlace::kParked;
-  info.num_tokens = std::ssize(session.kept->history());
-  if (session.turn != nullptr) {
-    info.num_generated = session.turn->num_generated;
-    info.interrupted = !session.turn->end.has_value();
-  }
+  Fill(SnapshotInfoOf(session.tenant, *session.kept, session.turn.get()), info);
   info.bytes = session.stored_bytes;
   return info;
 }
@@ -296,12 +292,8 @@ absl::Status SessionManager::Impl::Put(const Parked& parked,
   }
   const SnapshotBytes bytes =
       Encode(*session, *parked.kept, parked.turn.get(), generation, std::move(image));
-  SnapshotInfo info{.tenant = session->tenant,
-                    .num_tokens = std::ssize(parked.kept->history())};
-  if (parked.turn != nullptr) {
-    info.num_generated = parked.turn->num_generated;
-    info.interrupted = !parked.turn->end.has_value();
-  }
+  const SnapshotInfo info =
+      SnapshotInfoOf(session->tenant, *parked.kept, parked.turn.get());
   const absl::Status put =
       store_->Put(session->id, *claim, generation, info, bytes.pieces(), limit);
   const MutexLock lock(mu_);
