@@ -107,10 +107,8 @@ void CreateSessionReactor::Answer(const absl::Status& status) {
   }
   serving_.sessions.Get(
       tenant_->name, session_id_, [self = shared_from_this()](auto info) {
-        if (!info.ok()) return self->FinishWith(info.status());
-        FillSession(*info, *self->response_->mutable_session());
-        self->FinishWith(
-            DeleteIfUntold(self->serving_, *self->context_, self->tenant_, info->id));
+        self->FinishWith(TellOfNewSession(self->serving_, *self->context_, self->tenant_,
+                                          info, *self->response_->mutable_session()));
       });
 }
 

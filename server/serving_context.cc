@@ -65,14 +65,6 @@ void SetTenant(const TenantPtr& tenant, Request& request) {
   request.meter = tenant->meter;
 }
 
-absl::Status DeleteIfUntold(const ServingContext& serving,
-                            const grpc::ServerContextBase& context,
-                            const TenantPtr& tenant, const std::string& session_id) {
-  if (!context.IsCancelled()) return absl::OkStatus();
-  serving.sessions.Delete(tenant->name, session_id, [](const absl::Status&) {});
-  return absl::CancelledError("the client is gone");
-}
-
 void CountRefusal(const ServingContext& serving, const TenantPtr& tenant,
                   const absl::Status& status) {
   serving.observer.OnRefused(status);

@@ -9,7 +9,6 @@
 
 #include <memory>
 #include <optional>
-#include <string>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
@@ -74,11 +73,5 @@ std::optional<TimePoint> LateFrom(std::optional<TimePoint> deadline, const Clock
 // What a call ends with whose client is gone: DEADLINE_EXCEEDED if that is why, else
 // CANCELLED.
 absl::Status ClientGoneStatus(std::optional<TimePoint> late_from, const Clock& clock);
-
-// Before a call tells of the session that it has made: if its client is gone, nobody will
-// ever know of that session. Deletes it then, and is CANCELLED.
-absl::Status DeleteIfUntold(const ServingContext& serving,
-                            const grpc::ServerContextBase& context,
-                            const TenantPtr& tenant, const std::string& session_id);
 
 }  // namespace goldfinch

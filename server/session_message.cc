@@ -35,4 +35,15 @@ void FillSession(const SessionInfo& info, v1::Session& out) {
       static_cast<std::int32_t>(info.idle.count() % kNanosPerSecond));
 }
 
+absl::Status TellOfNewSession(const ServingContext& serving,
+                              const grpc::ServerContextBase& context,
+                              const TenantPtr& tenant,
+                              const absl::StatusOr<SessionInfo>& info, v1::Session& out) {
+  if (!info.ok()) return info.status();
+  FillSession(*info, out);
+  if (!context.IsCancelled()) return absl::OkStatus();
+  serving.sessions.Delete(tenant->name, info->id, [](const absl::Status&) {});
+  return absl::CancelledError("the client is gone");
+}
+
 }  // namespace goldfinch

@@ -1,13 +1,26 @@
 // A session as the contract tells of it.
 //
-// Threads: a pure function.
+// Threads: any.
 #pragma once
 
+#include <grpcpp/server_context.h>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
 #include "goldfinch/v1/session_service.pb.h"
+#include "server/serving_context.h"
 #include "sessions/session_manager.h"
 
 namespace goldfinch {
 
 void FillSession(const SessionInfo& info, v1::Session& out);
+
+// What a call ends with that has made `info`, a session of `tenant`, which goes to `out`.
+// If its client is gone nobody will ever know of that session: deletes it, and is
+// CANCELLED. Before Finish.
+absl::Status TellOfNewSession(const ServingContext& serving,
+                              const grpc::ServerContextBase& context,
+                              const TenantPtr& tenant,
+                              const absl::StatusOr<SessionInfo>& info, v1::Session& out);
 
 }  // namespace goldfinch

@@ -93,9 +93,8 @@ grpc::ServerUnaryReactor* SessionService::ForkSession(
     serving_.sessions.Fork(
         tenant->name, request->session_id(),
         [this, context, tenant, reactor, response](absl::StatusOr<SessionInfo> info) {
-          if (!info.ok()) return Finish(reactor, info.status());
-          FillSession(*info, *response->mutable_session());
-          Finish(reactor, DeleteIfUntold(serving_, *context, tenant, info->id));
+          Finish(reactor, TellOfNewSession(serving_, *context, tenant, info,
+                                           *response->mutable_session()));
         });
   });
 }

@@ -137,13 +137,9 @@ void ImportReactor::GoOn(bool ok) {
   if (context_->IsCancelled()) return FinishWith(absl::CancelledError("cancelled"));
   serving_.sessions.Import(
       tenant_->name, std::move(snapshot_), [self = self_](auto info) {
-        self->FinishWith(info.ok() ? self->Answer(*info) : info.status());
+        self->FinishWith(TellOfNewSession(self->serving_, *self->context_, self->tenant_,
+                                          info, *self->response_->mutable_session()));
       });
-}
-
-absl::Status ImportReactor::Answer(const SessionInfo& info) {
-  FillSession(info, *response_->mutable_session());
-  return DeleteIfUntold(serving_, *context_, tenant_, info.id);
 }
 
 void ImportReactor::FinishWith(const absl::Status& status) {

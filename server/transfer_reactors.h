@@ -81,7 +81,6 @@ class ImportReactor final : public grpc::ServerReadReactor<v1::ImportSessionRequ
   absl::Status Take(const std::string& chunk);
   void ReadNext();
   void GoOn(bool ok);
-  absl::Status Answer(const SessionInfo& info);
   void FinishWith(const absl::Status& status);
 
   const ServingContext& serving_;
