@@ -108,13 +108,13 @@ bool Scheduler::Impl::PutAsideFor(TenantAccount& newcomer) {
 }
 
 std::vector<std::size_t> Scheduler::Impl::ThoseWhoYield(TenantAccount& newcomer) {
+  if (options_.aside_bytes == 0) return {};
   const RequestNeeds& needs = newcomer.waiting.begin()->second.accepted().needs;
   const EngineInfo& info = engine_.info();
   const EngineUsage usage = engine_.usage();
   std::int64_t slots = needs.slots - (info.num_slots - usage.slots_used);
   std::int64_t pages = needs.pages - (info.num_pages - usage.pages_open);
   if (info.num_pages == 0) pages = 0;
-  if (options_.aside_bytes == 0) return {};
   // One that comes back gives up what it takes aside.
   const Waiting& first = newcomer.waiting.begin()->second;
   std::int64_t bytes = options_.aside_bytes - tenants_.aside_bytes() +

@@ -183,11 +183,7 @@ absl::Status GenerateReactor::Submit(const Use& use, GenerateCall call, Turn tur
       serving_.scheduler.Submit(std::move(call.request));
   {
     const MutexLock lock(mu_);
-    if (!submission.ok()) {
-      told_again_.clear();
-      next_told_again_ = 0;
-      return submission.status();
-    }
+    if (!submission.ok()) return submission.status();  // nothing is told again
     use_ = use;
     id = id_ = submission->id;
     TellRequestId(static_cast<std::uint64_t>(*id), *context_);

@@ -191,8 +191,7 @@ absl::Status CheckMemory(const ServerFlags& flags, std::int64_t limit,
     LogWarning(
         absl::StrCat("the model, --cache_bytes, --expanded_bytes, --aside_bytes, "
                      "--prefix_cache_bytes, --session_bytes, --grpc_memory_bytes and "
-                     "snapshots on their way "
-                     "may take ",
+                     "snapshots on their way may take ",
                      most, " bytes of memory; beyond ", limit, " calls are refused"));
   }
   return absl::OkStatus();

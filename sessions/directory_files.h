@@ -25,8 +25,8 @@ std::string FileName(std::string_view stem, std::string_view suffix);
 // The id before `suffix`, or empty.
 std::string StemOf(std::string_view name, std::string_view suffix);
 
-// NOT_FOUND when there is none, DATA_LOSS when it is damaged. `file` becomes the
-// open file, behind the header, if it is given.
+// NOT_FOUND when there is none, else as DecodeHeader. `file` becomes the open file if it
+// is given; where it is read next is for the caller to say.
 absl::StatusOr<SnapshotHeader> ReadSnapshotHeader(int directory, const std::string& id,
                                                   FileDescriptor* file = nullptr);
 

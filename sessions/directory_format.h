@@ -26,8 +26,8 @@ struct SnapshotHeader {
 inline constexpr std::size_t kMaxHeaderBytes = 4096;
 inline constexpr std::size_t kMaxTenantName = 512;
 std::string EncodeHeader(const SnapshotHeader& header);
-// DATA_LOSS for what is none, FAILED_PRECONDITION for one of a later version. `file_bytes` is the size of the whole file, of which
-// `begin` is the beginning.
+// DATA_LOSS for what is none, FAILED_PRECONDITION for one of a later version.
+// `file_bytes` is the size of the whole file, of which `begin` is the beginning.
 absl::StatusOr<SnapshotHeader> DecodeHeader(std::string_view begin,
                                             std::uint64_t file_bytes);
 

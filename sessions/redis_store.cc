@@ -156,17 +156,6 @@ RedisStore::Lease RedisStore::lease() const {
   return lease_;
 }
 
-bool RedisStore::BeginUse(redisContext& context) {
-  const MutexLock lock(mu_);
-  if (!abandoned_) in_use_.insert(&context);
-  return !abandoned_;
-}
-
-void RedisStore::EndUse(redisContext& context) {
-  const MutexLock lock(mu_);
-  in_use_.erase(&context);
-}
-
 // Who reads from a connection then finds its end.
 void RedisStore::Abandon() {
   const MutexLock lock(mu_);
@@ -215,7 +204,11 @@ absl::StatusOr<RedisStore::Context> RedisStore::TakeConnection() {
 // UNAVAILABLE when nothing came back; else what did, which may be an error.
 absl::StatusOr<RedisStore::Reply> RedisStore::CallOn(
     redisContext& context, const std::vector<std::string_view>& words) {
-  if (!BeginUse(context)) return NoAnswer();
+  {
+    const MutexLock lock(mu_);
+    if (abandoned_) return NoAnswer();
+    in_use_.insert(&context);
+  }
   std::vector<const char*> argv;
   std::vector<std::size_t> sizes;
   for (const std::string_view word : words) {
@@ -224,7 +217,10 @@ absl::StatusOr<RedisStore::Reply> RedisStore::CallOn(
   }
   Reply reply(static_cast<redisReply*>(redisCommandArgv(
       &context, static_cast<int>(argv.size()), argv.data(), sizes.data())));
-  EndUse(context);
+  {
+    const MutexLock lock(mu_);
+    in_use_.erase(&context);
+  }
   if (reply == nullptr) return NoAnswer();
   if (reply->type == REDIS_REPLY_ERROR) return ErrorOf(reply.get());
   return reply;

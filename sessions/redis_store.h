@@ -106,9 +106,6 @@ class RedisStore final : public SnapshotStore {
   absl::StatusOr<Context> TakeConnection();
   absl::StatusOr<Reply> CallOn(redisContext& context,
                                const std::vector<std::string_view>& words);
-  // False: the store was abandoned, and nothing may wait for the connection.
-  bool BeginUse(redisContext& context);
-  void EndUse(redisContext& context);
   // An error of the Redis is an error; nil is not.
   absl::StatusOr<Reply> Call(const std::vector<std::string_view>& words);
   absl::StatusOr<Reply> Eval(std::string_view script,
