@@ -131,7 +131,8 @@ struct RequestUsage {
 // ends a candidate (a stop token, end of text) has its kToken event too, and counts in
 // generated_tokens; whether to show it is the reader's business.
 struct StreamEvent {
-  enum class Kind { kToken, kFinished, kScores };
+  // kFilled: a kPrefill's prompt has run.
+  enum class Kind { kToken, kFinished, kScores, kFilled };
   Kind kind = Kind::kToken;
   std::int32_t candidate = 0;
 

@@ -118,7 +118,7 @@ RunningRequest::RunningRequest(const RunningContext& context,
     candidates_[i].generated = request.num_generated;
     if (request.make_stop_condition) candidates_[i].stop = request.make_stop_condition();
   }
-  if (!Prefilling()) FinishPrefill();
+  if (!Prefilling()) FinishPrefill(now);
 }
 
 RunningRequest::~RunningRequest() { Close(); }
@@ -228,7 +228,7 @@ void RunningRequest::TakeResult(std::int32_t candidate, std::int64_t tokens,
   if (accepted_->request.kind == RequestKind::kScore) {
     TakeScores(result, turn);
   } else if (!Prefilling()) {
-    FinishPrefill();
+    FinishPrefill(turn.now);
     if (fed_ < prompt_tokens_) return;  // several candidates, or nothing but the prompt
     if (UsesCache()) KeepForCache(fed_);
     TakeToken(0, std::move(result.sample), turn);
@@ -237,10 +237,14 @@ void RunningRequest::TakeResult(std::int32_t candidate, std::int64_t tokens,
 
 // From here on candidates decode: they have their copy of the parent's state, and the
 // token they feed next.
-void RunningRequest::FinishPrefill() {
+void RunningRequest::FinishPrefill(TimePoint now) {
   if (accepted_->request.kind == RequestKind::kPrefill) {
     candidates_.front().finished = true;
     unfinished_ = 0;
+    StreamEvent event;
+    event.kind = StreamEvent::Kind::kFilled;
+    event.usage = Usage(/*generated=*/0, now);
+    stream().Push(std::move(event), now);
     return;
   }
   for (std::size_t i = 0; i < candidates_.size(); ++i) {

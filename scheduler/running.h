@@ -207,7 +207,7 @@ class RunningRequest {
   void TellEnd(absl::Status status, bool interrupted);
   void Close();
   Span PrefillSpan(std::int64_t tokens) const;
-  void FinishPrefill();
+  void FinishPrefill(TimePoint now);
   void TakeToken(std::int32_t index, SampledToken sample, const Turn& turn);
   void TakeScores(SpanResult& result, const Turn& turn);
   void NoteToken(Candidate& candidate, const Turn& turn);

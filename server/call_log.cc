@@ -28,6 +28,7 @@ bool IsZero(std::string_view text) {
 
 const char* NameOf(const StreamEvent& end) {
   if (end.kind == StreamEvent::Kind::kScores) return "scored";
+  if (end.kind == StreamEvent::Kind::kFilled) return "filled";
   return end.finish_reason == FinishReason::kStop ? "stop" : "length";
 }
 

@@ -1,5 +1,5 @@
-// One line of the log for each finished Generate, Score or CreateSession call: whose, how
-// long, how much and how it ended; never what was asked or answered.
+// One line of the log for each finished Generate, Score, CreateSession or AppendToSession
+// call: whose, how long, how much and how it ended; never what was asked or answered.
 //
 // A caller's W3C traceparent, if it is one, is in the line and in the call's initial
 // metadata, so that a line can be found from a trace and the other way round.

@@ -104,7 +104,7 @@ absl::Status GenerateReactor::GoOn(const Use& use, GenerateCall call) {
   const auto history = static_cast<std::int64_t>(use->kept()->history().size());
   const absl::Status status = FitToHistory(history, serving_.limits, call);
   if (!status.ok()) return status;
-  call.request.base = use->kept();
+  GoOnFrom(use->kept(), call.request);
   Turn turn = TurnOf(call);
   return Submit(use, std::move(call), std::move(turn), {}, 0);
 }

@@ -168,7 +168,7 @@ void Metrics::OnFinished(const RequestReport& report) {
   if (report.status.ok()) {
     reason = report.finish_reason == FinishReason::kLength ? kLength : kStop;
     if (report.kind == RequestKind::kScore) reason = kScored;
-    if (report.kind == RequestKind::kPrefill) reason = kCreated;
+    if (report.kind == RequestKind::kPrefill) reason = kFilled;
   }
   finished_[reason].fetch_add(1, kRelaxed);
   const RequestUsage& usage = report.usage;

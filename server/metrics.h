@@ -102,9 +102,9 @@ class Metrics final : public SchedulerObserver {
 
  private:
   // Ways to end well, by their label; the others are status codes.
-  enum : std::size_t { kStop, kLength, kScored, kCreated };
+  enum : std::size_t { kStop, kLength, kScored, kFilled };
   static constexpr std::array<const char*, 4> kGoodEnds = {"stop", "length", "scored",
-                                                           "created"};
+                                                           "filled"};
   static constexpr std::size_t kNumCodes = 17;  // of absl::StatusCode
   using Gauge = std::atomic<std::int64_t>;
   using Counter = std::atomic<std::uint64_t>;

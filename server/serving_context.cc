@@ -65,6 +65,14 @@ void SetTenant(const TenantPtr& tenant, Request& request) {
   request.meter = tenant->meter;
 }
 
+void GoOnFrom(const std::shared_ptr<KeptPrefix>& kept, Request& request) {
+  if (kept->history().empty()) {
+    request.use_prefix_cache = true;
+  } else {
+    request.base = kept;
+  }
+}
+
 void CountRefusal(const ServingContext& serving, const TenantPtr& tenant,
                   const absl::Status& status) {
   serving.observer.OnRefused(status);

@@ -54,6 +54,9 @@ absl::Status MayBegin(const ServingContext& serving, bool entered);
 // Makes it a request of the tenant, within its limits.
 void SetTenant(const TenantPtr& tenant, Request& request);
 
+// Makes it go on from a session. One without a history may begin like any other prompt.
+void GoOnFrom(const std::shared_ptr<KeptPrefix>& kept, Request& request);
+
 // Counts a call that is refused before it reaches the scheduler; of nobody when `tenant`
 // is null.
 void CountRefusal(const ServingContext& serving, const TenantPtr& tenant,

@@ -1,6 +1,12 @@
 #include "server/session_message.h"
 
 #include <chrono>
+#include <iterator>
+#include <span>
+#include <string>
+#include <string_view>
+
+#include "absl/strings/str_cat.h"
 
 namespace goldfinch {
 namespace {
@@ -16,6 +22,10 @@ v1::SessionPlace PlaceOf(SessionPlace place) {
   }
   return v1::SESSION_PLACE_UNSPECIFIED;
 }
+
+constexpr std::int32_t kDefaultHistoryPage = 16384, kMaxHistoryPage = 65536;
+// Whatever a client's limit of messages is, it takes so much.
+constexpr std::size_t kMaxHistoryBytes = std::size_t{1} << 20;
 
 }  // namespace
 
@@ -44,6 +54,42 @@ absl::Status TellOfNewSession(const ServingContext& serving,
   if (!context.IsCancelled()) return absl::OkStatus();
   serving.sessions.Delete(tenant->name, info->id, [](const absl::Status&) {});
   return absl::CancelledError("the client is gone");
+}
+
+absl::StatusOr<HistoryPage> ReadHistoryPage(const v1::GetSessionHistoryRequest& request) {
+  const std::int64_t first = request.first_token();
+  if (first < 0) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("first_token is ", first, "; it must be at least 0"));
+  }
+  const std::int32_t size =
+      request.page_size() == 0 ? kDefaultHistoryPage : request.page_size();
+  if (size < 1 || size > kMaxHistoryPage) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        "page_size is ", size, "; it must be in [1, ", kMaxHistoryPage, "], or 0"));
+  }
+  return HistoryPage{.first = static_cast<std::size_t>(first),
+                     .size = static_cast<std::size_t>(size)};
+}
+
+absl::Status FillHistory(const std::vector<TokenId>& history, const HistoryPage& page,
+                         const Vocabulary& vocabulary,
+                         v1::GetSessionHistoryResponse& out) {
+  if (page.first > history.size()) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        "first_token is ", page.first, "; the session has ", history.size(), " tokens"));
+  }
+  out.set_num_tokens(std::ssize(history));
+  std::string& text = *out.mutable_text();
+  for (const TokenId token : std::span(history).subspan(page.first)) {
+    const std::string_view bytes = vocabulary.bytes(token);
+    const auto taken = static_cast<std::size_t>(out.tokens_size());
+    if (taken == page.size) break;
+    if (taken > 0 && text.size() + bytes.size() > kMaxHistoryBytes) break;
+    out.add_tokens(token);
+    text.append(bytes);
+  }
+  return absl::OkStatus();
 }
 
 }  // namespace goldfinch

@@ -5,6 +5,9 @@
 
 #include <grpcpp/server_context.h>
 
+#include <cstddef>
+#include <vector>
+
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "goldfinch/v1/session_service.pb.h"
@@ -22,5 +25,18 @@ absl::Status TellOfNewSession(const ServingContext& serving,
                               const grpc::ServerContextBase& context,
                               const TenantPtr& tenant,
                               const absl::StatusOr<SessionInfo>& info, v1::Session& out);
+
+// Which tokens of a history are asked for: up to `size` from `first` on.
+struct HistoryPage {
+  std::size_t first = 0;
+  std::size_t size = 0;
+};
+absl::StatusOr<HistoryPage> ReadHistoryPage(const v1::GetSessionHistoryRequest& request);
+
+// INVALID_ARGUMENT when the page begins behind the end. `history` has tokens of
+// `vocabulary` only.
+absl::Status FillHistory(const std::vector<TokenId>& history, const HistoryPage& page,
+                         const Vocabulary& vocabulary,
+                         v1::GetSessionHistoryResponse& out);
 
 }  // namespace goldfinch

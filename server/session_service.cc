@@ -2,7 +2,7 @@
 
 #include <utility>
 
-#include "server/create_session_reactor.h"
+#include "server/prefill_reactor.h"
 #include "server/session_message.h"
 #include "server/transfer_reactors.h"
 #include "sessions/session_id.h"
@@ -41,7 +41,33 @@ SessionManager::InfoCallback SessionService::AnswerWith(grpc::ServerUnaryReactor
 grpc::ServerUnaryReactor* SessionService::CreateSession(
     grpc::CallbackServerContext* context, const v1::CreateSessionRequest* request,
     v1::CreateSessionResponse* response) {
-  return CreateSessionReactor::Start(serving_, context, *request, response);
+  return PrefillReactor::Create(serving_, context, *request, response);
+}
+
+grpc::ServerUnaryReactor* SessionService::AppendToSession(
+    grpc::CallbackServerContext* context, const v1::AppendToSessionRequest* request,
+    v1::AppendToSessionResponse* response) {
+  return PrefillReactor::Append(serving_, context, *request, response);
+}
+
+grpc::ServerUnaryReactor* SessionService::GetSessionHistory(
+    grpc::CallbackServerContext* context, const v1::GetSessionHistoryRequest* request,
+    v1::GetSessionHistoryResponse* response) {
+  return ForTenant(context, [&](auto* reactor, const TenantPtr& tenant) {
+    const absl::StatusOr<HistoryPage> page = ReadHistoryPage(*request);
+    if (!page.ok()) return Finish(reactor, page.status());
+    serving_.sessions.Acquire(
+        tenant->name, request->session_id(),
+        [this, reactor, response, page = *page](auto use) {
+          absl::Status status = use.status();
+          if (status.ok()) {
+            status = FillHistory((*use)->kept()->history(), page,
+                                 serving_.limits.vocabulary, *response);
+            (*use)->Release();  // at once: who has the answer may call again
+          }
+          Finish(reactor, status);
+        });
+  });
 }
 
 grpc::ServerUnaryReactor* SessionService::GetSession(grpc::CallbackServerContext* context,

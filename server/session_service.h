@@ -17,6 +17,12 @@ class SessionService final : public v1::SessionService::CallbackService {
   grpc::ServerUnaryReactor* CreateSession(grpc::CallbackServerContext* context,
                                           const v1::CreateSessionRequest* request,
                                           v1::CreateSessionResponse* response) override;
+  grpc::ServerUnaryReactor* AppendToSession(
+      grpc::CallbackServerContext* context, const v1::AppendToSessionRequest* request,
+      v1::AppendToSessionResponse* response) override;
+  grpc::ServerUnaryReactor* GetSessionHistory(
+      grpc::CallbackServerContext* context, const v1::GetSessionHistoryRequest* request,
+      v1::GetSessionHistoryResponse* response) override;
   grpc::ServerUnaryReactor* GetSession(grpc::CallbackServerContext* context,
                                        const v1::GetSessionRequest* request,
                                        v1::GetSessionResponse* response) override;

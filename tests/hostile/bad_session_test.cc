@@ -109,6 +109,12 @@ std::string Bytes(const std::function<void(Message&)>& fill) {
 std::string Create(const std::function<void(v1::CreateSessionRequest&)>& fill) {
   return Bytes<v1::CreateSessionRequest>(fill);
 }
+std::string Append(const std::function<void(v1::AppendToSessionRequest&)>& fill) {
+  return Bytes<v1::AppendToSessionRequest>(fill);
+}
+std::string History(const std::function<void(v1::GetSessionHistoryRequest&)>& fill) {
+  return Bytes<v1::GetSessionHistoryRequest>(fill);
+}
 std::string List(const std::function<void(v1::ListSessionsRequest&)>& fill) {
   return Bytes<v1::ListSessionsRequest>(fill);
 }
@@ -129,6 +135,36 @@ TEST(BadSessionCallTest, EveryBadFieldHasItsStatus) {
        "4097 tokens; the limit is 4096"},
       {"Priority", "CreateSession", Create([](auto& r) { r.set_priority(101); }),
        kInvalid, "priority is 101; it must be in [-100, 100]"},
+      {"NoText", "AppendToSession", Append([](auto&) {}), kInvalid,
+       "text has 0 tokens; it must have at least 1"},
+      {"EmptyText", "AppendToSession", Append([](auto& r) { r.set_text(""); }), kInvalid,
+       "text has 0 tokens; it must have at least 1"},
+      {"AppendedToken", "AppendToSession",
+       Append([](auto& r) { r.mutable_tokens()->add_ids(1000); }), kInvalid,
+       "tokens[0] is 1000; it must be in [0, 999]"},
+      {"AppendedPriority", "AppendToSession", Append([](auto& r) {
+         r.set_text("x");
+         r.set_priority(-101);
+       }),
+       kInvalid, "priority is -101; it must be in [-100, 100]"},
+      {"AppendedToNothing", "AppendToSession", Append([](auto& r) { r.set_text("x"); }),
+       kInvalid, "session"},
+      {"AppendedElsewhere", "AppendToSession", Append([](auto& r) {
+         r.set_text("x");
+         r.set_session_id("../../../../../../../etc/passwd");
+       }),
+       kInvalid, "session"},
+      {"HistoryOfNothing", "GetSessionHistory", History([](auto&) {}), kInvalid,
+       "session"},
+      {"HistoryBefore", "GetSessionHistory",
+       History([](auto& r) { r.set_first_token(-1); }), kInvalid,
+       "first_token is -1; it must be at least 0"},
+      {"HistoryPage", "GetSessionHistory",
+       History([](auto& r) { r.set_page_size(65537); }), kInvalid,
+       "page_size is 65537; it must be in [1, 65536], or 0"},
+      {"HistoryPageNegative", "GetSessionHistory",
+       History([](auto& r) { r.set_page_size(-1); }), kInvalid,
+       "page_size is -1; it must be in [1, 65536], or 0"},
       {"PageSizeNegative", "ListSessions", List([](auto& r) { r.set_page_size(-1); }),
        kInvalid, "page_size is -1; it must be in [1, 1000], or 0"},
       {"PageSizeTooLarge", "ListSessions", List([](auto& r) { r.set_page_size(1001); }),

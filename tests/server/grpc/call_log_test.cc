@@ -17,6 +17,7 @@
 
 #include "tests/fakes/fake_clock.h"
 #include "tests/server/grpc/harness.h"
+#include "tests/server/grpc/session_client.h"
 
 namespace goldfinch {
 namespace {
@@ -104,10 +105,43 @@ TEST_F(CallLogTest, SessionsThatAreMadeHaveOneToo) {
   EXPECT_EQ(lines[0]["session_id"], id);
   EXPECT_EQ(lines[0]["request_id"].dump(), request_id);
   EXPECT_EQ(lines[0]["prompt_tokens"], 4);
+  EXPECT_EQ(lines[0]["finish_reason"], "filled");
+  EXPECT_EQ(lines[0]["cached_prompt_tokens"], 0);
   EXPECT_GT(lines[0]["total_seconds"], 0);
   EXPECT_EQ(lines[1]["status"], "INVALID_ARGUMENT");
   EXPECT_FALSE(lines[1].contains("session_id"));
   EXPECT_FALSE(lines[1].contains("request_id"));
+  EXPECT_FALSE(lines[1].contains("finish_reason"));
+}
+
+TEST_F(CallLogTest, SoHaveTextsThatAreAppended) {
+  std::string id;
+  {
+    TestServer server;
+    id = CreateSession(server, "once")->id();
+    for (const std::int32_t priority : {0, 1000}) {
+      grpc::ClientContext context;
+      v1::AppendToSessionRequest request;
+      request.set_session_id(id);
+      request.set_text(" upon");
+      request.set_priority(priority);
+      v1::AppendToSessionResponse response;
+      EXPECT_EQ(server.sessions().AppendToSession(&context, request, &response).ok(),
+                priority == 0);
+      EXPECT_EQ(RequestIdOf(context).empty(), priority != 0);
+    }
+  }
+  std::vector<nlohmann::json> lines = Requests();
+  std::erase_if(lines,
+                [](const auto& line) { return line["method"] != "AppendToSession"; });
+  ASSERT_EQ(lines.size(), 2u);
+  std::ranges::sort(lines, {},
+                    [](const nlohmann::json& line) { return line["status"] != "OK"; });
+  EXPECT_EQ(lines[0]["session_id"], id);
+  EXPECT_EQ(lines[0]["finish_reason"], "filled");
+  EXPECT_EQ(lines[0]["prompt_tokens"], 9);
+  EXPECT_EQ(lines[0]["cached_prompt_tokens"], 3);
+  EXPECT_EQ(lines[1]["status"], "INVALID_ARGUMENT");
 }
 
 TEST_F(CallLogTest, OneLineACallWithLengthsTimesAndTrace) {
