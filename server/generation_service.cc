@@ -1,14 +1,25 @@
 #include "server/generation_service.h"
 
+#include <cstddef>
+#include <iterator>
 #include <string>
+#include <string_view>
 #include <utility>
 #include <vector>
+
+#include "absl/strings/str_cat.h"
 
 #include "server/generate_reactor.h"
 #include "server/score_reactor.h"
 #include "server/text/detokenizer.h"
 
 namespace goldfinch {
+namespace {
+
+// A string for each takes forty times the memory of its id.
+constexpr std::ptrdiff_t kMaxTokensWithBytes = 65536;
+
+}  // namespace
 
 GenerationService::GenerationService(const ServingContext& serving,
                                      v1::GetModelResponse model)
@@ -45,11 +56,22 @@ grpc::ServerUnaryReactor* GenerationService::Detokenize(
       ValidateTokens("tokens", request->tokens(), serving_.limits.vocabulary);
   if (!status.ok()) return Answer(context, status);
   const std::vector<TokenId> tokens(request->tokens().begin(), request->tokens().end());
+  if (request->with_token_bytes() && std::ssize(tokens) > kMaxTokensWithBytes) {
+    return Answer(context, absl::InvalidArgumentError(absl::StrCat(
+                               "tokens has ", tokens.size(), " ids; the limit with ",
+                               "with_token_bytes is ", kMaxTokensWithBytes)));
+  }
   // A message of ids may stand for gigabytes: known before they are made.
   const absl::Status fits = ValidateAnswerBytes(
       serving_.limits.tokenizer.DecodedBytes(tokens), serving_.limits);
   if (!fits.ok()) return Answer(context, fits);
   response->set_text(ToValidUtf8(serving_.limits.tokenizer.Decode(tokens)));
+  if (request->with_token_bytes()) {
+    for (const TokenId token : tokens) {
+      const std::string_view bytes = serving_.limits.vocabulary.bytes(token);
+      response->add_token_bytes(bytes.data(), bytes.size());
+    }
+  }
   return AnswerIfItFits(context, *response);
 }
 

@@ -80,6 +80,37 @@ TEST_F(UnaryTest, TokenizeAndDetokenizeAreInverse) {
   }
 }
 
+TEST_F(UnaryTest, BytesOfTokensAreTheirOwn) {
+  const std::string text = "naïve 漢字";
+  v1::DetokenizeRequest request;
+  for (const TokenId token : Encode(text)) request.add_tokens(token);
+  request.add_tokens(0);     // end of text
+  request.add_tokens(0xff);  // a byte of no character
+  for (const bool wanted : {true, false}) {
+    grpc::ClientContext context;
+    request.set_with_token_bytes(wanted);
+    v1::DetokenizeResponse response;
+    ASSERT_TRUE(server_.stub().Detokenize(&context, request, &response).ok());
+    ASSERT_EQ(response.token_bytes_size(), wanted ? request.tokens_size() : 0);
+    std::string joined;
+    for (int i = 0; i < response.token_bytes_size(); ++i) {
+      EXPECT_EQ(response.token_bytes(i), TestVocabulary().bytes(request.tokens(i)));
+      joined += response.token_bytes(i);
+    }
+    if (wanted) {
+      EXPECT_TRUE(joined.starts_with(text));
+    }
+  }
+  request.set_with_token_bytes(true);
+  request.mutable_tokens()->Resize(65537, 1);
+  grpc::ClientContext context;
+  v1::DetokenizeResponse response;
+  const grpc::Status status = server_.stub().Detokenize(&context, request, &response);
+  EXPECT_EQ(status.error_code(), grpc::StatusCode::INVALID_ARGUMENT);
+  EXPECT_EQ(status.error_message(),
+            "tokens has 65537 ids; the limit with with_token_bytes is 65536");
+}
+
 TEST_F(UnaryTest, DetokenizeReplacesWhatIsNotUtf8) {
   grpc::ClientContext context;
   v1::DetokenizeRequest request;
