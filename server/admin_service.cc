@@ -85,6 +85,12 @@ void AdminService::Finish(grpc::ServerUnaryReactor* reactor,
   reactor->Finish(EndStatus(serving_, status));
 }
 
+void AdminService::FinishLater(grpc::ServerUnaryReactor* reactor,
+                               absl::Status status) const {
+  serving_.delivery.Post(
+      [this, reactor, status = std::move(status)] { Finish(reactor, status); });
+}
+
 template <typename AnswerFunction>
 grpc::ServerUnaryReactor* AdminService::ForAdmin(const Ask& ask,
                                                  grpc::CallbackServerContext* context,
@@ -148,7 +154,7 @@ grpc::ServerUnaryReactor* AdminService::ListRequests(
                 absl::StrCat(static_cast<std::uint64_t>(infos.back().id)));
           }
           for (const RequestInfo& info : infos) Fill(info, *response->add_requests());
-          Finish(reactor, absl::OkStatus());
+          FinishLater(reactor, absl::OkStatus());
         });
   });
 }
@@ -162,9 +168,9 @@ grpc::ServerUnaryReactor* AdminService::CancelRequest(
         RequestId{id},
         absl::CancelledError("the request was cancelled by the server's operator"),
         [this, reactor, id](bool found) {
-          Finish(reactor, found ? absl::OkStatus()
-                                : absl::NotFoundError(absl::StrCat(
-                                      "no request ", id, " waits or runs")));
+          FinishLater(reactor, found ? absl::OkStatus()
+                                     : absl::NotFoundError(absl::StrCat(
+                                           "no request ", id, " waits or runs")));
         });
   });
 }

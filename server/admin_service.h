@@ -54,6 +54,8 @@ class AdminService final : public v1::AdminService::CallbackService {
   grpc::ServerUnaryReactor* ForAdmin(const Ask& ask, grpc::CallbackServerContext* context,
                                      const AnswerFunction& answer) const;
   void Finish(grpc::ServerUnaryReactor* reactor, const absl::Status& status) const;
+  // For the step thread: finishing may run the handler of another call on the way.
+  void FinishLater(grpc::ServerUnaryReactor* reactor, absl::Status status) const;
 
   const ServingContext& serving_;
   const AdminActions actions_;

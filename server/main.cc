@@ -210,16 +210,28 @@ class Stopper {
   // The first one drains, the second ends the patience, a third one kills. While there
   // is no server yet, there is nothing to finish.
   void OnSignal() {
-    MutexLock lock(mu_);
-    if (server_ == nullptr) std::_Exit(0);
-    if (++signals_seen_ == 1) {
-      server_->BeginDrain();
+    Server* server = nullptr;
+    bool first = false;
+    {
+      const MutexLock lock(mu_);
+      if (server_ == nullptr) std::_Exit(0);
+      first = ++signals_seen_ == 1;
+      server = server_;
+      told_ = true;
       changed_.NotifyAll();
-      return;
     }
-    server_->HurryUp();
-    const sigset_t stop = SignalSet({SIGTERM, SIGINT});
-    pthread_sigmask(SIG_UNBLOCK, &stop, nullptr);
+    // Without the lock: gRPC may run another call's handler on the way, and that one may
+    // come to OnDrain.
+    if (first) {
+      server->BeginDrain();
+    } else {
+      server->HurryUp();
+      const sigset_t stop = SignalSet({SIGTERM, SIGINT});
+      pthread_sigmask(SIG_UNBLOCK, &stop, nullptr);
+    }
+    const MutexLock lock(mu_);
+    told_ = false;
+    changed_.NotifyAll();
   }
 
   // The server drains already; a signal is the first one all the same.
@@ -250,6 +262,7 @@ class Stopper {
   // The server is about to go.
   void Forget() {
     MutexLock lock(mu_);
+    while (told_) changed_.Wait(mu_);
     server_ = nullptr;
   }
 
@@ -257,6 +270,7 @@ class Stopper {
   Mutex mu_;
   CondVar changed_;
   Server* server_ ABSL_GUARDED_BY(mu_) = nullptr;
+  bool told_ ABSL_GUARDED_BY(mu_) = false;  // the server, of a signal, just now
   int signals_seen_ ABSL_GUARDED_BY(mu_) = 0;
   bool drains_ ABSL_GUARDED_BY(mu_) = false;
   bool reload_ ABSL_GUARDED_BY(mu_) = false;  // while there is no server

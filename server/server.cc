@@ -186,8 +186,14 @@ class Server::Impl {
 
   void BeginDrain() {
     calls_.Close();
-    const MutexLock lock(open_mu_);
-    for (grpc::Server* server : {server_.get(), admin_server_.get()}) {
+    grpc::Server* servers[2];
+    {
+      const MutexLock lock(open_mu_);
+      servers[0] = server_.get();
+      servers[1] = admin_server_.get();
+    }
+    // Without the lock: gRPC may run another call's handler on the way, which may drain.
+    for (grpc::Server* server : servers) {
       if (server != nullptr) server->GetHealthCheckService()->SetServingStatus(false);
     }
   }
