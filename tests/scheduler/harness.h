@@ -60,6 +60,7 @@ class Reader {
 
   std::map<std::int32_t, CandidateOutput> candidates;
   std::optional<StreamEvent> scores;
+  std::optional<StreamEvent> filled;
 
  private:
   void Keep(TokenStream::Batch batch) {
@@ -76,6 +77,10 @@ class Reader {
           break;
         case StreamEvent::Kind::kScores:
           scores = std::move(event);
+          break;
+        case StreamEvent::Kind::kFilled:
+          EXPECT_FALSE(filled.has_value());
+          filled = std::move(event);
           break;
       }
     }

@@ -74,10 +74,46 @@ TEST_F(PrefixTest, PrefillKeepsAllButTheLastToken) {
     ASSERT_TRUE(end->kept != nullptr);
     EXPECT_EQ(end->kept->history(), fill.prompt);
     EXPECT_EQ(end->kept->length(), prompt - 1);
+    ASSERT_TRUE(submitted.reader.filled.has_value());
+    EXPECT_EQ(submitted.reader.filled->usage.prompt_tokens, prompt);
+    EXPECT_EQ(submitted.reader.filled->usage.cached_prompt_tokens, 0);
     const std::shared_ptr<KeptPrefix> kept = end->kept;
     Run(Turn(kept, 0, 5, 2));
     Run(Turn(kept, 7, 5, 3));
   }
+}
+
+TEST_F(PrefixTest, PrefillGoesOnFromAConversation) {
+  const std::shared_ptr<KeptPrefix> kept = Run(Turn(nullptr, 30, 5, 1));
+  Request fill = Turn(kept, 40, 0, 2);
+  fill.kind = RequestKind::kPrefill;
+  Submitted submitted = Submit(Keeping(fill));
+  RunUntilIdle();
+  submitted.reader.Take();
+  ASSERT_TRUE(submitted.reader.status().ok()) << submitted.reader.status();
+  ASSERT_TRUE(end->kept != nullptr);
+  EXPECT_EQ(std::ssize(end->kept->history()), 30 + 5 + 40);
+  EXPECT_EQ(submitted.reader.filled->usage.prompt_tokens, 30 + 5 + 40);
+  EXPECT_EQ(submitted.reader.filled->usage.cached_prompt_tokens, 30 + 5 - 1);
+  Run(Turn(end->kept, 0, 5, 3));
+  Run(Turn(kept, 40, 5, 3));
+}
+
+TEST_F(PrefixTest, PrefillThatEndsTooSoonLeavesTheConversationAsItWas) {
+  options.step_tokens = 10;
+  const std::shared_ptr<KeptPrefix> kept = Run(Turn(nullptr, 30, 5, 1));
+  Request fill = Turn(kept, 40, 0, 2);
+  fill.kind = RequestKind::kPrefill;
+  Submitted submitted = Submit(Keeping(fill));
+  Step();
+  Step();
+  scheduler().Cancel(submitted.id);
+  RunUntilIdle();
+  submitted.reader.Take();
+  EXPECT_TRUE(absl::IsCancelled(end->status));
+  EXPECT_EQ(end->kept, nullptr);
+  EXPECT_FALSE(submitted.reader.filled.has_value());
+  Run(Turn(kept, 40, 5, 2));
 }
 
 TEST_F(PrefixTest, CancelledBeforeItsFirstTokenLeavesTheConversationAsItWas) {
