@@ -1,5 +1,3 @@
-#include <unistd.h>
-
 #include <cstdint>
 #include <cstdio>
 #include <optional>
@@ -38,15 +36,17 @@ bool FillRequest(const GenerateFlags& flags, v1::GenerateRequest& request) {
                                                  flags.tokens.end());
     return true;
   }
-  // A session goes on by itself; nobody is asked at a terminal.
-  const bool alone = !flags.session.empty() && isatty(STDIN_FILENO) != 0;
-  std::optional<std::string> text = flags.prompt ? flags.prompt
-                                    : alone      ? std::string()
-                                                 : ReadStandardInput();
-  if (!text.has_value()) return false;
-  // That of `echo` and of editors is hardly meant; what is to end in one ends in two.
-  if (!flags.prompt && text->ends_with('\n')) text->pop_back();
-  if (flags.session.empty() || !text->empty()) request.set_text(*text);
+  // A session goes on by itself. What a script has on its standard input is no text for
+  // it unless it is asked for: nothing takes it out of the session again.
+  std::optional<std::string> text = flags.prompt;
+  const bool reads = text.has_value() ? *text == "-" : flags.session.empty();
+  if (reads) {
+    text = ReadStandardInput();
+    if (!text.has_value()) return false;
+    // That of `echo` and of editors is hardly meant; what is to end in one ends in two.
+    if (text->ends_with('\n')) text->pop_back();
+  }
+  if (flags.session.empty() || !text.value_or("").empty()) request.set_text(*text);
   return true;
 }
 

@@ -109,8 +109,8 @@ CLI::App* AddGenerate(CLI::App& app, GenerateFlags& flags) {
   auto* prompt =
       command
           ->add_option("--prompt", flags.prompt,
-                       "Text to continue (default: standard input, less a newline at "
-                       "its end)")
+                       "Text to continue; -, and without a session the default: "
+                       "standard input, less a newline at its end")
           ->check(Utf8());
   auto* tokens = command->add_option("--tokens", flags.tokens, "Prompt as token ids")
                      ->delimiter(',')

@@ -76,6 +76,10 @@ TEST_F(ClientTest, GenerateStreamsTheTextOfItsPrompt) {
   EXPECT_THAT(output.err, IsEmpty());
   EXPECT_EQ(Goldfinch(flags, "the prompt").out, output.out) << "from standard input";
   EXPECT_EQ(Goldfinch(flags, "the prompt\n").out, output.out) << "as of echo";
+  EXPECT_EQ(
+      Goldfinch({"generate", "--max_tokens=30", "--seed=7", "--prompt=-"}, "the prompt\n")
+          .out,
+      output.out);
   EXPECT_EQ(Goldfinch(flags, "the prompt\n\n").out,
             TextOf(ExpectedTokens(TextRequest("the prompt\n", 30))) + "\n");
   std::vector<std::string> with_ids = flags;
@@ -319,6 +323,27 @@ TEST(ClientCandidatesTest, WhatThereIsOfUnfinishedOnesIsShownToo) {
   EXPECT_EQ(output.out,
             "--- candidate 0 ---\na king sat\n--- candidate 1 ---\na queen stood\n");
   EXPECT_EQ(output.err, "goldfinch: DEADLINE_EXCEEDED: over\n");
+}
+
+TEST(ClientSessionTest, ItsTextComesFromStandardInputOnlyWhenAsked) {
+  const ScriptedServer server({{{LastPiece(1, "x")}, {}}});
+  const std::vector<std::string> flags = {"generate", "--session=a",
+                                          "--server=" + server.address()};
+  // As in `while read id; do goldfinch generate --session=$id; done <ids`.
+  EXPECT_EQ(RunProgram("goldfinch", flags, "b\nc\n").exit_code, 0);
+  // Nobody ever writes to this pipe, or closes it.
+  EXPECT_EQ(Program("goldfinch", flags, Program::Typed()).Wait().exit_code, 0);
+  std::vector<std::string> asked = flags;
+  asked.push_back("--prompt=-");
+  EXPECT_EQ(RunProgram("goldfinch", asked, "the text\n").exit_code, 0);
+  EXPECT_EQ(RunProgram("goldfinch", asked, "").exit_code, 0);
+  const std::vector<v1::GenerateRequest> requests = server.requests();
+  ASSERT_EQ(requests.size(), 4u);
+  for (const std::size_t alone : {0u, 1u, 3u}) {
+    EXPECT_EQ(requests[alone].session(), "a");
+    EXPECT_EQ(requests[alone].input_case(), v1::GenerateRequest::INPUT_NOT_SET) << alone;
+  }
+  EXPECT_EQ(requests[2].text(), "the text");
 }
 
 TEST(ClientWithoutServerTest, SaysSoAndFails) {
