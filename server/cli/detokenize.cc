@@ -1,7 +1,7 @@
 #include <cstdio>
 
 #include "goldfinch/v1/generation_service.grpc.pb.h"
-#include "server/cli/call.h"
+#include "server/cli/caller.h"
 #include "server/cli/commands.h"
 
 namespace goldfinch {
@@ -10,12 +10,11 @@ namespace goldfinch {
 int RunDetokenize(const DetokenizeFlags& flags) {
   v1::DetokenizeRequest request;
   request.mutable_tokens()->Add(flags.tokens.begin(), flags.tokens.end());
-  grpc::ClientContext context;
-  SetDeadline(flags.connection, context);
-  const auto stub = v1::GenerationService::NewStub(Connect(flags.connection));
+  Caller<v1::GenerationService> caller(flags.connection);
   v1::DetokenizeResponse response;
-  const grpc::Status status = stub->Detokenize(&context, request, &response);
-  if (!status.ok()) return Report(status);
+  const grpc::Status status =
+      caller.Call(request, response, &v1::GenerationService::Stub::Detokenize);
+  if (!status.ok()) return caller.signals.Report(status);
   std::fwrite(response.text().data(), 1, response.text().size(), stdout);
   std::printf("\n");
   return 0;

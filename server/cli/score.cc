@@ -1,9 +1,8 @@
 #include <cstdio>
 
 #include "goldfinch/v1/generation_service.grpc.pb.h"
-#include "server/cli/call.h"
+#include "server/cli/caller.h"
 #include "server/cli/commands.h"
-#include "server/cli/signals.h"
 
 namespace goldfinch {
 
@@ -13,14 +12,11 @@ int RunScore(const ScoreFlags& flags) {
   v1::ScoreRequest request;
   request.set_context_text(flags.context);
   request.set_continuation_text(flags.continuation);
-  grpc::ClientContext context;
-  SetDeadline(flags.connection, context);
-  Signals signals;
-  const Signals::Call call(signals, context);
-  const auto stub = v1::GenerationService::NewStub(Connect(flags.connection));
+  Caller<v1::GenerationService> caller(flags.connection);
   v1::ScoreResponse response;
-  const grpc::Status status = stub->Score(&context, request, &response);
-  if (!status.ok()) return signals.Report(status);
+  const grpc::Status status =
+      caller.Call(request, response, &v1::GenerationService::Stub::Score);
+  if (!status.ok()) return caller.signals.Report(status);
   for (const v1::TokenScore& token : response.tokens()) {
     std::printf("%d\t%.6f%s\n", token.token(), static_cast<double>(token.logprob()),
                 token.is_greedy() ? "\tgreedy" : "");

@@ -3,10 +3,8 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "goldfinch/v1/session_service.grpc.pb.h"
-#include "server/cli/call.h"
+#include "server/cli/caller.h"
 #include "server/cli/print.h"
-#include "server/cli/retry.h"
-#include "server/cli/signals.h"
 #include "server/cli/transfer.h"
 
 namespace goldfinch {
@@ -16,22 +14,10 @@ constexpr int kPageSize = 1000;  // the most there may be
 
 using Stub = v1::SessionService::Stub;
 
-// One use of the subcommand: signals end its calls, and a server that refuses one sends
-// it to the next. The session may be there.
-struct Caller {
-  explicit Caller(const ConnectionFlags& flags)
-      : connection(flags, &signals), deadline(DeadlineOf(flags)) {}
+// The session may be on any of the servers.
+struct SessionsCaller : Caller<v1::SessionService> {
+  using Caller::Caller;
 
-  template <typename Request, typename Response>
-  grpc::Status Call(const Request& request, Response& response,
-                    grpc::Status (Stub::*method)(grpc::ClientContext*, const Request&,
-                                                 Response*)) {
-    return CallPatiently(connection, signals, deadline, kEachServerOnce,
-                         [&](const auto& channel, grpc::ClientContext& context) {
-                           const auto stub = v1::SessionService::NewStub(channel);
-                           return ((*stub).*method)(&context, request, &response);
-                         });
-  }
   // A method about one session.
   template <typename Request, typename Response>
   grpc::Status CallAbout(const std::string& id, Response& response,
@@ -41,10 +27,6 @@ struct Caller {
     request.set_session_id(id);
     return Call(request, response, method);
   }
-
-  Signals signals;  // before the first channel
-  Connection connection;
-  const Deadline deadline;
 };
 
 void PrintNew(const SessionsFlags& flags, const v1::Session& session) {
@@ -63,7 +45,7 @@ void PrintRow(const v1::Session& session) {
 }
 
 int RunList(const SessionsFlags& flags) {
-  Caller caller(flags.connection);
+  SessionsCaller caller(flags.connection);
   v1::ListSessionsRequest request;
   request.set_page_size(kPageSize);
   bool headed = flags.json;
@@ -85,7 +67,7 @@ int RunList(const SessionsFlags& flags) {
 }
 
 int RunGet(const SessionsFlags& flags) {
-  Caller caller(flags.connection);
+  SessionsCaller caller(flags.connection);
   v1::GetSessionResponse response;
   const grpc::Status status = caller.CallAbout(flags.id, response, &Stub::GetSession);
   if (!status.ok()) return caller.signals.Report(status);
@@ -101,7 +83,7 @@ int RunCreate(const SessionsFlags& flags) {
     request.mutable_tokens()->mutable_ids()->Add(flags.tokens.begin(),
                                                  flags.tokens.end());
   }
-  Caller caller(flags.connection);
+  SessionsCaller caller(flags.connection);
   v1::CreateSessionResponse response;
   const grpc::Status status = caller.Call(request, response, &Stub::CreateSession);
   if (status.ok()) PrintNew(flags, response.session());
@@ -109,7 +91,7 @@ int RunCreate(const SessionsFlags& flags) {
 }
 
 int RunFork(const SessionsFlags& flags) {
-  Caller caller(flags.connection);
+  SessionsCaller caller(flags.connection);
   v1::ForkSessionResponse response;
   const grpc::Status status = caller.CallAbout(flags.id, response, &Stub::ForkSession);
   if (status.ok()) PrintNew(flags, response.session());
@@ -117,7 +99,7 @@ int RunFork(const SessionsFlags& flags) {
 }
 
 int RunPark(const SessionsFlags& flags) {
-  Caller caller(flags.connection);
+  SessionsCaller caller(flags.connection);
   v1::ParkSessionResponse response;
   const grpc::Status status = caller.CallAbout(flags.id, response, &Stub::ParkSession);
   if (status.ok() && flags.json) PrintJson(response.session());
@@ -125,13 +107,13 @@ int RunPark(const SessionsFlags& flags) {
 }
 
 int RunExport(const SessionsFlags& flags) {
-  Caller caller(flags.connection);
+  SessionsCaller caller(flags.connection);
   return ExportSession(caller.connection, caller.signals, caller.deadline, flags.id,
                        flags.file);
 }
 
 int RunImport(const SessionsFlags& flags) {
-  Caller caller(flags.connection);
+  SessionsCaller caller(flags.connection);
   v1::Session imported;
   const int exit_code = ImportSession(caller.connection, caller.signals, caller.deadline,
                                       flags.file, imported);
@@ -141,7 +123,7 @@ int RunImport(const SessionsFlags& flags) {
 
 int RunDelete(const SessionsFlags& flags) {
   int exit_code = 0;
-  Caller caller(flags.connection);
+  SessionsCaller caller(flags.connection);
   for (const std::string& id : flags.ids) {
     v1::DeleteSessionResponse response;
     const grpc::Status status = caller.CallAbout(id, response, &Stub::DeleteSession);

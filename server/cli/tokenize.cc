@@ -4,6 +4,7 @@
 
 #include "goldfinch/v1/generation_service.grpc.pb.h"
 #include "server/cli/call.h"
+#include "server/cli/caller.h"
 #include "server/cli/commands.h"
 
 namespace goldfinch {
@@ -14,12 +15,11 @@ int RunTokenize(const TokenizeFlags& flags) {
   const std::optional<std::string> text = flags.text ? flags.text : ReadStandardInput();
   if (!text.has_value()) return kUsageExit;
   request.set_text(*text);
-  grpc::ClientContext context;
-  SetDeadline(flags.connection, context);
-  const auto stub = v1::GenerationService::NewStub(Connect(flags.connection));
+  Caller<v1::GenerationService> caller(flags.connection);
   v1::TokenizeResponse response;
-  const grpc::Status status = stub->Tokenize(&context, request, &response);
-  if (!status.ok()) return Report(status);
+  const grpc::Status status =
+      caller.Call(request, response, &v1::GenerationService::Stub::Tokenize);
+  if (!status.ok()) return caller.signals.Report(status);
   const char* separator = "";
   for (const std::int32_t token : response.tokens()) {
     std::printf("%s%d", separator, token);

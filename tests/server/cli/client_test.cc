@@ -235,6 +235,27 @@ TEST_F(ClientTest, ModelShowsWhatIsServed) {
   EXPECT_THAT(output.out, HasSubstr("vocab_size: 1000\n"));
 }
 
+// The first is not there, the second has no time for it.
+TEST_F(ClientTest, ServersStandInForOneAnother) {
+  TestServer draining;
+  draining.server().BeginDrain();
+  const std::vector<std::vector<std::string>> commands = {
+      {"score", "--context=the", "--continuation= end"},
+      {"tokenize", "the end"},
+      {"detokenize", "5"},
+      {"model"},
+  };
+  for (const std::vector<std::string>& command : commands) {
+    SCOPED_TRACE(command.front());
+    std::vector<std::string> with_all = command;
+    with_all.push_back(absl::StrCat("--server=127.0.0.1:1,127.0.0.1:", draining.port(),
+                                    ",", server_.address()));
+    const ProgramOutput output = RunProgram("goldfinch", with_all);
+    EXPECT_EQ(output.exit_code, 0) << output.err;
+    EXPECT_EQ(output.out, Goldfinch(command).out);
+  }
+}
+
 TEST_F(ClientTest, HealthSaysWhetherTheServerServes) {
   ProgramOutput output = Goldfinch({"health"});
   EXPECT_EQ(output.exit_code, 0);
