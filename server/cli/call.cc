@@ -2,8 +2,6 @@
 
 #include <algorithm>
 #include <cstdio>
-#include <iostream>
-#include <iterator>
 
 #include "absl/status/status.h"
 #include "absl/strings/str_cat.h"
@@ -136,15 +134,6 @@ int Report(const grpc::Status& status) {
 std::string TextMistake(const std::string& text) {
   const std::size_t valid = ValidUtf8Size(text);
   return valid == text.size() ? "" : absl::StrCat("the text is not UTF-8: byte ", valid);
-}
-
-std::optional<std::string> ReadStandardInput() {
-  std::string text{std::istreambuf_iterator<char>(std::cin),
-                   std::istreambuf_iterator<char>()};
-  const std::string mistake = TextMistake(text);
-  if (mistake.empty()) return text;
-  std::fprintf(stderr, "goldfinch: standard input: %s\n", mistake.c_str());
-  return std::nullopt;
 }
 
 }  // namespace goldfinch

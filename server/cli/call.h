@@ -66,7 +66,4 @@ int Report(const grpc::Status& status);
 // for it.
 std::string TextMistake(const std::string& text);
 
-// All of standard input. None, and told on standard error, when it cannot be sent.
-std::optional<std::string> ReadStandardInput();
-
 }  // namespace goldfinch

@@ -17,6 +17,7 @@
 #include "goldfinch/v1/session_service.grpc.pb.h"
 #include "server/cli/call.h"
 #include "server/cli/generation.h"
+#include "server/cli/input.h"
 #include "server/cli/print.h"
 #include "server/cli/retry.h"
 #include "server/cli/sessions.h"
@@ -83,6 +84,10 @@ class Chat {
 
 int Chat::Run() {
   if (!FillSampling(flags_.sampling, sampling_)) return kUsageExit;
+  if (IsStandardInput(flags_.prompt)) {
+    std::fputs("goldfinch: standard input has the lines; give --prompt_file\n", stderr);
+    return kUsageExit;
+  }
   if (const int exit_code = Begin(); exit_code != 0) return exit_code;
   int exit_code = 0;
   for (std::string line; ReadLine(line) && line != "/quit";) {
@@ -102,7 +107,10 @@ int Chat::Begin() {
   v1::Session session;
   if (session_.empty()) {
     v1::CreateSessionRequest request;
-    if (!flags_.prompt.empty()) request.set_text(flags_.prompt);
+    std::optional<std::string> text;
+    const int exit_code = ReadText(flags_.prompt, text);
+    if (exit_code != 0) return exit_code;
+    if (!text.value_or("").empty()) request.set_text(*text);
     request.set_priority(flags_.priority);
     v1::CreateSessionResponse response;
     status = Call(request, response, &v1::SessionService::Stub::CreateSession);

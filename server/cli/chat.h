@@ -5,6 +5,7 @@
 #include <string>
 
 #include "server/cli/commands.h"
+#include "server/cli/input.h"
 #include "server/cli/sampling.h"
 
 namespace goldfinch {
@@ -12,7 +13,7 @@ namespace goldfinch {
 struct ChatFlags {
   ConnectionFlags connection;
   std::string session;  // empty: a new one
-  std::string prompt;   // what a new one begins with
+  TextFlags prompt;     // what a new one begins with
   SamplingFlags sampling;
   std::int32_t priority = 0;
 };

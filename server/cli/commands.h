@@ -7,8 +7,8 @@
 #include <cstdint>
 #include <optional>
 #include <string>
-#include <vector>
 
+#include "server/cli/input.h"
 #include "server/cli/sampling.h"
 #include "server/command_line.h"
 
@@ -30,8 +30,8 @@ struct ConnectionFlags {
 
 struct GenerateFlags {
   ConnectionFlags connection;
-  std::optional<std::string> prompt;
-  std::vector<std::int32_t> tokens;
+  TextFlags prompt;
+  TokenFlags tokens;
   std::string session;  // empty: none
   // Whose last generation goes on, after so many tokens of it; empty: none.
   std::string resume_session;
@@ -47,18 +47,21 @@ struct GenerateFlags {
 
 struct ScoreFlags {
   ConnectionFlags connection;
-  std::string context;
-  std::string continuation;
+  TextFlags context;
+  TokenFlags context_tokens;
+  TextFlags continuation;
+  TokenFlags continuation_tokens;
+  bool json = false;
 };
 
 struct TokenizeFlags {
   ConnectionFlags connection;
-  std::optional<std::string> text;  // none: standard input
+  std::string text = "-";
 };
 
 struct DetokenizeFlags {
   ConnectionFlags connection;
-  std::vector<std::int32_t> tokens;
+  TokenFlags tokens = {"-"};
 };
 
 struct ModelFlags {

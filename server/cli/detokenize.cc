@@ -1,4 +1,6 @@
+#include <cstdint>
 #include <cstdio>
+#include <vector>
 
 #include "goldfinch/v1/generation_service.grpc.pb.h"
 #include "server/cli/caller.h"
@@ -9,7 +11,11 @@ namespace goldfinch {
 // The text and a newline.
 int RunDetokenize(const DetokenizeFlags& flags) {
   v1::DetokenizeRequest request;
-  request.mutable_tokens()->Add(flags.tokens.begin(), flags.tokens.end());
+  std::vector<std::int32_t> tokens;
+  if (const int exit_code = ReadTokens(flags.tokens, tokens); exit_code != 0) {
+    return exit_code;
+  }
+  request.mutable_tokens()->Add(tokens.begin(), tokens.end());
   Caller<v1::GenerationService> caller(flags.connection);
   v1::DetokenizeResponse response;
   const grpc::Status status =

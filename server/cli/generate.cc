@@ -7,19 +7,19 @@
 #include "absl/strings/str_cat.h"
 #include "goldfinch/v1/generation_service.grpc.pb.h"
 #include "goldfinch/v1/session_service.grpc.pb.h"
-#include "server/cli/call.h"
 #include "server/cli/commands.h"
 #include "server/cli/generation.h"
+#include "server/cli/input.h"
 #include "server/cli/print.h"
 #include "server/cli/signals.h"
 
 namespace goldfinch {
 namespace {
 
-// False, and told on standard error, when it cannot be sent.
-bool FillRequest(const GenerateFlags& flags, v1::GenerateRequest& request) {
+// Returns the exit code; what is wrong is told on standard error.
+int FillRequest(const GenerateFlags& flags, v1::GenerateRequest& request) {
   v1::SamplingParams& sampling = *request.mutable_sampling();
-  if (!FillSampling(flags.sampling, sampling)) return false;
+  if (!FillSampling(flags.sampling, sampling)) return kUsageExit;
   if (flags.logprobs) sampling.set_logprobs(*flags.logprobs);
   if (flags.n) sampling.set_n(*flags.n);
   request.set_priority(flags.priority);
@@ -28,26 +28,22 @@ bool FillRequest(const GenerateFlags& flags, v1::GenerateRequest& request) {
     if (sampling.ByteSizeLong() == 0) request.clear_sampling();
     request.mutable_resume()->set_session_id(flags.resume_session);
     request.mutable_resume()->set_tokens_received(flags.tokens_received);
-    return true;
+    return 0;
   }
   request.set_session(flags.session);
   if (!flags.tokens.empty()) {
-    request.mutable_tokens()->mutable_ids()->Add(flags.tokens.begin(),
-                                                 flags.tokens.end());
-    return true;
+    std::vector<std::int32_t> tokens;
+    const int exit_code = ReadTokens(flags.tokens, tokens);
+    request.mutable_tokens()->mutable_ids()->Add(tokens.begin(), tokens.end());
+    return exit_code;
   }
   // A session goes on by itself. What a script has on its standard input is no text for
   // it unless it is asked for: nothing takes it out of the session again.
-  std::optional<std::string> text = flags.prompt;
-  const bool reads = text.has_value() ? *text == "-" : flags.session.empty();
-  if (reads) {
-    text = ReadStandardInput();
-    if (!text.has_value()) return false;
-    // That of `echo` and of editors is hardly meant; what is to end in one ends in two.
-    if (text->ends_with('\n')) text->pop_back();
-  }
+  const bool asks = !IsGiven(flags.prompt) && flags.session.empty();
+  std::optional<std::string> text;
+  const int exit_code = ReadText(asks ? TextFlags{.text = "-"} : flags.prompt, text);
   if (flags.session.empty() || !text.value_or("").empty()) request.set_text(*text);
-  return true;
+  return exit_code;
 }
 
 // Shows messages as they come: one candidate as bare text, several each in one piece
@@ -142,7 +138,7 @@ void DeleteKept(const GenerationResult& result, Connection& connection) {
 
 int RunGenerate(const GenerateFlags& flags) {
   v1::GenerateRequest request;
-  if (!FillRequest(flags, request)) return kUsageExit;
+  if (const int exit_code = FillRequest(flags, request); exit_code != 0) return exit_code;
   Signals signals;
   Connection connection(flags.connection, &signals);
   const GenerationOptions options = {.deadline = DeadlineOf(flags.connection),

@@ -7,10 +7,13 @@
 #include <cstdio>
 #include <cstdlib>
 #include <string>
+#include <vector>
 
 #include "absl/status/status.h"
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
+#include "absl/strings/str_split.h"
 #include "engine/kernels/cpu/tables.h"
 #include "engine/model/dtype_names.h"
 #include "server/cli/admin.h"
@@ -18,6 +21,7 @@
 #include "server/cli/channel.h"
 #include "server/cli/chat.h"
 #include "server/cli/commands.h"
+#include "server/cli/input.h"
 #include "server/cli/perplexity.h"
 #include "server/cli/sampling.h"
 #include "server/cli/sessions.h"
@@ -53,6 +57,31 @@ CLI::Validator NonNegative() {
 // Of what goes into a message as a string.
 CLI::Validator Utf8() {
   return {[](std::string& text) { return TextMistake(text); }, ""};
+}
+
+// A text, by `flag`, and a file that has it, by `flag`_file: "--prompt,--system".
+struct TextOptions {
+  CLI::Option* text;
+  CLI::Option* file;
+};
+TextOptions AddText(CLI::App& app, const std::string& flag, TextFlags& flags,
+                    const std::string& help) {
+  std::vector<std::string> files = absl::StrSplit(flag, ',');
+  for (std::string& name : files) name += "_file";
+  const TextOptions options = {
+      app.add_option(flag, flags.text, help)->check(Utf8()),
+      app.add_option(absl::StrJoin(files, ","), flags.file,
+                     "File that has it, less a newline at its end")};
+  options.file->excludes(options.text);
+  return options;
+}
+
+CLI::Option* AddTokens(CLI::App& app, const std::string& flag, TokenFlags& flags,
+                       const TextOptions& text) {
+  return app.add_option(flag, flags, "The same as token ids")
+      ->delimiter(',')
+      ->excludes(text.text)
+      ->excludes(text.file);
 }
 
 void AddServer(CLI::App& app, ConnectionFlags& flags) {
@@ -106,15 +135,11 @@ CLI::App* AddGenerate(CLI::App& app, GenerateFlags& flags) {
   CLI::App* command =
       app.add_subcommand("generate", "Streams the continuation of a prompt");
   AddConnection(*command, flags.connection);
-  auto* prompt =
-      command
-          ->add_option("--prompt", flags.prompt,
-                       "Text to continue; -, and without a session the default: "
-                       "standard input, less a newline at its end")
-          ->check(Utf8());
-  auto* tokens = command->add_option("--tokens", flags.tokens, "Prompt as token ids")
-                     ->delimiter(',')
-                     ->excludes(prompt);
+  const TextOptions prompt =
+      AddText(*command, "--prompt", flags.prompt,
+              "Text to continue; -, and without a session the default: standard input, "
+              "less a newline at its end");
+  CLI::Option* tokens = AddTokens(*command, "--tokens", flags.tokens, prompt);
   auto* session =
       command
           ->add_option("--session", flags.session,
@@ -125,7 +150,8 @@ CLI::App* AddGenerate(CLI::App& app, GenerateFlags& flags) {
                                   "Session whose last generation goes on, as it was "
                                   "asked for, where it was broken off")
                      ->check(Utf8())
-                     ->excludes(prompt)
+                     ->excludes(prompt.text)
+                     ->excludes(prompt.file)
                      ->excludes(tokens)
                      ->excludes(session);
   command
@@ -154,9 +180,9 @@ CLI::App* AddChat(CLI::App& app, ChatFlags& flags) {
                       ->add_option("--session", flags.session,
                                    "Session to continue (default: a new one)")
                       ->check(Utf8());
-  command->add_option("--prompt,--system", flags.prompt, "Text a new session begins with")
-      ->check(Utf8())
-      ->excludes(session);
+  const TextOptions prompt = AddText(*command, "--prompt,--system", flags.prompt,
+                                     "Text a new session begins with");
+  session->excludes(prompt.text)->excludes(prompt.file);
   AddSampling(*command, flags.sampling);
   command->add_option("--priority", flags.priority, "Higher goes first");
   return command;
@@ -196,11 +222,9 @@ CLI::App* AddSessions(CLI::App& app, SessionsFlags& flags) {
     action->add_option("file", flags.file, "The file; -: standard output or input")
         ->required();
   }
-  auto* prompt =
-      create->add_option("--prompt", flags.prompt, "Text it begins with")->check(Utf8());
-  create->add_option("--tokens", flags.tokens, "The same as token ids")
-      ->delimiter(',')
-      ->excludes(prompt);
+  AddTokens(*create, "--tokens", flags.tokens,
+            AddText(*create, "--prompt", flags.prompt,
+                    "Text it begins with; -: standard input, less a newline at its end"));
   create->add_option("--priority", flags.priority, "Higher goes first");
   for (CLI::App* action : {list, get, create, fork, park, from_file}) {
     action->add_flag("--json", flags.json, "One JSON object a session");
@@ -234,11 +258,14 @@ CLI::App* AddScore(CLI::App& app, ScoreFlags& flags) {
   CLI::App* command =
       app.add_subcommand("score", "Log-probabilities of a text after a context");
   AddConnection(*command, flags.connection);
-  command->add_option("--context", flags.context, "What comes before (default: nothing)")
-      ->check(Utf8());
-  command->add_option("--continuation", flags.continuation, "What is scored")
-      ->check(Utf8())
-      ->required();
+  AddTokens(*command, "--context_tokens", flags.context_tokens,
+            AddText(*command, "--context", flags.context,
+                    "What comes before (default: nothing); -: standard input, less a "
+                    "newline at its end"));
+  AddTokens(*command, "--continuation_tokens", flags.continuation_tokens,
+            AddText(*command, "--continuation", flags.continuation,
+                    "What is scored; - likewise"));
+  command->add_flag("--json", flags.json, "One JSON object");
   return command;
 }
 
@@ -247,7 +274,7 @@ CLI::App* AddTokenize(CLI::App& app, TokenizeFlags& flags) {
   AddConnection(*command, flags.connection);
   command
       ->add_option("text", flags.text,
-                   "The text (default: standard input, every byte of it)")
+                   "The text; -, and the default: standard input, every byte of it")
       ->check(Utf8());
   return command;
 }
@@ -255,7 +282,11 @@ CLI::App* AddTokenize(CLI::App& app, TokenizeFlags& flags) {
 CLI::App* AddDetokenize(CLI::App& app, DetokenizeFlags& flags) {
   CLI::App* command = app.add_subcommand("detokenize", "Text of token ids");
   AddConnection(*command, flags.connection);
-  command->add_option("tokens", flags.tokens, "The ids")->delimiter(',')->required();
+  command
+      ->add_option("tokens", flags.tokens,
+                   "The ids; -, and the default: standard input, which has blanks or "
+                   "commas between")
+      ->delimiter(',');
   return command;
 }
 

@@ -1,5 +1,7 @@
 #include "server/cli/sessions.h"
 
+#include <optional>
+
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "goldfinch/v1/session_service.grpc.pb.h"
@@ -78,10 +80,14 @@ int RunGet(const SessionsFlags& flags) {
 int RunCreate(const SessionsFlags& flags) {
   v1::CreateSessionRequest request;
   request.set_priority(flags.priority);
-  if (!flags.prompt.empty()) request.set_text(flags.prompt);
-  if (!flags.tokens.empty()) {
-    request.mutable_tokens()->mutable_ids()->Add(flags.tokens.begin(),
-                                                 flags.tokens.end());
+  std::optional<std::string> text;
+  std::vector<std::int32_t> tokens;
+  int exit_code = ReadText(flags.prompt, text);
+  if (exit_code == 0) exit_code = ReadTokens(flags.tokens, tokens);
+  if (exit_code != 0) return exit_code;
+  if (!text.value_or("").empty()) request.set_text(*text);
+  if (!tokens.empty()) {
+    request.mutable_tokens()->mutable_ids()->Add(tokens.begin(), tokens.end());
   }
   SessionsCaller caller(flags.connection);
   v1::CreateSessionResponse response;

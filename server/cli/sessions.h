@@ -11,6 +11,7 @@
 
 #include "goldfinch/v1/session_service.pb.h"
 #include "server/cli/commands.h"
+#include "server/cli/input.h"
 
 namespace goldfinch {
 
@@ -20,8 +21,8 @@ struct SessionsFlags {
   std::string id;                // of get, fork, park and export
   std::vector<std::string> ids;  // of delete
   std::string file;              // of export and import
-  std::string prompt;            // of create, as is `tokens`
-  std::vector<std::int32_t> tokens;
+  TextFlags prompt;              // of create, as is `tokens`
+  TokenFlags tokens;
   std::int32_t priority = 0;  // of create
   bool json = false;
 };

@@ -1,9 +1,6 @@
 #include <cstdio>
-#include <optional>
-#include <string>
 
 #include "goldfinch/v1/generation_service.grpc.pb.h"
-#include "server/cli/call.h"
 #include "server/cli/caller.h"
 #include "server/cli/commands.h"
 
@@ -12,9 +9,11 @@ namespace goldfinch {
 // The ids on one line.
 int RunTokenize(const TokenizeFlags& flags) {
   v1::TokenizeRequest request;
-  const std::optional<std::string> text = flags.text ? flags.text : ReadStandardInput();
-  if (!text.has_value()) return kUsageExit;
-  request.set_text(*text);
+  request.set_text(flags.text);
+  if (flags.text == "-") {
+    const int exit_code = ReadText(flags.text, *request.mutable_text());
+    if (exit_code != 0) return exit_code;
+  }
   Caller<v1::GenerationService> caller(flags.connection);
   v1::TokenizeResponse response;
   const grpc::Status status =

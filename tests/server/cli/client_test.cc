@@ -5,14 +5,18 @@
 
 #include <algorithm>
 #include <chrono>
+#include <fstream>
 #include <nlohmann/json.hpp>
 #include <string>
 #include <utility>
 #include <vector>
 
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
 #include "absl/strings/str_join.h"
+#include "absl/strings/str_replace.h"
 #include "absl/strings/str_split.h"
+#include "tests/server/cli/demo_server.h"
 #include "tests/server/cli/program.h"
 #include "tests/server/cli/proxy.h"
 #include "tests/server/cli/scripted_server.h"
@@ -215,6 +219,76 @@ TEST_F(ClientTest, ScoreListsTokensAndTheirSum) {
   EXPECT_EQ(Goldfinch({"score", "--continuation="}).exit_code, 1);
 }
 
+TEST_F(ClientTest, ScoreTakesTokensAndPrintsJson) {
+  const std::string text =
+      Goldfinch({"score", "--context=the", "--continuation= the end"}).out;
+  const std::string context = absl::StrJoin(Encode("the"), ",");
+  const std::string continuation = absl::StrJoin(Encode(" the end"), ",");
+  EXPECT_EQ(Goldfinch({"score", "--context_tokens=" + context,
+                       "--continuation_tokens=" + continuation})
+                .out,
+            text);
+  const ProgramOutput output = Goldfinch(
+      {"score", "--context=the", "--continuation_tokens=-", "--json"}, continuation);
+  EXPECT_EQ(output.exit_code, 0) << output.err;
+  const json scores = json::parse(output.out);
+  EXPECT_EQ(scores["tokens"].size(), Encode(" the end").size());
+  EXPECT_THAT(text, HasSubstr(absl::StrFormat("total\t%.6f",
+                                              scores["total_logprob"].get<double>())));
+  EXPECT_EQ(std::count(output.out.begin(), output.out.end(), '\n'), 1);
+}
+
+// Beyond what an argument may have.
+TEST_F(ClientTest, LongTextsComeFromFilesAndStandardInput) {
+  const TemporaryFolder folder;
+  const std::string file = folder / "text";
+  std::string text;
+  while (text.size() < 140000) text += "the café and the end ";
+  text += "\n";
+  std::ofstream(file) << text << "\n";
+  const std::string num_tokens = absl::StrCat(Encode(text).size());
+  const std::vector<std::vector<std::string>> prompts = {
+      {"--prompt=-"}, {"--prompt_file=-"}, {"--prompt_file=" + file}};
+  for (const std::vector<std::string>& prompt : prompts) {
+    SCOPED_TRACE(prompt.front());
+    std::vector<std::string> generate = {"generate", "--max_tokens=1", "--stats"};
+    std::vector<std::string> create = {"sessions", "create", "--json"};
+    std::vector<std::string> score = {"score", "--json", "--continuation= end"};
+    generate.push_back(prompt.front());
+    create.push_back(prompt.front());
+    score.push_back(absl::StrReplaceAll(prompt.front(), {{"prompt", "context"}}));
+    EXPECT_THAT(Goldfinch(generate, text + "\n").err,
+                HasSubstr(absl::StrCat("prompt ", num_tokens, " tokens")));
+    const ProgramOutput created = Goldfinch(create, text + "\n");
+    EXPECT_EQ(json::parse(created.out)["num_tokens"], num_tokens) << created.err;
+    const ProgramOutput scored = Goldfinch(score, text + "\n");
+    EXPECT_EQ(json::parse(scored.out)["usage"]["prompt_tokens"], num_tokens)
+        << scored.err;
+  }
+  const ProgramOutput chat =
+      Goldfinch({"chat", "--system_file=" + file, "--max_tokens=1"}, "x\n/stats\n");
+  EXPECT_EQ(chat.exit_code, 0) << chat.err;
+  EXPECT_THAT(chat.out, HasSubstr(absl::StrCat(Encode(text).size() + 2, " tokens, ")));
+
+  const std::string ids = Goldfinch({"tokenize"}, text).out;
+  EXPECT_THAT(Goldfinch({"generate", "--max_tokens=1", "--stats", "--tokens=-"}, ids).err,
+              HasSubstr(absl::StrCat("prompt ", num_tokens, " tokens")));
+  EXPECT_EQ(Goldfinch({"detokenize"}, ids).out, text + "\n");
+}
+
+TEST_F(ClientTest, AFileThatCannotBeReadIsNamed) {
+  const TemporaryFolder folder;
+  const std::string missing = folder / "missing";
+  ProgramOutput output = Goldfinch({"generate", "--prompt_file=" + missing});
+  EXPECT_EQ(output.exit_code, 1);
+  EXPECT_EQ(output.err, absl::StrCat("goldfinch: cannot read ", missing,
+                                     ": No such file or directory\n"));
+  output = Goldfinch({"score", "--continuation=x", "--context_file=" + folder.path()});
+  EXPECT_EQ(output.exit_code, 1);
+  EXPECT_EQ(output.err,
+            absl::StrCat("goldfinch: cannot read ", folder.path(), ": Is a directory\n"));
+}
+
 TEST_F(ClientTest, TokenizeAndDetokenizeAreInverse) {
   const std::string text = "the café and the 🐦";
   const std::string ids = absl::StrJoin(Encode(text), " ");
@@ -225,6 +299,9 @@ TEST_F(ClientTest, TokenizeAndDetokenizeAreInverse) {
   EXPECT_EQ(Goldfinch({"detokenize", absl::StrJoin(Encode(text), ",")}).out, text + "\n");
   std::vector<std::string> arguments = absl::StrSplit("detokenize " + ids, ' ');
   EXPECT_EQ(Goldfinch(arguments).out, text + "\n");
+  EXPECT_EQ(Goldfinch({"detokenize"}, ids + "\n").out, text + "\n");
+  EXPECT_EQ(Goldfinch({"detokenize", "-"}, absl::StrJoin(Encode(text), ",\n")).out,
+            text + "\n");
   EXPECT_EQ(Goldfinch({"detokenize", "1000"}).exit_code, 1);
 }
 
@@ -393,7 +470,16 @@ TEST(ClientUsageTest, AMistakeIsOneLineAndExitCodeTwo) {
       {"generate", "--seed=-1"},
       {"generate", "--prompt=x", "--logit_bias=5"},
       {"score"},
-      {"detokenize"},
+      {"score", "--context=x"},
+      {"score", "--continuation=x", "--continuation_tokens=1"},
+      {"score", "--context=-", "--continuation_file=-"},
+      {"generate", "--prompt=x", "--prompt_file=y"},
+      {"generate", "--prompt_file=x", "--tokens=1"},
+      {"generate", "--tokens=one"},
+      {"chat", "--prompt=-"},
+      {"chat", "--prompt_file=-"},
+      {"chat", "--prompt_file=x", "--session=y"},
+      {"detokenize", "1.5"},
       {"health", "--wait=-1"},
       {"verify"},
       {"verify", "dir", "file", "--compute_dtype=f8"},
@@ -419,6 +505,10 @@ TEST(ClientUsageTest, AMistakeIsNamed) {
       {{"generate", "--prompt=x", "--logit_bias=5"},
        "--logit_bias is 5; it must be ID:VALUE"},
       {{"generate", "--prompt=x", "--logprobs=1"}, "--logprobs requires --json"},
+      {{"score"}, "--continuation is required"},
+      {{"score", "--context=-", "--continuation=-"}, "standard input is given twice"},
+      {{"detokenize", "5", "99999999999"}, "99999999999 is no token id"},
+      {{"chat", "--prompt=-"}, "standard input has the lines; give --prompt_file"},
       {{"generate", "--seed=-1"}, "--seed: is -1; it must be 0 or more"},
       {{"generate", "--timeout=0"}, "--timeout: is 0; it must be above 0"},
       {{"verify", "dir", "file", "--chunk=nan"}, "--chunk: is nan; it must be above 0"},
@@ -446,7 +536,11 @@ TEST(ClientUsageTest, TextThatIsNotUtf8IsNotSent) {
       {"score", "--context=" + bad, "--continuation=x"},
       {"tokenize", bad},
       {"generate"},
+      {"generate", "--tokens=-"},
+      {"sessions", "create", "--prompt=-"},
+      {"score", "--continuation=x", "--context_file=-"},
       {"tokenize"},
+      {"detokenize"},
   };
   for (std::vector<std::string> command : commands) {
     SCOPED_TRACE(absl::StrJoin(command, " "));
