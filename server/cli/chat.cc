@@ -2,7 +2,6 @@
 
 #include <unistd.h>
 
-#include <algorithm>
 #include <chrono>
 #include <cstdio>
 #include <iostream>
@@ -89,16 +88,16 @@ int Chat::Run() {
     return kUsageExit;
   }
   if (const int exit_code = Begin(); exit_code != 0) return exit_code;
-  int exit_code = 0;
   for (std::string line; ReadLine(line) && line != "/quit";) {
     const bool is_command = line.starts_with('/') && !line.starts_with("//");
     const int done = is_command ? Command(absl::string_view(line).substr(1))
                                 : Answer(absl::StripPrefix(line, "/"));
     if (signals_.terminated()) return kInterruptedExit;
-    // An answer that the user broke off is no failure; a terminal's user saw the others.
-    if (done != kInterruptedExit && !terminal_) exit_code = std::max(exit_code, done);
+    // An answer that the user broke off is no failure. Nobody but a terminal's user can
+    // see another one and tell what the lines after it are still good for.
+    if (done != 0 && done != kInterruptedExit && !terminal_) return done;
   }
-  return exit_code;
+  return 0;
 }
 
 // Makes the session, or looks whether it is there.

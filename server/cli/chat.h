@@ -18,9 +18,9 @@ struct ChatFlags {
   std::int32_t priority = 0;
 };
 
-// Until /quit or the end of the input. Returns the exit code: 1 when the session cannot
-// be had, or when anything went wrong and nobody was there to see it, the input being no
-// terminal; 2 when it was a flag or a line that cannot be sent.
+// Until /quit or the end of the input, or, where that is no terminal, the first line that
+// fails. Returns the exit code: 1 when the session cannot be had or a line failed, 2 when
+// it was a flag or a line that cannot be sent.
 int RunChat(const ChatFlags& flags);
 
 }  // namespace goldfinch

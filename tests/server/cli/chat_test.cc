@@ -133,14 +133,14 @@ TEST_F(ChatTest, ExportWritesTheSession) {
   EXPECT_EQ(SessionJson(server_.address(), copy)["num_tokens"], "9");
 }
 
-TEST_F(ChatTest, MistakesDoNotEndItButAreToldAtTheEnd) {
-  const ProgramOutput output = Chat("/sing\n/fork twice\n/export\nThe\n");
-  EXPECT_EQ(output.exit_code, 1);
-  EXPECT_EQ(output.err,
-            "goldfinch: /sing is no command; /help lists them\n"
-            "goldfinch: /fork twice is no command; /help lists them\n"
-            "goldfinch: /export is no command; /help lists them\n");
-  EXPECT_EQ(output.out, Answers({"The"}));
+TEST_F(ChatTest, AMistakeEndsAScript) {
+  for (const char* mistake : {"/sing", "/fork twice", "/export"}) {
+    const ProgramOutput output = Chat(absl::StrCat("The\n", mistake, "\n king\n"));
+    EXPECT_EQ(output.exit_code, 1);
+    EXPECT_EQ(output.err,
+              absl::StrCat("goldfinch: ", mistake, " is no command; /help lists them\n"));
+    EXPECT_EQ(output.out, Answers({"The"}));
+  }
 
   const ProgramOutput unknown =
       Chat("The\n", 8, {"--session=0123456789abcdef0123456789abcdef"});
@@ -150,8 +150,9 @@ TEST_F(ChatTest, MistakesDoNotEndItButAreToldAtTheEnd) {
 }
 
 TEST_F(ChatTest, SamplingFlagsReachTheServer) {
-  const ProgramOutput output = Chat("The\n", 8, {"--top_p=2"});
+  const ProgramOutput output = Chat("The\n king\n", 8, {"--top_p=2"});
   EXPECT_EQ(output.exit_code, 1);
+  EXPECT_THAT(Lines(output.err), SizeIs(1));
   EXPECT_THAT(output.err, StartsWith("goldfinch: INVALID_ARGUMENT: top_p is 2"));
   EXPECT_EQ(Chat("The\n", 8, {"--logit_bias=5"}).err,
             "goldfinch: --logit_bias is 5; it must be ID:VALUE\n");

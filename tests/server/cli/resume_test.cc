@@ -354,7 +354,19 @@ TEST(ResumeTest, AChatDoesNotSendALineThatIsNotUtf8) {
                  "caf\xE9\nhello\n");
   EXPECT_EQ(output.exit_code, 2);
   EXPECT_EQ(output.err, "goldfinch: the text is not UTF-8: byte 3\n");
-  EXPECT_EQ(output.out, "three four\n");
+  EXPECT_THAT(output.out, IsEmpty());
+}
+
+TEST(ResumeTest, AScriptedChatEndsWithTheFirstAnswerThatFails) {
+  const grpc::Status lost(grpc::StatusCode::INTERNAL, "lost");
+  const ScriptedServer server({Rest(), {{Piece(3, "three ")}, lost}, Rest()});
+  const ProgramOutput output =
+      RunProgram("goldfinch", {"chat", absl::StrCat("--server=", server.address())},
+                 "one\ntwo\nthree\n");
+  EXPECT_EQ(output.exit_code, 1);
+  EXPECT_EQ(output.err, "goldfinch: INTERNAL: lost\n");
+  EXPECT_EQ(output.out, "three four\nthree \n");
+  EXPECT_EQ(server.requests().size(), 2u);
 }
 
 TEST(ResumeTest, AChatGoesOnWithAnInterruptedAnswer) {
