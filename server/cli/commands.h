@@ -14,6 +14,9 @@
 
 namespace goldfinch {
 
+// Of the environment; it has the key when no flag does.
+inline constexpr char kKeyVariable[] = "GOLDFINCH_KEY";
+
 struct ConnectionFlags {
   // HOST:PORT of servers that stand in for one another, with commas between.
   std::string server = "127.0.0.1:50051";

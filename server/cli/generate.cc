@@ -1,5 +1,6 @@
 #include <cstdint>
 #include <cstdio>
+#include <cstdlib>
 #include <optional>
 #include <string>
 #include <vector>
@@ -11,6 +12,7 @@
 #include "server/cli/generation.h"
 #include "server/cli/input.h"
 #include "server/cli/print.h"
+#include "server/cli/resume_command.h"
 #include "server/cli/signals.h"
 
 namespace goldfinch {
@@ -111,14 +113,17 @@ class Printer {
   std::vector<std::string> texts_;  // of candidates that were not shown yet
 };
 
-// How to resume by hand what is kept.
-void TellKept(const GenerationResult& result) {
-  const char* const id = result.kept_session.c_str();
-  const auto received = static_cast<long long>(result.tokens_received);
-  std::fprintf(stderr,
-               "goldfinch: session %s keeps it; %lld tokens were received; it goes on "
-               "with goldfinch generate --resume_session=%s --tokens_received=%lld\n",
-               id, received, id, received);
+// How to resume by hand what is kept. A key that was a flag has to be one again.
+void TellKept(const GenerateFlags& flags, const GenerationResult& result) {
+  const char* const key = std::getenv(kKeyVariable);
+  const bool with_key =
+      !flags.connection.key.empty() && (key == nullptr || key != flags.connection.key);
+  std::fprintf(
+      stderr,
+      "goldfinch: session %s keeps it; %lld tokens were received; it goes on with%s %s\n",
+      result.kept_session.c_str(), static_cast<long long>(result.tokens_received),
+      with_key ? " the same --key and" : "",
+      ResumeCommand(flags, result.kept_session, result.tokens_received).c_str());
 }
 
 // An interruption made a session of a call that had none. It is of no more use.
@@ -160,7 +165,7 @@ int RunGenerate(const GenerateFlags& flags) {
   const bool finished = result.status.ok() || given_up || exit_code == kInterruptedExit;
   if (!finished) {
     // Whatever one server says now, another or a later one may go on.
-    TellKept(result);
+    TellKept(flags, result);
   } else if (flags.session.empty() && flags.resume_session.empty()) {
     signals.CancelFromNowOn();  // what has interrupted it is done with
     DeleteKept(result, connection);

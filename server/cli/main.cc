@@ -98,7 +98,7 @@ void AddConnection(CLI::App& app, ConnectionFlags& flags) {
   AddServer(app, flags);
   app.add_option("--key", flags.key,
                  "Key to call with; in the environment others do not see it")
-      ->envname("GOLDFINCH_KEY");
+      ->envname(kKeyVariable);
   app.add_flag("--insecure_send_key", flags.insecure_send_key,
                "Send the key without TLS, to other machines too");
 }

@@ -71,7 +71,8 @@ void Program::Start(const std::string& name, const std::vector<std::string>& arg
        O_WRONLY | O_CREAT | O_TRUNC);
   open(STDERR_FILENO, path_ + ".err", O_WRONLY | O_CREAT | O_TRUNC);
 
-  const std::string binary = absl::StrCat(GOLDFINCH_BINARY_DIR, "/", name);
+  const std::string binary =
+      name.starts_with('/') ? name : absl::StrCat(GOLDFINCH_BINARY_DIR, "/", name);
   std::vector<char*> argv = {const_cast<char*>(name.c_str())};
   for (const std::string& argument : arguments) {
     argv.push_back(const_cast<char*>(argument.c_str()));

@@ -14,7 +14,7 @@ struct ProgramOutput {
   std::string err;
 };
 
-// A running program of the build's bin folder; its output goes to files.
+// A running program, by its path or of the build's bin folder; its output goes to files.
 class Program {
  public:
   struct Typed {};  // its standard input comes from Type

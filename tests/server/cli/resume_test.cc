@@ -5,6 +5,7 @@
 #include <signal.h>
 
 #include <chrono>
+#include <cstdlib>
 #include <string>
 #include <utility>
 #include <vector>
@@ -24,6 +25,7 @@ using testing::ElementsAre;
 using testing::EndsWith;
 using testing::HasSubstr;
 using testing::IsEmpty;
+using testing::Not;
 using testing::SizeIs;
 using testing::StartsWith;
 
@@ -38,11 +40,12 @@ Answer Full() {
   return {{}, ToGrpcStatus(absl::ResourceExhaustedError("the queue is full"))};
 }
 
-std::string Command(int tokens_received) {
+std::string Command(const ScriptedServer& server, int tokens_received) {
   return absl::StrCat("goldfinch: session ", kKept, " keeps it; ", tokens_received,
                       " tokens were received; it goes on with goldfinch generate "
                       "--resume_session=",
-                      kKept, " --tokens_received=", tokens_received, "\n");
+                      kKept, " --tokens_received=", tokens_received,
+                      " --server=", server.address(), "\n");
 }
 
 // Two tokens, then the server had to stop.
@@ -142,8 +145,8 @@ TEST(ResumeTest, WhatIsRefusedForGoodIsNotAskedAgain) {
   const ScriptedServer server({Interrupted(), {{}, too_much}});
   const ProgramOutput output = RunProgram("goldfinch", Generate(server.address()));
   EXPECT_EQ(output.exit_code, 1);
-  EXPECT_EQ(output.err,
-            absl::StrCat("goldfinch: RESOURCE_EXHAUSTED: too much\n", Command(2)));
+  EXPECT_EQ(output.err, absl::StrCat("goldfinch: RESOURCE_EXHAUSTED: too much\n",
+                                     Command(server, 2)));
   EXPECT_EQ(server.requests().size(), 2u);
 }
 
@@ -172,7 +175,7 @@ TEST(ResumeTest, ItCanBeTurnedOff) {
   EXPECT_EQ(output.exit_code, 1);
   EXPECT_EQ(output.out, "one two \n");
   EXPECT_EQ(output.err,
-            absl::StrCat("goldfinch: UNAVAILABLE: shutting down\n", Command(2)));
+            absl::StrCat("goldfinch: UNAVAILABLE: shutting down\n", Command(server, 2)));
   EXPECT_EQ(server.requests().size(), 1u);
   EXPECT_THAT(server.deleted(), IsEmpty());
 }
@@ -198,6 +201,37 @@ TEST(ResumeTest, ItCanBeDoneByHand) {
   EXPECT_THAT(server.deleted(), IsEmpty());
 }
 
+TEST(ResumeTest, TheCommandWorksInAShellAsItIsPrinted) {
+  const ScriptedServer server({Interrupted(), Rest()});
+  const std::string servers = absl::StrCat("127.0.0.1:1,", server.address());
+  const ProgramOutput output = RunProgram(
+      "goldfinch", Generate(servers, {"--resume=off", "--json", "--stats",
+                                      "--tls_server_name=it's $HOME; exit 1"}));
+  EXPECT_EQ(output.exit_code, 1);
+  const std::vector<std::string> parts = absl::StrSplit(output.err, "it goes on with ");
+  ASSERT_THAT(parts, SizeIs(2)) << output.err;
+  const ProgramOutput resumed = RunProgram(
+      "/bin/sh", {"-c", absl::StrCat("PATH=", GOLDFINCH_BINARY_DIR, "; ", parts[1])});
+  EXPECT_EQ(resumed.exit_code, 0) << resumed.err;
+  EXPECT_THAT(resumed.out, HasSubstr("\"text\":\"four\""));
+  EXPECT_THAT(resumed.err, HasSubstr("finish reason length"));
+  ASSERT_EQ(server.requests().size(), 2u);
+  EXPECT_EQ(server.requests()[1].resume().tokens_received(), 2);
+}
+
+TEST(ResumeTest, TheCommandKeepsTheKeyToItself) {
+  const ScriptedServer server({Interrupted()});
+  const std::vector<std::string> generate =
+      Generate(server.address(), {"--resume=off", "--key=secret"});
+  std::string err = RunProgram("goldfinch", generate).err;
+  EXPECT_THAT(err, HasSubstr("it goes on with the same --key and goldfinch generate "));
+  EXPECT_THAT(err, Not(HasSubstr("secret")));
+  setenv("GOLDFINCH_KEY", "secret", 1);
+  err = RunProgram("goldfinch", Generate(server.address(), {"--resume=off"})).err;
+  unsetenv("GOLDFINCH_KEY");
+  EXPECT_THAT(err, EndsWith(Command(server, 2)));
+}
+
 TEST(ResumeTest, ByHandItTellsHowToGoOnFromWhereItGot) {
   const grpc::Status lost(grpc::StatusCode::INTERNAL, "lost");
   const ScriptedServer server({{{Piece(3, "three ")}, lost}, {{}, lost}});
@@ -206,7 +240,7 @@ TEST(ResumeTest, ByHandItTellsHowToGoOnFromWhereItGot) {
                                     "--tokens_received=2",
                                     absl::StrCat("--server=", server.address())});
   };
-  EXPECT_EQ(run().err, absl::StrCat("goldfinch: INTERNAL: lost\n", Command(3)));
+  EXPECT_EQ(run().err, absl::StrCat("goldfinch: INTERNAL: lost\n", Command(server, 3)));
   // Nothing came: the user knows the command.
   EXPECT_EQ(run().err, "goldfinch: INTERNAL: lost\n");
 }
@@ -239,7 +273,8 @@ TEST(ResumeTest, AnErrorThatIsNotOfTheMomentIsReportedAndNothingDeleted) {
     const ScriptedServer server({Interrupted(), {{}, grpc::Status(code, "not now")}});
     const ProgramOutput output = RunProgram("goldfinch", Generate(server.address()));
     EXPECT_EQ(output.exit_code, 1);
-    EXPECT_EQ(output.err, absl::StrCat("goldfinch: ", name, ": not now\n", Command(2)));
+    EXPECT_EQ(output.err,
+              absl::StrCat("goldfinch: ", name, ": not now\n", Command(server, 2)));
     EXPECT_EQ(server.requests().size(), 2u);
     EXPECT_THAT(server.deleted(), IsEmpty());
   }
@@ -270,7 +305,7 @@ TEST(ResumeTest, TheDeadlineIsOfAllTriesTogetherAndLosesNothing) {
       RunProgram("goldfinch", Generate(server.address(), {"--timeout=2.5"}));
   EXPECT_EQ(output.exit_code, 1);
   EXPECT_THAT(output.err, StartsWith("goldfinch: DEADLINE_EXCEEDED: "));
-  EXPECT_THAT(output.err, EndsWith(Command(2)));
+  EXPECT_THAT(output.err, EndsWith(Command(server, 2)));
   EXPECT_LE(server.requests().size(), 4u);
   EXPECT_THAT(server.deleted(), IsEmpty());
 }
