@@ -4,6 +4,7 @@
 #include <grpc/support/log.h>
 
 #include <CLI/CLI.hpp>
+#include <cstdint>
 #include <cstdio>
 #include <cstdlib>
 #include <string>
@@ -41,6 +42,16 @@ CLI::Validator Positive() {
             return std::strtod(text.c_str(), nullptr) > 0
                        ? std::string()
                        : absl::StrCat("is ", text, "; it must be above 0");
+          },
+          "POSITIVE"};
+}
+
+CLI::Validator AtMost(std::int64_t limit) {
+  return {[limit](std::string& text) {
+            const double number = std::strtod(text.c_str(), nullptr);
+            return number >= 1 && number <= static_cast<double>(limit)
+                       ? std::string()
+                       : absl::StrCat("is ", text, "; it must be in [1, ", limit, "]");
           },
           "POSITIVE"};
 }
@@ -358,7 +369,8 @@ CLI::App* AddVerify(CLI::App& app, VerifyOptions& options) {
       ->check(CLI::IsMember(ComputeDtypes()));
   command->add_option("--chunk", options.chunk, "Prompt tokens a step (default: all)")
       ->check(Positive());
-  command->add_option("--batch", options.batch, "Sequences in a step")->check(Positive());
+  command->add_option("--batch", options.batch, "Sequences in a step")
+      ->check(AtMost(kMaxVerifyBatch));
   AddBackend(*command, options);
   command
       ->add_option("--threads", options.threads,
@@ -371,7 +383,8 @@ CLI::App* AddPerplexity(CLI::App& app, PerplexityOptions& options) {
   CLI::App* command = app.add_subcommand(
       "perplexity", "How well a model predicts a text; needs no server");
   command->add_option("model_dir", options.model_dir, "Model directory")->required();
-  command->add_option("text", options.text_path, "UTF-8 text")->required();
+  command->add_option("text", options.text_path, "File of UTF-8 text; -: standard input")
+      ->required();
   command
       ->add_option("--compute_dtype", options.compute_dtype,
                    "f32 or bf16 (default: as the weights are stored)")
@@ -388,7 +401,7 @@ CLI::App* AddPerplexity(CLI::App& app, PerplexityOptions& options) {
   command
       ->add_option("--window", options.window,
                    "Tokens predicted from an empty context each (default: 1024)")
-      ->check(Positive());
+      ->check(AtMost(kMaxPerplexityWindow));
   command
       ->add_option("--max_tokens", options.max_tokens,
                    "Tokens of the text to predict (default: all)")

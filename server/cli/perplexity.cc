@@ -1,13 +1,14 @@
 #include "server/cli/perplexity.h"
 
+#include <unistd.h>
+
 #include <algorithm>
 #include <cmath>
 #include <cstdio>
 #include <filesystem>
-#include <fstream>
-#include <iterator>
 #include <memory>
 #include <span>
+#include <string>
 #include <utility>
 #include <vector>
 
@@ -16,6 +17,7 @@
 #include "absl/strings/str_cat.h"
 #include "engine/model/dtype_names.h"
 #include "engine/model_engine.h"
+#include "server/cli/input.h"
 #include "server/text/tokenizer.h"
 #include "server/text/vocabulary.h"
 
@@ -24,18 +26,7 @@ namespace {
 
 constexpr std::int64_t kStepTokens = 512;
 
-absl::StatusOr<std::string> ReadText(const std::string& path) {
-  std::ifstream file(path, std::ios::binary);
-  if (!file) return absl::NotFoundError("the text cannot be read");
-  std::string text((std::istreambuf_iterator<char>(file)), {});
-  if (text.empty()) return absl::InvalidArgumentError("the text is empty");
-  return text;
-}
-
-absl::StatusOr<ModelEngineOptions> EngineOptions(const PerplexityOptions& options) {
-  if (options.window < 1 || options.window > (1 << 20))
-    return absl::InvalidArgumentError(
-        absl::StrCat("window is ", options.window, "; it must be in [1, 1048576]"));
+ModelEngineOptions EngineOptions(const PerplexityOptions& options) {
   ModelEngineOptions engine;
   engine.model_dir = options.model_dir;
   engine.backend = {.kind = options.backend,
@@ -78,12 +69,11 @@ absl::StatusOr<double> ScoreWindow(Engine& engine, std::span<const TokenId> toke
   return sum;
 }
 
-absl::Status Measure(const PerplexityOptions& options) {
-  auto engine_options = EngineOptions(options);
-  if (!engine_options.ok()) return engine_options.status();
-  auto text = ReadText(options.text_path);
-  if (!text.ok()) return text.status();
-  auto engine = ModelEngine::Create(*engine_options);
+absl::Status Measure(const PerplexityOptions& options, const std::string& text) {
+  if (text.empty()) {
+    return absl::InvalidArgumentError(absl::StrCat(options.text_path, " is empty"));
+  }
+  auto engine = ModelEngine::Create(EngineOptions(options));
   if (!engine.ok()) return engine.status();
   auto vocabulary =
       Vocabulary::Load((std::filesystem::path(options.model_dir) / "vocab.txt").string(),
@@ -91,12 +81,13 @@ absl::Status Measure(const PerplexityOptions& options) {
   if (!vocabulary.ok()) return vocabulary.status();
   const Tokenizer tokenizer(**vocabulary);
   std::vector<TokenId> tokens;
-  tokenizer.Encode(*text, tokens);
+  tokenizer.Encode(text, tokens);
   if (options.max_tokens > 0 &&
       static_cast<std::int64_t>(tokens.size()) > options.max_tokens)
     tokens.resize(static_cast<std::size_t>(options.max_tokens));
   const auto bytes = static_cast<double>(tokenizer.Decode(tokens).size());
 
+  const bool shows_progress = isatty(STDERR_FILENO) == 1;
   double sum = 0;
   const auto window = static_cast<std::size_t>(options.window);
   for (std::size_t begin = 0; begin < tokens.size(); begin += window) {
@@ -104,9 +95,11 @@ absl::Status Measure(const PerplexityOptions& options) {
     auto part = ScoreWindow(**engine, std::span(tokens).subspan(begin, count));
     if (!part.ok()) return part.status();
     sum += *part;
-    std::fprintf(stderr, "\r%zu of %zu tokens", begin + count, tokens.size());
+    if (shows_progress) {
+      std::fprintf(stderr, "\r%zu of %zu tokens", begin + count, tokens.size());
+    }
   }
-  std::fprintf(stderr, "\n");
+  if (shows_progress) std::fprintf(stderr, "\n");
   const double loss = -sum / static_cast<double>(tokens.size());
   std::printf("%zu tokens, %.0f bytes, %s\n", tokens.size(), bytes,
               (*engine)->info().numerics_id.c_str());
@@ -118,7 +111,10 @@ absl::Status Measure(const PerplexityOptions& options) {
 }  // namespace
 
 int RunPerplexity(const PerplexityOptions& options) {
-  const absl::Status status = Measure(options);
+  std::string text;
+  const int exit_code = ReadText(options.text_path, text);
+  if (exit_code != 0) return exit_code;
+  const absl::Status status = Measure(options, text);
   if (status.ok()) return 0;
   std::fprintf(stderr, "goldfinch perplexity: %s\n",
                std::string(status.message()).c_str());

@@ -282,12 +282,6 @@ absl::StatusOr<ModelEngineOptions> EngineOptions(const VerifyOptions& options) {
     return absl::InvalidArgumentError(
         absl::StrCat("compute_dtype is ", options.compute_dtype, "; it must be ",
                      absl::StrJoin(ComputeDtypes(), " or ")));
-  if (options.batch < 1 || options.batch > 4096)
-    return absl::InvalidArgumentError(
-        absl::StrCat("batch is ", options.batch, "; it must be in [1, 4096]"));
-  if (options.chunk < 0)
-    return absl::InvalidArgumentError(
-        absl::StrCat("chunk is ", options.chunk, "; it must be 0 or more"));
   engine.max_sequences = options.batch;
   // The longest prompt of a case in one step, beside a few rows of every other sequence.
   engine.max_step_tokens = 2048 + (options.batch - 1) * 24;

@@ -6,6 +6,8 @@
 
 namespace goldfinch {
 
+inline constexpr std::int32_t kMaxVerifyBatch = 4096;
+
 struct VerifyOptions {
   std::string model_dir;
   std::string expected_path;  // expected.safetensors
@@ -14,7 +16,8 @@ struct VerifyOptions {
   std::int32_t device = 0;      // number of the CUDA device
   std::string cpu_isa = "auto";
   std::int64_t chunk = 0;    // tokens of a prompt per step; 0: the whole prompt
-  std::int32_t batch = 1;    // sequences in a step: the one checked and batch-1 others
+  // Sequences in a step: the one checked and batch-1 others. In [1, kMaxVerifyBatch].
+  std::int32_t batch = 1;
   std::int32_t threads = 0;  // 0: one a hardware thread
 };
 

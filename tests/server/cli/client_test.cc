@@ -485,6 +485,10 @@ TEST(ClientUsageTest, AMistakeIsOneLineAndExitCodeTwo) {
       {"verify", "dir", "file", "--compute_dtype=f8"},
       {"verify", "dir", "file", "--chunk=0"},
       {"verify", "dir", "file", "--batch=0"},
+      {"verify", "dir", "file", "--batch=4097"},
+      {"perplexity", "dir"},
+      {"perplexity", "dir", "file", "--window=0"},
+      {"perplexity", "dir", "file", "--window=1048577"},
   };
   for (const std::vector<std::string>& mistake : mistakes) {
     SCOPED_TRACE(absl::StrJoin(mistake, " "));
@@ -511,6 +515,8 @@ TEST(ClientUsageTest, AMistakeIsNamed) {
       {{"chat", "--prompt=-"}, "standard input has the lines; give --prompt_file"},
       {{"generate", "--seed=-1"}, "--seed: is -1; it must be 0 or more"},
       {{"generate", "--timeout=0"}, "--timeout: is 0; it must be above 0"},
+      {{"verify", "dir", "file", "--batch=5000"},
+       "--batch: is 5000; it must be in [1, 4096]"},
       {{"verify", "dir", "file", "--chunk=nan"}, "--chunk: is nan; it must be above 0"},
   };
   for (const auto& [arguments, message] : cases) {
@@ -541,16 +547,44 @@ TEST(ClientUsageTest, TextThatIsNotUtf8IsNotSent) {
       {"score", "--continuation=x", "--context_file=-"},
       {"tokenize"},
       {"detokenize"},
+      {"perplexity", "dir", "-"},
   };
   for (std::vector<std::string> command : commands) {
     SCOPED_TRACE(absl::StrJoin(command, " "));
-    command.push_back("--server=127.0.0.1:1");
+    if (command.front() != "perplexity") command.push_back("--server=127.0.0.1:1");
     const ProgramOutput output = RunProgram("goldfinch", command, bad);
     EXPECT_EQ(output.exit_code, 2);
     EXPECT_THAT(output.err, StartsWith("goldfinch: "));
     EXPECT_THAT(output.err, EndsWith(": the text is not UTF-8: byte 3\n"));
     EXPECT_EQ(std::count(output.err.begin(), output.err.end(), '\n'), 1) << output.err;
   }
+}
+
+TEST(PerplexityTest, ATextThatCannotBeReadIsNamed) {
+  const TemporaryFolder folder;
+  const std::string empty = folder / "empty";
+  std::ofstream(empty).flush();
+  const std::vector<std::pair<std::string, std::string>> cases = {
+      {folder / "missing", absl::StrCat("goldfinch: cannot read ", folder / "missing",
+                                        ": No such file or directory\n")},
+      {folder.path(), "goldfinch: cannot read " + folder.path() + ": Is a directory\n"},
+      {empty, "goldfinch perplexity: " + empty + " is empty\n"},
+  };
+  for (const auto& [path, message] : cases) {
+    const ProgramOutput output =
+        RunProgram("goldfinch", {"perplexity", "no model", path});
+    EXPECT_EQ(output.exit_code, 1);
+    EXPECT_EQ(output.err, message);
+  }
+}
+
+TEST(PerplexityTest, OnlyATerminalIsToldOfProgress) {
+  const ProgramOutput output = RunProgram(
+      "goldfinch", {"perplexity", GOLDFINCH_SOURCE_DIR "/models/demo", "-", "--window=4"},
+      "The king said to his daughter that she must marry.");
+  EXPECT_EQ(output.exit_code, 0) << output.err;
+  EXPECT_THAT(output.out, HasSubstr("bits a byte\n"));
+  EXPECT_THAT(output.err, IsEmpty());
 }
 
 TEST(ClientUsageTest, HelpAndVersionAreNotErrors) {
