@@ -4,10 +4,10 @@
 
 #include <chrono>
 #include <cstdio>
-#include <iostream>
 #include <optional>
 #include <string>
 #include <thread>
+#include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
@@ -17,6 +17,7 @@
 #include "server/cli/call.h"
 #include "server/cli/generation.h"
 #include "server/cli/input.h"
+#include "server/cli/line_reader.h"
 #include "server/cli/print.h"
 #include "server/cli/retry.h"
 #include "server/cli/sessions.h"
@@ -28,6 +29,9 @@ namespace {
 
 constexpr char kHelp[] =
     "A line is added to the session as it is, and what follows is its continuation.\n"
+    "/undo         takes the last line and its answer back: goes on in a copy of the\n"
+    "              session from before, and prints its id\n"
+    "/retry        does the same and answers the line again\n"
     "/fork         goes on in a copy of the session\n"
     "/park         stores the session; the next line brings it back\n"
     "/stats        where the session is, its size, and what the last answer took\n"
@@ -49,32 +53,51 @@ class Chat {
       : flags_(flags),
         connection_(flags.connection, &signals_),
         terminal_(isatty(STDIN_FILENO) == 1),
+        lines_(signals_),
         session_(flags.session) {}
 
   int Run();
 
  private:
   int Begin();
+  int Talk();
   bool ReadLine(std::string& line);
   // These return the exit code of what they did.
-  int Answer(absl::string_view text);
+  int Answer(const std::string& text);
   int Command(absl::string_view line);
+  int Undo();
+  int Retry();
   int Fork();
   int Park();
   int Stats();
   int Export(absl::string_view file);
 
+  void KeepBefore();
+  void ForgetBefore();
+  bool GoBack();
   grpc::Status GetSession(v1::Session& session);
   void WaitUntilSettled();
   template <typename Request, typename Response, typename Method>
-  grpc::Status Call(const Request& request, Response& response, const Method& method);
+  grpc::Status Call(const Request& request, Response& response, const Method& method,
+                    std::chrono::seconds patience);
+  template <typename Request, typename Response, typename Method>
+  grpc::Status Call(const Request& request, Response& response, const Method& method) {
+    return Call(request, response, method, patience_);
+  }
   Deadline NewDeadline() const { return DeadlineOf(flags_.connection); }
 
   const ChatFlags& flags_;
   Signals signals_;  // before the first channel
   Connection connection_;
   const bool terminal_;
+  LineReader lines_;
   std::string session_;
+  bool ours_ = false;  // this chat has made it
+  // The session as it was before the last line, in a copy that nobody else knows of;
+  // empty: there is none.
+  std::string before_;
+  std::string line_;           // the last one
+  bool told_refused_ = false;  // that there is no copy
   v1::SamplingParams sampling_;
   // An address that is wrong is told at once; a chat that goes on waits.
   std::chrono::seconds patience_ = kEachServerOnce;
@@ -88,16 +111,23 @@ int Chat::Run() {
     return kUsageExit;
   }
   if (const int exit_code = Begin(); exit_code != 0) return exit_code;
+  const int exit_code = Talk();
+  signals_.Forget();
+  ForgetBefore();
+  return exit_code;
+}
+
+int Chat::Talk() {
   for (std::string line; ReadLine(line) && line != "/quit";) {
     const bool is_command = line.starts_with('/') && !line.starts_with("//");
     const int done = is_command ? Command(absl::string_view(line).substr(1))
-                                : Answer(absl::StripPrefix(line, "/"));
+                                : Answer(std::string(absl::StripPrefix(line, "/")));
     if (signals_.terminated()) return kInterruptedExit;
     // An answer that the user broke off is no failure. Nobody but a terminal's user can
     // see another one and tell what the lines after it are still good for.
     if (done != 0 && done != kInterruptedExit && !terminal_) return done;
   }
-  return 0;
+  return signals_.interrupted() ? kInterruptedExit : 0;
 }
 
 // Makes the session, or looks whether it is there.
@@ -118,6 +148,7 @@ int Chat::Begin() {
     status = GetSession(session);
   }
   if (!status.ok()) return signals_.Report(status);
+  ours_ = session_.empty();
   session_ = session.id();
   patience_ = kThroughARestart;
   if (terminal_) {
@@ -128,23 +159,24 @@ int Chat::Begin() {
 }
 
 bool Chat::ReadLine(std::string& line) {
-  signals_.QuitFromNowOn();
+  signals_.Forget();
   if (terminal_) std::fputs("> ", stderr);
-  const bool read = static_cast<bool>(std::getline(std::cin, line));
-  signals_.CancelFromNowOn();
+  const bool read = lines_.Read(line);
   if (!read && terminal_) std::fputs("\n", stderr);
   return read;
 }
 
-int Chat::Answer(absl::string_view text) {
+int Chat::Answer(const std::string& text) {
   if (text.empty()) return 0;
-  if (const std::string mistake = TextMistake(std::string(text)); !mistake.empty()) {
+  if (const std::string mistake = TextMistake(text); !mistake.empty()) {
     std::fprintf(stderr, "goldfinch: %s\n", mistake.c_str());
     return kUsageExit;
   }
+  KeepBefore();
+  line_ = text;
   v1::GenerateRequest request;
   request.set_session(session_);
-  request.set_text(std::string(text));
+  request.set_text(text);
   *request.mutable_sampling() = sampling_;
   request.set_priority(flags_.priority);
   usage_.reset();
@@ -174,6 +206,8 @@ int Chat::Command(absl::string_view line) {
       space == absl::string_view::npos ? "" : line.substr(space + 1);
   if (name == "export" && !argument.empty()) return Export(argument);
   if (argument.empty()) {
+    if (name == "undo") return Undo();
+    if (name == "retry") return Retry();
     if (name == "fork") return Fork();
     if (name == "park") return Park();
     if (name == "stats") return Stats();
@@ -193,11 +227,65 @@ int Chat::Fork() {
       Call(request, response, &v1::SessionService::Stub::ForkSession);
   if (!status.ok()) return signals_.Report(status);
   session_ = response.session().id();
+  ours_ = true;
   Print(session_ + "\n");
   return 0;
 }
 
+// One copy at a time, since a caller may have so many sessions; and whoever may have no
+// more goes on without.
+void Chat::KeepBefore() {
+  ForgetBefore();
+  v1::ForkSessionRequest request;
+  request.set_session_id(session_);
+  v1::ForkSessionResponse response;
+  // The line itself waits for a server, if it must.
+  const grpc::Status status =
+      Call(request, response, &v1::SessionService::Stub::ForkSession, kEachServerOnce);
+  if (status.ok()) {
+    before_ = response.session().id();
+    told_refused_ = false;
+  } else if (!signals_.interrupted() && !told_refused_) {
+    Report({status.error_code(),
+            absl::StrCat("no /undo and /retry: ", status.error_message())});
+    told_refused_ = true;
+  }
+}
+
+void Chat::ForgetBefore() {
+  if (!before_.empty()) DiscardSession(connection_, before_);
+  before_.clear();
+}
+
+// False, and told, when there is nothing to go back to. A session that was there before
+// this chat stays as it is.
+bool Chat::GoBack() {
+  if (before_.empty()) {
+    std::fputs("goldfinch: there is no line to take back\n", stderr);
+    return false;
+  }
+  std::swap(session_, before_);
+  if (ours_) ForgetBefore();
+  before_.clear();
+  ours_ = true;
+  usage_.reset();
+  return true;
+}
+
+int Chat::Undo() {
+  if (!GoBack()) return 1;
+  Print(session_ + "\n");
+  return 0;
+}
+
+int Chat::Retry() {
+  if (!GoBack()) return 1;
+  if (terminal_) std::fprintf(stderr, "session %s\n", session_.c_str());
+  return Answer(std::string(line_));
+}
+
 int Chat::Park() {
+  ForgetBefore();  // it would keep the memory
   v1::ParkSessionRequest request;
   request.set_session_id(session_);
   v1::ParkSessionResponse response;
@@ -228,9 +316,9 @@ int Chat::Export(absl::string_view file) {
 }
 
 template <typename Request, typename Response, typename Method>
-grpc::Status Chat::Call(const Request& request, Response& response,
-                        const Method& method) {
-  return CallPatiently(connection_, signals_, NewDeadline(), patience_,
+grpc::Status Chat::Call(const Request& request, Response& response, const Method& method,
+                        std::chrono::seconds patience) {
+  return CallPatiently(connection_, signals_, NewDeadline(), patience,
                        [&](const auto& channel, grpc::ClientContext& context) {
                          const auto stub = v1::SessionService::NewStub(channel);
                          return ((*stub).*method)(&context, request, &response);
@@ -249,7 +337,7 @@ grpc::Status Chat::GetSession(v1::Session& session) {
 
 // The server hears of a cancelled call a little later; until then it refuses others.
 void Chat::WaitUntilSettled() {
-  signals_.CancelFromNowOn();
+  signals_.Forget();
   const auto limit = std::chrono::steady_clock::now() + kSettleLimit;
   v1::Session session;
   do {

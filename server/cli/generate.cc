@@ -7,12 +7,12 @@
 
 #include "absl/strings/str_cat.h"
 #include "goldfinch/v1/generation_service.grpc.pb.h"
-#include "goldfinch/v1/session_service.grpc.pb.h"
 #include "server/cli/commands.h"
 #include "server/cli/generation.h"
 #include "server/cli/input.h"
 #include "server/cli/print.h"
 #include "server/cli/resume_command.h"
+#include "server/cli/sessions.h"
 #include "server/cli/signals.h"
 
 namespace goldfinch {
@@ -126,19 +126,6 @@ void TellKept(const GenerateFlags& flags, const GenerationResult& result) {
       ResumeCommand(flags, result.kept_session, result.tokens_received).c_str());
 }
 
-// An interruption made a session of a call that had none. It is of no more use.
-void DeleteKept(const GenerationResult& result, Connection& connection) {
-  const Deadline deadline = DeadlineOf({.timeout = 1});
-  grpc::ClientContext context;
-  SetDeadline(deadline, context);
-  v1::DeleteSessionRequest request;
-  request.set_session_id(result.kept_session);
-  v1::DeleteSessionResponse response;
-  // If it fails, the session goes after its time to live.
-  v1::SessionService::NewStub(connection.Channel(deadline))
-      ->DeleteSession(&context, request, &response);
-}
-
 }  // namespace
 
 int RunGenerate(const GenerateFlags& flags) {
@@ -167,8 +154,9 @@ int RunGenerate(const GenerateFlags& flags) {
     // Whatever one server says now, another or a later one may go on.
     TellKept(flags, result);
   } else if (flags.session.empty() && flags.resume_session.empty()) {
-    signals.CancelFromNowOn();  // what has interrupted it is done with
-    DeleteKept(result, connection);
+    // The interruption made it, of a call that had none.
+    signals.Forget();
+    DiscardSession(connection, result.kept_session);
   }
   return exit_code;
 }

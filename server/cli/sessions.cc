@@ -143,6 +143,22 @@ int RunDelete(const SessionsFlags& flags) {
 
 }  // namespace
 
+void DiscardSession(Connection& connection, const std::string& id) {
+  const Deadline deadline = DeadlineOf({.timeout = 1});
+  v1::DeleteSessionRequest request;
+  request.set_session_id(id);
+  for (std::size_t tried = 0; tried < connection.num_servers(); ++tried) {
+    const auto stub = v1::SessionService::NewStub(connection.Channel(deadline));
+    if (!connection.reached()) return;
+    grpc::ClientContext context;
+    SetDeadline(deadline, context);
+    v1::DeleteSessionResponse response;
+    if (!WasRefused(stub->DeleteSession(&context, request, &response), connection))
+      return;
+    connection.Leave();
+  }
+}
+
 std::string PlaceName(v1::SessionPlace place) {
   switch (place) {
     case v1::SESSION_PLACE_ALIVE:

@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "goldfinch/v1/session_service.pb.h"
+#include "server/cli/call.h"
 #include "server/cli/commands.h"
 #include "server/cli/input.h"
 
@@ -30,6 +31,10 @@ struct SessionsFlags {
 // What makes a session prints its id and nothing else. Delete goes on after one that
 // cannot be deleted.
 int RunSessions(const SessionsFlags& flags);
+
+// Deletes what is of no more use; no signal is in the way of it. If that fails, or would
+// take more than a second, it goes after its time to live.
+void DiscardSession(Connection& connection, const std::string& id);
 
 // "alive", "resting" or "parked".
 std::string PlaceName(v1::SessionPlace place);

@@ -1,17 +1,29 @@
 #include "server/cli/signals.h"
 
-#include <unistd.h>
+#include <sys/eventfd.h>
 
 #include <cstdio>
 #include <cstdlib>
 
+#include "engine/check.h"
 #include "server/cli/call.h"
 
 namespace goldfinch {
+namespace {
 
-Signals::Signals() {
+bool IsIgnored(int number) {
+  struct sigaction action = {};
+  return sigaction(number, nullptr, &action) == 0 && action.sa_handler == SIG_IGN;
+}
+
+}  // namespace
+
+Signals::Signals() : came_fd_(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)) {
+  GOLDFINCH_CHECK(came_fd_);
   sigemptyset(&signals_);
   for (const int number : {SIGINT, SIGTERM, SIGUSR1}) sigaddset(&signals_, number);
+  // As nohup wants it.
+  if (!IsIgnored(SIGHUP)) sigaddset(&signals_, SIGHUP);
   pthread_sigmask(SIG_BLOCK, &signals_, &before_);
   thread_ = std::thread([this] {
     for (int number = 0; sigwait(&signals_, &number) == 0 && !stopping_;) {
@@ -29,24 +41,20 @@ Signals::~Signals() {
 
 void Signals::OnSignal(int number) {
   const MutexLock lock(mu_);
-  if (number == SIGTERM) terminated_ = true;
-  if (quit_ && isatty(STDERR_FILENO)) std::fputs("\n", stderr);
+  if (number != SIGINT) terminated_ = true;
   // Once is asking; a second time is the user's last word.
-  if (quit_ || interrupted_) std::_Exit(kInterruptedExit);
+  if (interrupted_) std::_Exit(kInterruptedExit);
   interrupted_ = true;
+  eventfd_write(came_fd_.get(), 1);
   if (call_ != nullptr) call_->TryCancel();
   came_.NotifyAll();
 }
 
-void Signals::CancelFromNowOn() {
+void Signals::Forget() {
   const MutexLock lock(mu_);
-  quit_ = interrupted_ = false;
-}
-
-void Signals::QuitFromNowOn() {
-  const MutexLock lock(mu_);
-  quit_ = true;
   interrupted_ = false;
+  eventfd_t count = 0;
+  eventfd_read(came_fd_.get(), &count);
 }
 
 bool Signals::interrupted() const {

@@ -1,7 +1,7 @@
-// What SIGINT and SIGTERM do to a client.
+// What SIGINT, SIGTERM and SIGHUP do to a client.
 //
-// While a call is under way the first one cancels it and is remembered, and the second
-// one ends the program; at a prompt the first one ends it. The exit code is then 130.
+// The first one cancels the call that is under way, ends a wait and is remembered, so
+// that the program can end in order; the second one ends it. The exit code is then 130.
 //
 // Made before the first channel, whose threads must not take the signals, and by one
 // thread; that thread alone calls the methods.
@@ -17,6 +17,7 @@
 #include <thread>
 
 #include "absl/base/thread_annotations.h"
+#include "engine/file_descriptor.h"
 #include "engine/sync/mutex.h"
 
 namespace goldfinch {
@@ -30,10 +31,8 @@ class Signals {
   Signals(const Signals&) = delete;
   Signals& operator=(const Signals&) = delete;
 
-  // What the first signal does, from now on; what came before is forgotten. At first
-  // they cancel.
-  void CancelFromNowOn();
-  void QuitFromNowOn();
+  // What came so far is forgotten, but for terminated().
+  void Forget();
 
   // The call of `context` is under way while this exists.
   class Call {
@@ -48,7 +47,9 @@ class Signals {
   };
 
   bool interrupted() const;
-  // SIGTERM came: the program is to end, not only the call.
+  // Can be read once a signal came, for poll().
+  int came_fd() const { return came_fd_.get(); }
+  // SIGTERM or SIGHUP came: the program is to end, not only the call.
   bool terminated() const { return terminated_; }
   // False, and at once, when a signal came.
   bool Sleep(std::chrono::nanoseconds duration) const;
@@ -59,6 +60,7 @@ class Signals {
  private:
   void OnSignal(int number);
 
+  const FileDescriptor came_fd_;
   sigset_t signals_;
   sigset_t before_;
   std::atomic<bool> terminated_ = false;
@@ -67,7 +69,6 @@ class Signals {
   mutable Mutex mu_;
   mutable CondVar came_;
   grpc::ClientContext* call_ ABSL_GUARDED_BY(mu_) = nullptr;
-  bool quit_ ABSL_GUARDED_BY(mu_) = false;
   bool interrupted_ ABSL_GUARDED_BY(mu_) = false;
 
   std::thread thread_;  // waits for signals

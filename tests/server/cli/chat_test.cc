@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 #include <signal.h>
 
+#include <algorithm>
 #include <nlohmann/json.hpp>
 #include <string>
 #include <vector>
@@ -17,6 +18,7 @@ namespace goldfinch {
 namespace {
 
 using nlohmann::json;
+using testing::ElementsAre;
 using testing::HasSubstr;
 using testing::IsEmpty;
 using testing::MatchesRegex;
@@ -69,6 +71,16 @@ class ChatTest : public testing::Test {
 
   static std::vector<std::string> Lines(const std::string& text) {
     return absl::StrSplit(text, '\n', absl::SkipEmpty());
+  }
+
+  // Ids.
+  std::vector<std::string> Sessions() const {
+    std::vector<std::string> ids;
+    for (const std::string& line :
+         Lines(GoldfinchLine(server_.address(), {"sessions", "list", "--json"}))) {
+      ids.push_back(json::parse(line)["id"]);
+    }
+    return ids;
   }
 
   TemporaryFolder folder_;
@@ -190,6 +202,59 @@ TEST_F(ChatTest, AnInterruptAtThePromptEndsIt) {
     ASSERT_TRUE(Eventually([&] { return chat.OutSoFar().ends_with('\n'); }));
     chat.Signal(number);
     EXPECT_EQ(chat.Wait().exit_code, 130);
+  }
+}
+
+TEST_F(ChatTest, UndoTakesTheLastLineBack) {
+  const ProgramOutput output = Chat("The\n king\n/undo\n queen\n/session\n");
+  EXPECT_EQ(output.exit_code, 0) << output.err;
+  EXPECT_THAT(output.err, IsEmpty());
+  const std::vector<std::string> lines = Lines(output.out);
+  const std::string id = lines.back();
+  EXPECT_THAT(output.out, HasSubstr(absl::StrCat("\n", id, "\n"))) << "as told by /undo";
+  std::string answers = Answers({"The", " king"});
+  answers += absl::StrCat(
+      id, "\n", Answers({"The", " queen"}).substr(Answers({"The"}).size()), id, "\n");
+  EXPECT_EQ(output.out, answers);
+  EXPECT_THAT(Sessions(), ElementsAre(id)) << "and nothing else is left";
+
+  EXPECT_EQ(Chat("/undo\n").err, "goldfinch: there is no line to take back\n");
+  EXPECT_EQ(Chat("The\n/park\n/retry\n").err,
+            "goldfinch: there is no line to take back\n");
+}
+
+TEST_F(ChatTest, RetryAnswersTheLineAgain) {
+  EXPECT_EQ(Chat("The\n king\n/retry\n/retry\n said\n").out,
+            Answers({"The", " king"}) +
+                Answers({"The", " king"}).substr(Answers({"The"}).size()) +
+                Answers({"The", " king", " said"}).substr(Answers({"The"}).size()));
+  EXPECT_THAT(Sessions(), SizeIs(1));
+}
+
+TEST_F(ChatTest, NoCopyIsLeftHoweverItEnds) {
+  for (const int number : {SIGINT, SIGTERM, SIGHUP}) {
+    for (const bool answering : {false, true}) {
+      std::vector<std::string> arguments = Greedy({"chat"}, answering ? 100000 : 3);
+      arguments.push_back("--server=" + server_.address());
+      Program chat("goldfinch", arguments, Program::Typed());
+      chat.Type(answering ? "The\n" : "The\n king\n");
+      // Two answers at their ends, or one within it.
+      ASSERT_TRUE(Eventually([&] {
+        const std::string out = chat.OutSoFar();
+        return answering ? out.size() > 20
+                         : std::count(out.begin(), out.end(), '\n') == 2;
+      }));
+      EXPECT_THAT(Sessions(), SizeIs(2));
+      chat.Signal(number);
+      if (answering && number == SIGINT) chat.Type("/quit\n");
+      const ProgramOutput output = chat.Wait();
+      EXPECT_EQ(output.exit_code, answering && number == SIGINT ? 0 : 130);
+      const std::vector<std::string> left = Sessions();
+      EXPECT_THAT(left, SizeIs(1)) << number;
+      for (const std::string& id : left) {
+        GoldfinchLine(server_.address(), {"sessions", "delete", id});
+      }
+    }
   }
 }
 

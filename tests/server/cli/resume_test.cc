@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 #include <signal.h>
 
+#include <algorithm>
 #include <chrono>
 #include <cstdlib>
 #include <string>
@@ -410,7 +411,43 @@ TEST(ResumeTest, AChatGoesOnWithAnInterruptedAnswer) {
                        "hello\n")
                 .out,
             "one two three four\n");
+  EXPECT_THAT(server.deleted(), ElementsAre("copy1")) << "which /undo would have used";
+}
+
+TEST(ResumeTest, AChatGoesOnWithoutUndoWhereItMayHaveNoCopy) {
+  ScriptedServer server({Rest()});
+  server.RefuseForks(ToGrpcStatus(absl::ResourceExhaustedError("enough sessions")));
+  const ProgramOutput output =
+      RunProgram("goldfinch", {"chat", absl::StrCat("--server=", server.address())},
+                 "one\ntwo\n/undo\nthree\n");
+  EXPECT_EQ(output.exit_code, 1);
+  EXPECT_EQ(output.out, "three four\nthree four\n");
+  EXPECT_EQ(output.err,
+            "goldfinch: RESOURCE_EXHAUSTED: no /undo and /retry: enough sessions\n"
+            "goldfinch: there is no line to take back\n");
   EXPECT_THAT(server.deleted(), IsEmpty());
+}
+
+TEST(ResumeTest, AChatDeletesNoSessionThatWasThereBefore) {
+  const ScriptedServer server({Rest()});
+  const ProgramOutput output = RunProgram(
+      "goldfinch", {"chat", "--prompt=x", absl::StrCat("--server=", server.address())},
+      "one\n/undo\n/undo\n");
+  EXPECT_EQ(output.exit_code, 1) << "there is one copy";
+  EXPECT_EQ(output.out, "three four\ncopy1\n");
+  EXPECT_THAT(server.deleted(), ElementsAre("made"));
+
+  const TestServer other;
+  const std::string there = absl::StrCat("--server=", other.address());
+  std::string id = RunProgram("goldfinch", {"sessions", "create", there}).out;
+  id.pop_back();
+  EXPECT_EQ(RunProgram("goldfinch", {"chat", "--session=" + id, "--max_tokens=3", there},
+                       "one\n/undo\n")
+                .exit_code,
+            0);
+  const std::string list = RunProgram("goldfinch", {"sessions", "list", there}).out;
+  EXPECT_THAT(list, HasSubstr(id));
+  EXPECT_EQ(std::count(list.begin(), list.end(), '\n'), 3) << "a head, it and the copy";
 }
 
 }  // namespace

@@ -54,6 +54,14 @@ class ScriptedServer::Sessions final : public v1::SessionService::Service {
     return grpc::Status::OK;
   }
 
+  grpc::Status ForkSession(grpc::ServerContext*, const v1::ForkSessionRequest*,
+                           v1::ForkSessionResponse* response) override {
+    const MutexLock lock(owner_.mu_);
+    if (!owner_.fork_status_.ok()) return owner_.fork_status_;
+    response->mutable_session()->set_id(absl::StrCat("copy", ++owner_.num_forks_));
+    return grpc::Status::OK;
+  }
+
   grpc::Status DeleteSession(grpc::ServerContext*,
                              const v1::DeleteSessionRequest* request,
                              v1::DeleteSessionResponse*) override {
@@ -80,6 +88,11 @@ ScriptedServer::ScriptedServer(std::vector<Answer> answers)
 }
 
 ScriptedServer::~ScriptedServer() { server_->Shutdown(); }
+
+void ScriptedServer::RefuseForks(const grpc::Status& status) {
+  const MutexLock lock(mu_);
+  fork_status_ = status;
+}
 
 std::string ScriptedServer::address() const { return absl::StrCat("127.0.0.1:", port_); }
 

@@ -33,6 +33,8 @@ class ScriptedServer {
   int port() const { return port_; }
   std::vector<v1::GenerateRequest> requests() const;
   std::vector<std::string> deleted() const;  // sessions
+  // Forks are "copy1", "copy2" and so on, unless they are refused.
+  void RefuseForks(const grpc::Status& status);
 
  private:
   class Generation;
@@ -46,6 +48,8 @@ class ScriptedServer {
   mutable Mutex mu_;
   std::vector<v1::GenerateRequest> requests_ ABSL_GUARDED_BY(mu_);
   std::vector<std::string> deleted_ ABSL_GUARDED_BY(mu_);
+  grpc::Status fork_status_ ABSL_GUARDED_BY(mu_);
+  int num_forks_ ABSL_GUARDED_BY(mu_) = 0;
 };
 
 // A message of one token, and the last one.
