@@ -3,6 +3,7 @@
 #include <unistd.h>
 
 #include <chrono>
+#include <cstdint>
 #include <cstdio>
 #include <optional>
 #include <string>
@@ -98,6 +99,7 @@ class Chat {
   std::string before_;
   std::string line_;           // the last one
   bool told_refused_ = false;  // that there is no copy
+  std::uint64_t num_answers_ = 0;
   v1::SamplingParams sampling_;
   // An address that is wrong is told at once; a chat that goes on waits.
   std::chrono::seconds patience_ = kEachServerOnce;
@@ -178,6 +180,12 @@ int Chat::Answer(const std::string& text) {
   request.set_session(session_);
   request.set_text(text);
   *request.mutable_sampling() = sampling_;
+  // Else each answer would be drawn with the numbers of the one before, and that to
+  // /retry would be the same again.
+  if (sampling_.has_seed()) {
+    request.mutable_sampling()->set_seed(sampling_.seed() + num_answers_);
+  }
+  ++num_answers_;
   request.set_priority(flags_.priority);
   usage_.reset();
   bool shown = false;

@@ -18,8 +18,9 @@ struct ChatFlags {
   std::int32_t priority = 0;
 };
 
-// Before a line the session is copied, so that it can be taken back; no such copy stays
-// when the chat ends.
+// A seed is of the first answer asked for; the next one has the number after it, and so
+// on. Before a line the session is copied, so that it can be taken back; no such copy
+// stays when the chat ends.
 //
 // Until /quit or the end of the input, or, where that is no terminal, the first line that
 // fails. Returns the exit code: 1 when the session cannot be had or a line failed, 2 when

@@ -231,6 +231,24 @@ TEST_F(ChatTest, RetryAnswersTheLineAgain) {
   EXPECT_THAT(Sessions(), SizeIs(1));
 }
 
+TEST_F(ChatTest, EveryAnswerHasASeedOfItsOwn) {
+  const auto answer = [&](const std::string& seed) {
+    return GoldfinchLine(server_.address(), {"generate", "--prompt=The", "--seed=" + seed,
+                                             "--ignore_eos", "--max_tokens=20"}) +
+           "\n";
+  };
+  const auto chat = [&](const std::string& seed) {
+    return Goldfinch(server_.address(),
+                     {"chat", "--seed=" + seed, "--ignore_eos", "--max_tokens=20"},
+                     "The\n/retry\n/retry\n")
+        .out;
+  };
+  EXPECT_EQ(chat("7"), answer("7") + answer("8") + answer("9"));
+  EXPECT_NE(answer("7"), answer("8"));
+  EXPECT_EQ(chat("18446744073709551615"),
+            answer("18446744073709551615") + answer("0") + answer("1"));
+}
+
 TEST_F(ChatTest, NoCopyIsLeftHoweverItEnds) {
   for (const int number : {SIGINT, SIGTERM, SIGHUP}) {
     for (const bool answering : {false, true}) {
