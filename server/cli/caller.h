@@ -20,13 +20,13 @@ struct Caller {
   using Stub = typename Service::Stub;
 
   explicit Caller(const ConnectionFlags& flags)
-      : connection(flags, &signals), deadline(DeadlineOf(flags)) {}
+      : connection(flags, &signals), limits(LimitsOf(flags)) {}
 
   template <typename Request, typename Response>
   grpc::Status Call(const Request& request, Response& response,
                     grpc::Status (Stub::*method)(grpc::ClientContext*, const Request&,
                                                  Response*)) {
-    return CallPatiently(connection, signals, deadline, kEachServerOnce,
+    return CallPatiently(connection, signals, limits,
                          [&](const auto& channel, grpc::ClientContext& context) {
                            const auto stub = Service::NewStub(channel);
                            return ((*stub).*method)(&context, request, &response);
@@ -35,7 +35,7 @@ struct Caller {
 
   Signals signals;  // before the first channel
   Connection connection;
-  const Deadline deadline;  // of all calls together
+  const CallLimits limits;  // the deadline is of all calls together
 };
 
 }  // namespace goldfinch

@@ -2,6 +2,7 @@
 
 #include <unistd.h>
 
+#include <algorithm>
 #include <chrono>
 #include <cstdint>
 #include <cstdio>
@@ -55,7 +56,8 @@ class Chat {
         connection_(flags.connection, &signals_),
         terminal_(isatty(STDIN_FILENO) == 1),
         lines_(signals_),
-        session_(flags.session) {}
+        session_(flags.session),
+        patience_(LimitsOf(flags.connection).patience) {}
 
   int Run();
 
@@ -85,7 +87,10 @@ class Chat {
   grpc::Status Call(const Request& request, Response& response, const Method& method) {
     return Call(request, response, method, patience_);
   }
-  Deadline NewDeadline() const { return DeadlineOf(flags_.connection); }
+  CallLimits NewLimits() const { return NewLimits(patience_); }
+  CallLimits NewLimits(std::chrono::seconds patience) const {
+    return {.deadline = DeadlineOf(flags_.connection), .patience = patience};
+  }
 
   const ChatFlags& flags_;
   Signals signals_;  // before the first channel
@@ -102,7 +107,7 @@ class Chat {
   std::uint64_t num_answers_ = 0;
   v1::SamplingParams sampling_;
   // An address that is wrong is told at once; a chat that goes on waits.
-  std::chrono::seconds patience_ = kEachServerOnce;
+  std::chrono::seconds patience_;
   std::optional<v1::Usage> usage_;  // of the last answer, if it came to its end
 };
 
@@ -152,7 +157,7 @@ int Chat::Begin() {
   if (!status.ok()) return signals_.Report(status);
   ours_ = session_.empty();
   session_ = session.id();
-  patience_ = kThroughARestart;
+  patience_ = std::max(patience_, kThroughARestart);
   if (terminal_) {
     std::fprintf(stderr, "session %s, %lld tokens; /help lists the commands\n",
                  session_.c_str(), static_cast<long long>(session.num_tokens()));
@@ -189,14 +194,14 @@ int Chat::Answer(const std::string& text) {
   request.set_priority(flags_.priority);
   usage_.reset();
   bool shown = false;
-  const GenerationResult result = RunGeneration(
-      connection_, signals_, request, {.deadline = NewDeadline(), .limit = patience_},
-      [this, &shown](const v1::GenerateResponse& message) {
-        shown = true;
-        Print(message.text());
-        if (message.has_usage()) usage_ = message.usage();
-        return true;
-      });
+  const GenerationResult result =
+      RunGeneration(connection_, signals_, request, {.limits = NewLimits()},
+                    [this, &shown](const v1::GenerateResponse& message) {
+                      shown = true;
+                      Print(message.text());
+                      if (message.has_usage()) usage_ = message.usage();
+                      return true;
+                    });
   if (shown) Print("\n");
   const int exit_code = signals_.Report(result.status);
   const grpc::StatusCode code = result.status.error_code();
@@ -320,13 +325,13 @@ int Chat::Stats() {
 }
 
 int Chat::Export(absl::string_view file) {
-  return ExportSession(connection_, signals_, NewDeadline(), session_, std::string(file));
+  return ExportSession(connection_, signals_, NewLimits(), session_, std::string(file));
 }
 
 template <typename Request, typename Response, typename Method>
 grpc::Status Chat::Call(const Request& request, Response& response, const Method& method,
                         std::chrono::seconds patience) {
-  return CallPatiently(connection_, signals_, NewDeadline(), patience,
+  return CallPatiently(connection_, signals_, NewLimits(patience),
                        [&](const auto& channel, grpc::ClientContext& context) {
                          const auto stub = v1::SessionService::NewStub(channel);
                          return ((*stub).*method)(&context, request, &response);

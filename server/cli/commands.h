@@ -21,6 +21,8 @@ struct ConnectionFlags {
   // HOST:PORT of servers that stand in for one another, with commas between.
   std::string server = "127.0.0.1:50051";
   double timeout = 0;    // seconds for the whole call; 0: none
+  // For so long a call that no server takes up is made again; 0: each is asked once.
+  std::int32_t retry_seconds = 0;
   std::string key = {};  // empty: none
   bool insecure_send_key = false;
   bool tls = false;

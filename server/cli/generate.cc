@@ -133,7 +133,7 @@ int RunGenerate(const GenerateFlags& flags) {
   if (const int exit_code = FillRequest(flags, request); exit_code != 0) return exit_code;
   Signals signals;
   Connection connection(flags.connection, &signals);
-  const GenerationOptions options = {.deadline = DeadlineOf(flags.connection),
+  const GenerationOptions options = {.limits = LimitsOf(flags.connection),
                                      .resume = flags.resume == "on"};
   Printer printer(flags);
   const GenerationResult result =

@@ -1,5 +1,6 @@
 #include "server/cli/generation.h"
 
+#include <algorithm>
 #include <memory>
 #include <utility>
 
@@ -18,7 +19,7 @@ class Generation {
         signals_(signals),
         options_(options),
         show_(show),
-        patience_(connection, signals, options.deadline, options.limit),
+        patience_(connection, signals, options.limits.deadline, options.limits.patience),
         request_(std::move(request)) {
     result_.tokens_received = request_.resume().tokens_received();
   }
@@ -36,10 +37,11 @@ class Generation {
 
  private:
   grpc::Status Attempt() {
-    const auto channel = connection_.Channel(options_.deadline);
-    if (!connection_.reached()) return connection_.WhyNotReached(options_.deadline);
+    const auto channel = connection_.Channel(options_.limits.deadline);
+    if (!connection_.reached())
+      return connection_.WhyNotReached(options_.limits.deadline);
     grpc::ClientContext context;
-    SetDeadline(options_.deadline, context);
+    SetDeadline(options_.limits.deadline, context);
     const Signals::Call scope(signals_, context);
     const auto stub = v1::GenerationService::NewStub(channel);
     const auto reader = stub->Generate(&context, request_);
@@ -69,7 +71,7 @@ class Generation {
       if (!options_.resume) return false;
       request_.Clear();
       request_.mutable_resume()->set_session_id(result_.kept_session);
-      patience_.set_limit(kThroughARestart);
+      patience_.set_limit(std::max(options_.limits.patience, kThroughARestart));
     }
     if (request_.has_resume()) {
       // Asking again changes nothing: the answer depends on what was received alone.

@@ -8,7 +8,6 @@
 
 #include <grpcpp/support/status.h>
 
-#include <chrono>
 #include <cstdint>
 #include <functional>
 #include <string>
@@ -21,10 +20,8 @@
 namespace goldfinch {
 
 struct GenerationOptions {
-  Deadline deadline;   // of everything
+  CallLimits limits;   // the deadline is of everything, the patience until it is taken up
   bool resume = true;  // goes on when interrupted
-  // How long it is tried to have it taken up at all.
-  std::chrono::seconds limit = kEachServerOnce;
 };
 
 struct GenerationResult {

@@ -114,6 +114,16 @@ void AddConnection(CLI::App& app, ConnectionFlags& flags) {
                "Send the key without TLS, to other machines too");
 }
 
+// Of a command whose calls can be made again.
+void AddPatientConnection(CLI::App& app, ConnectionFlags& flags) {
+  AddConnection(app, flags);
+  app.add_option(
+         "--retry_seconds", flags.retry_seconds,
+         "Seconds to ask again when no server has room or is there (default: each "
+         "is asked once)")
+      ->check(NonNegative());
+}
+
 void AddSampling(CLI::App& app, SamplingFlags& flags) {
   app.add_option("--max_tokens", flags.max_tokens, "Most tokens to generate");
   app.add_option("--min_tokens", flags.min_tokens,
@@ -145,7 +155,7 @@ void AddSampling(CLI::App& app, SamplingFlags& flags) {
 CLI::App* AddGenerate(CLI::App& app, GenerateFlags& flags) {
   CLI::App* command =
       app.add_subcommand("generate", "Streams the continuation of a prompt");
-  AddConnection(*command, flags.connection);
+  AddPatientConnection(*command, flags.connection);
   const TextOptions prompt =
       AddText(*command, "--prompt", flags.prompt,
               "Text to continue; -, and without a session the default: standard input, "
@@ -186,7 +196,7 @@ CLI::App* AddGenerate(CLI::App& app, GenerateFlags& flags) {
 
 CLI::App* AddChat(CLI::App& app, ChatFlags& flags) {
   CLI::App* command = app.add_subcommand("chat", "A session in the terminal");
-  AddConnection(*command, flags.connection);
+  AddPatientConnection(*command, flags.connection);
   auto* session = command
                       ->add_option("--session", flags.session,
                                    "Session to continue (default: a new one)")
@@ -202,7 +212,6 @@ CLI::App* AddChat(CLI::App& app, ChatFlags& flags) {
 template <typename Flags>
 CLI::App* AddAction(CLI::App& command, const char* name, const char* what, Flags& flags) {
   CLI::App* action = command.add_subcommand(name, what);
-  AddConnection(*action, flags.connection);
   action->callback([&flags, name] { flags.action = name; });
   return action;
 }
@@ -227,6 +236,10 @@ CLI::App* AddSessions(CLI::App& app, SessionsFlags& flags) {
   CLI::App* from_file = add("import", "Makes a session of such a file; prints its id");
   CLI::App* remove = add("delete", "Deletes sessions");
 
+  for (CLI::App* action : {list, get, create, fork, park, to_file, remove}) {
+    AddPatientConnection(*action, flags.connection);
+  }
+  AddConnection(*from_file, flags.connection);  // its input can be read once
   for (CLI::App* action : {get, fork, park, to_file}) AddId(*action, flags);
   remove->add_option("ids", flags.ids, "Ids of the sessions")->check(Utf8())->required();
   for (CLI::App* action : {to_file, from_file}) {
@@ -247,7 +260,9 @@ CLI::App* AddAdmin(CLI::App& app, AdminFlags& flags) {
   CLI::App* command = app.add_subcommand("admin", "Looks after a server");
   command->require_subcommand(1);
   const auto add = [&](const char* name, const char* what) {
-    return AddAction(*command, name, what, flags);
+    CLI::App* action = AddAction(*command, name, what, flags);
+    AddConnection(*action, flags.connection);
+    return action;
   };
   CLI::App* drain = add("drain", "Ends the server as SIGTERM does");
   add("reload", "Reads the tenants file again");
@@ -268,7 +283,7 @@ CLI::App* AddAdmin(CLI::App& app, AdminFlags& flags) {
 CLI::App* AddScore(CLI::App& app, ScoreFlags& flags) {
   CLI::App* command =
       app.add_subcommand("score", "Log-probabilities of a text after a context");
-  AddConnection(*command, flags.connection);
+  AddPatientConnection(*command, flags.connection);
   AddTokens(*command, "--context_tokens", flags.context_tokens,
             AddText(*command, "--context", flags.context,
                     "What comes before (default: nothing); -: standard input, less a "
@@ -282,7 +297,7 @@ CLI::App* AddScore(CLI::App& app, ScoreFlags& flags) {
 
 CLI::App* AddTokenize(CLI::App& app, TokenizeFlags& flags) {
   CLI::App* command = app.add_subcommand("tokenize", "Token ids of a text");
-  AddConnection(*command, flags.connection);
+  AddPatientConnection(*command, flags.connection);
   command
       ->add_option("text", flags.text,
                    "The text; -, and the default: standard input, every byte of it")
@@ -292,7 +307,7 @@ CLI::App* AddTokenize(CLI::App& app, TokenizeFlags& flags) {
 
 CLI::App* AddDetokenize(CLI::App& app, DetokenizeFlags& flags) {
   CLI::App* command = app.add_subcommand("detokenize", "Text of token ids");
-  AddConnection(*command, flags.connection);
+  AddPatientConnection(*command, flags.connection);
   command
       ->add_option("tokens", flags.tokens,
                    "The ids; -, and the default: standard input, which has blanks or "
@@ -303,7 +318,7 @@ CLI::App* AddDetokenize(CLI::App& app, DetokenizeFlags& flags) {
 
 CLI::App* AddModel(CLI::App& app, ModelFlags& flags) {
   CLI::App* command = app.add_subcommand("model", "Describes the model and the limits");
-  AddConnection(*command, flags.connection);
+  AddPatientConnection(*command, flags.connection);
   return command;
 }
 

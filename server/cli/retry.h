@@ -27,7 +27,8 @@ struct Advice {
 
 Advice AdviceOf(const grpc::Status& status);
 
-// A call was not taken up by any server, so that it can be made again as it is.
+// A call was not taken up by any server, for lack of one or of room, so that it can be
+// made again as it is. Not when only the caller can make room.
 bool WasRefused(const grpc::Status& status, const Connection& connection);
 
 inline constexpr std::chrono::seconds kEachServerOnce{0};
@@ -35,8 +36,17 @@ inline constexpr std::chrono::seconds kEachServerOnce{0};
 // that died within its --session_lease_seconds (30).
 inline constexpr std::chrono::seconds kThroughARestart{60};
 
+struct CallLimits {
+  Deadline deadline;  // of all tries together
+  // For so long they are made, when it is not taken up.
+  std::chrono::seconds patience = kEachServerOnce;
+};
+// As --timeout and --retry_seconds have it.
+CallLimits LimitsOf(const ConnectionFlags& flags);
+
 // Waits between tries: not at all for a server that was not asked yet, then as long as
-// servers wish and with growing pauses, until the limit is over.
+// servers wish and with growing pauses, until the limit is over. When all of them wish
+// for longer than that, it does not wait in vain.
 class Patience {
  public:
   Patience(Connection& connection, const Signals& signals, const Deadline& deadline,
@@ -58,6 +68,8 @@ class Patience {
   std::chrono::seconds limit_;
   std::optional<Clock::time_point> first_failure_;
   std::size_t num_failed_ = 0;
+  // The shortest wait that a server wished for since all were asked.
+  std::optional<std::chrono::nanoseconds> soonest_;
   std::chrono::nanoseconds pause_;
   std::minstd_rand random_;
 };
@@ -79,11 +91,10 @@ grpc::Status CallOnce(Connection& connection, Signals& signals, const Deadline& 
 // `call(channel, context)` makes it once and gives its status.
 template <typename Call>
 grpc::Status CallPatiently(Connection& connection, Signals& signals,
-                           const Deadline& deadline, std::chrono::seconds limit,
-                           const Call& call) {
-  Patience patience(connection, signals, deadline, limit);
+                           const CallLimits& limits, const Call& call) {
+  Patience patience(connection, signals, limits.deadline, limits.patience);
   for (;;) {
-    const grpc::Status status = CallOnce(connection, signals, deadline, call);
+    const grpc::Status status = CallOnce(connection, signals, limits.deadline, call);
     if (!WasRefused(status, connection)) return status;
     if (!patience.WaitForNextTry(AdviceOf(status))) {
       return signals.interrupted() ? grpc::Status::CANCELLED : status;

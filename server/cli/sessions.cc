@@ -114,15 +114,15 @@ int RunPark(const SessionsFlags& flags) {
 
 int RunExport(const SessionsFlags& flags) {
   SessionsCaller caller(flags.connection);
-  return ExportSession(caller.connection, caller.signals, caller.deadline, flags.id,
+  return ExportSession(caller.connection, caller.signals, caller.limits, flags.id,
                        flags.file);
 }
 
 int RunImport(const SessionsFlags& flags) {
   SessionsCaller caller(flags.connection);
   v1::Session imported;
-  const int exit_code = ImportSession(caller.connection, caller.signals, caller.deadline,
-                                      flags.file, imported);
+  const int exit_code = ImportSession(caller.connection, caller.signals,
+                                      caller.limits.deadline, flags.file, imported);
   if (exit_code == 0) PrintNew(flags, imported);
   return exit_code;
 }

@@ -13,7 +13,6 @@
 #include "goldfinch/v1/session_service.grpc.pb.h"
 #include "server/cli/output_file.h"
 #include "server/cli/progress.h"
-#include "server/cli/retry.h"
 
 namespace goldfinch {
 namespace {
@@ -76,7 +75,7 @@ absl::Status Receive(grpc::ClientReader<v1::ExportSessionResponse>& reader,
 
 }  // namespace
 
-int ExportSession(Connection& connection, Signals& signals, const Deadline& deadline,
+int ExportSession(Connection& connection, Signals& signals, const CallLimits& limits,
                   const std::string& session_id, const std::string& file) {
   absl::StatusOr<std::unique_ptr<OutputFile>> output = OutputFile::Open(file);
   if (!output.ok()) return ReportFile(std::string(output.status().message()));
@@ -99,8 +98,7 @@ int ExportSession(Connection& connection, Signals& signals, const Deadline& dead
     if (received > 0) return grpc::Status(status.error_code(), status.error_message());
     return status;
   };
-  const grpc::Status status =
-      CallPatiently(connection, signals, deadline, kEachServerOnce, call);
+  const grpc::Status status = CallPatiently(connection, signals, limits, call);
   if (written.ok() && status.ok()) written = (*output)->Commit();
   progress.Erase();
   if (!written.ok()) return ReportFile(std::string(written.message()));

@@ -481,6 +481,8 @@ TEST(ClientUsageTest, AMistakeIsOneLineAndExitCodeTwo) {
       {"chat", "--prompt_file=x", "--session=y"},
       {"detokenize", "1.5"},
       {"health", "--wait=-1"},
+      {"model", "--retry_seconds=-1"},
+      {"sessions", "import", "file", "--retry_seconds=1"},
       {"verify"},
       {"verify", "dir", "file", "--compute_dtype=f8"},
       {"verify", "dir", "file", "--chunk=0"},

@@ -13,6 +13,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
+#include "scheduler/retry_after.h"
 #include "server/status.h"
 #include "tests/server/cli/program.h"
 #include "tests/server/cli/proxy.h"
@@ -156,6 +157,52 @@ TEST(ResumeTest, ARequestThatIsNoResumeDoesNotWaitForRoom) {
   const ProgramOutput output = RunProgram("goldfinch", Generate(server.address()));
   EXPECT_EQ(output.exit_code, 1);
   EXPECT_EQ(output.err, "goldfinch: RESOURCE_EXHAUSTED: the queue is full\n");
+}
+
+TEST(ResumeTest, WithPatienceItDoes) {
+  for (const Answer& refusal : {Full(), Refusal()}) {
+    const ScriptedServer server({refusal, refusal, Rest()});
+    const ProgramOutput output =
+        RunProgram("goldfinch", Generate(server.address(), {"--retry_seconds=60"}));
+    EXPECT_EQ(output.exit_code, 0) << output.err;
+    EXPECT_EQ(output.out, "three four\n");
+    EXPECT_EQ(server.requests().size(), 3u);
+  }
+  const ScriptedServer server({Full()});
+  const ProgramOutput output =
+      RunProgram("goldfinch", Generate(server.address(), {"--retry_seconds=2"}));
+  EXPECT_EQ(output.exit_code, 1);
+  EXPECT_EQ(output.err, "goldfinch: RESOURCE_EXHAUSTED: the queue is full\n");
+  EXPECT_GE(server.requests().size(), 2u);
+  EXPECT_LE(server.requests().size(), 4u);
+}
+
+TEST(ResumeTest, AFullServerSendsARequestToTheNextOne) {
+  const ScriptedServer one({Full()});
+  const ScriptedServer other({Rest()});
+  const std::string both = absl::StrCat(one.address(), ",", other.address());
+  EXPECT_EQ(RunProgram("goldfinch", Generate(both)).out, "three four\n");
+}
+
+TEST(ResumeTest, NobodyWaitsInVain) {
+  const ScriptedServer server(
+      {{{},
+        ToGrpcStatus(WithRetryAfter(absl::ResourceExhaustedError("an hour's worth"),
+                                    std::chrono::hours(1)))}});
+  const auto start = std::chrono::steady_clock::now();
+  EXPECT_EQ(
+      RunProgram("goldfinch", Generate(server.address(), {"--retry_seconds=60"})).err,
+      "goldfinch: RESOURCE_EXHAUSTED: an hour's worth\n");
+  EXPECT_EQ(RunProgram("goldfinch", {"chat", "--server=" + server.address()}, "x\n").err,
+            "goldfinch: RESOURCE_EXHAUSTED: an hour's worth\n");
+  EXPECT_LT(std::chrono::steady_clock::now() - start, std::chrono::seconds(30));
+  // What only the caller can clear is not asked again either.
+  const ScriptedServer quota(
+      {{{}, ToGrpcStatus(ForCallerToClear(absl::ResourceExhaustedError("too many")))}});
+  EXPECT_EQ(
+      RunProgram("goldfinch", Generate(quota.address(), {"--retry_seconds=60"})).err,
+      "goldfinch: RESOURCE_EXHAUSTED: too many\n");
+  EXPECT_EQ(quota.requests().size(), 1u);
 }
 
 TEST(ResumeTest, EveryInterruptionCountsAllTokens) {
