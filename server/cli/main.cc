@@ -230,29 +230,39 @@ CLI::App* AddSessions(CLI::App& app, SessionsFlags& flags) {
   CLI::App* list = add("list", "All sessions, here and in the store");
   CLI::App* get = add("get", "Describes a session");
   CLI::App* create = add("create", "Makes a session; prints its id");
+  CLI::App* append = add("append", "Adds text to a session, without an answer");
+  CLI::App* history = add("history", "Prints what a session has said and been told");
   CLI::App* fork = add("fork", "Makes a copy of a session; prints its id");
   CLI::App* park = add("park", "Writes a session to the store and frees its memory");
   CLI::App* to_file = add("export", "Writes a session to a file");
   CLI::App* from_file = add("import", "Makes a session of such a file; prints its id");
   CLI::App* remove = add("delete", "Deletes sessions");
 
-  for (CLI::App* action : {list, get, create, fork, park, to_file, remove}) {
+  for (CLI::App* action :
+       {list, get, create, append, history, fork, park, to_file, remove}) {
     AddPatientConnection(*action, flags.connection);
   }
   AddConnection(*from_file, flags.connection);  // its input can be read once
-  for (CLI::App* action : {get, fork, park, to_file}) AddId(*action, flags);
+  for (CLI::App* action : {get, append, history, fork, park, to_file}) {
+    AddId(*action, flags);
+  }
   remove->add_option("ids", flags.ids, "Ids of the sessions")->check(Utf8())->required();
   for (CLI::App* action : {to_file, from_file}) {
     action->add_option("file", flags.file, "The file; -: standard output or input")
         ->required();
   }
-  AddTokens(*create, "--tokens", flags.tokens,
-            AddText(*create, "--prompt", flags.prompt,
-                    "Text it begins with; -: standard input, less a newline at its end"));
-  create->add_option("--priority", flags.priority, "Higher goes first");
-  for (CLI::App* action : {list, get, create, fork, park, from_file}) {
+  for (CLI::App* action : {create, append}) {
+    AddTokens(*action, "--tokens", flags.tokens,
+              AddText(*action, "--prompt", flags.prompt,
+                      "The text; -: standard input, less a newline at its end"));
+    action->add_option("--priority", flags.priority, "Higher goes first");
+  }
+  history->add_option("--first_token", flags.first_token, "Tokens to leave out before")
+      ->check(NonNegative());
+  for (CLI::App* action : {list, get, create, append, fork, park, from_file}) {
     action->add_flag("--json", flags.json, "One JSON object a session");
   }
+  history->add_flag("--json", flags.json, "One JSON object a page, with its tokens");
   return command;
 }
 

@@ -77,8 +77,9 @@ int RunGet(const SessionsFlags& flags) {
   return 0;
 }
 
-int RunCreate(const SessionsFlags& flags) {
-  v1::CreateSessionRequest request;
+// The exit code; what both requests with a text have, if it was given.
+template <typename Request>
+int FillText(const SessionsFlags& flags, Request& request) {
   request.set_priority(flags.priority);
   std::optional<std::string> text;
   std::vector<std::int32_t> tokens;
@@ -89,6 +90,43 @@ int RunCreate(const SessionsFlags& flags) {
   if (!tokens.empty()) {
     request.mutable_tokens()->mutable_ids()->Add(tokens.begin(), tokens.end());
   }
+  return 0;
+}
+
+int RunAppend(const SessionsFlags& flags) {
+  v1::AppendToSessionRequest request;
+  const int exit_code = FillText(flags, request);
+  if (exit_code != 0) return exit_code;
+  request.set_session_id(flags.id);
+  SessionsCaller caller(flags.connection);
+  v1::AppendToSessionResponse response;
+  const grpc::Status status = caller.Call(request, response, &Stub::AppendToSession);
+  if (status.ok() && flags.json) PrintJson(response.session());
+  return caller.signals.Report(status);
+}
+
+int RunHistory(const SessionsFlags& flags) {
+  SessionsCaller caller(flags.connection);
+  v1::GetSessionHistoryRequest request;
+  request.set_session_id(flags.id);
+  request.set_first_token(flags.first_token);
+  std::int64_t num_tokens = 0;
+  do {
+    v1::GetSessionHistoryResponse response;
+    const grpc::Status status = caller.Call(request, response, &Stub::GetSessionHistory);
+    if (!status.ok()) return caller.signals.Report(status);
+    flags.json ? PrintJson(response) : Print(response.text());
+    request.set_first_token(request.first_token() + response.tokens_size());
+    num_tokens = response.num_tokens();
+    if (response.tokens_size() == 0) break;  // also if it has become shorter meanwhile
+  } while (request.first_token() < num_tokens);
+  return 0;
+}
+
+int RunCreate(const SessionsFlags& flags) {
+  v1::CreateSessionRequest request;
+  const int exit_code = FillText(flags, request);
+  if (exit_code != 0) return exit_code;
   SessionsCaller caller(flags.connection);
   v1::CreateSessionResponse response;
   const grpc::Status status = caller.Call(request, response, &Stub::CreateSession);
@@ -189,9 +227,10 @@ int RunSessions(const SessionsFlags& flags) {
     int (*run)(const SessionsFlags&);
   };
   constexpr Action kActions[] = {
-      {"list", RunList},     {"get", RunGet},       {"create", RunCreate},
-      {"fork", RunFork},     {"park", RunPark},     {"export", RunExport},
-      {"import", RunImport}, {"delete", RunDelete},
+      {"list", RunList},       {"get", RunGet},       {"create", RunCreate},
+      {"fork", RunFork},       {"park", RunPark},     {"export", RunExport},
+      {"import", RunImport},   {"delete", RunDelete}, {"append", RunAppend},
+      {"history", RunHistory},
   };
   for (const Action& action : kActions) {
     if (flags.action == action.name) return action.run(flags);

@@ -18,17 +18,20 @@ namespace goldfinch {
 
 struct SessionsFlags {
   ConnectionFlags connection;
-  std::string action;            // list, get, create, fork, park, export, import, delete
-  std::string id;                // of get, fork, park and export
+  // list, get, create, append, history, fork, park, export, import or delete.
+  std::string action;
+  std::string id;                // of those about one session
   std::vector<std::string> ids;  // of delete
   std::string file;              // of export and import
-  TextFlags prompt;              // of create, as is `tokens`
+  TextFlags prompt;              // of create and append, as are the next two
   TokenFlags tokens;
-  std::int32_t priority = 0;  // of create
+  std::int32_t priority = 0;
+  std::int64_t first_token = 0;  // of history
   bool json = false;
 };
 
-// What makes a session prints its id and nothing else. Delete goes on after one that
+// What makes a session prints its id and nothing else. History prints the bytes of the
+// text as they are. Delete goes on after one that
 // cannot be deleted.
 int RunSessions(const SessionsFlags& flags);
 

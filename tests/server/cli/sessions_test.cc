@@ -90,6 +90,39 @@ TEST_F(SessionsTest, CreateForkParkListAndDelete) {
   EXPECT_THAT(List(), IsEmpty());
 }
 
+TEST_F(SessionsTest, TextsAreAppendedAndReadBack) {
+  const std::string id = NewSession("The old king");
+  EXPECT_EQ(Sessions({"history", id}).out, "The old king");
+  const ProgramOutput append = Sessions({"append", id, "--prompt= had a"});
+  EXPECT_EQ(append.exit_code, 0) << append.err;
+  EXPECT_THAT(append.out, IsEmpty());
+  EXPECT_EQ(Sessions({"append", id, "--prompt=-"}, " daughter\n").exit_code, 0);
+  EXPECT_EQ(Sessions({"history", id}).out, "The old king had a daughter");
+
+  const std::string whole = NewSession("The old king had a daughter");
+  const std::string answer = Continue(server_.address(), id);
+  EXPECT_EQ(answer, Continue(server_.address(), whole));
+  EXPECT_EQ(Sessions({"history", id}).out, "The old king had a daughter" + answer);
+
+  const json page = json::parse(Sessions({"history", id, "--json"}).out);
+  const std::size_t num_tokens = page["tokens"].size();
+  EXPECT_EQ(page["num_tokens"], std::to_string(num_tokens));
+  const json rest =
+      json::parse(Sessions({"history", id, "--json", "--first_token=3"}).out);
+  EXPECT_EQ(rest["tokens"].size(), num_tokens - 3);
+  EXPECT_EQ(rest["tokens"][0], page["tokens"][3]);
+
+  const ProgramOutput nothing = Sessions({"append", id});
+  EXPECT_EQ(nothing.exit_code, 1);
+  EXPECT_THAT(nothing.err, HasSubstr("text has 0 tokens; it must have at least 1"));
+  const ProgramOutput behind =
+      Sessions({"history", id, absl::StrCat("--first_token=", num_tokens + 1)});
+  EXPECT_EQ(behind.exit_code, 1);
+  EXPECT_THAT(behind.err, HasSubstr("first_token is"));
+  EXPECT_EQ(Sessions({"history", kNobody}).exit_code, 1);
+  EXPECT_EQ(Sessions({"history", id, "--first_token=-1"}).exit_code, 2);
+}
+
 TEST_F(SessionsTest, ListIsATable) {
   const std::string id = NewSession("The old king");
   const std::string parked = NewSession("The queen");
