@@ -53,6 +53,7 @@ struct AcceptedRequest {
   RequestNeeds needs;
   std::shared_ptr<TokenStream> stream;
   TimePoint submitted;
+  TimePoint arrived;  // no later
 };
 
 // As it is before it runs.

@@ -62,7 +62,7 @@ class SchedulerObserver {
   virtual ~SchedulerObserver() = default;
   virtual void OnLevels(const SchedulerLevels&) {}
   virtual void OnStep(const StepReport&) {}
-  virtual void OnFirstToken(std::chrono::nanoseconds /*since_submit*/) {}
+  virtual void OnFirstToken(std::chrono::nanoseconds /*since_arrival*/) {}
   virtual void OnInterToken(std::chrono::nanoseconds /*since_last_token*/) {}
   virtual void OnPrefixLookup(PrefixLookup) {}
   virtual void OnFinished(const RequestReport&) {}

@@ -94,6 +94,10 @@ struct Request {
   // served.
   std::int32_t priority = 0;
   std::optional<std::chrono::steady_clock::time_point> deadline;
+  // When its call came, which may have had to wait for its session since; none: at
+  // Submit. Times are told from then on; limits of waiting count from Submit, before
+  // which nobody could have taken its turn.
+  std::optional<std::chrono::steady_clock::time_point> arrived;
 
   // Called once on the step thread when the request, if it was accepted, has ended, and
   // before its stream tells so; returns quickly. With it, one candidate's sequence is
@@ -117,7 +121,7 @@ struct Request {
   std::vector<TokenId> continuation;
 };
 
-// Times are durations since Submit.
+// Times are durations since Request::arrived.
 struct RequestUsage {
   std::int64_t prompt_tokens = 0;
   std::int64_t cached_prompt_tokens = 0;  // taken from a prefix cache instead of computed

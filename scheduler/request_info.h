@@ -32,7 +32,7 @@ struct RequestInfo {
   std::int64_t fed_tokens = 0;        // of those: what has been through the model
   std::int64_t generated_tokens = 0;  // of all candidates
   std::int64_t max_tokens = 0;        // of each
-  std::chrono::nanoseconds age{0};    // since Submit
+  std::chrono::nanoseconds age{0};    // since Request::arrived
 };
 
 // Which of them are wanted.

@@ -313,7 +313,7 @@ void RunningRequest::TakeScores(SpanResult& result, const Turn& turn) {
 void RunningRequest::NoteToken(Candidate& candidate, const Turn& turn) {
   if (!first_token_) {
     first_token_ = turn.now;
-    turn.observer.OnFirstToken(turn.now - accepted_->submitted);
+    turn.observer.OnFirstToken(turn.now - accepted_->arrived);
   }
   if (candidate.generated > accepted_->request.num_generated + 1) {
     turn.observer.OnInterToken(turn.now - candidate.last_token);
@@ -443,9 +443,9 @@ RequestUsage RunningRequest::Usage(std::int64_t generated, TimePoint now) const 
   usage.prompt_tokens = prompt_tokens_;
   usage.cached_prompt_tokens = std::min(cached_tokens_, prompt_tokens_);
   usage.generated_tokens = generated;
-  usage.queue_time = admitted_ - accepted_->submitted;
-  if (first_token_) usage.first_token_time = *first_token_ - accepted_->submitted;
-  usage.total_time = now - accepted_->submitted;
+  usage.queue_time = admitted_ - accepted_->arrived;
+  if (first_token_) usage.first_token_time = *first_token_ - accepted_->arrived;
+  usage.total_time = now - accepted_->arrived;
   return usage;
 }
 

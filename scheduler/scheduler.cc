@@ -88,6 +88,7 @@ absl::StatusOr<Scheduler::Submission> Scheduler::Impl::Accept(Request request) {
   accepted->request = std::move(request);
   accepted->needs = *needs;
   accepted->submitted = now;
+  accepted->arrived = std::min(accepted->request.arrived.value_or(now), now);
   // One token of every candidate fits an empty stream, whatever the option says.
   accepted->stream =
       std::make_shared<TokenStream>(std::max(options_.stream_buffer_tokens, needs->slots),
@@ -276,7 +277,7 @@ void Scheduler::Impl::EndFresh(Accepted accepted, const absl::Status& status,
   report.kind = accepted->request.kind;
   report.status = status;
   report.usage.prompt_tokens = std::ssize(accepted->request.prompt);
-  report.usage.queue_time = now - accepted->submitted;
+  report.usage.queue_time = now - accepted->arrived;
   report.usage.total_time = report.usage.queue_time;
   observer_.OnFinished(report);
   if (accepted->request.on_end) {

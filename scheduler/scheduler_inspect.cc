@@ -17,7 +17,7 @@ RequestInfo InfoOf(const AcceptedRequest& accepted, TimePoint now) {
   info.prompt_tokens = accepted.needs.prompt_tokens;
   info.generated_tokens = request.num_generated;
   info.max_tokens = request.kind == RequestKind::kGenerate ? request.max_tokens : 0;
-  info.age = now - accepted.submitted;
+  info.age = now - accepted.arrived;
   return info;
 }
 

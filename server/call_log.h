@@ -32,6 +32,8 @@ class CallLog {
   // At the start of the call, before anything is sent.
   CallLog(const char* method, grpc::CallbackServerContext& context, const Clock& clock);
 
+  TimePoint started() const { return started_; }
+
   // What is known when the call ends. Lengths and times of a call that did not run are 0.
   struct End {
     grpc::StatusCode status = grpc::StatusCode::OK;

@@ -164,6 +164,7 @@ absl::Status GenerateReactor::Submit(const Use& use, GenerateCall call, Turn tur
                                      std::vector<StreamEvent> events,
                                      std::size_t num_known) {
   call.request.deadline = deadline_;
+  call.request.arrived = log_.started();
   if (use != nullptr) {
     call.request.on_end = use->OnEnd(std::move(turn));
     call.request.keeps_only_interrupted = use->id().empty();  // no session yet

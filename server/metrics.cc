@@ -155,8 +155,8 @@ void Metrics::OnStep(const StepReport& step) {
   step_decode_tokens_.fetch_add(static_cast<std::uint64_t>(step.decode_tokens), kRelaxed);
 }
 
-void Metrics::OnFirstToken(std::chrono::nanoseconds since_submit) {
-  first_token_.Observe(Seconds(since_submit));
+void Metrics::OnFirstToken(std::chrono::nanoseconds since_arrival) {
+  first_token_.Observe(Seconds(since_arrival));
 }
 
 void Metrics::OnInterToken(std::chrono::nanoseconds since_last_token) {

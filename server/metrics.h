@@ -78,7 +78,7 @@ class Metrics final : public SchedulerObserver {
   void OnLevels(const SchedulerLevels& levels) override;
   void OnStep(const StepReport& step) override;
   void OnPrefixLookup(PrefixLookup lookup) override;
-  void OnFirstToken(std::chrono::nanoseconds since_submit) override;
+  void OnFirstToken(std::chrono::nanoseconds since_arrival) override;
   void OnInterToken(std::chrono::nanoseconds since_last_token) override;
   void OnFinished(const RequestReport& report) override;
   void OnRefused(const absl::Status& status) override;

@@ -74,6 +74,7 @@ absl::Status PrefillReactor::Begin(const Message& message) {
   request_.priority = message.priority();
   SetTenant(tenant_, request_);
   request_.deadline = DeadlineOf(*context_, serving_.clock);
+  request_.arrived = log_.started();
   late_from_ = LateFrom(request_.deadline, serving_.clock);
   return absl::OkStatus();
 }

@@ -41,6 +41,7 @@ absl::Status ScoreReactor::Submit(const v1::ScoreRequest& request,
   }
   continuation_ = valid->continuation;
   valid->deadline = DeadlineOf(context, serving_.clock);
+  valid->arrived = log_.started();
   late_from_ = LateFrom(valid->deadline, serving_.clock);
   SetTenant(*tenant, *valid);
   log_end_.prompt_tokens =

@@ -169,6 +169,25 @@ TEST_F(ResultsTest, UsageAndReportsTellTheTimes) {
   EXPECT_EQ(observer.steps[3].sequences, 1);
 }
 
+// Its call had to bring a session back before there was anything to submit.
+TEST_F(ResultsTest, TimesCountFromTheArrivalOfTheCall) {
+  engine().SetForwardHook([&](auto) { clock.Advance(seconds(1)); });
+  Request request = Generation(4, 3);
+  request.arrived = clock.Now();
+  clock.Advance(seconds(10));
+  Submitted call = Submit(request);
+  RunUntilIdle();
+  call.reader.Take();
+  const RequestUsage usage = call.reader.candidates[0].finished->usage;
+  EXPECT_EQ(usage.queue_time, seconds(10));
+  EXPECT_EQ(usage.first_token_time, seconds(11));
+  EXPECT_EQ(usage.total_time, seconds(13));
+  EXPECT_THAT(observer.first, ElementsAre(seconds(11)));
+  ASSERT_EQ(observer.finished.size(), 1u);
+  EXPECT_EQ(observer.finished[0].usage.queue_time, seconds(10));
+  EXPECT_EQ(observer.finished[0].prefill_time, seconds(1));
+}
+
 TEST_F(ResultsTest, LogprobsReachTheStream) {
   Request request = Generation(3, 1);
   request.sampling.num_logprobs = 2;

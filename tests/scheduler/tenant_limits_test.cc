@@ -208,8 +208,11 @@ TEST_F(TenantLimitsTest, ARequestDoesNotWaitForEver) {
   options.max_queue_time = seconds(30);
   Submitted runs = Submit(Generation(3, 1000, 1));
   Step();
-  clock.Advance(seconds(1));
-  Submitted waits = Submit(Generation(3, 5, 2));
+  // What came before it could be submitted is no time in the queue.
+  Request waiting = Generation(3, 5, 2);
+  waiting.arrived = clock.Now();
+  clock.Advance(seconds(40));
+  Submitted waits = Submit(waiting);
   clock.Advance(seconds(29));
   Step();
   waits.reader.Take();
@@ -220,6 +223,8 @@ TEST_F(TenantLimitsTest, ARequestDoesNotWaitForEver) {
   EXPECT_EQ(waits.reader.status(), absl::ResourceExhaustedError(
                                        "the request waited for 30 seconds, which is the "
                                        "limit"));
+  ASSERT_EQ(observer.finished.size(), 1u);
+  EXPECT_EQ(observer.finished[0].usage.queue_time, seconds(70));
   scheduler().Cancel(runs.id);
   Step();
   ExpectAtRest();

@@ -9,6 +9,7 @@
 #include <string>
 #include <vector>
 
+#include "tests/fakes/fake_clock.h"
 #include "tests/fakes/memory_store.h"
 #include "tests/server/grpc/harness.h"
 #include "tests/server/grpc/session_client.h"
@@ -69,6 +70,34 @@ TEST_F(SessionServiceTest, ATextGivenAtCreationIsRunAndGoesOnByItself) {
   ASSERT_TRUE(output.status.ok()) << output.status.error_message();
   EXPECT_EQ(output.candidates[0].tokens,
             ExpectedTokens(TextRequest("once upon a time", 10)));
+}
+
+// What a client waits for while its session is brought back is a part of what it is told.
+TEST(SessionTimesTest, TimesOfACallCountFromItsArrival) {
+  FakeClock clock;
+  MemoryMedium medium(clock);
+  MemoryStore store(medium, "one", kLease);
+  TestServerOptions options;
+  options.store = &store;
+  options.clock = &clock;
+  TestServer server(options);
+  const auto session = CreateSession(server, "once upon a time");
+  ASSERT_TRUE(session.ok()) << session.status();
+  ASSERT_TRUE(ParkSession(server, session->id()).ok());
+  medium.HoldClaims();
+  auto answer = std::async(std::launch::async, [&] {
+    return Generate(server.stub(), TurnRequest(session->id(), "there", 3));
+  });
+  medium.WaitForHeldClaims(1);
+  clock.Advance(std::chrono::seconds(5));
+  medium.LetClaimsGo();
+  const GenerateOutput output = answer.get();
+  ASSERT_TRUE(output.status.ok()) << output.status.error_message();
+  const v1::Usage& usage = output.candidates[0].last->usage();
+  EXPECT_EQ(usage.queue_time().seconds(), 5);
+  EXPECT_EQ(usage.first_token_time().seconds(), 5);
+  EXPECT_EQ(usage.total_time().seconds(), 5);
+  EXPECT_EQ(server.Metric("goldfinch_time_to_first_token_seconds_sum"), 5);
 }
 
 TEST_F(SessionServiceTest, AnEmptySessionHasNothingToGoOnWith) {
