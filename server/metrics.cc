@@ -21,14 +21,17 @@ using prometheus::MetricType;
 
 constexpr auto kRelaxed = std::memory_order_relaxed;
 
-// Bounds in seconds: from a fast step to a request of minutes, about two per octave
-// where latencies of interest lie.
+// Bounds in seconds: from a fast step to a prompt that takes hours, dense where latencies
+// of interest lie. Beyond the last one a quantile is unknown: a million tokens of prompt
+// take most of an hour on a CPU, and between two tokens of a request that was put aside
+// may be a minute.
 std::vector<double> RequestSeconds() {
-  return {0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300};
+  return {0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5,  1,    2.5, 5,
+          10,    30,   60,    120,  300, 600,  1800, 3600, 7200};
 }
 std::vector<double> StepSeconds() {
-  return {0.0005, 0.001, 0.002, 0.004, 0.006, 0.008, 0.01, 0.015, 0.02, 0.03,
-          0.05,   0.075, 0.1,   0.15,  0.25,  0.5,   1,    2.5,   5};
+  return {0.0005, 0.001, 0.002, 0.004, 0.006, 0.008, 0.01, 0.015, 0.02, 0.03, 0.05,
+          0.075,  0.1,   0.15,  0.25,  0.5,   1,     2.5,  5,     10,   30,   60};
 }
 std::vector<double> Sequences() { return {1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024}; }
 

@@ -400,6 +400,11 @@ class PrometheusTest(unittest.TestCase, ExpressionsMixin):
         self.assertIn('goldfinch_requests_refused_total{code="RESOURCE_EXHAUSTED"}', expression)
         self.assertIn('goldfinch_requests_finished_total{reason="resource_exhausted"}', expression)
 
+    def test_steps_that_nobody_waits_for_are_no_alert(self):
+        for rule in self.rules:
+            if "histogram_quantile" in rule["expr"]:
+                self.assertNotIn("goldfinch_step_duration_seconds", rule["expr"], rule["alert"])
+
     def test_a_replica_that_loads_is_not_down(self):
         expression = next(rule["expr"] for rule in self.rules if rule["alert"] == "GoldFinchDown")
         deployment = yaml.safe_load(read("deploy/kubernetes/deployment.yaml"))
