@@ -3,11 +3,14 @@
 // Threads: pure functions.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
+#include <limits>
 #include <string>
 #include <utility>
 #include <vector>
 
+#include "engine/sync/atomic_histogram.h"
 #include "prometheus/metric_family.h"
 
 namespace goldfinch {
@@ -34,6 +37,23 @@ inline void AddGauge(prometheus::MetricFamily& family, const Labels& labels,
   family.metric.push_back(std::move(metric));
 }
 
+inline void AddHistogram(prometheus::MetricFamily& family, const Labels& labels,
+                         const AtomicHistogram& histogram) {
+  const AtomicHistogram::Snapshot snapshot = histogram.Read();
+  prometheus::ClientMetric metric = WithLabels(labels);
+  metric.histogram.sample_count = snapshot.cumulative.back();
+  metric.histogram.sample_sum = snapshot.sum;
+  for (std::size_t i = 0; i < snapshot.cumulative.size(); ++i) {
+    prometheus::ClientMetric::Bucket bucket;
+    bucket.cumulative_count = snapshot.cumulative[i];
+    bucket.upper_bound = i < histogram.bounds().size()
+                             ? histogram.bounds()[i]
+                             : std::numeric_limits<double>::infinity();
+    metric.histogram.bucket.push_back(bucket);
+  }
+  family.metric.push_back(std::move(metric));
+}
+
 // A family with one value and no labels.
 inline void AddOne(std::vector<prometheus::MetricFamily>& families,
                    prometheus::MetricFamily family, double value) {
@@ -52,6 +72,9 @@ inline prometheus::MetricFamily Counters(std::string name, std::string help) {
 }
 inline prometheus::MetricFamily Gauges(std::string name, std::string help) {
   return {std::move(name), std::move(help), prometheus::MetricType::Gauge, {}};
+}
+inline prometheus::MetricFamily Histograms(std::string name, std::string help) {
+  return {std::move(name), std::move(help), prometheus::MetricType::Histogram, {}};
 }
 
 }  // namespace goldfinch

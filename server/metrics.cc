@@ -1,7 +1,6 @@
 #include "server/metrics.h"
 
 #include <algorithm>
-#include <limits>
 #include <utility>
 
 #include "absl/status/status.h"
@@ -15,9 +14,7 @@
 namespace goldfinch {
 namespace {
 
-using prometheus::ClientMetric;
 using prometheus::MetricFamily;
-using prometheus::MetricType;
 
 constexpr auto kRelaxed = std::memory_order_relaxed;
 
@@ -34,10 +31,6 @@ std::vector<double> StepSeconds() {
           0.075,  0.1,   0.15,  0.25,  0.5,   1,     2.5,  5,     10,   30,   60};
 }
 std::vector<double> Sequences() { return {1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024}; }
-
-double Seconds(std::chrono::nanoseconds duration) {
-  return std::chrono::duration<double>(duration).count();
-}
 
 std::size_t CodeIndex(absl::StatusCode code) {
   const auto index = static_cast<std::size_t>(code);
@@ -59,46 +52,7 @@ std::string LowerCodeName(std::size_t index) {
   return name;
 }
 
-MetricFamily OneHistogram(std::string name, std::string help,
-                          const AtomicHistogram& histogram) {
-  const AtomicHistogram::Snapshot snapshot = histogram.Read();
-  ClientMetric metric;
-  metric.histogram.sample_count = snapshot.cumulative.back();
-  metric.histogram.sample_sum = snapshot.sum;
-  for (std::size_t i = 0; i < snapshot.cumulative.size(); ++i) {
-    ClientMetric::Bucket bucket;
-    bucket.cumulative_count = snapshot.cumulative[i];
-    bucket.upper_bound = i < histogram.bounds().size()
-                             ? histogram.bounds()[i]
-                             : std::numeric_limits<double>::infinity();
-    metric.histogram.bucket.push_back(bucket);
-  }
-  MetricFamily family{std::move(name), std::move(help), MetricType::Histogram, {}};
-  family.metric.push_back(std::move(metric));
-  return family;
-}
-
 }  // namespace
-
-AtomicHistogram::AtomicHistogram(std::vector<double> bounds)
-    : bounds_(std::move(bounds)), counts_(bounds_.size() + 1) {}
-
-void AtomicHistogram::Observe(double value) {
-  const auto bound = std::lower_bound(bounds_.begin(), bounds_.end(), value);
-  counts_[static_cast<std::size_t>(bound - bounds_.begin())].fetch_add(1, kRelaxed);
-  sum_.fetch_add(value, kRelaxed);
-}
-
-AtomicHistogram::Snapshot AtomicHistogram::Read() const {
-  Snapshot snapshot;
-  std::uint64_t total = 0;
-  for (const std::atomic<std::uint64_t>& count : counts_) {
-    total += count.load(kRelaxed);
-    snapshot.cumulative.push_back(total);
-  }
-  snapshot.sum = sum_.load(kRelaxed);
-  return snapshot;
-}
 
 Metrics::Metrics(MetricsInfo info)
     : info_(std::move(info)),
@@ -152,18 +106,18 @@ void Metrics::Forget() {
 }
 
 void Metrics::OnStep(const StepReport& step) {
-  step_.Observe(Seconds(step.duration));
+  step_.ObserveSeconds(step.duration);
   step_sequences_.Observe(static_cast<double>(step.sequences));
   step_prompt_tokens_.fetch_add(static_cast<std::uint64_t>(step.prompt_tokens), kRelaxed);
   step_decode_tokens_.fetch_add(static_cast<std::uint64_t>(step.decode_tokens), kRelaxed);
 }
 
 void Metrics::OnFirstToken(std::chrono::nanoseconds since_arrival) {
-  first_token_.Observe(Seconds(since_arrival));
+  first_token_.ObserveSeconds(since_arrival);
 }
 
 void Metrics::OnInterToken(std::chrono::nanoseconds since_last_token) {
-  inter_token_.Observe(Seconds(since_last_token));
+  inter_token_.ObserveSeconds(since_last_token);
 }
 
 void Metrics::OnFinished(const RequestReport& report) {
@@ -180,11 +134,11 @@ void Metrics::OnFinished(const RequestReport& report) {
                                   kRelaxed);
   generated_tokens_.fetch_add(static_cast<std::uint64_t>(usage.generated_tokens),
                               kRelaxed);
-  total_.Observe(Seconds(usage.total_time));
+  total_.ObserveSeconds(usage.total_time);
   // Also of what ended in the queue: else the longest times would be missing.
-  queue_.Observe(Seconds(usage.queue_time));
+  queue_.ObserveSeconds(usage.queue_time);
   if (report.prefill_time.count() == 0) return;  // ended before its first token
-  prefill_.Observe(Seconds(report.prefill_time));
+  prefill_.ObserveSeconds(report.prefill_time);
 }
 
 void Metrics::OnRefused(const absl::Status& status) {
@@ -302,7 +256,8 @@ void Metrics::CollectCounters(std::vector<MetricFamily>& families) const {
 void Metrics::CollectHistograms(std::vector<MetricFamily>& families) const {
   const auto histogram = [&families](const char* name, const char* help,
                                      const AtomicHistogram& values) {
-    families.push_back(OneHistogram(name, help, values));
+    families.push_back(Histograms(name, help));
+    AddHistogram(families.back(), {}, values);
   };
   histogram("goldfinch_time_to_first_token_seconds", "From arrival to the first token",
             first_token_);

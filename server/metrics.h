@@ -1,8 +1,7 @@
 // What the server counts, and the HTTP endpoint where Prometheus reads it.
 //
 // Every number is an atomic with a fixed place, so the step thread's calls are a few
-// relaxed additions and a scrape only loads: neither ever waits for the other. (The
-// Prometheus library's own histograms take a lock that a scrape holds.)
+// relaxed additions and a scrape only loads: neither ever waits for the other.
 //
 // Invariant: label values come from lists in metrics.cc, from the model's description and
 // from the tenants file, never from requests.
@@ -22,6 +21,7 @@
 
 #include "absl/status/statusor.h"
 #include "engine/engine.h"
+#include "engine/sync/atomic_histogram.h"
 #include "engine/sync/mutex.h"
 #include "scheduler/observer.h"
 #include "sessions/session_stats.h"
@@ -48,27 +48,6 @@ struct MetricsInfo {
   std::int64_t expanded_pages = 0;
   std::int64_t prefix_cache_bytes = 0;  // at most
   DeviceBytes device_bytes = {};
-};
-
-// Counts of observations up to fixed bounds, and their sum.
-class AtomicHistogram {
- public:
-  explicit AtomicHistogram(std::vector<double> bounds);  // ascending
-  void Observe(double value);
-
-  // Since the parts are read one after another, a scrape may catch an observation half
-  // counted; the next one has it whole.
-  struct Snapshot {
-    std::vector<std::uint64_t> cumulative;  // per bound, then the total
-    double sum = 0;
-  };
-  Snapshot Read() const;
-  const std::vector<double>& bounds() const { return bounds_; }
-
- private:
-  const std::vector<double> bounds_;
-  std::vector<std::atomic<std::uint64_t>> counts_;  // one more than bounds: the rest
-  std::atomic<double> sum_{0};
 };
 
 class Metrics final : public SchedulerObserver {

@@ -82,6 +82,25 @@ void Metrics::CollectSessions(std::vector<MetricFamily>& families) const {
     AddCounter(total, {{"event", event}}, count->load(kRelaxed));
   }
   families.push_back(std::move(total));
+  const auto histogram = [&families](const char* name, const char* help,
+                                     const MoveStats& moves) {
+    families.push_back(Histograms(name, help));
+    AddHistogram(families.back(), {{"result", "ok"}}, moves.done);
+    AddHistogram(families.back(), {{"result", "failed"}}, moves.failed);
+  };
+  histogram("goldfinch_session_load_seconds",
+            "Bringing a session back from the store: claimed, read and checked",
+            stats.loads);
+  histogram("goldfinch_session_park_seconds",
+            "Parking a session: copied from the device and written", stats.parks);
+  AddOne(families,
+         Counters("goldfinch_session_loaded_bytes_total",
+                  "Bytes of snapshots that were read to bring sessions back"),
+         static_cast<double>(stats.loads.bytes.load(kRelaxed)));
+  AddOne(families,
+         Counters("goldfinch_session_parked_bytes_total",
+                  "Bytes of snapshots that parks have written"),
+         static_cast<double>(stats.parks.bytes.load(kRelaxed)));
 }
 
 }  // namespace goldfinch

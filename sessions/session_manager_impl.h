@@ -175,6 +175,7 @@ class SessionManager::Impl : public std::enable_shared_from_this<SessionManager:
     SessionPtr session;
     ParkMode mode;
     ParkLimit limit;
+    TimePoint began;
     std::shared_ptr<KeptPrefix> kept;
     std::shared_ptr<const Turn> turn;
   };
@@ -183,7 +184,7 @@ class SessionManager::Impl : public std::enable_shared_from_this<SessionManager:
   absl::Status CheckParkLimit(const Parked& parked);
   absl::Status Put(const Parked& parked, std::shared_ptr<const PrefixImage> image);
   void AfterPark(const Parked& parked, const absl::Status& status, bool let_go);
-  void NoteParkFailure(const absl::Status& status);
+  void NoteParkFailure(const Parked& parked, const absl::Status& status);
   void Forget(const SessionPtr& session);
 
   // session_room.cc.

@@ -17,6 +17,7 @@ constexpr auto kRetryPause = std::chrono::milliseconds(250);
 }  // namespace
 
 absl::Status SessionManager::Impl::ClaimForCall(const SessionPtr& session) {
+  const TimePoint began = clock_.Now();
   bool here = false;
   {
     const MutexLock lock(mu_);
@@ -51,8 +52,14 @@ absl::Status SessionManager::Impl::ClaimForCall(const SessionPtr& session) {
   }
   if (here) ++stats_.stale;
   absl::Status loaded = Load(session, *claim);
-  if (loaded.ok()) return loaded;
-  if (!absl::IsNotFound(loaded)) ++stats_.load_failures;
+  if (loaded.ok()) {
+    stats_.loads.done.ObserveSeconds(clock_.Now() - began);
+    return loaded;
+  }
+  if (!absl::IsNotFound(loaded)) {
+    ++stats_.load_failures;
+    stats_.loads.failed.ObserveSeconds(clock_.Now() - began);
+  }
   Forget(session);
   // What is damaged stays claimable by others, who may have the means to read it.
   GiveUp(session->id, *claim);
@@ -82,6 +89,7 @@ absl::Status SessionManager::Impl::Load(const SessionPtr& session, const Claim& 
   host_bytes_ += session->host_bytes();
   SweepIfFull();
   ++stats_.loaded;
+  stats_.loads.bytes += static_cast<std::uint64_t>(size);
   changed_.NotifyAll();
   return absl::OkStatus();
 }
@@ -206,7 +214,12 @@ void SessionManager::Impl::EndPark(const SessionPtr& session, ParkMode mode) {
 void SessionManager::Impl::StartPark(const SessionPtr& session, ParkMode mode,
                                      ParkLimit limit, Urgency urgency,
                                      StatusCallback done) {
-  Parked parked{.session = session, .mode = mode, .limit = limit, .kept = {}, .turn = {}};
+  Parked parked{.session = session,
+                .mode = mode,
+                .limit = limit,
+                .began = clock_.Now(),
+                .kept = {},
+                .turn = {}};
   {
     const MutexLock lock(mu_);
     parked.kept = session->kept;
@@ -296,6 +309,7 @@ absl::Status SessionManager::Impl::Put(const Parked& parked,
       SnapshotInfoOf(session->tenant, *parked.kept, parked.turn.get());
   const absl::Status put =
       store_->Put(session->id, *claim, generation, info, bytes.pieces(), limit);
+  if (put.ok()) stats_.parks.bytes += bytes.size();
   const MutexLock lock(mu_);
   if (put.ok() && generation > session->generation) {
     session->generation = generation;
@@ -322,7 +336,8 @@ absl::Status SessionManager::Impl::Put(const Parked& parked,
   return put;
 }
 
-void SessionManager::Impl::NoteParkFailure(const absl::Status& status) {
+void SessionManager::Impl::NoteParkFailure(const Parked& parked,
+                                           const absl::Status& status) {
   // Nor is the limit of a tenant a failure, or that the session was deleted elsewhere.
   if (absl::IsAborted(status) || absl::IsOutOfRange(status) || absl::IsNotFound(status)) {
     return;
@@ -330,6 +345,7 @@ void SessionManager::Impl::NoteParkFailure(const absl::Status& status) {
   {
     const MutexLock lock(mu_);
     ++stats_.park_failures;
+    stats_.parks.failed.ObserveSeconds(clock_.Now() - parked.began);
     // Not for one that another server holds, or whose claim is void.
     if (!store_->lease_is_good() || absl::IsResourceExhausted(status)) {
       next_park_ = clock_.Now() + kParkPause;
@@ -359,6 +375,7 @@ void SessionManager::Impl::AfterPark(const Parked& parked, const absl::Status& s
       }
     } else {
       ++stats_.parked;
+      stats_.parks.done.ObserveSeconds(clock_.Now() - parked.began);
       store_full_.erase(session->tenant);
       if (!session->busy && session->kept == parked.kept && table_.Remove(session)) {
         claim = session->claim;
@@ -368,7 +385,7 @@ void SessionManager::Impl::AfterPark(const Parked& parked, const absl::Status& s
     // Others, too, may wait for a place in the server.
     for (const auto& [tenant, queue] : waiting_) awaiting.push_back(tenant);
   }
-  if (!status.ok()) NoteParkFailure(status);
+  if (!status.ok()) NoteParkFailure(parked, status);
   for (std::string& tenant : awaiting) {
     Async([this, tenant = std::move(tenant)] { MakeRoom(tenant); });
   }

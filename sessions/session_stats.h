@@ -8,7 +8,9 @@
 #include <map>
 #include <string>
 #include <utility>
+#include <vector>
 
+#include "engine/sync/atomic_histogram.h"
 #include "engine/sync/mutex.h"
 
 namespace goldfinch {
@@ -28,6 +30,21 @@ class TenantLevels {
  private:
   mutable Mutex mu_;
   std::map<std::string, std::int64_t> levels_ ABSL_GUARDED_BY(mu_);
+};
+
+// Sessions on their way to the store or from it.
+struct MoveStats {
+  // Those that came to something, and those that are counted as failures.
+  AtomicHistogram done{Bounds()};
+  AtomicHistogram failed{Bounds()};
+  std::atomic<std::uint64_t> bytes{0};  // of snapshots, written or read
+
+ private:
+  // Seconds, up to what the time-outs of stores let a few calls take.
+  static std::vector<double> Bounds() {
+    return {0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25,
+            0.5,   1,      2.5,   5,    10,    30,   60,  120};
+  }
 };
 
 struct SessionStats {
@@ -51,6 +68,10 @@ struct SessionStats {
   std::atomic<std::uint64_t> over_quota{0};  // not parked for their tenant's limit
   std::atomic<std::uint64_t> load_failures{0};
   std::atomic<std::uint64_t> lease_lapses{0};
+  MoveStats loads;  // from the claim on; as many as `loaded` and `load_failures`
+  // From being asked for, with the copy from the device and the wait for room for it; as
+  // many as `parked` and `park_failures`.
+  MoveStats parks;
 };
 
 }  // namespace goldfinch

@@ -55,9 +55,9 @@ def family_of(name: str) -> str | None:
 
 
 def label_values() -> set[str]:
-    """What a server of this version puts into the labels reason, code, kind, event and use."""
+    """What a server of this version puts into the labels reason, code, kind, event, use and result."""
     names = re.findall(r"kGoodEnds = \{([^}]*)\}", read("server/metrics.h"))[0] + \
-        " ".join(re.findall(r'\{\{"(?:reason|kind|use)", "(\w+)"\}\}', metric_sources())) + " " + \
+        " ".join(re.findall(r'\{\{"(?:reason|kind|use|result)", "(\w+)"\}\}', metric_sources())) + " " + \
         " ".join(re.findall(r'\{"(\w+)", &stats\.', read("server/metrics_sessions.cc")))
     codes = ("CANCELLED UNKNOWN INVALID_ARGUMENT DEADLINE_EXCEEDED NOT_FOUND ALREADY_EXISTS PERMISSION_DENIED "
              "RESOURCE_EXHAUSTED FAILED_PRECONDITION ABORTED OUT_OF_RANGE UNIMPLEMENTED INTERNAL UNAVAILABLE DATA_LOSS "
@@ -85,7 +85,7 @@ class ExpressionsMixin:
                 self.assertTrue(name.endswith(("_total", *HISTOGRAM_SUFFIXES)), f"{function} of a gauge: {expression}")
         for name in re.findall(r"histogram_quantile\([\d.]+, sum by \(([^)]*)\)", expression):
             self.assertIn("le", [label.strip() for label in name.split(",")], expression)
-        for value in re.findall(r'\b(?:reason|code|kind|event|use)="([^"]*)"', expression):
+        for value in re.findall(r'\b(?:reason|code|kind|event|use|result)="([^"]*)"', expression):
             self.assertIn(value, label_values(), expression)
         for opening, closing in ("()", "[]", "{}"):
             self.assertEqual(expression.count(opening), expression.count(closing), expression)

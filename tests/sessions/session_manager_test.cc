@@ -6,6 +6,7 @@
 #include <gtest/gtest.h>
 
 #include <cstdlib>
+#include <future>
 #include <limits>
 #include <random>
 #include <thread>
@@ -72,6 +73,42 @@ TEST_F(SessionManagerTest, TurnsGoOnWhereverTheSessionWasMeanwhile) {
   }
   EXPECT_EQ(replica->sessions().stats().parked, 3u);
   EXPECT_EQ(replica->sessions().stats().loaded, 2u);
+}
+
+// With the clock that the test moves: a load waits for its claim.
+TEST_F(SessionManagerTest, TimesAndBytesOfMovesAreCounted) {
+  const auto replica = Make("one");
+  const SessionStats& stats = replica->sessions().stats();
+  const std::string id = replica->Create();
+  ASSERT_TRUE(replica->Say(id, 20, 10, 1).ok());
+  ASSERT_TRUE(replica->Park(id).ok());
+  const std::uint64_t size = medium_.BytesOf(id).size();
+  EXPECT_EQ(stats.parks.bytes, size);
+  EXPECT_EQ(stats.parks.done.Read().cumulative.back(), 1u);
+  EXPECT_EQ(stats.loads.done.Read().cumulative.back(), 0u);
+
+  medium_.HoldClaims();
+  auto use = std::async(std::launch::async, [&] { return replica->Acquire(id); });
+  medium_.WaitForHeldClaims(1);
+  clock_.Advance(std::chrono::seconds(3));
+  medium_.LetClaimsGo();
+  ASSERT_TRUE(use.get().ok());
+  EXPECT_EQ(stats.loads.bytes, size);
+  EXPECT_EQ(stats.loads.done.Read().cumulative.back(), 1u);
+  EXPECT_EQ(stats.loads.done.Read().sum, 3);
+  EXPECT_EQ(stats.loads.failed.Read().cumulative.back(), 0u);
+
+  ASSERT_TRUE(replica->Say(id, 20, 10, 2).ok());
+  medium_.FailPuts(absl::UnavailableError("the store is away"));
+  EXPECT_FALSE(replica->Park(id).ok());
+  EXPECT_EQ(stats.parks.failed.Read().cumulative.back(), stats.park_failures);
+  EXPECT_EQ(stats.parks.done.Read().cumulative.back(), 1u);
+  medium_.FailPuts(absl::OkStatus());
+  ASSERT_TRUE(replica->Park(id).ok());
+  medium_.Spoil(id, [](std::string& bytes) { bytes.back() ^= 1; });
+  EXPECT_FALSE(replica->Acquire(id).ok());
+  EXPECT_EQ(stats.loads.failed.Read().cumulative.back(), 1u);
+  EXPECT_EQ(stats.load_failures, 1u);
 }
 
 TEST_F(SessionManagerTest, SecondCallIsRefusedAtOnce) {

@@ -13,7 +13,6 @@
 
 #include "server/candidate_text.h"
 #include "server/delivery_queue.h"
-#include "server/metrics.h"
 #include "server/open_calls.h"
 #include "server/response_builder.h"
 #include "server/status.h"
@@ -177,14 +176,6 @@ TEST(StuckCallSweepTest, AsksForWritesOlderThanALittleMoreThanTheLimit) {
   clock.Advance(std::chrono::hours(1));
   EXPECT_TRUE(
       Eventually([&] { return call->last() == clock.Now() - limit - limit / 4; }));
-}
-
-TEST(AtomicHistogramTest, CountsEachValueInItsBucketAndAllAbove) {
-  AtomicHistogram histogram({1, 2, 4});
-  for (const double value : {0.5, 1.0, 1.5, 4.0, 100.0}) histogram.Observe(value);
-  const AtomicHistogram::Snapshot snapshot = histogram.Read();
-  EXPECT_THAT(snapshot.cumulative, ElementsAre(2, 3, 4, 5));
-  EXPECT_EQ(snapshot.sum, 107);
 }
 
 TEST(StatusTest, CodesAndMessagesPassAndLongMessagesAreCut) {

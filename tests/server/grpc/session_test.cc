@@ -98,6 +98,12 @@ TEST(SessionTimesTest, TimesOfACallCountFromItsArrival) {
   EXPECT_EQ(usage.first_token_time().seconds(), 5);
   EXPECT_EQ(usage.total_time().seconds(), 5);
   EXPECT_EQ(server.Metric("goldfinch_time_to_first_token_seconds_sum"), 5);
+  EXPECT_EQ(server.Metric("goldfinch_session_load_seconds_sum{result=\"ok\"}"), 5);
+  EXPECT_EQ(server.Metric("goldfinch_session_load_seconds_count{result=\"failed\"}"), 0);
+  EXPECT_EQ(server.Metric("goldfinch_session_park_seconds_count{result=\"ok\"}"), 1);
+  EXPECT_GT(server.Metric("goldfinch_session_loaded_bytes_total"), 0);
+  EXPECT_EQ(server.Metric("goldfinch_session_parked_bytes_total"),
+            server.Metric("goldfinch_session_loaded_bytes_total"));
 }
 
 TEST_F(SessionServiceTest, AnEmptySessionHasNothingToGoOnWith) {
