@@ -7,6 +7,7 @@
 
 #include <chrono>
 #include <cstdint>
+#include <optional>
 
 #include "absl/status/status.h"
 #include "engine/engine.h"
@@ -53,8 +54,10 @@ struct RequestReport {
   RequestKind kind = RequestKind::kGenerate;
   absl::Status status;
   FinishReason finish_reason = FinishReason::kStop;  // of candidate 0, when status is OK
-  RequestUsage usage;                        // generated_tokens: of all candidates
-  std::chrono::nanoseconds prefill_time{0};  // admission to first token
+  RequestUsage usage;  // generated_tokens: of all candidates
+  // Admission to the first token, the scores, or the end of what is nothing but a prompt;
+  // none when it ended before.
+  std::optional<std::chrono::nanoseconds> prefill_time;
 };
 
 class SchedulerObserver {

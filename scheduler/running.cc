@@ -474,7 +474,10 @@ RequestReport RunningRequest::Report(absl::Status status, TimePoint now) const {
   report.status = std::move(status);
   report.finish_reason = first_reason_;
   report.usage = Usage(generated, now);
-  if (first_token_) report.prefill_time = *first_token_ - admitted_;
+  const bool is_prompt = report.kind == RequestKind::kPrefill && report.status.ok();
+  if (first_token_ || is_prompt) {
+    report.prefill_time = first_token_.value_or(now) - admitted_;
+  }
   return report;
 }
 

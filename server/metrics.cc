@@ -54,13 +54,13 @@ std::string LowerCodeName(std::size_t index) {
 
 }  // namespace
 
+Metrics::OfKind::OfKind()
+    : queue(RequestSeconds()), prefill(RequestSeconds()), total(RequestSeconds()) {}
+
 Metrics::Metrics(MetricsInfo info)
     : info_(std::move(info)),
       first_token_(RequestSeconds()),
       inter_token_(StepSeconds()),
-      queue_(RequestSeconds()),
-      prefill_(RequestSeconds()),
-      total_(RequestSeconds()),
       step_(StepSeconds()),
       step_sequences_(Sequences()) {}
 
@@ -134,11 +134,11 @@ void Metrics::OnFinished(const RequestReport& report) {
                                   kRelaxed);
   generated_tokens_.fetch_add(static_cast<std::uint64_t>(usage.generated_tokens),
                               kRelaxed);
-  total_.ObserveSeconds(usage.total_time);
+  OfKind& of_kind = of_kind_[static_cast<std::size_t>(report.kind)];
+  of_kind.total.ObserveSeconds(usage.total_time);
   // Also of what ended in the queue: else the longest times would be missing.
-  queue_.ObserveSeconds(usage.queue_time);
-  if (report.prefill_time.count() == 0) return;  // ended before its first token
-  prefill_.ObserveSeconds(report.prefill_time);
+  of_kind.queue.ObserveSeconds(usage.queue_time);
+  if (report.prefill_time) of_kind.prefill.ObserveSeconds(*report.prefill_time);
 }
 
 void Metrics::OnRefused(const absl::Status& status) {
@@ -259,16 +259,25 @@ void Metrics::CollectHistograms(std::vector<MetricFamily>& families) const {
     families.push_back(Histograms(name, help));
     AddHistogram(families.back(), {}, values);
   };
+  const auto by_kind_histogram = [&](const char* name, const char* help,
+                                     AtomicHistogram OfKind::*values) {
+    families.push_back(Histograms(name, help));
+    for (std::size_t i = 0; i < kKinds.size(); ++i) {
+      AddHistogram(families.back(), {{"kind", kKinds[i]}}, of_kind_[i].*values);
+    }
+  };
   histogram("goldfinch_time_to_first_token_seconds", "From arrival to the first token",
             first_token_);
   histogram("goldfinch_inter_token_latency_seconds", "Between two tokens of a candidate",
             inter_token_);
-  histogram("goldfinch_request_queue_seconds",
-            "From arrival to admission, or to the end of what never was admitted",
-            queue_);
-  histogram("goldfinch_request_prefill_seconds", "From admission to the first token",
-            prefill_);
-  histogram("goldfinch_request_duration_seconds", "From arrival to the end", total_);
+  by_kind_histogram("goldfinch_request_queue_seconds",
+                    "From arrival to admission, or to the end of what never was admitted",
+                    &OfKind::queue);
+  by_kind_histogram("goldfinch_request_prefill_seconds",
+                    "From admission to the first token, the scores, or a prompt's end",
+                    &OfKind::prefill);
+  by_kind_histogram("goldfinch_request_duration_seconds", "From arrival to the end",
+                    &OfKind::total);
   histogram("goldfinch_step_duration_seconds", "One forward pass over the batch", step_);
   histogram("goldfinch_step_sequences", "Sequences in one forward pass", step_sequences_);
 }

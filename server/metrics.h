@@ -85,6 +85,8 @@ class Metrics final : public SchedulerObserver {
   static constexpr std::array<const char*, 4> kGoodEnds = {"stop", "length", "scored",
                                                            "filled"};
   static constexpr std::size_t kNumCodes = 17;  // of absl::StatusCode
+  // By RequestKind, as labels.
+  static constexpr std::array<const char*, 3> kKinds = {"generate", "score", "prefill"};
   using Gauge = std::atomic<std::int64_t>;
   using Counter = std::atomic<std::uint64_t>;
 
@@ -139,9 +141,13 @@ class Metrics final : public SchedulerObserver {
 
   AtomicHistogram first_token_;
   AtomicHistogram inter_token_;
-  AtomicHistogram queue_;
-  AtomicHistogram prefill_;
-  AtomicHistogram total_;
+  struct OfKind {
+    OfKind();
+    AtomicHistogram queue;
+    AtomicHistogram prefill;
+    AtomicHistogram total;
+  };
+  std::array<OfKind, kKinds.size()> of_kind_;  // by RequestKind
   AtomicHistogram step_;
   AtomicHistogram step_sequences_;
 };

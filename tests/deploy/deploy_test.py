@@ -42,7 +42,7 @@ def metric_names() -> tuple[set[str], set[str]]:
     """All families, and those that are histograms."""
     source = metric_sources()
     return (set(re.findall(r'"((?:goldfinch|process)_\w+)"', source)),
-            set(re.findall(r'histogram\("(goldfinch_\w+)"', source)))
+            set(re.findall(r'histogram\(\s*"(goldfinch_\w+)"', source)))
 
 
 def family_of(name: str) -> str | None:
@@ -56,7 +56,7 @@ def family_of(name: str) -> str | None:
 
 def label_values() -> set[str]:
     """What a server of this version puts into the labels reason, code, kind, event, use and result."""
-    names = re.findall(r"kGoodEnds = \{([^}]*)\}", read("server/metrics.h"))[0] + \
+    names = " ".join(re.findall(r"(?:kGoodEnds|kKinds) = \{([^}]*)\}", read("server/metrics.h"))) + \
         " ".join(re.findall(r'\{\{"(?:reason|kind|use|result)", "(\w+)"\}\}', metric_sources())) + " " + \
         " ".join(re.findall(r'\{"(\w+)", &stats\.', read("server/metrics_sessions.cc")))
     codes = ("CANCELLED UNKNOWN INVALID_ARGUMENT DEADLINE_EXCEEDED NOT_FOUND ALREADY_EXISTS PERMISSION_DENIED "

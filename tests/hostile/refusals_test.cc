@@ -112,7 +112,8 @@ TEST_F(FullServerTest, RefusesWhatWaitedForTooLong) {
   ExpectTryAgain(waiting.get().status, StatusCode::RESOURCE_EXHAUSTED,
                  "waited for 60 seconds, which is the limit");
   // Its time in the queue counts, though it came to nothing.
-  EXPECT_EQ(server().Metric("goldfinch_request_queue_seconds_sum"), 61);
+  EXPECT_EQ(server().Metric("goldfinch_request_queue_seconds_sum{kind=\"generate\"}"),
+            61);
 }
 
 // It used no step: the witness's are the only ones of one token.
