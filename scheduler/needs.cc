@@ -8,13 +8,6 @@
 namespace goldfinch {
 namespace {
 
-// The prompt's length with the base's history before it.
-std::int64_t PromptTokens(const Request& request) {
-  const std::int64_t before =
-      request.base == nullptr ? 0 : std::ssize(request.base->history());
-  return before + std::ssize(request.prompt) - request.num_generated;
-}
-
 absl::Status CheckShape(const Request& request) {
   if (PromptTokens(request) < 1) return absl::InvalidArgumentError("the prompt is empty");
   if (request.kind == RequestKind::kPrefill) return absl::OkStatus();
@@ -56,6 +49,12 @@ absl::Status CheckContext(const Request& request, std::int64_t limit) {
 }
 
 }  // namespace
+
+std::int64_t PromptTokens(const Request& request) {
+  const std::int64_t before =
+      request.base == nullptr ? 0 : std::ssize(request.base->history());
+  return before + std::ssize(request.prompt) - request.num_generated;
+}
 
 std::int64_t TokensToFeed(const Request& request) {
   const std::int64_t prompt = std::ssize(request.prompt);

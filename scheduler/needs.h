@@ -25,6 +25,10 @@ struct RequestNeeds {
   std::int64_t sequence_tokens = 0;  // SequenceSpec::max_tokens of each sequence
 };
 
+// The prompt's length with the base's history before it, without what a generation that
+// goes on has generated.
+std::int64_t PromptTokens(const Request& request);
+
 // Tokens the request brings to be fed before its answer begins: its prompt, and what is
 // scored but for the last token. What a base has run, and a prefix cache may know, is not
 // looked at: these are what waits in the queue, and what a tenant's rate is charged.

@@ -54,7 +54,7 @@ struct RequestReport {
   RequestKind kind = RequestKind::kGenerate;
   absl::Status status;
   FinishReason finish_reason = FinishReason::kStop;  // of candidate 0, when status is OK
-  RequestUsage usage;  // generated_tokens: of all candidates
+  RequestUsage usage;  // generated_tokens: of all candidates; scored_tokens: so far
   // Admission to the first token, the scores, or the end of what is nothing but a prompt;
   // none when it ended before.
   std::optional<std::chrono::nanoseconds> prefill_time;

@@ -123,9 +123,10 @@ struct Request {
 
 // Times are durations since Request::arrived.
 struct RequestUsage {
-  std::int64_t prompt_tokens = 0;
+  std::int64_t prompt_tokens = 0;         // the base's history included
   std::int64_t cached_prompt_tokens = 0;  // taken from a prefix cache instead of computed
   std::int64_t generated_tokens = 0;      // of this candidate
+  std::int64_t scored_tokens = 0;         // kScore: of the continuation
   std::chrono::nanoseconds queue_time{0};
   std::chrono::nanoseconds first_token_time{0};
   std::chrono::nanoseconds total_time{0};

@@ -438,11 +438,18 @@ void RunningRequest::Close() {
   for (auto it = candidates_.rbegin(); it != candidates_.rend(); ++it) CloseSequence(*it);
 }
 
+// The token at a position scores the one after it, the last one of the prompt the first.
+std::int64_t RunningRequest::NumScored() const {
+  if (accepted_->request.kind != RequestKind::kScore) return 0;
+  return std::max<std::int64_t>(fed_ - (prompt_tokens_ - 1), 0);
+}
+
 RequestUsage RunningRequest::Usage(std::int64_t generated, TimePoint now) const {
   RequestUsage usage;
   usage.prompt_tokens = prompt_tokens_;
   usage.cached_prompt_tokens = std::min(cached_tokens_, prompt_tokens_);
   usage.generated_tokens = generated;
+  usage.scored_tokens = NumScored();
   usage.queue_time = admitted_ - accepted_->arrived;
   if (first_token_) usage.first_token_time = *first_token_ - accepted_->arrived;
   usage.total_time = now - accepted_->arrived;

@@ -213,6 +213,7 @@ class RunningRequest {
   void NoteToken(Candidate& candidate, const Turn& turn);
   std::optional<Finish> FinishOf(Candidate& candidate, TokenId token) const;
   void CloseSequence(Candidate& candidate);
+  std::int64_t NumScored() const;
   RequestUsage Usage(std::int64_t generated, TimePoint now) const;
 
   const RunningContext context_;

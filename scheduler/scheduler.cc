@@ -276,7 +276,7 @@ void Scheduler::Impl::EndFresh(Accepted accepted, const absl::Status& status,
   RequestReport report;
   report.kind = accepted->request.kind;
   report.status = status;
-  report.usage.prompt_tokens = std::ssize(accepted->request.prompt);
+  report.usage.prompt_tokens = accepted->needs.prompt_tokens;
   report.usage.queue_time = now - accepted->arrived;
   report.usage.total_time = report.usage.queue_time;
   observer_.OnFinished(report);

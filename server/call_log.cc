@@ -66,10 +66,9 @@ void CallLog::Write(const End& end) const {
                                  {"tenant", end.tenant}};
   if (end.request_id.has_value()) line["request_id"] = *end.request_id;
   if (!end.session_id.empty()) line["session_id"] = end.session_id;
-  // As the caller is told: with what the session had before.
-  line["prompt_tokens"] =
-      end.finished.has_value() ? end.finished->usage.prompt_tokens : end.prompt_tokens;
+  line["prompt_tokens"] = end.prompt_tokens;
   line["generated_tokens"] = end.generated_tokens;
+  if (end.scored_tokens.has_value()) line["scored_tokens"] = *end.scored_tokens;
   if (end.finished.has_value()) {
     const RequestUsage& usage = end.finished->usage;
     line["finish_reason"] = NameOf(*end.finished);

@@ -35,14 +35,16 @@ class CallLog {
   TimePoint started() const { return started_; }
 
   // What is known when the call ends. Lengths and times of a call that did not run are 0.
+  // Lengths mean what they do in the usage, however the call ended.
   struct End {
     grpc::StatusCode status = grpc::StatusCode::OK;
     std::string tenant;      // empty: nobody
     std::string session_id;  // empty: none
     std::optional<std::uint64_t> request_id;
-    std::int64_t prompt_tokens = 0;  // where it did not run to its end
+    std::int64_t prompt_tokens = 0;
     std::int64_t generated_tokens = 0;
-    std::optional<StreamEvent> finished;  // the last candidate's end, or the scores
+    std::optional<std::int64_t> scored_tokens;  // of a Score call
+    std::optional<StreamEvent> finished;        // the last candidate's end, or the scores
   };
   void Write(const End& end) const;
 

@@ -6,6 +6,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "scheduler/needs.h"
 #include "server/status.h"
 
 namespace goldfinch {
@@ -138,8 +139,7 @@ absl::Status GenerateReactor::Resume(const Use& use, std::int64_t after) {
   call->request.base = use->kept();
   std::vector<StreamEvent> events = EventsOf(turn, generated);
   if (turn.end.has_value()) {
-    events.push_back(
-        EndOf(turn, static_cast<std::int64_t>(history.size()) - turn.num_generated));
+    events.push_back(EndOf(turn, prompt));
   }
   const auto num_known = static_cast<std::size_t>(after);
   if (!turn.end.has_value()) {
@@ -152,6 +152,7 @@ absl::Status GenerateReactor::Resume(const Use& use, std::int64_t after) {
     builder_.emplace(serving_.limits.vocabulary, *call);
     BeginTellingAgain(std::move(events), num_known);
     builder_->set_numerics_changed(use->numerics_changed());
+    prompt_tokens_ = prompt;
     had_ended_ = true;
   }
   Advance();
@@ -178,7 +179,7 @@ absl::Status GenerateReactor::Submit(const Use& use, GenerateCall call, Turn tur
     BeginTellingAgain(std::move(events), num_known);
     if (use != nullptr) builder_->set_numerics_changed(use->numerics_changed());
     tokens_sent_ = static_cast<std::int64_t>(num_known);
-    prompt_tokens_ = static_cast<std::int64_t>(call.request.prompt.size());
+    prompt_tokens_ = PromptTokens(call.request);
   }
   absl::StatusOr<Scheduler::Submission> submission =
       serving_.scheduler.Submit(std::move(call.request));

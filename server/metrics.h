@@ -130,6 +130,7 @@ class Metrics final : public SchedulerObserver {
   Counter prompt_tokens_{0};
   Counter cached_prompt_tokens_{0};
   Counter generated_tokens_{0};
+  Counter scored_tokens_{0};
   Counter step_prompt_tokens_{0};
   Counter step_decode_tokens_{0};
 

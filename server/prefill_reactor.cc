@@ -4,6 +4,7 @@
 #include <utility>
 #include <vector>
 
+#include "scheduler/needs.h"
 #include "server/response_builder.h"
 #include "server/session_message.h"
 #include "server/status.h"
@@ -93,6 +94,7 @@ void PrefillReactor::OnSession(absl::StatusOr<std::shared_ptr<SessionUse>> use) 
 
 absl::Status PrefillReactor::Prefill(const std::shared_ptr<SessionUse>& use) {
   GoOnFrom(use->kept(), request_);
+  log_end_.prompt_tokens = PromptTokens(request_);
   request_.on_end = [self = shared_from_this(),
                      end_session = use->OnEnd(std::nullopt)](RequestEnd end) {
     absl::Status status = end.status;

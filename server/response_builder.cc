@@ -20,6 +20,7 @@ void FillUsage(const RequestUsage& usage, v1::Usage& out) {
   out.set_prompt_tokens(usage.prompt_tokens);
   out.set_cached_prompt_tokens(usage.cached_prompt_tokens);
   out.set_generated_tokens(usage.generated_tokens);
+  out.set_scored_tokens(usage.scored_tokens);
   FillDuration(usage.queue_time, *out.mutable_queue_time());
   FillDuration(usage.first_token_time, *out.mutable_first_token_time());
   FillDuration(usage.total_time, *out.mutable_total_time());

@@ -1,5 +1,6 @@
 #include "server/score_reactor.h"
 
+#include <iterator>
 #include <utility>
 
 #include "server/response_builder.h"
@@ -44,8 +45,8 @@ absl::Status ScoreReactor::Submit(const v1::ScoreRequest& request,
   valid->arrived = log_.started();
   late_from_ = LateFrom(valid->deadline, serving_.clock);
   SetTenant(*tenant, *valid);
-  log_end_.prompt_tokens =
-      static_cast<std::int64_t>(valid->prompt.size() + continuation_.size());
+  log_end_.prompt_tokens = std::ssize(valid->prompt);
+  log_end_.scored_tokens = std::ssize(continuation_);
   valid->use_prefix_cache = true;
   absl::StatusOr<Scheduler::Submission> submission =
       serving_.scheduler.Submit(*std::move(valid));

@@ -129,6 +129,16 @@ TEST_F(PrefixTest, CancelledBeforeItsFirstTokenLeavesTheConversationAsItWas) {
   Run(Turn(kept, 30, 5, 2));
 }
 
+TEST_F(PrefixTest, WhatEndsInTheQueueHasTheLengthItWouldHaveRunWith) {
+  const std::shared_ptr<KeptPrefix> kept = Run(Turn(nullptr, 30, 5, 1));
+  observer.finished.clear();
+  Submitted submitted = Submit(Keeping(Turn(kept, 7, 5, 2)));
+  scheduler().Cancel(submitted.id);
+  Step();
+  ASSERT_EQ(observer.finished.size(), 1u);
+  EXPECT_EQ(observer.finished[0].usage.prompt_tokens, 30 + 5 + 7);
+}
+
 TEST_F(PrefixTest, CancelledLaterKeepsWhatWasGenerated) {
   const Request request = Turn(nullptr, 30, 50, 1);
   Submitted submitted = Submit(Keeping(request));

@@ -123,10 +123,28 @@ TEST_F(ResultsTest, ScoresOfAnyChunkingAreThoseOfTheWhole) {
       EXPECT_EQ(reader.scores->scores[i].is_greedy, expected[i].is_greedy);
     }
     EXPECT_EQ(reader.scores->usage.prompt_tokens, 23);
+    EXPECT_EQ(reader.scores->usage.scored_tokens, 40);
     EXPECT_EQ(reader.scores->usage.generated_tokens, 0);
     EXPECT_EQ(fake.usage().slots_used, 0);
     EXPECT_EQ(fake.usage().pages_used, 0);
   }
+}
+
+// A chunk of 30 tokens after one of 30: the last of the prompt scores the first of the
+// continuation.
+TEST_F(ResultsTest, AReportTellsWhatWasScoredBeforeTheEnd) {
+  options.step_tokens = 30;
+  Request request = Generation(23, 0);
+  request.kind = RequestKind::kScore;
+  request.continuation = Generation(50, 1, 77).prompt;
+  Submitted call = Submit(request);
+  Step();
+  Step();
+  scheduler().Cancel(call.id);
+  RunUntilIdle();
+  ASSERT_EQ(observer.finished.size(), 1u);
+  EXPECT_EQ(observer.finished[0].usage.prompt_tokens, 23);
+  EXPECT_EQ(observer.finished[0].usage.scored_tokens, 60 - 22);
 }
 
 TEST_F(ResultsTest, OneTokenIsScoredAfterOneToken) {

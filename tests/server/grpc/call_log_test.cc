@@ -146,7 +146,7 @@ TEST_F(CallLogTest, SoHaveTextsThatAreAppended) {
 
 TEST_F(CallLogTest, OneLineACallWithLengthsTimesAndTrace) {
   std::string generate_id, score_id;
-  std::int64_t scored = 0;
+  std::int64_t context_tokens = 0, scored = 0;
   {
     TestServer server;
     grpc::ClientContext context;
@@ -171,7 +171,9 @@ TEST_F(CallLogTest, OneLineACallWithLengthsTimesAndTrace) {
     EXPECT_TRUE(server.stub().Score(&hostile, score, &scores).ok());
     EXPECT_EQ(hostile.GetServerInitialMetadata().count("traceparent"), 0u);
     score_id = RequestIdOf(hostile);
-    scored = scores.usage().prompt_tokens();
+    context_tokens = scores.usage().prompt_tokens();
+    scored = scores.usage().scored_tokens();
+    EXPECT_GT(context_tokens, 0);
     EXPECT_GT(scored, 0);
 
     v1::GenerateRequest bad = TextRequest("abc", 3);
@@ -190,13 +192,15 @@ TEST_F(CallLogTest, OneLineACallWithLengthsTimesAndTrace) {
   EXPECT_EQ(lines[0]["finish_reason"], "length");
   EXPECT_EQ(lines[0]["generated_tokens"], 3);
   EXPECT_EQ(lines[0]["prompt_tokens"], 5);
+  EXPECT_FALSE(lines[0].contains("scored_tokens"));
   EXPECT_EQ(lines[0]["request_id"].dump(), generate_id);
   EXPECT_EQ(lines[0]["traceparent"], kTrace);
   EXPECT_GT(lines[0]["total_seconds"], 0);
   EXPECT_TRUE(lines[0].contains("queue_seconds"));
   EXPECT_EQ(lines[1]["method"], "Score");
   EXPECT_EQ(lines[1]["finish_reason"], "scored");
-  EXPECT_EQ(lines[1]["prompt_tokens"], scored);
+  EXPECT_EQ(lines[1]["prompt_tokens"], context_tokens);
+  EXPECT_EQ(lines[1]["scored_tokens"], scored);
   EXPECT_EQ(lines[1]["request_id"].dump(), score_id);
   EXPECT_FALSE(lines[1].contains("traceparent"));
   EXPECT_EQ(lines[2]["status"], "INVALID_ARGUMENT");
@@ -228,6 +232,41 @@ TEST_F(CallLogTest, TokensOfASessionAreThoseOfTheUsage) {
   EXPECT_GT(told, 5);
   EXPECT_EQ(lines[1]["prompt_tokens"], told);
   EXPECT_EQ(lines[1]["cached_prompt_tokens"], cached);
+}
+
+// No end of theirs has told what they used: the device fails. The lengths are those they
+// would have been told.
+TEST_F(CallLogTest, LengthsMeanTheSameHoweverACallEnds) {
+  std::int64_t history = 0;
+  {
+    TestServer server;
+    grpc::ClientContext creating;
+    v1::CreateSessionResponse created;
+    v1::CreateSessionRequest beginning;
+    beginning.set_text("abcde");
+    ASSERT_TRUE(server.sessions().CreateSession(&creating, beginning, &created).ok());
+    history = created.session().num_tokens();
+    server.engine().FailForward(1, absl::InternalError("device lost"));
+    v1::GenerateRequest turn = TextRequest("fg", 3);
+    turn.set_session(created.session().id());
+    EXPECT_FALSE(Generate(server.stub(), turn).status.ok());
+    server.engine().FailForward(1, absl::InternalError("device lost"));
+    grpc::ClientContext scoring;
+    v1::ScoreRequest score;
+    score.set_context_text("abc");
+    score.set_continuation_text("de");
+    v1::ScoreResponse scores;
+    EXPECT_FALSE(server.stub().Score(&scoring, score, &scores).ok());
+  }
+  std::vector<nlohmann::json> lines = Requests();
+  std::erase_if(lines, [](const auto& line) { return line["status"] != "INTERNAL"; });
+  ASSERT_EQ(lines.size(), 2u);
+  std::ranges::sort(lines, {},
+                    [](const nlohmann::json& line) { return line["method"] == "Score"; });
+  EXPECT_EQ(lines[0]["prompt_tokens"],
+            history + static_cast<std::int64_t>(Encode("fg").size()));
+  EXPECT_EQ(lines[1]["prompt_tokens"], Encode("abc").size());
+  EXPECT_EQ(lines[1]["scored_tokens"], Encode("de").size());
 }
 
 // Its connection is full, so what it is being sent fails too; the log then says what the

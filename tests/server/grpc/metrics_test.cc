@@ -98,6 +98,8 @@ TEST(MetricsTest, CountWhatHappened) {
   EXPECT_EQ(m["goldfinch_prompt_tokens_total"], 4 * prompt + 1);
   EXPECT_EQ(m["goldfinch_cached_prompt_tokens_total"], 0);
   EXPECT_EQ(m["goldfinch_generated_tokens_total"], 3 * 10 + 5);
+  EXPECT_EQ(m["goldfinch_scored_tokens_total"],
+            static_cast<double>(Encode("abc").size()));
   EXPECT_EQ(m["goldfinch_time_to_first_token_seconds_count"], 4);
   EXPECT_EQ(m["goldfinch_inter_token_latency_seconds_count"], 3 * 9 + 4);
   // Scores take other times than generations, and are told apart.

@@ -47,6 +47,7 @@ TEST_F(UnaryTest, ScoreGivesTheEnginesScoresOfTheContinuation) {
   EXPECT_EQ(response.is_greedy(), is_greedy);
   EXPECT_EQ(response.usage().prompt_tokens(), Encode("the context").size());
   EXPECT_EQ(response.usage().generated_tokens(), 0);
+  EXPECT_EQ(response.usage().scored_tokens(), continuation.size());
   EXPECT_TRUE(server_.BecomesIdle());
 }
 
