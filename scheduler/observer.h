@@ -55,6 +55,9 @@ struct RequestReport {
   absl::Status status;
   FinishReason finish_reason = FinishReason::kStop;  // of candidate 0, when status is OK
   RequestUsage usage;  // generated_tokens: of all candidates; scored_tokens: so far
+  // Of the prompt, what has run or was cached: all of it, unless the request ended within
+  // it, or in the queue.
+  std::int64_t read_prompt_tokens = 0;
   // Admission to the first token, the scores, or the end of what is nothing but a prompt;
   // none when it ended before.
   std::optional<std::chrono::nanoseconds> prefill_time;

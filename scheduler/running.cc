@@ -481,6 +481,9 @@ RequestReport RunningRequest::Report(absl::Status status, TimePoint now) const {
   report.status = std::move(status);
   report.finish_reason = first_reason_;
   report.usage = Usage(generated, now);
+  report.read_prompt_tokens = first_token_ || report.status.ok()
+                                  ? prompt_tokens_
+                                  : std::min(fed_, prompt_tokens_);
   const bool is_prompt = report.kind == RequestKind::kPrefill && report.status.ok();
   if (first_token_ || is_prompt) {
     report.prefill_time = first_token_.value_or(now) - admitted_;

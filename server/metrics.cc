@@ -129,7 +129,8 @@ void Metrics::OnFinished(const RequestReport& report) {
   }
   finished_[reason].fetch_add(1, kRelaxed);
   const RequestUsage& usage = report.usage;
-  prompt_tokens_.fetch_add(static_cast<std::uint64_t>(usage.prompt_tokens), kRelaxed);
+  prompt_tokens_.fetch_add(static_cast<std::uint64_t>(report.read_prompt_tokens),
+                           kRelaxed);
   cached_prompt_tokens_.fetch_add(static_cast<std::uint64_t>(usage.cached_prompt_tokens),
                                   kRelaxed);
   generated_tokens_.fetch_add(static_cast<std::uint64_t>(usage.generated_tokens),
@@ -244,8 +245,8 @@ void Metrics::CollectCounters(std::vector<MetricFamily>& families) const {
     families.push_back(Counters(name, help));
     AddCounter(families.back(), {}, value.load(kRelaxed));
   };
-  counter("goldfinch_prompt_tokens_total", "Prompt tokens of ended requests",
-          prompt_tokens_);
+  counter("goldfinch_prompt_tokens_total",
+          "Prompt tokens of ended requests that were computed or cached", prompt_tokens_);
   counter("goldfinch_cached_prompt_tokens_total",
           "Of the prompt tokens, those of a session or from the prefix cache",
           cached_prompt_tokens_);

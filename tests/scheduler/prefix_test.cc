@@ -137,6 +137,24 @@ TEST_F(PrefixTest, WhatEndsInTheQueueHasTheLengthItWouldHaveRunWith) {
   Step();
   ASSERT_EQ(observer.finished.size(), 1u);
   EXPECT_EQ(observer.finished[0].usage.prompt_tokens, 30 + 5 + 7);
+  EXPECT_EQ(observer.finished[0].read_prompt_tokens, 0);
+}
+
+// 34 of its tokens have run before it began.
+TEST_F(PrefixTest, OfAPromptThatEndsWithinItThePartIsReportedThatWasRead) {
+  options.step_tokens = 10;
+  const std::shared_ptr<KeptPrefix> kept = Run(Turn(nullptr, 30, 5, 1));
+  ASSERT_EQ(observer.finished.size(), 1u);
+  EXPECT_EQ(observer.finished[0].read_prompt_tokens, 30);
+  Submitted submitted = Submit(Keeping(Turn(kept, 70, 5, 2)));
+  Step();
+  Step();
+  scheduler().Cancel(submitted.id);
+  RunUntilIdle();
+  ASSERT_EQ(observer.finished.size(), 2u);
+  EXPECT_EQ(observer.finished[1].usage.prompt_tokens, 35 + 70);
+  EXPECT_EQ(observer.finished[1].usage.cached_prompt_tokens, 34);
+  EXPECT_EQ(observer.finished[1].read_prompt_tokens, 34 + 2 * 10);
 }
 
 TEST_F(PrefixTest, CancelledLaterKeepsWhatWasGenerated) {
