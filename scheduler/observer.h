@@ -37,6 +37,7 @@ struct SchedulerLevels {
   std::int64_t prefix_cache_entries = 0;
   std::int64_t prefix_cache_bytes = 0;       // host memory
   std::uint64_t prefix_cache_evictions = 0;  // since the start
+  std::uint64_t put_aside = 0;               // the same: requests, each time
   EngineUsage engine;
 };
 
@@ -61,6 +62,8 @@ struct RequestReport {
   // Admission to the first token, the scores, or the end of what is nothing but a prompt;
   // none when it ended before.
   std::optional<std::chrono::nanoseconds> prefill_time;
+  // Mean over all tokens that followed another one of their candidate; none if none did.
+  std::optional<std::chrono::nanoseconds> time_per_token;
 };
 
 class SchedulerObserver {

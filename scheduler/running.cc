@@ -317,6 +317,8 @@ void RunningRequest::NoteToken(Candidate& candidate, const Turn& turn) {
   }
   if (candidate.generated > accepted_->request.num_generated + 1) {
     turn.observer.OnInterToken(turn.now - candidate.last_token);
+  } else {
+    candidate.first_token = turn.now;
   }
   candidate.last_token = turn.now;
 }
@@ -472,11 +474,17 @@ RequestInfo RunningRequest::Info(TimePoint now) const {
 }
 
 RequestReport RunningRequest::Report(absl::Status status, TimePoint now) const {
-  std::int64_t generated = 0;
+  std::int64_t generated = 0, followed = 0;
+  std::chrono::nanoseconds decoding{0};
   for (const Candidate& candidate : candidates_) {
-    generated += candidate.generated - accepted_->request.num_generated;
+    const std::int64_t tokens = candidate.generated - accepted_->request.num_generated;
+    generated += tokens;
+    if (tokens < 2) continue;
+    followed += tokens - 1;
+    decoding += candidate.last_token - candidate.first_token;
   }
   RequestReport report;
+  if (followed > 0) report.time_per_token = decoding / followed;
   report.kind = accepted_->request.kind;
   report.status = std::move(status);
   report.finish_reason = first_reason_;

@@ -177,6 +177,7 @@ class RunningRequest {
     std::uint64_t last_turn = 0;
     std::uint64_t ran_in = 0;   // step
     std::int64_t prepared = 0;  // tokens expanded since
+    TimePoint first_token;      // of this run, as the last
     TimePoint last_token;
     std::unique_ptr<StopCondition> stop;
     bool finished = false;

@@ -345,6 +345,7 @@ void Scheduler::Impl::ReportLevels() {
   levels.waiting_tokens = tenants_.fresh_tokens();
   levels.aside_requests = tenants_.num_aside();
   levels.aside_bytes = tenants_.aside_bytes();
+  levels.put_aside = tenants_.num_put_aside();
   tenants_.Report();
   levels.prefixes_on_device = keeper_.num_on_device();
   levels.prefix_cache_entries = cache_.num_entries();

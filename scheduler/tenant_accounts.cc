@@ -25,7 +25,10 @@ void TenantAccounts::Add(Waiting waiting) {
   if (waiting.fresh != nullptr) Open(*waiting.fresh);
   const AcceptedRequest& accepted = waiting.accepted();
   TenantAccount& account = *accepted.account;
-  if (waiting.aside != nullptr && account.meter != nullptr) ++account.meter->put_aside;
+  if (waiting.aside != nullptr) {
+    ++num_put_aside_;
+    if (account.meter != nullptr) ++account.meter->put_aside;
+  }
   if (!std::exchange(account.active, true)) active_.push_back(&account);
   CountWaiting(waiting, +1);
   const std::pair key(-accepted.request.priority, accepted.id);

@@ -79,6 +79,7 @@ class TenantAccounts {
   std::int64_t fresh_tokens() const { return fresh_tokens_; }
   std::int64_t num_aside() const { return num_aside_; }
   std::int64_t aside_bytes() const { return aside_bytes_; }  // RunningRequest::BytesAside
+  std::uint64_t num_put_aside() const { return num_put_aside_; }  // since the start
   bool empty() const { return num_fresh_ + num_aside_ == 0; }
 
   // The tenant whose first waiting request goes next; null when nobody's may.
@@ -131,6 +132,7 @@ class TenantAccounts {
   std::int64_t fresh_tokens_ = 0;
   std::int64_t num_aside_ = 0;
   std::int64_t aside_bytes_ = 0;
+  std::uint64_t num_put_aside_ = 0;
   FairShare fair_share_;
   std::vector<FairShare::Competitor> competitors_;  // one Update
   mutable std::vector<TenantDemand> demands_;       // one Next

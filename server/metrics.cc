@@ -30,6 +30,12 @@ std::vector<double> StepSeconds() {
   return {0.0005, 0.001, 0.002, 0.004, 0.006, 0.008, 0.01, 0.015, 0.02, 0.03, 0.05,
           0.075,  0.1,   0.15,  0.25,  0.5,   1,     2.5,  5,     10,   30,   60};
 }
+// Up to the longest context that a tenant is given unless its file says otherwise.
+std::vector<double> Tokens() {
+  return {1,      2,      5,       10,      20,      50,      100,   200,
+          500,    1000,   2000,    5000,    10000,   20000,   50000, 100000,
+          200000, 500000, 1000000, 2000000, 5000000, 16777216};
+}
 std::vector<double> Sequences() { return {1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024}; }
 
 std::size_t CodeIndex(absl::StatusCode code) {
@@ -55,12 +61,17 @@ std::string LowerCodeName(std::size_t index) {
 }  // namespace
 
 Metrics::OfKind::OfKind()
-    : queue(RequestSeconds()), prefill(RequestSeconds()), total(RequestSeconds()) {}
+    : queue(RequestSeconds()),
+      prefill(RequestSeconds()),
+      total(RequestSeconds()),
+      prompt_tokens(Tokens()) {}
 
 Metrics::Metrics(MetricsInfo info)
     : info_(std::move(info)),
       first_token_(RequestSeconds()),
       inter_token_(StepSeconds()),
+      time_per_token_(StepSeconds()),
+      generated_lengths_(Tokens()),
       step_(StepSeconds()),
       step_sequences_(Sequences()) {}
 
@@ -71,6 +82,7 @@ void Metrics::OnLevels(const SchedulerLevels& levels) {
   waiting_tokens_.store(levels.waiting_tokens, kRelaxed);
   aside_requests_.store(levels.aside_requests, kRelaxed);
   aside_bytes_.store(levels.aside_bytes, kRelaxed);
+  put_aside_.store(levels.put_aside, kRelaxed);
   paused_requests_.store(levels.paused_requests, kRelaxed);
   pages_used_.store(levels.engine.pages_used, kRelaxed);
   pages_running_.store(levels.engine.pages_open, kRelaxed);
@@ -140,6 +152,11 @@ void Metrics::OnFinished(const RequestReport& report) {
   of_kind.total.ObserveSeconds(usage.total_time);
   // Also of what ended in the queue: else the longest times would be missing.
   of_kind.queue.ObserveSeconds(usage.queue_time);
+  of_kind.prompt_tokens.Observe(static_cast<double>(usage.prompt_tokens));
+  if (usage.generated_tokens > 0) {
+    generated_lengths_.Observe(static_cast<double>(usage.generated_tokens));
+  }
+  if (report.time_per_token) time_per_token_.ObserveSeconds(*report.time_per_token);
   if (report.prefill_time) of_kind.prefill.ObserveSeconds(*report.prefill_time);
 }
 
@@ -254,6 +271,8 @@ void Metrics::CollectCounters(std::vector<MetricFamily>& families) const {
           generated_tokens_);
   counter("goldfinch_scored_tokens_total", "Tokens of continuations that were scored",
           scored_tokens_);
+  counter("goldfinch_requests_put_aside_total",
+          "Times a running request was put aside for another tenant's", put_aside_);
   counter("goldfinch_engine_errors_total", "Engine calls that failed", engine_errors_);
 }
 
@@ -282,6 +301,14 @@ void Metrics::CollectHistograms(std::vector<MetricFamily>& families) const {
                     &OfKind::prefill);
   by_kind_histogram("goldfinch_request_duration_seconds", "From arrival to the end",
                     &OfKind::total);
+  histogram("goldfinch_request_time_per_output_token_seconds",
+            "Mean between two tokens of a candidate, over one request", time_per_token_);
+  by_kind_histogram("goldfinch_request_prompt_tokens",
+                    "Length of a request's prompt, a session's history included",
+                    &OfKind::prompt_tokens);
+  histogram("goldfinch_request_generated_tokens",
+            "Tokens that one request generated, of all its candidates",
+            generated_lengths_);
   histogram("goldfinch_step_duration_seconds", "One forward pass over the batch", step_);
   histogram("goldfinch_step_sequences", "Sequences in one forward pass", step_sequences_);
 }

@@ -110,6 +110,7 @@ class Metrics final : public SchedulerObserver {
   Gauge waiting_tokens_{0};
   Gauge aside_requests_{0};
   Gauge aside_bytes_{0};
+  Counter put_aside_{0};
   Gauge paused_requests_{0};
   Gauge pages_used_{0};
   Gauge pages_running_{0};
@@ -142,11 +143,14 @@ class Metrics final : public SchedulerObserver {
 
   AtomicHistogram first_token_;
   AtomicHistogram inter_token_;
+  AtomicHistogram time_per_token_;
+  AtomicHistogram generated_lengths_;
   struct OfKind {
     OfKind();
     AtomicHistogram queue;
     AtomicHistogram prefill;
     AtomicHistogram total;
+    AtomicHistogram prompt_tokens;
   };
   std::array<OfKind, kKinds.size()> of_kind_;  // by RequestKind
   AtomicHistogram step_;

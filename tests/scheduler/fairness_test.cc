@@ -141,6 +141,7 @@ TEST_F(FairnessTest, AHolderOfAllPagesIsMovedOutAndComesBack) {
   }
   Step();
   EXPECT_EQ(PutAside("hog"), 1);
+  EXPECT_EQ(observer.levels.put_aside, 1u);
   FinishAll({&hog, &others[0], &others[1], &others[2]});
   ExpectAtRest();
 }

@@ -187,6 +187,21 @@ TEST_F(ResultsTest, UsageAndReportsTellTheTimes) {
   EXPECT_EQ(observer.steps[3].sequences, 1);
 }
 
+// Of both candidates together; where nothing followed the first token there is none.
+TEST_F(ResultsTest, TheTimePerTokenIsTheMeanBetweenTwoOfACandidate) {
+  engine().SetForwardHook([&](auto) { clock.Advance(seconds(1)); });
+  Request request = Generation(4, 5, 1);
+  request.num_candidates = 2;
+  Submit(request);
+  RunUntilIdle();
+  Submit(Generation(4, 1, 2));
+  RunUntilIdle();
+  ASSERT_EQ(observer.finished.size(), 2u);
+  EXPECT_EQ(observer.finished[0].usage.generated_tokens, 10);
+  EXPECT_EQ(observer.finished[0].time_per_token, seconds(1));
+  EXPECT_EQ(observer.finished[1].time_per_token, std::nullopt);
+}
+
 // Its call had to bring a session back before there was anything to submit.
 TEST_F(ResultsTest, TimesCountFromTheArrivalOfTheCall) {
   engine().SetForwardHook([&](auto) { clock.Advance(seconds(1)); });

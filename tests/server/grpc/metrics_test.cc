@@ -113,6 +113,14 @@ TEST(MetricsTest, CountWhatHappened) {
   }
   // Long prompts take hours, and a quantile beyond the last bound is unknown.
   EXPECT_EQ(m["goldfinch_time_to_first_token_seconds_bucket{le=\"7200\"}"], 4);
+  EXPECT_EQ(m["goldfinch_request_time_per_output_token_seconds_count"], 4);
+  EXPECT_EQ(m["goldfinch_request_prompt_tokens_count{kind=\"generate\"}"], 4);
+  EXPECT_EQ(m["goldfinch_request_prompt_tokens_sum{kind=\"generate\"}"], 4 * prompt);
+  EXPECT_EQ(m["goldfinch_request_prompt_tokens_sum{kind=\"score\"}"], 1);
+  EXPECT_EQ(m["goldfinch_request_generated_tokens_count"], 4);
+  EXPECT_EQ(m["goldfinch_request_generated_tokens_sum"], 3 * 10 + 5);
+  EXPECT_EQ(m["goldfinch_request_generated_tokens_bucket{le=\"5\"}"], 1);
+  EXPECT_EQ(m["goldfinch_requests_put_aside_total"], 0);
   EXPECT_GT(m["goldfinch_step_duration_seconds_count"], 0);
   EXPECT_EQ(m["goldfinch_step_sequences_count"],
             m["goldfinch_step_duration_seconds_count"]);
