@@ -27,18 +27,21 @@ GenerationService::GenerationService(const ServingContext& serving,
 
 grpc::ServerWriteReactor<v1::GenerateResponse>* GenerationService::Generate(
     grpc::CallbackServerContext* context, const v1::GenerateRequest* request) {
+  serving_.counts.Count(CallCounts::kGenerate);
   return GenerateReactor::Start(serving_, context, *request);
 }
 
 grpc::ServerUnaryReactor* GenerationService::Score(grpc::CallbackServerContext* context,
                                                    const v1::ScoreRequest* request,
                                                    v1::ScoreResponse* response) {
+  serving_.counts.Count(CallCounts::kScore);
   return ScoreReactor::Start(serving_, context, *request, response);
 }
 
 grpc::ServerUnaryReactor* GenerationService::Tokenize(
     grpc::CallbackServerContext* context, const v1::TokenizeRequest* request,
     v1::TokenizeResponse* response) {
+  serving_.counts.Count(CallCounts::kTokenize);
   const absl::Status admitted = Admit(*context);
   if (!admitted.ok()) return Answer(context, admitted);
   std::vector<TokenId> tokens;
@@ -50,6 +53,7 @@ grpc::ServerUnaryReactor* GenerationService::Tokenize(
 grpc::ServerUnaryReactor* GenerationService::Detokenize(
     grpc::CallbackServerContext* context, const v1::DetokenizeRequest* request,
     v1::DetokenizeResponse* response) {
+  serving_.counts.Count(CallCounts::kDetokenize);
   const absl::Status admitted = Admit(*context);
   if (!admitted.ok()) return Answer(context, admitted);
   const absl::Status status =
@@ -78,6 +82,7 @@ grpc::ServerUnaryReactor* GenerationService::Detokenize(
 grpc::ServerUnaryReactor* GenerationService::GetModel(
     grpc::CallbackServerContext* context, const v1::GetModelRequest*,
     v1::GetModelResponse* response) {
+  serving_.counts.Count(CallCounts::kGetModel);
   // Takes next to nothing, so it is answered when memory is short, too.
   absl::Status admitted = Authenticate(serving_, *context).status();
   if (admitted.ok() && serving_.calls.closed()) admitted = ShuttingDown();

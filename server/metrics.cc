@@ -10,6 +10,7 @@
 #include "server/log.h"
 #include "server/metric_families.h"
 #include "server/metrics_process.h"
+#include "server/open_calls.h"
 
 namespace goldfinch {
 namespace {
@@ -103,10 +104,11 @@ void Metrics::OnPrefixLookup(PrefixLookup lookup) {
 }
 
 void Metrics::Watch(const SessionStats& sessions, const TenantDirectory& tenants,
-                    const MemoryGuard* memory) {
+                    const OpenCalls& calls, const MemoryGuard* memory) {
   const MutexLock lock(watched_mu_);
   sessions_ = &sessions;
   tenants_ = &tenants;
+  calls_ = &calls;
   memory_ = memory;
 }
 
@@ -114,6 +116,7 @@ void Metrics::Forget() {
   const MutexLock lock(watched_mu_);
   sessions_ = nullptr;
   tenants_ = nullptr;
+  calls_ = nullptr;
   memory_ = nullptr;
 }
 
@@ -175,6 +178,7 @@ std::vector<MetricFamily> Metrics::Collect() const {
   CollectInfo(families);
   CollectLevels(families);
   CollectCounters(families);
+  CollectCalls(families);
   CollectPrefixes(families);
   CollectMemory(families);
   CollectSessions(families);
@@ -274,6 +278,20 @@ void Metrics::CollectCounters(std::vector<MetricFamily>& families) const {
   counter("goldfinch_requests_put_aside_total",
           "Times a running request was put aside for another tenant's", put_aside_);
   counter("goldfinch_engine_errors_total", "Engine calls that failed", engine_errors_);
+}
+
+void Metrics::CollectCalls(std::vector<MetricFamily>& families) const {
+  MetricFamily total = Counters("goldfinch_calls_total", "Calls that came, by method");
+  for (std::size_t i = 0; i < CallCounts::kNames.size(); ++i) {
+    AddCounter(total, {{"method", CallCounts::kNames[i]}}, call_counts_.Read(i));
+  }
+  families.push_back(std::move(total));
+  const MutexLock lock(watched_mu_);
+  if (calls_ == nullptr) return;
+  AddOne(families,
+         Gauges("goldfinch_calls_open",
+                "Calls under way that generate, score, or make or move a session"),
+         static_cast<double>(calls_->size()));
 }
 
 void Metrics::CollectHistograms(std::vector<MetricFamily>& families) const {

@@ -24,6 +24,7 @@
 #include "engine/sync/atomic_histogram.h"
 #include "engine/sync/mutex.h"
 #include "scheduler/observer.h"
+#include "server/call_counts.h"
 #include "sessions/session_stats.h"
 
 namespace prometheus {
@@ -34,6 +35,7 @@ struct MetricFamily;
 namespace goldfinch {
 
 class MemoryGuard;
+class OpenCalls;
 class TenantDirectory;
 
 // Constant while the server runs.
@@ -69,10 +71,14 @@ class Metrics final : public SchedulerObserver {
     when_engine_fails_ = std::move(told);
   }
 
+  // Where calls are counted as they come.
+  CallCounts& call_counts() { return call_counts_; }
+
   // What the session manager counts, whose tenants have series of their own (all others
-  // share one), and what watches memory (null: nothing), from now on until Forget.
+  // share one), which calls are open, and what watches memory (null: nothing), from now
+  // on until Forget.
   void Watch(const SessionStats& sessions, const TenantDirectory& tenants,
-             const MemoryGuard* memory);
+             const OpenCalls& calls, const MemoryGuard* memory);
   void Forget();
 
   // Everything, as it is now; Text in Prometheus's format.
@@ -93,6 +99,7 @@ class Metrics final : public SchedulerObserver {
   void CollectInfo(std::vector<prometheus::MetricFamily>& families) const;
   void CollectLevels(std::vector<prometheus::MetricFamily>& families) const;
   void CollectCounters(std::vector<prometheus::MetricFamily>& families) const;
+  void CollectCalls(std::vector<prometheus::MetricFamily>& families) const;
   void CollectPrefixes(std::vector<prometheus::MetricFamily>& families) const;
   void CollectMemory(std::vector<prometheus::MetricFamily>& families) const;
   void CollectSessions(std::vector<prometheus::MetricFamily>& families) const;
@@ -104,6 +111,7 @@ class Metrics final : public SchedulerObserver {
   const MetricsInfo info_;
   std::function<void()> when_engine_fails_;
 
+  CallCounts call_counts_;
   Gauge running_requests_{0};
   Gauge running_sequences_{0};
   Gauge waiting_requests_{0};
@@ -139,6 +147,7 @@ class Metrics final : public SchedulerObserver {
   mutable Mutex watched_mu_;
   const SessionStats* sessions_ ABSL_GUARDED_BY(watched_mu_) = nullptr;
   const TenantDirectory* tenants_ ABSL_GUARDED_BY(watched_mu_) = nullptr;
+  const OpenCalls* calls_ ABSL_GUARDED_BY(watched_mu_) = nullptr;
   const MemoryGuard* memory_ ABSL_GUARDED_BY(watched_mu_) = nullptr;
 
   AtomicHistogram first_token_;

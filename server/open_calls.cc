@@ -28,6 +28,11 @@ bool OpenCalls::closed() const {
   return closed_;
 }
 
+std::size_t OpenCalls::size() const {
+  const MutexLock lock(mu_);
+  return calls_.size();
+}
+
 bool OpenCalls::WaitUntilEmpty(std::chrono::steady_clock::time_point deadline,
                                Waiting waiting) {
   MutexLock lock(mu_);

@@ -8,6 +8,7 @@
 #pragma once
 
 #include <chrono>
+#include <cstddef>
 #include <memory>
 #include <unordered_set>
 
@@ -34,6 +35,7 @@ class OpenCalls {
 
   void Close();
   bool closed() const;
+  std::size_t size() const;
 
   // True when all calls have left before `deadline`; false when it passed first, or, for
   // who waits with kPatience only, Interrupt was called.

@@ -159,6 +159,7 @@ class Server::Impl {
                  .sessions = sessions_,
                  .delivery = delivery_,
                  .calls = calls_,
+                 .counts = metrics_->call_counts(),
                  .clock = clock,
                  .observer = *metrics_,
                  .tenants = tenants_,
@@ -169,7 +170,7 @@ class Server::Impl {
         session_service_(serving_),
         admin_service_(serving_, ActionsOf(options)),
         sweep_(calls_, clock, options.scheduler.slow_reader) {
-    metrics_->Watch(sessions_.stats(), tenants_, options.memory);
+    metrics_->Watch(sessions_.stats(), tenants_, calls_, options.memory);
     if (options.engine_is_lost) {
       metrics_->WhenEngineFails(
           [this, is_lost = options.engine_is_lost, on_drain = options.on_drain] {

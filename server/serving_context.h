@@ -15,6 +15,7 @@
 #include "scheduler/clock.h"
 #include "scheduler/observer.h"
 #include "scheduler/scheduler.h"
+#include "server/call_counts.h"
 #include "server/delivery_queue.h"
 #include "server/memory_guard.h"
 #include "server/open_calls.h"
@@ -31,6 +32,7 @@ struct ServingContext {
   SessionManager& sessions;
   DeliveryQueue& delivery;
   OpenCalls& calls;
+  CallCounts& counts;  // of every call, first thing
   const Clock& clock;
   SchedulerObserver& observer;  // told of what is refused before it reaches the scheduler
   const TenantDirectory& tenants;

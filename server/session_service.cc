@@ -41,18 +41,21 @@ SessionManager::InfoCallback SessionService::AnswerWith(grpc::ServerUnaryReactor
 grpc::ServerUnaryReactor* SessionService::CreateSession(
     grpc::CallbackServerContext* context, const v1::CreateSessionRequest* request,
     v1::CreateSessionResponse* response) {
+  serving_.counts.Count(CallCounts::kCreateSession);
   return PrefillReactor::Create(serving_, context, *request, response);
 }
 
 grpc::ServerUnaryReactor* SessionService::AppendToSession(
     grpc::CallbackServerContext* context, const v1::AppendToSessionRequest* request,
     v1::AppendToSessionResponse* response) {
+  serving_.counts.Count(CallCounts::kAppendToSession);
   return PrefillReactor::Append(serving_, context, *request, response);
 }
 
 grpc::ServerUnaryReactor* SessionService::GetSessionHistory(
     grpc::CallbackServerContext* context, const v1::GetSessionHistoryRequest* request,
     v1::GetSessionHistoryResponse* response) {
+  serving_.counts.Count(CallCounts::kGetSessionHistory);
   return ForTenant(context, [&](auto* reactor, const TenantPtr& tenant) {
     const absl::StatusOr<HistoryPage> page = ReadHistoryPage(*request);
     if (!page.ok()) return Finish(reactor, page.status());
@@ -73,6 +76,7 @@ grpc::ServerUnaryReactor* SessionService::GetSessionHistory(
 grpc::ServerUnaryReactor* SessionService::GetSession(grpc::CallbackServerContext* context,
                                                      const v1::GetSessionRequest* request,
                                                      v1::GetSessionResponse* response) {
+  serving_.counts.Count(CallCounts::kGetSession);
   return ForTenant(context, [&](auto* reactor, const TenantPtr& tenant) {
     serving_.sessions.Get(tenant->name, request->session_id(),
                           AnswerWith(reactor, response));
@@ -82,6 +86,7 @@ grpc::ServerUnaryReactor* SessionService::GetSession(grpc::CallbackServerContext
 grpc::ServerUnaryReactor* SessionService::ListSessions(
     grpc::CallbackServerContext* context, const v1::ListSessionsRequest* request,
     v1::ListSessionsResponse* response) {
+  serving_.counts.Count(CallCounts::kListSessions);
   return ForTenant(context, [&](auto* reactor, const TenantPtr& tenant) {
     List(*tenant, *request, response, reactor);
   });
@@ -115,6 +120,7 @@ void SessionService::List(const Tenant& tenant, const v1::ListSessionsRequest& r
 grpc::ServerUnaryReactor* SessionService::ForkSession(
     grpc::CallbackServerContext* context, const v1::ForkSessionRequest* request,
     v1::ForkSessionResponse* response) {
+  serving_.counts.Count(CallCounts::kForkSession);
   return ForTenant(context, [&](auto* reactor, const TenantPtr& tenant) {
     serving_.sessions.Fork(
         tenant->name, request->session_id(),
@@ -128,6 +134,7 @@ grpc::ServerUnaryReactor* SessionService::ForkSession(
 grpc::ServerUnaryReactor* SessionService::ParkSession(
     grpc::CallbackServerContext* context, const v1::ParkSessionRequest* request,
     v1::ParkSessionResponse* response) {
+  serving_.counts.Count(CallCounts::kParkSession);
   return ForTenant(context, [&](auto* reactor, const TenantPtr& tenant) {
     serving_.sessions.Park(tenant->name, request->session_id(),
                            AnswerWith(reactor, response));
@@ -137,6 +144,7 @@ grpc::ServerUnaryReactor* SessionService::ParkSession(
 grpc::ServerUnaryReactor* SessionService::DeleteSession(
     grpc::CallbackServerContext* context, const v1::DeleteSessionRequest* request,
     v1::DeleteSessionResponse*) {
+  serving_.counts.Count(CallCounts::kDeleteSession);
   return ForTenant(context, [&](auto* reactor, const TenantPtr& tenant) {
     serving_.sessions.Delete(
         tenant->name, request->session_id(),
@@ -146,11 +154,13 @@ grpc::ServerUnaryReactor* SessionService::DeleteSession(
 
 grpc::ServerWriteReactor<v1::ExportSessionResponse>* SessionService::ExportSession(
     grpc::CallbackServerContext* context, const v1::ExportSessionRequest* request) {
+  serving_.counts.Count(CallCounts::kExportSession);
   return ExportReactor::Start(serving_, context, *request);
 }
 
 grpc::ServerReadReactor<v1::ImportSessionRequest>* SessionService::ImportSession(
     grpc::CallbackServerContext* context, v1::ImportSessionResponse* response) {
+  serving_.counts.Count(CallCounts::kImportSession);
   return ImportReactor::Start(serving_, context, response);
 }
 

@@ -121,6 +121,19 @@ TEST_F(AuthenticationTest, RefusalsAreCounted) {
             before + static_cast<double>(AllMethods().size()));
 }
 
+TEST_F(AuthenticationTest, EveryMethodIsCountedWhateverBecomesOfTheCall) {
+  const auto channel = server_.NewChannel();
+  for (const std::string& method : AllMethods()) {
+    const std::string series = absl::StrCat("goldfinch_calls_total{method=\"",
+                                            method.substr(method.rfind('/') + 1), "\"}");
+    const double before = server_.Metric(series);
+    CallAny(channel, method);
+    CallAny(channel, method, WithKey("key-a"));
+    EXPECT_EQ(server_.Metric(series), before + 2) << method;
+  }
+  EXPECT_TRUE(Eventually([&] { return server_.Metric("goldfinch_calls_open") == 0; }));
+}
+
 TEST_F(AuthenticationTest, AKeyIsLookedAtBeforeTheServersState) {
   server_.server().BeginDrain();
   ExpectUnauthenticated({});
