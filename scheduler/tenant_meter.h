@@ -18,7 +18,7 @@ struct TenantMeter {
   std::atomic<std::int64_t> generated_tokens = 0;
   std::atomic<std::int64_t> service = 0;  // fair_share.h: weighted tokens, not by weight
   std::atomic<std::int64_t> put_aside = 0;
-  std::atomic<std::int64_t> refused = 0;  // requests to generate or score
+  std::atomic<std::int64_t> refused = 0;  // calls that would have taken memory
 };
 
 }  // namespace goldfinch

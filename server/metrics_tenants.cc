@@ -33,7 +33,8 @@ void Metrics::CollectTenants(std::vector<MetricFamily>& families) const {
   MetricFamily aside = Counters("goldfinch_tenant_put_aside_total",
                                 "Times a running request was put aside for others");
   MetricFamily refused = Counters("goldfinch_tenant_refused_total",
-                                  "Generate and Score calls that were not accepted");
+                                  "Calls to generate, score, or make or fill a session "
+                                  "that were not accepted");
   const auto add = [&](const std::string& name, const TenantReading& reading) {
     AddGauge(running, {{"tenant", name}}, reading.running);
     AddGauge(waiting, {{"tenant", name}}, reading.waiting);

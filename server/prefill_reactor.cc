@@ -166,7 +166,7 @@ absl::Status PrefillReactor::Tell(const absl::StatusOr<SessionInfo>& info) {
 void PrefillReactor::FinishWith(const absl::Status& status) {
   // The scheduler counts what it was asked, refused or not.
   const grpc::Status end =
-      submitted_ ? ToGrpcStatus(status) : EndStatus(serving_, status);
+      submitted_ ? ToGrpcStatus(status) : EndStatus(serving_, tenant_, status);
   log_end_.status = end.error_code();
   if (status.ok() || !makes_session()) log_end_.session_id = session_id_;
   Finish(end);

@@ -49,8 +49,9 @@ absl::StatusOr<TenantPtr> Authenticate(const ServingContext& serving,
   return serving.tenants.Authenticate(authorization);
 }
 
-grpc::Status EndStatus(const ServingContext& serving, const absl::Status& status) {
-  if (!status.ok() && !absl::IsCancelled(status)) serving.observer.OnRefused(status);
+grpc::Status EndStatus(const ServingContext& serving, const TenantPtr& tenant,
+                       const absl::Status& status) {
+  if (!status.ok() && !absl::IsCancelled(status)) CountRefusal(serving, tenant, status);
   return ToGrpcStatus(status);
 }
 

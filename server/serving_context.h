@@ -64,9 +64,13 @@ void GoOnFrom(const std::shared_ptr<KeptPrefix>& kept, Request& request);
 void CountRefusal(const ServingContext& serving, const TenantPtr& tenant,
                   const absl::Status& status);
 
-// What a call outside the scheduler ends with. A refusal is counted; that a client has
-// left is none.
-grpc::Status EndStatus(const ServingContext& serving, const absl::Status& status);
+// What a call outside the scheduler ends with. A refusal is counted, as the tenant's too
+// unless that is null; that a client has left is none.
+grpc::Status EndStatus(const ServingContext& serving, const TenantPtr& tenant,
+                       const absl::Status& status);
+inline grpc::Status EndStatus(const ServingContext& serving, const absl::Status& status) {
+  return EndStatus(serving, /*tenant=*/nullptr, status);
+}
 
 // The client's deadline on the scheduler's clock; none when it set none.
 std::optional<TimePoint> DeadlineOf(const grpc::ServerContextBase& context,

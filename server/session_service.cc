@@ -125,8 +125,9 @@ grpc::ServerUnaryReactor* SessionService::ForkSession(
     serving_.sessions.Fork(
         tenant->name, request->session_id(),
         [this, context, tenant, reactor, response](absl::StatusOr<SessionInfo> info) {
-          Finish(reactor, TellOfNewSession(serving_, *context, tenant, info,
-                                           *response->mutable_session()));
+          const absl::Status told = TellOfNewSession(serving_, *context, tenant, info,
+                                                     *response->mutable_session());
+          reactor->Finish(EndStatus(serving_, tenant, told));
         });
   });
 }

@@ -143,7 +143,7 @@ void ImportReactor::GoOn(bool ok) {
 }
 
 void ImportReactor::FinishWith(const absl::Status& status) {
-  Finish(EndStatus(serving_, status));
+  Finish(EndStatus(serving_, tenant_, status));
 }
 
 void ImportReactor::OnDone() {

@@ -241,6 +241,48 @@ TEST(MetricsTest, TenantsHaveSeriesOfTheirOwn) {
   }
 }
 
+TEST(MetricsTest, WhateverATenantIsRefusedIsItsOwn) {
+  const TenantFile file(
+      TenantEntry("alpha", "key of alpha", R"(, "limits": {"max_sessions": 1})"));
+  absl::StatusOr<std::unique_ptr<TenantDirectory>> tenants =
+      TenantDirectory::Load(file.path());
+  ASSERT_TRUE(tenants.ok()) << tenants.status();
+  TestServerOptions options;
+  options.tenants = tenants->get();
+  TestServer server(options);
+  const auto with_key = [](grpc::ClientContext& context) -> grpc::ClientContext* {
+    context.AddMetadata("authorization", "Bearer key of alpha");
+    return &context;
+  };
+  const auto refused = [&server] {
+    return server.Metric("goldfinch_tenant_refused_total{tenant=\"alpha\"}");
+  };
+  grpc::ClientContext first, second, forking, importing, asking;
+  v1::CreateSessionResponse created;
+  ASSERT_TRUE(server.sessions().CreateSession(with_key(first), {}, &created).ok());
+  EXPECT_EQ(refused(), 0);
+  EXPECT_EQ(server.sessions().CreateSession(with_key(second), {}, &created).error_code(),
+            grpc::StatusCode::RESOURCE_EXHAUSTED);
+  EXPECT_EQ(refused(), 1);
+  v1::ForkSessionRequest fork;
+  fork.set_session_id(created.session().id());
+  v1::ForkSessionResponse forked;
+  EXPECT_EQ(server.sessions().ForkSession(with_key(forking), fork, &forked).error_code(),
+            grpc::StatusCode::RESOURCE_EXHAUSTED);
+  EXPECT_EQ(refused(), 2);
+  v1::ImportSessionResponse imported;
+  const auto writer = server.sessions().ImportSession(with_key(importing), &imported);
+  writer->WritesDone();
+  EXPECT_FALSE(writer->Finish().ok());
+  EXPECT_EQ(refused(), 3);
+  // Who asks in vain was refused nothing that would have taken memory.
+  v1::GetSessionRequest get;
+  get.set_session_id("none");
+  v1::GetSessionResponse got;
+  EXPECT_FALSE(server.sessions().GetSession(with_key(asking), get, &got).ok());
+  EXPECT_EQ(refused(), 3);
+}
+
 TEST(LogTest, HoldsNoTextAndNoTokensAndNeitherDoMetrics) {
   const std::string canary = "sQuAwKcAnArY";
   std::ostringstream captured;
