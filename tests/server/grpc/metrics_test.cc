@@ -62,7 +62,7 @@ TEST(MetricsTest, TheTextOfANewSessionIsNoStop) {
   ASSERT_TRUE(server.sessions().CreateSession(&context, create, &created).ok());
   // The session is there a moment before the request that made it is counted.
   EXPECT_TRUE(Eventually([&server] {
-    return server.Metric("goldfinch_requests_finished_total{reason=\"created\"}") == 1;
+    return server.Metric("goldfinch_requests_finished_total{reason=\"filled\"}") == 1;
   }));
   EXPECT_EQ(server.Metric("goldfinch_requests_finished_total{reason=\"stop\"}"), 0);
   for (const char* family : {"queue", "prefill", "duration"}) {
