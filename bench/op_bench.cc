@@ -156,7 +156,7 @@ void MixUp(benchmark::State& state) {
 void AttendOp(benchmark::State& state) {
   Bench bench;
   const std::int64_t context = state.range(0), d = state.range(1);
-  const AttendArgs args = bench->Attend(1, context, d);
+  const AttendArgs args = bench->Attend({context}, d);
   bench.Run(state, [&] { (*bench).Attend(args); });
   Moves(state, 2 * kHalf * static_cast<double>(context * d));
 }

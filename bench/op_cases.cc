@@ -1,6 +1,9 @@
 // Single ops of one layer.
+#include <cstdint>
 #include <memory>
+#include <numeric>
 #include <string>
+#include <vector>
 
 #include "absl/strings/str_cat.h"
 #include "bench/cases.h"
@@ -32,16 +35,19 @@ void WkvDecode(BenchRun& run, int batch) {
 }
 
 // Expanded keys and values of one layer read, in bf16.
-void Attend(BenchRun& run, std::int64_t context, int batch) {
-  const std::string name = absl::StrCat("attend/ctx:", context, "/batch:", batch);
+void Attend(BenchRun& run, const std::string& contexts_name,
+            const std::vector<std::int64_t>& contexts) {
+  const std::string name = absl::StrCat("attend/", contexts_name);
   const std::int64_t d = run.config().n_embd;
-  const double bytes = 2.0 * 2 * static_cast<double>(batch * context * d);
+  const std::int64_t tokens =
+      std::accumulate(contexts.begin(), contexts.end(), std::int64_t{0});
+  const double bytes = 2.0 * 2 * static_cast<double>(tokens * d);
   if (!run.Wanted(name)) return;
   if (bytes > static_cast<double>(run.flags().memory_bytes))
     return run.Skip(name, "--memory_bytes allows less");
   const auto backend = run.BackendAlone();
   OpInputs inputs(*backend);
-  const AttendArgs args = inputs.Attend(batch, context, d);
+  const AttendArgs args = inputs.Attend(contexts, d);
   OneOp(run, name, *backend, bytes, [&] { backend->Attend(args); });
 }
 
@@ -49,7 +55,12 @@ void Attend(BenchRun& run, std::int64_t context, int batch) {
 
 void RunOpCases(BenchRun& run) {
   for (const int batch : {64, 256}) WkvDecode(run, batch);
-  for (const int batch : {1, 16}) Attend(run, 32768, batch);
+  Attend(run, "ctx:32768/batch:1", {32768});
+  Attend(run, "ctx:32768/batch:16", std::vector<std::int64_t>(16, 32768));
+  // One that sees far more than the others, in their midst.
+  std::vector<std::int64_t> mixed(16, 1024);
+  mixed[8] = 32768;
+  Attend(run, "ctx:32768,1024/batch:1,15", mixed);
 }
 
 }  // namespace goldfinch

@@ -60,31 +60,32 @@ WkvArgs OpInputs::Wkv(std::int64_t rows, std::int64_t d, bool single) {
           .y = Floats(rows, d, 0.0f)};
 }
 
-AttendArgs OpInputs::Attend(std::int64_t batch, std::int64_t context, std::int64_t d) {
-  GOLDFINCH_CHECK(context % kPage == 0);
-  const std::int64_t tiles = context / kPage;
+AttendArgs OpInputs::Attend(const std::vector<std::int64_t>& contexts, std::int64_t d) {
+  std::vector<std::int64_t> position, tile_position;
+  std::vector<std::int32_t> list, tile_begin = {0}, chunk_begin = {0};
+  for (const std::int64_t context : contexts) {
+    GOLDFINCH_CHECK(context % kPage == 0);
+    position.push_back(context - 1);
+    list.push_back(static_cast<std::int32_t>(list.size()));
+    for (std::int64_t at = 0; at < context; at += kPage) tile_position.push_back(at);
+    tile_begin.push_back(static_cast<std::int32_t>(tile_position.size()));
+    const std::int64_t chunks =
+        (context / kPage + KvTiles::kCutTiles - 1) / KvTiles::kCutTiles;
+    chunk_begin.push_back(chunk_begin.back() + static_cast<std::int32_t>(chunks));
+  }
+  std::vector<std::int32_t> tile(tile_position.size());
+  std::iota(tile.begin(), tile.end(), 0);
+
   KvTiles kv = {.type = DType::kBf16, .heads = d / kHeadSize, .page_tokens = kPage};
   // A small number throughout, as the bytes that both halves of it are.
   const std::vector<std::byte> one(static_cast<std::size_t>(kv.tile_bytes()),
                                    std::byte{0x3c});
-  kv.data = Bytes(batch * tiles * kv.tile_bytes());
+  kv.data = Bytes(tile_begin.back() * kv.tile_bytes());
   auto* place = static_cast<std::byte*>(kv.data);
-  for (std::int64_t i = 0; i < batch * tiles; ++i, place += kv.tile_bytes())
+  for (std::int32_t i = 0; i < tile_begin.back(); ++i, place += kv.tile_bytes())
     backend_.CopyToDevice(place, one.data(), kv.tile_bytes());
 
-  const std::int64_t chunks = (tiles + KvTiles::kCutTiles - 1) / KvTiles::kCutTiles;
-  std::vector<std::int32_t> tile(static_cast<std::size_t>(batch * tiles));
-  std::iota(tile.begin(), tile.end(), 0);
-  std::vector<std::int64_t> tile_position(tile.size());
-  for (std::size_t i = 0; i < tile.size(); ++i)
-    tile_position[i] = static_cast<std::int64_t>(i) % tiles * kPage;
-  std::vector<std::int64_t> position(static_cast<std::size_t>(batch), context - 1);
-  std::vector<std::int32_t> list, tile_begin, chunk_begin;
-  for (std::int64_t i = 0; i <= batch; ++i) {
-    if (i < batch) list.push_back(static_cast<std::int32_t>(i));
-    tile_begin.push_back(static_cast<std::int32_t>(i * tiles));
-    chunk_begin.push_back(static_cast<std::int32_t>(i * chunks));
-  }
+  const auto batch = static_cast<std::int64_t>(contexts.size());
   return {.q = Floats(batch, d),
           .tiles = kv,
           .heads = kv.heads,
@@ -94,7 +95,7 @@ AttendArgs OpInputs::Attend(std::int64_t batch, std::int64_t context, std::int64
           .tile = Array(tile),
           .tile_position = Array(tile_position),
           .chunk_begin = Array(chunk_begin),
-          .num_chunks = batch * chunks,
+          .num_chunks = chunk_begin.back(),
           .carry = Floats(batch, kv.heads * kCarrySize, 0.0f)};
 }
 

@@ -44,9 +44,9 @@ class OpInputs {
 
   // Of so many rows, of width d.
   WkvArgs Wkv(std::int64_t rows, std::int64_t d, bool single);
-  // One query each of `batch` sequences over contexts of their own, in pages of 64 that
-  // are expanded in bf16. Reads batch * context * d * 4 bytes.
-  AttendArgs Attend(std::int64_t batch, std::int64_t context, std::int64_t d);
+  // One query each of sequences with contexts of their own, in pages of 64 that are
+  // expanded in bf16. Reads d * 4 bytes for each token of them.
+  AttendArgs Attend(const std::vector<std::int64_t>& contexts, std::int64_t d);
 
  private:
   Backend& backend_;

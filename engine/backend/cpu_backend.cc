@@ -16,6 +16,7 @@
 #include "engine/kernels/cpu/tables.h"
 #include "engine/sampling/sample_row.h"
 #include "engine/sync/thread_pool.h"
+#include "engine/sync/uneven_parts.h"
 
 namespace goldfinch {
 namespace {
@@ -58,6 +59,7 @@ class CpuBackend final : public Backend {
   void Synchronize() override {}
   void Prepare(std::int64_t rows, std::int64_t vocab_size, std::int64_t) override {
     attend_rows_.reserve(static_cast<std::size_t>(rows) + 1);
+    parts_.Reserve(rows);
     while (scratch_.size() < static_cast<std::size_t>(pool_.num_threads()))
       scratch_.emplace_back(static_cast<std::int32_t>(vocab_size));
   }
@@ -97,8 +99,10 @@ class CpuBackend final : public Backend {
     ForRows(out, [&](auto begin, auto end) { kernels_.convert(in, out, begin, end); });
   }
   void Wkv(const WkvArgs& args) override {
-    pool_.ParallelFor(args.spans.count * args.heads, 2,
-                      [&](auto begin, auto end) { kernels_.wkv(args, begin, end); });
+    parts_.Clear();
+    for (std::int32_t i = 0; i < args.spans.count; ++i)
+      parts_.Add(args.heads, WorkOf(args.spans.begin[i + 1] - args.spans.begin[i]));
+    ForParts([&](auto begin, auto end) { kernels_.wkv(args, begin, end); });
   }
   void AddNorm(const AddNormArgs& args) override {
     ForRows(args.out, [&](auto begin, auto end) { kernels_.add_norm(args, begin, end); });
@@ -218,6 +222,18 @@ class CpuBackend final : public Backend {
     pool_.ParallelFor(m.rows, RowGrain(m.cols), body);
   }
 
+  // Of rows that share a head's state, or its tile: to read that takes about as long as
+  // to compute a row, some 0.3 us.
+  static std::int64_t WorkOf(std::int64_t rows) { return rows + 1; }
+  // body(begin, end) on pieces of `parts_`.
+  template <typename Body>
+  void ForParts(const Body& body) {
+    constexpr std::int64_t kGrainWork = 4;
+    pool_.ParallelFor(parts_.work(), kGrainWork, [&](auto begin, auto end) {
+      body(parts_.FirstFrom(begin), parts_.FirstFrom(end));
+    });
+  }
+
   static std::int64_t PanelsOf(const Product& p) {
     return (p.w->out() + kPanelColumns - 1) / kPanelColumns;
   }
@@ -225,6 +241,7 @@ class CpuBackend final : public Backend {
   const CpuKernels& kernels_;
   ThreadPool pool_;
   std::vector<std::int64_t> attend_rows_;  // first rows of an Attend's groups
+  UnevenParts parts_;                      // of an Attend or a Wkv
   std::vector<SampleScratch> scratch_;     // one a piece of a sampling loop
 };
 
@@ -305,10 +322,18 @@ void CpuBackend::Attend(const AttendArgs& args) {
                        row - attend_rows_.back() < kMaxRows;
     if (!joins) attend_rows_.push_back(row);
   }
-  const auto groups = static_cast<std::int64_t>(attend_rows_.size());
+  const std::size_t groups = attend_rows_.size();
   attend_rows_.push_back(args.q.rows);
-  pool_.ParallelFor(groups * args.heads, 1, [&](auto begin, auto end) {
-    for (std::int64_t task = begin; task < end;) {
+  parts_.Clear();
+  for (std::size_t group = 0; group < groups; ++group) {
+    const std::int64_t row = attend_rows_[group], rows = attend_rows_[group + 1] - row;
+    const std::int32_t* const begin = args.tile_begin + args.span[row];
+    // Padding sees no tile.
+    const std::int64_t tiles = std::max(1, begin[1] - begin[0]);
+    parts_.Add(args.heads, tiles * WorkOf(rows));
+  }
+  ForParts([&](std::int64_t first, std::int64_t end) {
+    for (std::int64_t task = first; task < end;) {
       const std::int64_t group = task / args.heads, head = task % args.heads;
       const std::int64_t last = std::min(args.heads, head + end - task);
       const std::int64_t* row = &attend_rows_[static_cast<std::size_t>(group)];
@@ -359,8 +384,12 @@ absl::StatusOr<std::unique_ptr<Backend>> CreateCpuBackend(
   if (!kernels.ok()) return kernels.status();
   int threads = options.num_threads;
   if (threads == 0) threads = static_cast<int>(std::thread::hardware_concurrency());
-  return std::make_unique<CpuBackend>(**kernels, std::max(1, threads),
-                                      options.pin_threads);
+  return CpuBackendOf(**kernels, std::max(1, threads), options.pin_threads);
+}
+
+std::unique_ptr<Backend> CpuBackendOf(const CpuKernels& kernels, int num_threads,
+                                      bool pin_threads) {
+  return std::make_unique<CpuBackend>(kernels, num_threads, pin_threads);
 }
 
 }  // namespace goldfinch

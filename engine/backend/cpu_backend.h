@@ -7,6 +7,7 @@
 
 #include "absl/status/statusor.h"
 #include "engine/backend/backend.h"
+#include "engine/kernels/cpu/kernels.h"
 
 namespace goldfinch {
 
@@ -18,5 +19,9 @@ struct CpuBackendOptions {
 
 absl::StatusOr<std::unique_ptr<Backend>> CreateCpuBackend(
     const CpuBackendOptions& options);
+
+// With these kernels, which outlive it.
+std::unique_ptr<Backend> CpuBackendOf(const CpuKernels& kernels, int num_threads,
+                                      bool pin_threads);
 
 }  // namespace goldfinch

@@ -105,13 +105,16 @@ void ThreadPool::Run(std::int64_t count, std::int64_t grain, Call call,
   }
 }
 
+// Large pieces first, small ones last: neither a thread that the system holds up nor an
+// uneven number of pieces leaves the others waiting for long.
+std::int64_t ThreadPool::PieceOf(std::int64_t left, std::int64_t grain, int num_threads) {
+  return std::max(grain, left / (2 * num_threads));
+}
+
 void ThreadPool::TakePieces() {
-  // Large pieces first, small ones last: neither a thread that the system holds up nor an
-  // uneven number of pieces leaves the others waiting for long.
-  const std::int64_t share = 2 * num_threads();
   std::int64_t begin = next_.load(std::memory_order_relaxed);
   while (begin < count_) {
-    const std::int64_t piece = std::max(grain_, (count_ - begin) / share);
+    const std::int64_t piece = PieceOf(count_ - begin, grain_, num_threads());
     const std::int64_t end = std::min(begin + piece, count_);
     if (!next_.compare_exchange_weak(begin, end, std::memory_order_relaxed)) continue;
     call_(context_, begin, end);

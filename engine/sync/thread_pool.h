@@ -51,6 +51,9 @@ class ThreadPool {
         &body);
   }
 
+  // How many of the `left` a thread that is done takes at once.
+  static std::int64_t PieceOf(std::int64_t left, std::int64_t grain, int num_threads);
+
  private:
   using Call = void (*)(const void*, std::int64_t, std::int64_t);
 

@@ -8,6 +8,8 @@
 #include <string>
 #include <vector>
 
+#include "engine/kernels/cpu/tables.h"
+#include "engine/sync/mutex.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "tests/engine/kernels/op_test.h"
@@ -35,6 +37,63 @@ TEST(CpuBackendTest, PlainRunsEverywhereAndAutoPicksOneThatRuns) {
 TEST(CpuBackendTest, NoNumberOfThreadsMeansOneAHardwareThread) {
   const auto backend = CreateCpuBackend({.isa = "plain"});
   ASSERT_TRUE(backend.ok());
+}
+
+// Work of the pieces that a backend's threads are given: kernels that only count, in what
+// takes one unit of time of each head, a tile or a row.
+std::int64_t all_counted = 0, most_counted = 0;
+Mutex counted_mu;
+void Count(std::int64_t work) {
+  MutexLock lock(counted_mu);
+  all_counted += work;
+  most_counted = std::max(most_counted, work);
+}
+CpuKernels CountingKernels() {
+  CpuKernels kernels = **SelectCpuKernels("plain");
+  kernels.attend = [](const AttendArgs& args, const AttendPart& part) {
+    const std::int32_t* tiles = args.tile_begin + args.span[part.row_begin];
+    Count((tiles[1] - tiles[0]) * (part.head_end - part.head_begin));
+  };
+  kernels.wkv = [](const WkvArgs& args, std::int64_t begin, std::int64_t end) {
+    std::int64_t rows = 0;
+    for (std::int64_t task = begin; task < end; ++task) {
+      const std::int32_t* row = args.spans.begin + task / args.heads;
+      rows += row[1] - row[0];
+    }
+    Count(rows);
+  };
+  return kernels;
+}
+
+// A hundred times as much to do for one sequence as for the others must not keep one
+// thread busy while the others wait.
+TEST(CpuBackendTest, ALongPastAndALongPromptAreSharedByAllThreads) {
+  constexpr std::int64_t kSequences = 64, kHeads = 32;
+  const CpuKernels kernels = CountingKernels();
+  for (const int threads : {2, 4, 16}) {
+    const auto backend = CpuBackendOf(kernels, threads, /*pin_threads=*/false);
+    for (const std::int64_t at : {0, 31, 63}) {
+      std::vector<std::int32_t> begin = {0}, span;
+      for (std::int64_t i = 0; i < kSequences; ++i) {
+        begin.push_back(begin.back() + (i == at ? 1600 : 16));
+        span.push_back(static_cast<std::int32_t>(i));
+      }
+      const std::int64_t all = kHeads * (63 * 16 + 1600);
+      all_counted = most_counted = 0;
+      backend->Attend({.q = {.rows = kSequences},
+                       .heads = kHeads,
+                       .span = span.data(),
+                       .tile_begin = begin.data()});
+      EXPECT_EQ(all_counted, all);
+      EXPECT_LT(most_counted, all / threads) << threads << " threads, it is " << at;
+
+      all_counted = most_counted = 0;
+      backend->Wkv(
+          {.spans = {.count = kSequences, .begin = begin.data()}, .heads = kHeads});
+      EXPECT_EQ(all_counted, all);
+      EXPECT_LT(most_counted, all / threads) << threads << " threads, it is " << at;
+    }
+  }
 }
 
 class BackendMemoryTest : public OpTest {};
