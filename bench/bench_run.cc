@@ -2,11 +2,11 @@
 
 #include <cstdio>
 #include <cstdlib>
-#include <thread>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "engine/model/dtype_names.h"
+#include "engine/sync/usable_cpus.h"
 
 namespace goldfinch {
 namespace {
@@ -33,8 +33,7 @@ BenchRun::BenchRun(const BenchFlags& flags, Checkpoint checkpoint)
     : flags_(flags),
       checkpoint_(std::move(checkpoint)),
       bf16_(ParseComputeDtype(flags.compute_dtype) == ComputeType::kBf16),
-      threads_(flags.threads > 0 ? flags.threads
-                                 : static_cast<int>(std::thread::hardware_concurrency())),
+      threads_(flags.threads > 0 ? flags.threads : UsableCpus()),
       costs_(CostsOf(checkpoint_.config(), BytesOf(flags))),
       only_(flags.cases),
       rows_(flags.json, /*decimals=*/1),

@@ -184,7 +184,7 @@ void DescribeMachine(CLI::App& app, ServerFlags& flags) {
       ->check(CLI::IsMember(isas))
       ->capture_default_str();
   app.add_option("--threads", flags.threads,
-                 "Threads of the engine (default: one a hardware thread)");
+                 "Threads of the engine (default: one a CPU it may use)");
   app.add_option("--pin_threads", flags.pin_threads,
                  "auto: each to a processor where the engine has all of them; or off")
       ->check(CLI::IsMember({"auto", "off"}))

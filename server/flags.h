@@ -47,7 +47,7 @@ struct ServerFlags {
   std::string cpu_isa = "auto";
   std::string pin_threads = "auto";
   std::string vocab_table = "off";
-  std::int64_t threads = 0;  // 0, when not given: one a hardware thread
+  std::int64_t threads = 0;  // 0, when not given: one a CPU it may use
   std::int64_t cache_bytes = std::int64_t{1} << 30;
   std::int64_t cache_percent = 0;  // of what is left; above 0 instead of cache_bytes
   std::int64_t expanded_bytes = std::int64_t{1} << 30;

@@ -8,8 +8,7 @@
 
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
-#include "absl/strings/str_split.h"
-#include "absl/strings/string_view.h"
+#include "engine/control_groups.h"
 
 namespace goldfinch {
 namespace {
@@ -23,37 +22,16 @@ std::optional<std::int64_t> ReadNumber(const std::string& path) {
   return value;
 }
 
-// The least of a group and those it is in; a container sees only its own, as "/".
-std::optional<std::int64_t> LeastUpwards(const std::string& mount, std::string group,
-                                         const char* file) {
-  std::optional<std::int64_t> least;
-  while (true) {
-    const auto limit = ReadNumber(absl::StrCat(mount, group, "/", file));
-    if (limit.has_value()) least = std::min(least.value_or(*limit), *limit);
-    if (group.empty()) return least;
-    group.resize(group.rfind('/'));
-  }
-}
-
 std::int64_t PageBytes() { return sysconf(_SC_PAGESIZE); }
 
 }  // namespace
 
 std::optional<std::int64_t> ControlGroupLimit(const std::string& root) {
   std::optional<std::int64_t> least;
-  std::ifstream groups(absl::StrCat(root, "/proc/self/cgroup"));
-  for (std::string line; std::getline(groups, line);) {
-    // "0::/path" of version 2; "4:memory:/path" of version 1.
-    const std::vector<std::string> parts = absl::StrSplit(line, absl::MaxSplits(':', 2));
-    if (parts.size() != 3 || !parts[2].starts_with('/')) continue;
-    const std::string group = parts[2] == "/" ? std::string() : parts[2];
-    std::optional<std::int64_t> limit;
-    if (parts[1].empty()) {
-      limit = LeastUpwards(absl::StrCat(root, "/sys/fs/cgroup"), group, "memory.max");
-    } else if (parts[1] == "memory") {
-      limit = LeastUpwards(absl::StrCat(root, "/sys/fs/cgroup/memory"), group,
-                           "memory.limit_in_bytes");
-    }
+  for (const ControlGroup& group : ControlGroupsOf("memory", root)) {
+    const char* const file =
+        group.version == 2 ? "/memory.max" : "/memory.limit_in_bytes";
+    const auto limit = ReadNumber(absl::StrCat(group.folder, file));
     if (limit.has_value()) least = std::min(least.value_or(*limit), *limit);
   }
   return least;

@@ -5,7 +5,6 @@
 #include <algorithm>
 #include <cstring>
 #include <new>
-#include <thread>
 #include <utility>
 #include <vector>
 
@@ -17,6 +16,7 @@
 #include "engine/sampling/sample_row.h"
 #include "engine/sync/thread_pool.h"
 #include "engine/sync/uneven_parts.h"
+#include "engine/sync/usable_cpus.h"
 
 namespace goldfinch {
 namespace {
@@ -382,8 +382,7 @@ absl::StatusOr<std::unique_ptr<Backend>> CreateCpuBackend(
     const CpuBackendOptions& options) {
   auto kernels = SelectCpuKernels(options.isa);
   if (!kernels.ok()) return kernels.status();
-  int threads = options.num_threads;
-  if (threads == 0) threads = static_cast<int>(std::thread::hardware_concurrency());
+  const int threads = options.num_threads == 0 ? UsableCpus() : options.num_threads;
   return CpuBackendOf(**kernels, std::max(1, threads), options.pin_threads);
 }
 

@@ -13,7 +13,7 @@ namespace goldfinch {
 
 struct CpuBackendOptions {
   std::string isa = "auto";  // see SelectCpuKernels
-  int num_threads = 0;       // 0: one a hardware thread
+  int num_threads = 0;       // 0: UsableCpus()
   bool pin_threads = false;  // see ThreadPool
 };
 

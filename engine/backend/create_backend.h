@@ -24,7 +24,7 @@ struct BackendOptions {
   // device may be faster; the CPU's bits are the same either way.
   bool batch_invariant = true;
   std::string cpu_isa = "auto";  // or one of CpuIsas()
-  std::int32_t num_threads = 0;  // 0: one a hardware thread
+  std::int32_t num_threads = 0;  // 0: one a CPU it may use
   bool pin_threads = false;      // each to a processor, where there are as many of them
 };
 

@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <array>
 #include <optional>
-#include <thread>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -17,6 +16,7 @@
 #include "engine/kernels/cuda/kernels.h"
 #include "engine/kernels/cuda/probe.h"
 #include "engine/sync/thread_pool.h"
+#include "engine/sync/usable_cpus.h"
 
 namespace goldfinch::GOLDFINCH_CUDA {
 namespace {
@@ -109,7 +109,7 @@ class CudaBackend final : public Backend {
         attention_(stream_, options.attention_bytes),
         attention_bytes_(options.attention_bytes),
         partials_(options.attention_bytes / kPartialBytes),
-        pack_pool_(static_cast<int>(std::max(1u, std::thread::hardware_concurrency()))) {
+        pack_pool_(UsableCpus()) {
     // What was compiled for less does not wait for the kernel before it.
     stream_.overlap = options.overlap && device.major >= 9 && KernelsWait(stream_);
     stream_.multiprocessors = device.multiProcessorCount;

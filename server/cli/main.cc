@@ -399,7 +399,7 @@ CLI::App* AddVerify(CLI::App& app, VerifyOptions& options) {
   AddBackend(*command, options);
   command
       ->add_option("--threads", options.threads,
-                   "Threads (default: one a hardware thread)")
+                   "Threads (default: one a CPU it may use)")
       ->check(Positive());
   return command;
 }
@@ -433,7 +433,7 @@ CLI::App* AddPerplexity(CLI::App& app, PerplexityOptions& options) {
       ->check(Positive());
   command
       ->add_option("--threads", options.threads,
-                   "Threads (default: one a hardware thread)")
+                   "Threads (default: one a CPU it may use)")
       ->check(Positive());
   return command;
 }

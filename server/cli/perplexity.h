@@ -20,7 +20,7 @@ struct PerplexityOptions {
   // Tokens predicted from an empty context each; in [1, kMaxPerplexityWindow].
   std::int64_t window = 1024;
   std::int64_t max_tokens = 0;  // of the text; 0: all
-  std::int32_t threads = 0;     // 0: one a hardware thread
+  std::int32_t threads = 0;     // 0: one a CPU it may use
 };
 
 // Cuts the text into windows, each starting after an end-of-text token, and prints the

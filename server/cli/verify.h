@@ -18,7 +18,7 @@ struct VerifyOptions {
   std::int64_t chunk = 0;    // tokens of a prompt per step; 0: the whole prompt
   // Sequences in a step: the one checked and batch-1 others. In [1, kMaxVerifyBatch].
   std::int32_t batch = 1;
-  std::int32_t threads = 0;  // 0: one a hardware thread
+  std::int32_t threads = 0;  // 0: one a CPU it may use
 };
 
 // Prints max_abs_error and greedy_agreement to stdout, problems to stderr. Returns the

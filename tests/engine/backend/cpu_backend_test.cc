@@ -1,15 +1,24 @@
 #include "engine/backend/cpu_backend.h"
 
+#if defined(__linux__)
+#include <sched.h>
+#endif
+
 #include <algorithm>
+#include <cstddef>
 #include <cstdint>
 #include <cstring>
+#include <filesystem>
+#include <iterator>
 #include <random>
 #include <set>
 #include <string>
+#include <thread>
 #include <vector>
 
 #include "engine/kernels/cpu/tables.h"
 #include "engine/sync/mutex.h"
+#include "engine/sync/usable_cpus.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "tests/engine/kernels/op_test.h"
@@ -34,10 +43,35 @@ TEST(CpuBackendTest, PlainRunsEverywhereAndAutoPicksOneThatRuns) {
   EXPECT_TRUE(CreateCpuBackend({.num_threads = 1}).ok());
 }
 
-TEST(CpuBackendTest, NoNumberOfThreadsMeansOneAHardwareThread) {
-  const auto backend = CreateCpuBackend({.isa = "plain"});
-  ASSERT_TRUE(backend.ok());
+#if defined(__linux__)
+std::ptrdiff_t ThreadsOfThisProcess() {
+  const std::filesystem::directory_iterator tasks("/proc/self/task");
+  return std::distance(begin(tasks), end(tasks));
 }
+
+// On a thread of its own, which may run on one processor and then on all again. Nothing
+// ends in between: a thread that has ended is seen a moment longer.
+TEST(CpuBackendTest, NoNumberOfThreadsMeansOneAProcessorThatMayBeUsed) {
+  std::thread([] {
+    cpu_set_t all, one;
+    ASSERT_EQ(sched_getaffinity(0, sizeof all, &all), 0);
+    CPU_ZERO(&one);
+    CPU_SET(sched_getcpu(), &one);
+    const std::ptrdiff_t before = ThreadsOfThisProcess();
+
+    ASSERT_EQ(sched_setaffinity(0, sizeof one, &one), 0);
+    EXPECT_EQ(AllowedCpus(), 1);
+    const auto single = CreateCpuBackend({.isa = "plain"});
+    ASSERT_TRUE(single.ok());
+    EXPECT_EQ(ThreadsOfThisProcess(), before);
+
+    ASSERT_EQ(sched_setaffinity(0, sizeof all, &all), 0);
+    const auto many = CreateCpuBackend({.isa = "plain"});
+    ASSERT_TRUE(many.ok());
+    EXPECT_EQ(ThreadsOfThisProcess(), before + UsableCpus() - 1);
+  }).join();
+}
+#endif
 
 // Work of the pieces that a backend's threads are given: kernels that only count, in what
 // takes one unit of time of each head, a tile or a row.
