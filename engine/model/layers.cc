@@ -74,7 +74,8 @@ void FinchC2(LayerContext& context, const LayerWeights& layer, const LayerState&
   // v and v2 share the matrix `value`, so they are rows of one product, unless these are
   // of two classes.
   const bool two_classes = context.prompt_rows > 0 && context.prompt_rows < rows;
-  const std::int64_t value_rows = use_v2 && !two_classes ? 2 * rows : rows;
+  const std::int64_t values_of_a_row = use_v2 && !two_classes ? 2 : 1;
+  const std::int64_t value_rows = values_of_a_row * rows;
   const Matrix values = work.v.Rows(use_v2 ? 2 * rows : rows);
   const Matrix v2 = use_v2 ? values.RowsFrom(rows, rows) : kNone;
   const Matrix mixed[] = {work.mixed[0].Rows(rows), work.mixed[1].Rows(rows),
@@ -93,7 +94,7 @@ void FinchC2(LayerContext& context, const LayerWeights& layer, const LayerState&
       {.x = work.mixed[2].Rows(value_rows),
        .w = w.value.get(),
        .y = values.Rows(value_rows),
-       .prompt_rows = value_rows / rows * context.prompt_rows},
+       .prompt_rows = values_of_a_row * context.prompt_rows},
       {.x = mixed[kC2W],
        .w = w.decay.down.get(),
        .y = d,

@@ -316,6 +316,35 @@ TEST_F(SequencesTest, PenaltiesSeeThePromptAndTheOutputOfTheirOwnSequence) {
   engine_->Close(id);
 }
 
+TEST(ModelEngineTest, AStepOfNothingChangesNothing) {
+  for (const std::string name :
+       {"finch_only", "finch_c2_only", "finch_below_gold", "paper"}) {
+    const ModelFolder folder(FamilyConfig(name));
+    std::vector<float> logits[2];
+    for (const bool empty_steps : {false, true}) {
+      const auto engine = MakeEngine(folder.path(), ComputeType::kBf16);
+      const std::int32_t vocab = engine->info().vocab_size;
+      const std::vector<TokenId> tokens = RandomTokens(20, vocab, 1);
+      if (empty_steps) {
+        EXPECT_TRUE(engine->Forward({}, {}).ok());
+      }
+      const SequenceId id = OpenSequence(*engine, 20);
+      for (const std::size_t begin : {0, 10}) {
+        std::vector<float>& part = logits[empty_steps];
+        std::vector<float> some;
+        const Span span =
+            LogitsSpan(id, std::span(tokens).subspan(begin, 10), 0, some, vocab);
+        Forward(*engine, std::span(&span, 1));
+        part.insert(part.end(), some.begin(), some.end());
+        if (empty_steps) {
+          EXPECT_TRUE(engine->Forward({}, {}).ok());
+        }
+      }
+    }
+    EXPECT_TRUE(SameBits(logits[0], logits[1])) << name;
+  }
+}
+
 TEST(ModelEngineTest, TheCacheMayBeAShareOfWhatTheHostHasLeft) {
   const ModelFolder folder(FamilyConfig("paper"));
   ModelEngineOptions options;
