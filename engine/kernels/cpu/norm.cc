@@ -23,7 +23,7 @@ GOLDFINCH_INLINE Moments MomentsOf(const Read& read, std::int64_t cols, float ep
   F32x16 square = {};
   for (std::int64_t i = 0; i < cols; i += kLanes) {
     const F32x16 d = read(i) - mean;
-    square += d * d;
+    square = MulAdd(d, d, square);
   }
   const float var = SumLanes(square) / static_cast<float>(cols);
   return {mean, 1.0f / __builtin_sqrtf(var + eps)};
@@ -148,7 +148,7 @@ void RmsNorm(const Matrix& in, const Matrix& out, std::int64_t begin, std::int64
     F32x16 square = {};
     for (std::int64_t i = 0; i < in.cols; i += kLanes) {
       const F32x16 v = Load(x + i);
-      square += v * v;
+      square = MulAdd(v, v, square);
     }
     const float norm = __builtin_sqrtf(SumLanes(square)) / root + 1e-8f;
     for (std::int64_t i = 0; i < in.cols; i += kLanes) Store(Load(x + i) / norm, y + i);
