@@ -8,7 +8,8 @@ namespace {
 // Of a place; also keeps arrays of one op off each other's cache lines.
 constexpr std::int64_t kAlignment = 64;
 // What lies between two staged arrays is copied along with them where that takes no
-// longer than a copy of their own would: a few microseconds on a bus of 20 GB/s.
+// longer than a copy of their own would: a few microseconds on a bus of 20 GB/s. Without
+// a bus that is nothing but what is left of a place.
 constexpr std::int64_t kMaxGap = 64 << 10;
 
 }  // namespace
@@ -34,9 +35,10 @@ void StepInputs::Stage(std::int64_t place, std::int64_t bytes) {
 void StepInputs::Upload() {
   std::sort(staged_.begin(), staged_.end(),
             [](const Piece& a, const Piece& b) { return a.begin < b.begin; });
+  const std::int64_t max_gap = arena_.backend().copies_wait() ? kMaxGap : kAlignment;
   for (std::size_t i = 0; i < staged_.size();) {
     Piece all = staged_[i++];
-    for (; i < staged_.size() && staged_[i].begin - all.end <= kMaxGap; ++i)
+    for (; i < staged_.size() && staged_[i].begin - all.end <= max_gap; ++i)
       all.end = std::max(all.end, staged_[i].end);
     arena_.backend().CopyToDevice(device_ + all.begin, host(all.begin),
                                   all.end - all.begin);

@@ -58,6 +58,21 @@ TEST_F(StepInputsTest, AnUploadTakesWhatWasStagedAndKeepsTheOthers) {
   EXPECT_EQ(Seen(between, 1), (std::vector<std::int32_t>{4}));
 }
 
+// Where copies are not waited for, one more is cheaper than what lies in between.
+TEST_F(StepInputsTest, WithoutABusNothingIsCopiedThatWasNotStaged) {
+  StepArray<std::int32_t> first(inputs_, 3), between(inputs_, 1000), last(inputs_, 3);
+  inputs_.Take();
+  first.Push(1);
+  between.Push(2);
+  last.Push(3);
+  first.Stage();
+  last.Stage();
+  inputs_.Upload();
+  EXPECT_EQ(Seen(first, 1), (std::vector<std::int32_t>{1}));
+  EXPECT_EQ(Seen(between, 1), (std::vector<std::int32_t>{0}));
+  EXPECT_EQ(Seen(last, 1), (std::vector<std::int32_t>{3}));
+}
+
 TEST_F(StepInputsTest, PlacesAreAlignedAndStayWhereTheyAre) {
   StepArray<std::int32_t> odd(inputs_, 1);
   StepArray<std::int64_t> next(inputs_, 1);
