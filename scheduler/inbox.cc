@@ -60,7 +60,7 @@ std::chrono::nanoseconds Inbox::Tenant::TimeOf(std::int64_t tokens) const {
 absl::StatusOr<RequestId> Inbox::Add(std::unique_ptr<AcceptedRequest> accepted) {
   const std::int64_t tokens = TokensToFeed(accepted->request);
   MutexLock lock(mu_);
-  if (closed_) return ShuttingDown();
+  if (closed_ || interrupted_all_) return ShuttingDown();
   absl::Status status = CheckRoom("", waiting_, limits_, tokens);
   if (!status.ok()) return status;
   Tenant& tenant = tenants_[accepted->request.tenant];
@@ -120,6 +120,7 @@ void Inbox::Interrupt(RequestId id, absl::Status status) {
 void Inbox::InterruptAll() {
   MutexLock lock(mu_);
   if (closed_) return;
+  interrupted_all_ = true;
   contents_.interrupt_all = true;
   woken_ = true;
   changed_.NotifyOne();

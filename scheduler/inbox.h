@@ -13,7 +13,7 @@
 // what is owed, from then on.
 //
 // Invariant: a request accepted by Add is taken by exactly one TakeAll; none is accepted
-// after Close.
+// after InterruptAll or Close.
 //
 // Threads: Add, Cancel, Interrupt, InterruptAll, Post, Wake, WakeIfIdle and Close by any;
 // the others by the step thread.
@@ -79,7 +79,7 @@ class Inbox {
     std::vector<std::unique_ptr<AcceptedRequest>> submitted;  // in order of id
     std::vector<std::pair<RequestId, absl::Status>> cancelled;
     std::vector<std::pair<RequestId, absl::Status>> interrupted;
-    bool interrupt_all = false;  // everything submitted so far
+    bool interrupt_all = false;  // all there is
     std::vector<std::function<void()>> tasks;
   };
 
@@ -89,11 +89,13 @@ class Inbox {
 
   // Gives the request its id. RESOURCE_EXHAUSTED when too many requests or tokens wait,
   // of all or of its tenant (a prompt above the limit of tokens is taken when nothing
-  // else waits), or the tenant's rate is used up; UNAVAILABLE after Close.
+  // else waits), or the tenant's rate is used up; UNAVAILABLE after InterruptAll or Close.
   absl::StatusOr<RequestId> Add(std::unique_ptr<AcceptedRequest> accepted);
 
   void Cancel(RequestId id, absl::Status status);
   void Interrupt(RequestId id, absl::Status status);
+  // No further Add succeeds: what came after it would run until Close, and what that
+  // interrupts nobody can copy out any more.
   void InterruptAll();
 
   // `task` will run on the step thread (see Scheduler::GetImage). False after Close.
@@ -151,6 +153,7 @@ class Inbox {
   std::unordered_map<std::string, Tenant> tenants_ ABSL_GUARDED_BY(mu_);
   bool woken_ ABSL_GUARDED_BY(mu_) = false;      // something happened since the last Wait
   bool room_made_ ABSL_GUARDED_BY(mu_) = false;  // since the last TakeAll
+  bool interrupted_all_ ABSL_GUARDED_BY(mu_) = false;
   bool closed_ ABSL_GUARDED_BY(mu_) = false;
 };
 

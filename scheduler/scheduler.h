@@ -70,7 +70,7 @@ class Scheduler {
   // Queues the request. INVALID_ARGUMENT when it could never run (too long for
   // max_context_tokens, or for the whole pool of pages or slots); RESOURCE_EXHAUSTED
   // when the queue is full; DEADLINE_EXCEEDED when it is already late; UNAVAILABLE
-  // after Shutdown. Messages name the value and the limit.
+  // after InterruptAll or Shutdown. Messages name the value and the limit.
   absl::StatusOr<Submission> Submit(Request request);
 
   // The request ends with `status` on the next step, its memory is free after it. A
@@ -81,7 +81,8 @@ class Scheduler {
   // As Cancel, but the request, if it keeps its sequence, leaves all that is needed to go
   // on with the very next token, even within its prompt.
   void Interrupt(RequestId id, absl::Status status);
-  // Everything submitted so far, with UNAVAILABLE: the server is shutting down.
+  // Everything, with UNAVAILABLE: the server is shutting down. What is submitted later is
+  // refused with the same, so that nothing runs any more while all there is is parked.
   void InterruptAll();
 
   // Calls `done` on the step thread with what waits and runs, in order of ids. After

@@ -291,5 +291,19 @@ TEST_F(SchedulerTest, ShutdownEndsEveryRequestOnce) {
   ExpectAtRest();
 }
 
+// It would run until Shutdown, after which nobody can copy out what it leaves.
+TEST_F(SchedulerTest, NothingIsAcceptedOnceAllIsInterrupted) {
+  Submitted inbox = Submit(Generation(3, 30));
+  scheduler().InterruptAll();
+  const absl::Status down = absl::UnavailableError("the server is shutting down");
+  EXPECT_EQ(scheduler().Submit(Generation(3, 1)).status(), down) << "not taken yet";
+  Step();
+  inbox.reader.Take();
+  EXPECT_EQ(inbox.reader.status(), down);
+  EXPECT_EQ(scheduler().Submit(Generation(3, 1)).status(), down) << "taken";
+  EXPECT_FALSE(Step());
+  ExpectAtRest();
+}
+
 }  // namespace
 }  // namespace goldfinch

@@ -312,6 +312,39 @@ TEST_F(ResumeTest, ADrainParksEverySession) {
   }
 }
 
+// Its session comes from the store so late that all calls have been interrupted by then.
+TEST_F(ResumeTest, ACallThatComesTooLateToBeInterruptedCostsADrainNoSession) {
+  TestServer& one = Make("one");
+  TestServer& two = Make("two");
+  const std::string id = CreateSession(one, "text")->id();
+  ASSERT_TRUE(ParkSession(one, id).ok());
+  ASSERT_TRUE(CreateSession(one, "idle").ok());
+
+  medium_.HoldClaims();
+  v1::GenerateRequest turn = TurnRequest(id, " goes on", 90000);
+  turn.mutable_sampling()->set_ignore_eos(true);
+  auto late = std::async(std::launch::async, [&] { return Generate(one.stub(), turn); });
+  medium_.WaitForHeldClaims(1);
+  auto drained = std::async(std::launch::async, [&] {
+    one.server().HurryUp();
+    one.server().Shutdown(std::chrono::minutes(2));
+  });
+  // What is idle is parked after all calls were interrupted.
+  ASSERT_TRUE(Eventually([&] { return medium_.size() == 2; }));
+  medium_.LetClaimsGo();
+  const GenerateOutput refused = late.get();
+  EXPECT_EQ(refused.status.error_code(), StatusCode::UNAVAILABLE);
+  EXPECT_TRUE(refused.candidates[0].tokens.empty());
+  drained.get();
+
+  Conversation conversation;
+  conversation.Expect(TextRequest("text", 0));
+  const auto request = TurnRequest(id, " goes on", 5);
+  const GenerateOutput output = Generate(two.stub(), request);
+  ASSERT_TRUE(output.status.ok()) << output.status.error_message();
+  EXPECT_EQ(output.candidates[0].tokens, conversation.Expect(request));
+}
+
 TEST_F(ResumeTest, ACallThatNobodyReadsCostsADrainNoSession) {
   TestServer& one = Make("one");
   for (int i = 0; i < 10; ++i) {
