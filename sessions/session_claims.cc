@@ -1,6 +1,8 @@
 // The session manager's claims: which are good, which come from the store, and how each
 // is given up in the end.
+#include <algorithm>
 #include <memory>
+#include <optional>
 #include <tuple>
 #include <utility>
 
@@ -10,7 +12,13 @@ namespace goldfinch {
 
 bool SessionManager::Impl::HasGoodClaim(const HeldSession& session) const {
   if (store_ == nullptr) return true;
-  return session.claim.has_value() && store_->is_good(*session.claim);
+  return !session.claim_in_doubt && ClaimToDelete(session).has_value();
+}
+
+std::optional<Claim> SessionManager::Impl::ClaimToDelete(
+    const HeldSession& session) const {
+  const bool good = session.claim.has_value() && store_->is_good(*session.claim);
+  return good ? session.claim : std::nullopt;
 }
 
 // After the claim was lost and won again: whether nobody else has written the session
@@ -21,6 +29,16 @@ bool SessionManager::Impl::HasGoodClaim(const HeldSession& session) const {
 bool SessionManager::Impl::IsOurs(const HeldSession& session, const Claim& claim) const {
   if (claim.generation <= session.generation) return true;
   return session.claim.has_value() && claim.epoch == session.claim->epoch + 1;
+}
+
+bool SessionManager::Impl::TakeOver(const SessionPtr& session, const Claim& claim) {
+  const MutexLock lock(mu_);
+  if (!IsOurs(*session, claim)) return false;
+  session->claim = claim;
+  session->claim_in_doubt = false;
+  // Generations go on from there, even from one that was not acknowledged.
+  session->generation = std::max(session->generation, claim.generation);
+  return true;
 }
 
 absl::StatusOr<Claim> SessionManager::Impl::ClaimInStore(const HeldSession& session,

@@ -132,9 +132,17 @@ class SessionManager::Impl : public std::enable_shared_from_this<SessionManager:
   std::shared_ptr<SessionUse> UseOf(const SessionPtr& session);
 
   // session_claims.cc.
+  // Whether it can be gone on with, for all that is known here.
   bool HasGoodClaim(const HeldSession& session) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  // The claim to delete it under, if the store may take it: one in doubt does, as it is
+  // the store that looks whether it is void, and needs no room for it.
+  std::optional<Claim> ClaimToDelete(const HeldSession& session) const
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   bool IsOurs(const HeldSession& session, const Claim& claim) const
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  // Of a session that is here: false, and it keeps the claim it had, when what is here is
+  // stale.
+  bool TakeOver(const SessionPtr& session, const Claim& claim);
   absl::StatusOr<Claim> ClaimInStore(const HeldSession& session, AcquireMode mode);
   void GiveUp(const std::string& id, const Claim& claim);
   void DisownUnheard();
@@ -145,6 +153,8 @@ class SessionManager::Impl : public std::enable_shared_from_this<SessionManager:
   absl::Status ClaimForCall(const SessionPtr& session);
   absl::Status Load(const SessionPtr& session, const Claim& claim);
   absl::Status DeleteStored(const SessionPtr& session);
+  // After a delete that failed.
+  void ReleaseInDoubt(const SessionPtr& session);
   absl::Status ClaimAndDelete(const SessionPtr& session);
   // For the call that has just parked it.
   SessionInfo ParkedInfoOf(const HeldSession& session) const;

@@ -41,15 +41,7 @@ absl::Status SessionManager::Impl::ClaimForCall(const SessionPtr& session) {
     Release(session);
     return claim.status();
   }
-  {
-    const MutexLock lock(mu_);
-    if (here && IsOurs(*session, *claim)) {
-      session->claim = *claim;
-      // Generations go on from there, even from one that was not acknowledged.
-      session->generation = std::max(session->generation, claim->generation);
-      return absl::OkStatus();
-    }
-  }
+  if (here && TakeOver(session, *claim)) return absl::OkStatus();
   if (here) ++stats_.stale;
   absl::Status loaded = Load(session, *claim);
   if (loaded.ok()) {
@@ -83,6 +75,7 @@ absl::Status SessionManager::Impl::Load(const SessionPtr& session, const Claim& 
   session->turn = std::move(restored->turn);
   session->numerics_changed = restored->numerics_changed;
   session->claim = claim;
+  session->claim_in_doubt = false;
   session->generation = claim.generation;
   session->attempted = claim.generation;
   session->stored_bytes = size;
@@ -107,7 +100,7 @@ absl::Status SessionManager::Impl::DeleteStored(const SessionPtr& session) {
   {
     const MutexLock lock(mu_);
     here = session->kept != nullptr;
-    if (HasGoodClaim(*session)) held = session->claim;
+    held = ClaimToDelete(*session);
   }
   absl::Status deleted;
   if (!here) deleted = store_->Head(session->id, session->tenant).status();
@@ -117,21 +110,30 @@ absl::Status SessionManager::Impl::DeleteStored(const SessionPtr& session) {
   if (is_void || (!held.has_value() && deleted.ok())) deleted = ClaimAndDelete(session);
   // Never parked: there is nothing in the store to delete.
   if (here && absl::IsNotFound(deleted)) deleted = absl::OkStatus();
-  deleted.ok() || !here ? Forget(session) : Release(session);
+  deleted.ok() || !here ? Forget(session) : ReleaseInDoubt(session);
   return deleted;
+}
+
+void SessionManager::Impl::ReleaseInDoubt(const SessionPtr& session) {
+  {
+    const MutexLock lock(mu_);
+    session->claim_in_doubt = true;
+  }
+  Release(session);
 }
 
 absl::Status SessionManager::Impl::ClaimAndDelete(const SessionPtr& session) {
   const auto claim = ClaimInStore(*session, AcquireMode::kNew);
   if (!claim.ok()) return claim.status();
+  const absl::Status deleted = store_->Delete(session->id, *claim);
+  if (deleted.ok() || absl::IsNotFound(deleted)) return deleted;
   bool here = false;
   {
     const MutexLock lock(mu_);
-    session->claim = *claim;  // the one before is void
     here = session->kept != nullptr;
   }
-  const absl::Status deleted = store_->Delete(session->id, *claim);
-  if (!here && !deleted.ok() && !absl::IsNotFound(deleted)) GiveUp(session->id, *claim);
+  // What is here may be older than what is stored, and is not the session then.
+  if (!here || !TakeOver(session, *claim)) GiveUp(session->id, *claim);
   return deleted;
 }
 

@@ -32,6 +32,9 @@ struct HeldSession {
   std::uint64_t attempted = 0;    // highest that was tried: it may be stored as well
   std::int64_t stored_bytes = 0;  // of that snapshot
   bool numerics_changed = false;
+  // A delete failed, or was done and its answer lost: another may have the session by
+  // now, or nobody. It is claimed anew before it is used.
+  bool claim_in_doubt = false;
   bool busy = false;                 // one call uses it
   bool disowned = false;             // only a name, while a claim on it is given up
   int parking = 0;                   // snapshots of it that are under way

@@ -182,7 +182,7 @@ void SessionManager::Impl::Expire(const SessionPtr& session) {
   std::optional<Claim> claim;
   {
     const MutexLock lock(mu_);
-    if (store_ != nullptr && HasGoodClaim(*session)) claim = session->claim;
+    if (store_ != nullptr) claim = ClaimToDelete(*session);
   }
   // Without a good claim another may have gone on with what is stored; the store forgets
   // that in its own time.
@@ -192,7 +192,7 @@ void SessionManager::Impl::Expire(const SessionPtr& session) {
         const absl::Status deleted = store_->Delete(session->id, claim);
         const bool over = deleted.ok() || absl::IsNotFound(deleted) ||
                           absl::IsFailedPrecondition(deleted);
-        over ? Forget(session) : Release(session);
+        over ? Forget(session) : ReleaseInDoubt(session);
       },
       Urgency::kBackground);
 }

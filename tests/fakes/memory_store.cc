@@ -37,6 +37,11 @@ void MemoryMedium::FailClaims(absl::Status status) {
   claims_ = std::move(status);
 }
 
+void MemoryMedium::FailDeletes(absl::Status status) {
+  const MutexLock lock(mu_);
+  deletes_ = std::move(status);
+}
+
 void MemoryMedium::FailRenewals(int count) {
   const MutexLock lock(mu_);
   failing_renewals_ = count;
@@ -71,6 +76,11 @@ void MemoryMedium::AfterNextRelease(std::function<void()> then) {
 void MemoryMedium::LoseNextClaim() {
   const MutexLock lock(mu_);
   loses_claim_ = true;
+}
+
+void MemoryMedium::LoseNextDelete() {
+  const MutexLock lock(mu_);
+  loses_delete_ = true;
 }
 
 void MemoryMedium::HoldClaims() {
@@ -349,6 +359,7 @@ absl::StatusOr<StoredSession> MemoryStore::Head(std::string_view id,
 absl::Status MemoryStore::Delete(std::string_view id, const Claim& claim) {
   const MutexLock lock(medium_.mu_);
   if (absl::Status status = Check(); !status.ok()) return status;
+  if (!medium_.deletes_.ok()) return Again(medium_.deletes_);
   const auto it = medium_.entries_.find(std::string(id));
   if (it == medium_.entries_.end()) return absl::NotFoundError("not stored");
   if (!Holds(it->second, claim)) return absl::FailedPreconditionError("not claimed");
@@ -359,6 +370,9 @@ absl::Status MemoryStore::Delete(std::string_view id, const Claim& claim) {
   it->second.epoch = epoch;
   it->second.deleted = stored;
   it->second.deleted_until = medium_.clock_.Now() + kDeletedLeases * lease_;
+  if (std::exchange(medium_.loses_delete_, false)) {
+    return absl::UnavailableError("no answer");
+  }
   return stored ? absl::OkStatus() : absl::NotFoundError("not stored");
 }
 

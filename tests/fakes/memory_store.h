@@ -28,12 +28,15 @@ class MemoryMedium {
   void FailReleases(absl::Status status);
   void FailPuts(absl::Status status);
   void FailClaims(absl::Status status);
+  void FailDeletes(absl::Status status);
   // The next `count` renewals get UNAVAILABLE.
   void FailRenewals(int count);
   // Called once, when a claim has been given up.
   void AfterNextRelease(std::function<void()> then);
   // The next claim is given, and the answer lost.
   void LoseNextClaim();
+  // The next delete is done, and the answer lost.
+  void LoseNextDelete();
   // From now on claims are not answered, until they are let go.
   void HoldClaims();
   void WaitForHeldClaims(int count);
@@ -73,11 +76,13 @@ class MemoryMedium {
   absl::Status releases_ ABSL_GUARDED_BY(mu_);
   absl::Status puts_ ABSL_GUARDED_BY(mu_);
   absl::Status claims_ ABSL_GUARDED_BY(mu_);
+  absl::Status deletes_ ABSL_GUARDED_BY(mu_);
   int failing_renewals_ ABSL_GUARDED_BY(mu_) = 0;
   enum class Crossing { kNo, kAwaitsFirst, kHasFirst, kHasBoth };
   Crossing crossing_ ABSL_GUARDED_BY(mu_) = Crossing::kNo;
   std::function<void()> after_release_ ABSL_GUARDED_BY(mu_);
   bool loses_claim_ ABSL_GUARDED_BY(mu_) = false;
+  bool loses_delete_ ABSL_GUARDED_BY(mu_) = false;
   bool holds_claims_ ABSL_GUARDED_BY(mu_) = false;
   int held_claims_ ABSL_GUARDED_BY(mu_) = 0;
   CondVar changed_;
