@@ -265,7 +265,8 @@ class SessionManager::Impl : public std::enable_shared_from_this<SessionManager:
   void RunLease();
   absl::Status Renew();
   void RunLapses();
-  void AfterLapse();
+  bool LookAtLease();
+  void InterruptLost();
   void Expire(const SessionPtr& session);
 
   Scheduler& scheduler_;
@@ -284,6 +285,7 @@ class SessionManager::Impl : public std::enable_shared_from_this<SessionManager:
   // By tenant and id: what the store may have given without our having heard of it.
   std::set<std::pair<std::string, std::string>> unheard_ ABSL_GUARDED_BY(mu_);
   bool disowning_ ABSL_GUARDED_BY(mu_) = false;
+  bool lease_was_good_ ABSL_GUARDED_BY(mu_) = true;  // when it was last looked at
   std::int64_t image_bytes_ ABSL_GUARDED_BY(mu_) = 0;  // see WithImage
   std::deque<ImageCopy> waiting_copies_ ABSL_GUARDED_BY(mu_);
   std::int64_t releasing_ ABSL_GUARDED_BY(mu_) = 0;  // claims of what is parked

@@ -212,9 +212,13 @@ void SessionManager::Impl::RunLease() {
   auto renew_at = std::chrono::steady_clock::now() + renew_every;
   while (SleepUntil(std::chrono::steady_clock::now() + look_every)) {
     const auto now = std::chrono::steady_clock::now();
-    if (now < renew_at && store_->lease_is_good()) continue;
+    // Renewing a lease that lapsed may leave to others at once what it held, so calls that
+    // run are interrupted before.
+    const bool good = LookAtLease();
+    if (good && now < renew_at) continue;
     // One that failed is tried again at the next look.
     if (Renew().ok()) renew_at = now + renew_every;
+    InterruptLost();  // if the store had lost the lease, this one is another
   }
 }
 
@@ -233,20 +237,28 @@ absl::Status SessionManager::Impl::Renew() {
 // Not on the thread that renews: a store that does not answer holds that one up.
 void SessionManager::Impl::RunLapses() {
   const auto look_every = std::chrono::nanoseconds(options_.lease) / kLooks;
-  bool good = true;
-  while (SleepUntil(std::chrono::steady_clock::now() + look_every)) {
-    const bool is_good = store_->lease_is_good();
-    if (good && !is_good) {
-      ++stats_.lease_lapses;
-      Warn("the lease on sessions lapsed: the session store did not answer in time");
-    }
-    good = is_good;
-    AfterLapse();
+  while (SleepUntil(std::chrono::steady_clock::now() + look_every)) LookAtLease();
+}
+
+// Whether it is good. Of the two threads that look, whichever sees a lapse first counts
+// it.
+bool SessionManager::Impl::LookAtLease() {
+  bool good = false, lapsed = false;
+  {
+    const MutexLock lock(mu_);
+    good = store_->lease_is_good();
+    lapsed = std::exchange(lease_was_good_, good) && !good;
+    if (lapsed) ++stats_.lease_lapses;
   }
+  if (lapsed) {
+    Warn("the lease on sessions lapsed: the session store did not answer in time");
+  }
+  InterruptLost();
+  return good;
 }
 
 // Who may have lost a session stops at once; another replica may be going on with it.
-void SessionManager::Impl::AfterLapse() {
+void SessionManager::Impl::InterruptLost() {
   std::vector<RequestId> requests;
   {
     const MutexLock lock(mu_);
