@@ -52,7 +52,7 @@ absl::Status TellOfNewSession(const ServingContext& serving,
   if (!info.ok()) return info.status();
   FillSession(*info, out);
   if (!context.IsCancelled()) return absl::OkStatus();
-  serving.sessions.Delete(tenant->name, info->id, [](const absl::Status&) {});
+  serving.sessions.Discard(tenant->name, info->id);
   return absl::CancelledError("the client is gone");
 }
 

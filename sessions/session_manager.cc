@@ -302,13 +302,35 @@ absl::StatusOr<SessionPtr> SessionManager::Impl::Take(const std::string& tenant,
 void SessionManager::Impl::Delete(std::string tenant, std::string id,
                                   StatusCallback done) {
   const absl::StatusOr<SessionPtr> taken = Take(tenant, id, TakeTo::kForget);
-  if (!taken.ok()) return done(taken.status());
+  taken.ok() ? DeleteTaken(*taken, std::move(done)) : done(taken.status());
+}
+
+void SessionManager::Impl::Discard(std::string tenant, std::string id) {
+  SessionPtr session;
+  {
+    const MutexLock lock(mu_);
+    session = table_.Find(tenant, id);
+    if (session != nullptr && session->busy) {
+      session->doomed = true;
+      return;
+    }
+    if (session == nullptr) {
+      if (store_ == nullptr || stopping_) return;
+      session = NameOf(tenant, id);  // parked
+      table_.Add(session);
+    }
+    session->busy = true;
+  }
+  DeleteDoomed(session);
+}
+
+void SessionManager::Impl::DeleteTaken(const SessionPtr& session, StatusCallback done) {
   if (store_ == nullptr) {
-    Forget(*taken);
+    Forget(session);
     ++stats_.deleted;
     return done(absl::OkStatus());
   }
-  Async([this, session = *taken, done = std::move(done)] {
+  Async([this, session, done = std::move(done)] {
     const absl::Status deleted = DeleteStored(session);
     if (deleted.ok()) ++stats_.deleted;
     done(deleted);
@@ -403,6 +425,9 @@ void SessionManager::Park(std::string tenant, std::string id, InfoCallback done)
 }
 void SessionManager::Delete(std::string tenant, std::string id, StatusCallback done) {
   impl_->Delete(std::move(tenant), std::move(id), std::move(done));
+}
+void SessionManager::Discard(std::string tenant, std::string id) {
+  impl_->Discard(std::move(tenant), std::move(id));
 }
 void SessionManager::Export(std::string tenant, std::string id, BytesCallback done) {
   impl_->Export(std::move(tenant), std::move(id), std::move(done));

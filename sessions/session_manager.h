@@ -149,6 +149,10 @@ class SessionManager {
   // where it is, when it does not fit what the tenant may have there.
   void Park(std::string tenant, std::string id, InfoCallback done);
   void Delete(std::string tenant, std::string id, StatusCallback done);
+  // For a session whose maker left before it was told: nobody else knows of it. It is
+  // deleted once what it is busy with is over, be it a park, also while everything is
+  // parked; if the store does not answer then, it stays until its time to live.
+  void Discard(std::string tenant, std::string id);
   // The whole snapshot.
   void Export(std::string tenant, std::string id, BytesCallback done);
   void Import(std::string tenant, std::string snapshot, InfoCallback done);

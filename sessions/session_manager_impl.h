@@ -57,6 +57,7 @@ class SessionManager::Impl : public std::enable_shared_from_this<SessionManager:
   void List(std::string tenant, std::string after, std::size_t limit, ListCallback done);
   void Fork(std::string tenant, std::string id, InfoCallback done);
   void Delete(std::string tenant, std::string id, StatusCallback done);
+  void Discard(std::string tenant, std::string id);
   void Export(std::string tenant, std::string id, BytesCallback done);
   void Import(std::string tenant, std::string snapshot, InfoCallback done);
   const SessionStats& stats() const { return stats_; }
@@ -122,6 +123,17 @@ class SessionManager::Impl : public std::enable_shared_from_this<SessionManager:
   enum class TakeTo { kUse, kForget };
   absl::StatusOr<SessionPtr> Take(const std::string& tenant, const std::string& id,
                                   TakeTo purpose);
+  // For the call that has it, which lets go of it so.
+  void DeleteTaken(const SessionPtr& session, StatusCallback done);
+  // It is busy no more; unless it was to be deleted, which is then the caller's to begin,
+  // with DeleteDoomed, when it has no lock.
+  [[nodiscard]] static bool LetGo(HeldSession& session) {
+    session.busy = std::exchange(session.doomed, false);
+    return session.busy;
+  }
+  void DeleteDoomed(const SessionPtr& session) {
+    DeleteTaken(session, [](const absl::Status&) {});
+  }
   void AcquireWithoutRoom(std::string tenant, std::string id, UseCallback done);
   // For the call that has it; on a thread of the pool.
   void UseWithRoom(const SessionPtr& session, absl::Status room, const UseCallback& done);

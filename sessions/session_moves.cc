@@ -365,10 +365,11 @@ void SessionManager::Impl::AfterPark(const Parked& parked, const absl::Status& s
   const SessionPtr& session = parked.session;
   std::optional<Claim> claim;
   std::vector<std::string> awaiting;
+  bool doomed = false;
   {
     const MutexLock lock(mu_);
     EndPark(session, parked.mode);
-    if (parked.mode == ParkMode::kOfCall && !let_go) session->busy = false;
+    if (parked.mode == ParkMode::kOfCall && !let_go) doomed = LetGo(*session);
     if (!status.ok()) {
       session->retry_park = std::chrono::steady_clock::now() + kRetryPause;
       if (absl::IsOutOfRange(status)) {
@@ -388,6 +389,7 @@ void SessionManager::Impl::AfterPark(const Parked& parked, const absl::Status& s
     for (const auto& [tenant, queue] : waiting_) awaiting.push_back(tenant);
   }
   if (!status.ok()) NoteParkFailure(parked, status);
+  if (doomed) DeleteDoomed(session);
   for (std::string& tenant : awaiting) {
     Async([this, tenant = std::move(tenant)] { MakeRoom(tenant); });
   }

@@ -36,6 +36,7 @@ struct HeldSession {
   // now, or nobody. It is claimed anew before it is used.
   bool claim_in_doubt = false;
   bool busy = false;                 // one call uses it
+  bool doomed = false;               // to be deleted by whoever makes it busy no more
   bool disowned = false;             // only a name, while a claim on it is given up
   int parking = 0;                   // snapshots of it that are under way
   bool resting = false;              // was told to move to host memory since its last use

@@ -18,11 +18,15 @@ std::shared_ptr<SessionUse> SessionManager::Impl::Anonymous(std::string tenant) 
 }
 
 void SessionManager::Impl::Release(const SessionPtr& session) {
-  const MutexLock lock(mu_);
-  session->busy = false;
-  session->request.reset();
-  session->last_used = clock_.Now();
-  changed_.NotifyAll();
+  bool doomed = false;
+  {
+    const MutexLock lock(mu_);
+    doomed = LetGo(*session);
+    session->request.reset();
+    session->last_used = clock_.Now();
+    changed_.NotifyAll();
+  }
+  if (doomed) DeleteDoomed(session);
 }
 
 void SessionManager::Impl::SetRequest(const SessionPtr& session, RequestId id) {
@@ -44,28 +48,36 @@ SessionPtr SessionManager::Impl::Finish(SessionPtr session, const std::string& t
     }
     ended = std::make_shared<const Turn>(*std::move(turn));
   }
-  const MutexLock lock(mu_);
-  if (session == nullptr) {
-    // Who was told to call again may do so with the id alone.
-    if (!resumable || store_ == nullptr) return nullptr;
-    session = std::make_shared<HeldSession>();
-    session->id = NewSessionId();
-    session->tenant = tenant;
-    table_.Add(session);
-    ++stats_.created;
+  bool doomed = false;
+  {
+    const MutexLock lock(mu_);
+    if (session == nullptr) {
+      // Who was told to call again may do so with the id alone.
+      if (!resumable || store_ == nullptr) return nullptr;
+      session = std::make_shared<HeldSession>();
+      session->id = NewSessionId();
+      session->tenant = tenant;
+      table_.Add(session);
+      ++stats_.created;
+    }
+    session->request.reset();
+    session->last_used = clock_.Now();
+    // An interrupted one stays with its call, which parks it.
+    if (resumable && store_ != nullptr) {
+      session->busy = true;
+    } else {
+      doomed = LetGo(*session);
+    }
+    if (end.kept != nullptr) {
+      session->kept = std::move(end.kept);
+      session->resting = false;
+      session->turn = std::move(ended);
+      host_bytes_ += session->host_bytes();
+    }
+    SweepIfFull();
+    changed_.NotifyAll();
   }
-  session->request.reset();
-  session->last_used = clock_.Now();
-  // An interrupted one stays with its call, which parks it.
-  session->busy = resumable && store_ != nullptr;
-  if (end.kept != nullptr) {
-    session->kept = std::move(end.kept);
-    session->resting = false;
-    session->turn = std::move(ended);
-    host_bytes_ += session->host_bytes();
-  }
-  SweepIfFull();
-  changed_.NotifyAll();
+  if (doomed) DeleteDoomed(session);
   return session;
 }
 
