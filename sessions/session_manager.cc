@@ -143,7 +143,6 @@ void SessionManager::Impl::AddNew(std::string tenant, std::shared_ptr<KeptPrefix
       if (status.ok()) {
         session->claim = *claim;
         table_.Add(session);
-        host_bytes_ += session->host_bytes();
       }
     }
     if (status.ok()) return done(session);

@@ -10,7 +10,6 @@
 // only reads it, and forgets it only if nothing has happened to it meanwhile.
 #pragma once
 
-#include <atomic>
 #include <cstdint>
 #include <deque>
 #include <functional>
@@ -110,7 +109,7 @@ class SessionManager::Impl : public std::enable_shared_from_this<SessionManager:
   // A sweep at once, if memory is full and sessions can be parked.
   void SweepIfFull() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_) {
     if (store_ == nullptr || clock_.Now() < next_park_) return;
-    sweep_soon_ = sweep_soon_ || host_bytes_ > options_.host_bytes;
+    sweep_soon_ = sweep_soon_ || table_.host_bytes() > options_.host_bytes;
   }
   // Of one that is not just being loaded.
   SessionInfo InfoOf(const HeldSession& session) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
@@ -313,7 +312,6 @@ class SessionManager::Impl : public std::enable_shared_from_this<SessionManager:
   std::map<std::string, TimePoint> store_full_ ABSL_GUARDED_BY(mu_);
   // By tenant: what waits for room. None is empty.
   std::map<std::string, std::deque<RoomWait>> waiting_ ABSL_GUARDED_BY(mu_);
-  std::atomic<std::int64_t> host_bytes_ = 0;  // exact at each sweep, grown between them
 
   std::unique_ptr<IoPool> io_;
   std::thread sweeper_, lease_keeper_, lapse_watch_;

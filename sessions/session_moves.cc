@@ -79,7 +79,7 @@ absl::Status SessionManager::Impl::Load(const SessionPtr& session, const Claim& 
   session->generation = claim.generation;
   session->attempted = claim.generation;
   session->stored_bytes = size;
-  host_bytes_ += session->host_bytes();
+  table_.Count(session);
   SweepIfFull();
   ++stats_.loaded;
   stats_.loads.bytes += static_cast<std::uint64_t>(size);

@@ -33,10 +33,10 @@ absl::Status SessionManager::Impl::CheckRoom(const std::string& tenant) const {
                                                      options_.max_sessions));
   }
   // With a store that takes them, the sweep makes room.
-  if (host_bytes_ >= options_.host_bytes && !Parks(tenant)) {
-    return absl::ResourceExhaustedError(absl::StrCat("sessions take ", host_bytes_.load(),
-                                                     " bytes of memory; the limit is ",
-                                                     options_.host_bytes));
+  const std::int64_t bytes = table_.host_bytes();
+  if (bytes >= options_.host_bytes && !Parks(tenant)) {
+    return absl::ResourceExhaustedError(absl::StrCat(
+        "sessions take ", bytes, " bytes of memory; the limit is ", options_.host_bytes));
   }
   const SessionQuota quota = QuotaOf(tenant);
   const std::int64_t held = table_.NumOf(tenant);

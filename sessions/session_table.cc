@@ -11,13 +11,19 @@ SessionPtr SessionTable::Find(const std::string& tenant, const std::string& id) 
 
 void SessionTable::Add(SessionPtr session) {
   SessionPtr& held = sessions_[{session->tenant, session->id}];
-  if (held == nullptr) ++num_of_[session->tenant];
+  if (held == nullptr) {
+    ++num_of_[session->tenant];
+  } else {
+    SetCounted(*held, 0);
+  }
   held = std::move(session);
+  SetCounted(*held, held->host_bytes());
 }
 
 bool SessionTable::Remove(const SessionPtr& session) {
   const auto it = sessions_.find({session->tenant, session->id});
   if (it == sessions_.end() || it->second != session) return false;
+  SetCounted(*session, 0);
   sessions_.erase(it);
   const auto num = num_of_.find(session->tenant);
   if (--num->second == 0) num_of_.erase(num);
@@ -51,14 +57,18 @@ std::vector<SessionPtr> SessionTable::LoadedAfter(const std::string& tenant,
   return found;
 }
 
-std::int64_t SessionTable::HostBytes() const {
+std::int64_t SessionTable::CountAll() {
   std::unordered_set<const KeptPrefix*> seen;
-  std::int64_t bytes = 0;
   for (const auto& [key, session] : sessions_) {
-    const KeptPrefix* kept = session->kept.get();
-    if (kept != nullptr && seen.insert(kept).second) bytes += session->host_bytes();
+    const bool first = seen.insert(session->kept.get()).second;
+    SetCounted(*session, first ? session->host_bytes() : 0);
   }
-  return bytes;
+  return host_bytes_;
+}
+
+void SessionTable::Count(const SessionPtr& session) {
+  if (Find(session->tenant, session->id) != session) return;
+  SetCounted(*session, session->host_bytes());
 }
 
 std::int64_t SessionTable::NumOf(const std::string& tenant) const {

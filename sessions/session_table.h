@@ -44,6 +44,8 @@ struct HeldSession {
   TimePoint last_used;
   std::chrono::steady_clock::time_point retry_park;  // after a failure
 
+  std::int64_t counted_bytes = 0;  // of these, in the table's sum
+
   // Host memory; 0 while it is being loaded.
   std::int64_t host_bytes() const {
     const std::int64_t told = turn == nullptr ? 0 : turn->host_bytes();
@@ -73,12 +75,23 @@ class SessionTable {
   std::vector<SessionPtr> LoadedAfter(const std::string& tenant, const std::string& after,
                                       std::size_t limit) const;
 
-  // Host memory; what several have in common counts once.
-  std::int64_t HostBytes() const;
+  // Host memory of all. It is exact after CountAll, which counts what several have in
+  // common once and takes a time that grows with their number. Between two of those it
+  // follows what is added, removed and counted anew, each for itself.
+  std::int64_t host_bytes() const { return host_bytes_; }
+  std::int64_t CountAll();
+  // After it has become another value.
+  void Count(const SessionPtr& session);
 
  private:
+  void SetCounted(HeldSession& session, std::int64_t bytes) {
+    host_bytes_ += bytes - session.counted_bytes;
+    session.counted_bytes = bytes;
+  }
+
   std::map<std::pair<std::string, std::string>, SessionPtr> sessions_;  // by tenant, id
   std::map<std::string, std::int64_t> num_of_;
+  std::int64_t host_bytes_ = 0;  // the sum of counted_bytes
 };
 
 }  // namespace goldfinch

@@ -117,8 +117,7 @@ SessionManager::Impl::Stock SessionManager::Impl::TakeStock() {
     }
     if (!session->busy && session->parking == 0) stock.idle.push_back(session);
   }
-  const std::int64_t bytes = table_.HostBytes();
-  host_bytes_ = bytes;
+  const std::int64_t bytes = table_.CountAll();
   stats_.host_bytes = bytes;
   stats_.tenant_host_bytes.Set(std::move(held));
   stats_.busy = busy;

@@ -72,7 +72,7 @@ SessionPtr SessionManager::Impl::Finish(SessionPtr session, const std::string& t
       session->kept = std::move(end.kept);
       session->resting = false;
       session->turn = std::move(ended);
-      host_bytes_ += session->host_bytes();
+      table_.Count(session);
     }
     SweepIfFull();
     changed_.NotifyAll();

@@ -189,6 +189,42 @@ TEST_F(SessionManagerTest, WithoutAStoreSessionsLiveInMemory) {
   EXPECT_TRUE(replica.List().empty());
 }
 
+// The limit of memory is looked at between two sweeps as well, by what was counted since.
+TEST_F(SessionManagerTest, ASessionOfManyTurnsCountsOnce) {
+  ReplicaOptions options;
+  options.sessions.host_bytes = 10000;
+  Replica replica("one", nullptr, clock_, options);
+  const std::string id = replica.Create();
+  for (std::uint64_t turn = 1; turn <= 100; ++turn) {
+    ASSERT_EQ(replica.Say(id, 1, 1, turn), absl::OkStatus());
+  }
+  ASSERT_LT(replica.Get(id)->bytes, 5000);
+  EXPECT_EQ(replica.TryCreate().status(), absl::OkStatus());
+}
+
+TEST_F(SessionManagerTest, ImportsStopAtTheLimitOfMemory) {
+  ReplicaOptions options;
+  options.sessions.host_bytes = 10000;
+  Replica replica("one", nullptr, clock_, options);
+  const std::string id = replica.Create();
+  ASSERT_EQ(replica.Say(id, 500, 5, 1), absl::OkStatus());
+  const auto snapshot = replica.Export(id);
+  ASSERT_TRUE(snapshot.ok()) << snapshot.status();
+  std::vector<std::string> ids = {id};
+  std::int64_t bytes = replica.Get(id)->bytes;
+  InfoOr imported = replica.Import(*snapshot);
+  for (; imported.ok() && ids.size() < 100; imported = replica.Import(*snapshot)) {
+    ids.push_back(imported->id);
+    bytes += imported->bytes;
+  }
+  EXPECT_TRUE(absl::IsResourceExhausted(imported.status())) << imported.status();
+  EXPECT_GE(bytes, 10000);
+  EXPECT_LT(bytes - replica.Get(ids.back())->bytes, 10000);
+  // What goes leaves room at once.
+  EXPECT_EQ(replica.Delete(ids.back()), absl::OkStatus());
+  EXPECT_EQ(replica.Import(*snapshot).status(), absl::OkStatus());
+}
+
 TEST_F(SessionManagerTest, DeletedIsGoneFromMemoryAndStore) {
   const auto replica = Make("one");
   const std::string held = replica->Create(), parked = replica->Create();
