@@ -44,11 +44,11 @@ redis.call('HSET', KEYS[1], 'owner', ARGV[1], 'tenant', ARGV[4])
 return {'ok', epoch, generation or '0'}
 )";
 
-// KEYS: session. ARGV: owner's name, epoch (empty: whichever he has). What was never
-// stored leaves nothing behind: its id is known to nobody.
+// KEYS: session. ARGV: owner's name, epoch. What was never stored leaves nothing behind:
+// its id is known to nobody.
 inline constexpr std::string_view kReleaseScript = R"(
-if redis.call('HGET', KEYS[1], 'owner') ~= ARGV[1] then return 0 end
-if ARGV[2] ~= '' and redis.call('HGET', KEYS[1], 'epoch') ~= ARGV[2] then return 0 end
+if redis.call('HGET', KEYS[1], 'owner') ~= ARGV[1]
+    or redis.call('HGET', KEYS[1], 'epoch') ~= ARGV[2] then return 0 end
 if redis.call('HEXISTS', KEYS[1], 'generation') == 0 then
   redis.call('DEL', KEYS[1])
 else

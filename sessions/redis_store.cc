@@ -318,9 +318,16 @@ absl::Status RedisStore::Release(std::string_view session_id, const Claim& claim
       .status();
 }
 
+// A release may arrive when this server has long given up waiting, and claimed the session
+// anew. So it names the claim it is of, which is looked up before.
 absl::Status RedisStore::Disown(std::string_view session_id) {
   if (auto status = CheckSessionId(session_id); !status.ok()) return status;
-  return Eval(kReleaseScript, {Key("session", session_id)}, {lease().owner, ""}).status();
+  const std::string owner = lease().owner, key = Key("session", session_id);
+  const auto claim = Call({"HMGET", key, "owner", "epoch"});
+  if (!claim.ok()) return claim.status();
+  if (!IsArray(claim->get(), 2)) return Odd();
+  if (TextOf((*claim)->element[0]) != owner) return absl::OkStatus();
+  return Eval(kReleaseScript, {key}, {owner, TextOf((*claim)->element[1])}).status();
 }
 
 absl::Status RedisStore::Put(std::string_view session_id, const Claim& claim,

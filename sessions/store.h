@@ -102,7 +102,8 @@ class SnapshotStore {
   // Others may claim it. No error when the claim was lost before.
   virtual absl::Status Release(std::string_view session_id, const Claim& claim) = 0;
   // Gives up whatever claim this owner has on it, also one that it was never told of.
-  // None of this owner's calls has the session or claims it meanwhile.
+  // None of this owner's calls has the session or claims it meanwhile. A claim made after
+  // this has returned stays, however late the medium does what it was asked for.
   virtual absl::Status Disown(std::string_view session_id) = 0;
 
   // OK only when durable. FAILED_PRECONDITION, and nothing is changed, when the claim is

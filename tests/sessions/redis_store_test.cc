@@ -4,12 +4,20 @@
 
 #include <gtest/gtest.h>
 
+#include <sys/socket.h>
+#include <sys/un.h>
+#include <unistd.h>
+
 #include <csignal>
 #include <cstdlib>
+#include <cstring>
 #include <memory>
 #include <string>
 #include <thread>
 #include <vector>
+
+#include "engine/check.h"
+#include "engine/sync/mutex.h"
 
 #include "sessions/open_store.h"
 #include "tests/sessions/moved_clock.h"
@@ -22,6 +30,92 @@ constexpr auto kLease = std::chrono::seconds(30);
 const std::string kA(32, 'a'), kB(32, 'b'), kC(32, 'c');
 const SnapshotInfo kInfo{.tenant = "t", .num_tokens = 7};
 
+// Before a Redis: passes on what is asked and answered, each in one piece, but for one
+// request that it holds until it is to arrive.
+class LateProxy {
+ public:
+  LateProxy(const std::string& socket, std::string redis)
+      : redis_(std::move(redis)), listener_(::socket(AF_UNIX, SOCK_STREAM, 0)) {
+    const sockaddr_un address = AddressOf(socket);
+    GOLDFINCH_CHECK(bind(listener_, reinterpret_cast<const sockaddr*>(&address),
+                         sizeof address) == 0);
+    GOLDFINCH_CHECK(listen(listener_, 16) == 0);
+    acceptor_ = std::thread([this] {
+      for (int fd; (fd = accept(listener_, nullptr, nullptr)) >= 0;) {
+        connections_.emplace_back([this, fd] { PassOn(fd); });
+      }
+    });
+  }
+  // When its clients have closed their connections.
+  ~LateProxy() {
+    shutdown(listener_, SHUT_RDWR);
+    acceptor_.join();
+    for (std::thread& connection : connections_) connection.join();
+    close(listener_);
+  }
+
+  // The one with this number from now, the first being 1.
+  void HoldRequest(int number) {
+    const MutexLock lock(mu_);
+    until_held_ = number;
+  }
+  // Returns when it has been done.
+  void Deliver() {
+    const MutexLock lock(mu_);
+    Ask(Connect(), held_);
+  }
+
+ private:
+  static sockaddr_un AddressOf(const std::string& path) {
+    sockaddr_un address{};
+    address.sun_family = AF_UNIX;
+    GOLDFINCH_CHECK(path.size() < sizeof address.sun_path);
+    std::memcpy(address.sun_path, path.data(), path.size());
+    return address;
+  }
+  int Connect() const {
+    const int fd = ::socket(AF_UNIX, SOCK_STREAM, 0);
+    const sockaddr_un address = AddressOf(redis_);
+    GOLDFINCH_CHECK(connect(fd, reinterpret_cast<const sockaddr*>(&address),
+                            sizeof address) == 0);
+    return fd;
+  }
+  static std::string Read(int fd) {
+    std::string bytes(1 << 16, '\0');
+    const ssize_t size = read(fd, bytes.data(), bytes.size());
+    bytes.resize(size > 0 ? static_cast<std::size_t>(size) : 0);
+    return bytes;
+  }
+  static std::string Ask(int redis, const std::string& request) {
+    GOLDFINCH_CHECK(write(redis, request.data(), request.size()) == std::ssize(request));
+    std::string answer = Read(redis);
+    close(redis);
+    return answer;
+  }
+  void PassOn(int client) {
+    for (std::string request; !(request = Read(client)).empty();) {
+      bool hold = false;
+      {
+        const MutexLock lock(mu_);
+        hold = until_held_ > 0 && --until_held_ == 0;
+        if (hold) held_ = request;
+      }
+      if (hold) continue;
+      const std::string answer = Ask(Connect(), request);
+      GOLDFINCH_CHECK(write(client, answer.data(), answer.size()) == std::ssize(answer));
+    }
+    close(client);
+  }
+
+  const std::string redis_;
+  const int listener_;
+  std::thread acceptor_;
+  std::vector<std::thread> connections_;  // the acceptor's, then the destructor's
+  Mutex mu_;
+  int until_held_ ABSL_GUARDED_BY(mu_) = 0;
+  std::string held_ ABSL_GUARDED_BY(mu_);
+};
+
 class RedisStoreTest : public testing::Test {
  protected:
   void SetUp() override {
@@ -30,9 +124,10 @@ class RedisStoreTest : public testing::Test {
     server_ = std::make_unique<RedisServer>();
   }
   std::unique_ptr<RedisStore> Open(
-      std::chrono::milliseconds command_timeout = std::chrono::milliseconds(200)) {
+      std::chrono::milliseconds command_timeout = std::chrono::milliseconds(200),
+      const std::string& socket = "") {
     RedisStoreOptions options;
-    options.address.path = server_->socket();
+    options.address.path = socket.empty() ? server_->socket() : socket;
     options.command_timeout = command_timeout;
     auto store = RedisStore::Open(options);
     EXPECT_TRUE(store.ok()) << store.status();
@@ -55,6 +150,26 @@ TEST_F(RedisStoreTest, WhenItDoesNotAnswerCallsEndWithinTheTimeOut) {
   // The write whose answer was not waited for may have been done: the next is higher.
   EXPECT_TRUE(store->Put(kA, *claim, 2, kInfo, {&bytes, 1}, kUnlimitedBytes).ok());
   EXPECT_EQ(*store->Get(kA), "one");
+}
+
+// Its answer was not waited for, and the session is claimed anew and used meanwhile.
+TEST_F(RedisStoreTest, WhatDisownsLateLeavesANewerClaim) {
+  const auto other = Open();
+  LateProxy proxy(server_->socket() + "_late", server_->socket());
+  const auto store =
+      Open(std::chrono::milliseconds(200), /*socket=*/server_->socket() + "_late");
+  int request = 0;
+  for (const std::string& id : {kA, kB}) {
+    ASSERT_TRUE(store->Acquire(id, "t", AcquireMode::kNew).ok());
+    proxy.HoldRequest(++request);  // it looks, then it releases
+    EXPECT_TRUE(absl::IsUnavailable(store->Disown(id)));
+    const auto claim = store->Acquire(id, "t", AcquireMode::kNew);
+    ASSERT_TRUE(claim.ok()) << claim.status();
+    proxy.Deliver();
+    EXPECT_TRUE(absl::IsUnavailable(other->Acquire(id, "t", AcquireMode::kNew).status()));
+    const std::string_view bytes = "one";
+    EXPECT_TRUE(store->Put(id, *claim, 1, kInfo, {&bytes, 1}, kUnlimitedBytes).ok());
+  }
 }
 
 // However long they would have waited.
