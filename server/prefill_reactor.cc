@@ -138,7 +138,7 @@ void PrefillReactor::OnEnd(const absl::Status& status) {
 void PrefillReactor::Answer(const absl::Status& status) {
   if (!status.ok()) {
     if (makes_session()) {  // nobody knows of it
-      serving_.sessions.Delete(tenant_->name, session_id_, [](const absl::Status&) {});
+      serving_.sessions.Discard(tenant_->name, session_id_);
     }
     return FinishWith(status);
   }
