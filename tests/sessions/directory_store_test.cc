@@ -10,6 +10,7 @@
 #include <algorithm>
 #include <cerrno>
 #include <cstdlib>
+#include <cstring>
 #include <filesystem>
 #include <fstream>
 #include <sstream>
@@ -519,6 +520,12 @@ std::uint64_t ParkAndKill(const std::string& path, std::chrono::seconds ahead,
   const std::string program = GOLDFINCH_BINARY_DIR "/sessions_parker";
   const std::string seconds = std::to_string(ahead.count());
   const pid_t child = fork();
+  if (child < 0) {  // which kill would take for every process
+    ADD_FAILURE() << "fork: " << std::strerror(errno);
+    close(ends[0]);
+    close(ends[1]);
+    return 0;
+  }
   if (child == 0) {
     dup2(ends[1], STDOUT_FILENO);
     close(ends[0]);

@@ -413,6 +413,7 @@ TEST_P(StoreTest, ProcessesThatRaceNeverLoseAWrite) {
     ASSERT_EQ(pipe(ends), 0);
     const std::string seed = std::to_string(i);
     const pid_t child = fork();
+    ASSERT_GE(child, 0);
     if (child == 0) {
       dup2(ends[1], STDOUT_FILENO);
       close(ends[0]);
