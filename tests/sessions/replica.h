@@ -55,9 +55,14 @@ class Replica {
  public:
   Replica(const std::string& name, MemoryMedium* medium, const Clock& clock,
           const ReplicaOptions& options = {})
+      : Replica(medium == nullptr ? nullptr
+                                  : std::make_unique<MemoryStore>(*medium, name, kLease),
+                clock, options) {}
+  // On a store of the test's own kind; null: none.
+  Replica(std::unique_ptr<MemoryStore> store, const Clock& clock,
+          const ReplicaOptions& options = {})
       : engine_(options.engine),
-        store_(medium == nullptr ? nullptr
-                                 : std::make_unique<MemoryStore>(*medium, name, kLease)),
+        store_(std::move(store)),
         scheduler_(engine_, options.scheduler, clock, observer_),
         manager_(std::make_unique<SessionManager>(scheduler_, engine_, store_.get(),
                                                   clock, options.sessions)) {
