@@ -177,7 +177,6 @@ SessionManager::Impl::Moves SessionManager::Impl::ChooseMoves(Stock stock) {
 }
 
 void SessionManager::Impl::Expire(const SessionPtr& session) {
-  ++stats_.expired;
   std::optional<Claim> claim;
   {
     const MutexLock lock(mu_);
@@ -185,13 +184,27 @@ void SessionManager::Impl::Expire(const SessionPtr& session) {
   }
   // Without a good claim another may have gone on with what is stored; the store forgets
   // that in its own time.
-  if (!claim.has_value()) return Forget(session);
+  if (!claim.has_value()) {
+    ++stats_.expired;
+    return Forget(session);
+  }
   Async(
       [this, session, claim = *claim] {
         const absl::Status deleted = store_->Delete(session->id, claim);
         const bool over = deleted.ok() || absl::IsNotFound(deleted) ||
                           absl::IsFailedPrecondition(deleted);
-        over ? Forget(session) : ReleaseInDoubt(session);
+        if (over) {
+          ++stats_.expired;
+          return Forget(session);
+        }
+        bool doomed = false;
+        {
+          const MutexLock lock(mu_);
+          session->claim_in_doubt = true;
+          doomed = LetGo(*session);  // it was not used: the next sweep tries again
+          changed_.NotifyAll();
+        }
+        if (doomed) DeleteDoomed(session);
       },
       Urgency::kBackground);
 }

@@ -42,6 +42,11 @@ void MemoryMedium::FailDeletes(absl::Status status) {
   deletes_ = std::move(status);
 }
 
+void MemoryMedium::WaitForFailedDeletes(int count) {
+  const MutexLock lock(mu_);
+  while (failed_deletes_ < count) changed_.Wait(mu_);
+}
+
 void MemoryMedium::FailRenewals(int count) {
   const MutexLock lock(mu_);
   failing_renewals_ = count;
@@ -359,7 +364,11 @@ absl::StatusOr<StoredSession> MemoryStore::Head(std::string_view id,
 absl::Status MemoryStore::Delete(std::string_view id, const Claim& claim) {
   const MutexLock lock(medium_.mu_);
   if (absl::Status status = Check(); !status.ok()) return status;
-  if (!medium_.deletes_.ok()) return Again(medium_.deletes_);
+  if (!medium_.deletes_.ok()) {
+    ++medium_.failed_deletes_;
+    medium_.changed_.NotifyAll();
+    return Again(medium_.deletes_);
+  }
   const auto it = medium_.entries_.find(std::string(id));
   if (it == medium_.entries_.end()) return absl::NotFoundError("not stored");
   if (!Holds(it->second, claim)) return absl::FailedPreconditionError("not claimed");

@@ -29,6 +29,7 @@ class MemoryMedium {
   void FailPuts(absl::Status status);
   void FailClaims(absl::Status status);
   void FailDeletes(absl::Status status);
+  void WaitForFailedDeletes(int count);
   // The next `count` renewals get UNAVAILABLE.
   void FailRenewals(int count);
   // Called once, when a claim has been given up.
@@ -77,6 +78,7 @@ class MemoryMedium {
   absl::Status puts_ ABSL_GUARDED_BY(mu_);
   absl::Status claims_ ABSL_GUARDED_BY(mu_);
   absl::Status deletes_ ABSL_GUARDED_BY(mu_);
+  int failed_deletes_ ABSL_GUARDED_BY(mu_) = 0;
   int failing_renewals_ ABSL_GUARDED_BY(mu_) = 0;
   enum class Crossing { kNo, kAwaitsFirst, kHasFirst, kHasBoth };
   Crossing crossing_ ABSL_GUARDED_BY(mu_) = Crossing::kNo;
