@@ -57,5 +57,69 @@ TEST_F(SessionStoreFaultsTest, ADeleteThatFailsLeavesNoClaim) {
   EXPECT_EQ(two->Get(id)->num_tokens, 75);
 }
 
+// As who can write to the store might wish: the store says one tenant, what is sealed
+// says another.
+TEST_F(SessionStoreFaultsTest, WhatIsSealedForAnotherTenantIsNotLoaded) {
+  const auto one = Make("one");
+  const std::string id = one->Create();
+  ASSERT_TRUE(one->Say(id, 20, 5, 1).ok());
+  ASSERT_TRUE(one->Park(id).ok());
+  auto snapshot = Decode(medium_.BytesOf(id));
+  ASSERT_TRUE(snapshot.ok()) << snapshot.status();
+  ASSERT_EQ(snapshot->tenant, "a");
+  snapshot->tenant = "b";
+  const std::string foreign = Encode(*snapshot);
+  medium_.Spoil(id, [&](std::string& bytes) { bytes = foreign; });
+  EXPECT_TRUE(absl::IsNotFound(one->Acquire(id).status()));
+  EXPECT_EQ(one->sessions().stats().loaded, 0u);
+}
+
+// A history that was written over, put in its place again.
+TEST_F(SessionStoreFaultsTest, AnOlderSnapshotOfTheSameSessionIsDataLoss) {
+  const auto one = Make("one");
+  const std::string id = one->Create();
+  ASSERT_TRUE(one->Say(id, 20, 5, 1).ok());
+  ASSERT_TRUE(one->Park(id).ok());
+  const std::string old = medium_.BytesOf(id);
+  ASSERT_TRUE(one->Say(id, 20, 5, 2).ok());
+  ASSERT_TRUE(one->Park(id).ok());
+  const std::string last = medium_.BytesOf(id);
+  medium_.Spoil(id, [&](std::string& bytes) { bytes = old; });
+  EXPECT_TRUE(absl::IsDataLoss(one->Acquire(id).status()));
+  EXPECT_EQ(one->sessions().stats().load_failures, 1u);
+  medium_.Spoil(id, [&](std::string& bytes) { bytes = last; });
+  EXPECT_TRUE(one->Say(id, 20, 5, 3).ok());
+  EXPECT_EQ(one->Get(id)->num_tokens, 75);
+}
+
+// In the order in which they came: small ones would else pass a large one for ever.
+TEST_F(SessionStoreFaultsTest, NoCopyIsMadeBeforeOneThatWaitsForRoom) {
+  constexpr std::int64_t kLarge = 60, kSmall = 5;
+  ReplicaOptions options;
+  options.sessions.max_image_bytes =
+      (kLarge + kSmall) * (FakeEngine().info().key_bytes + std::int64_t{sizeof(TokenId)});
+  const auto one = Make("one", options);
+  const std::string first = one->Create(), second = one->Create(), small = one->Create();
+  ASSERT_TRUE(one->Say(first, kLarge - 5, 5, 1).ok());
+  ASSERT_TRUE(one->Say(second, kLarge - 5, 5, 2).ok());
+  ASSERT_TRUE(one->Say(small, kSmall - 1, 1, 3).ok());
+  const auto park = [&](const std::string& id) {
+    auto promise = std::make_shared<std::promise<absl::Status>>();
+    one->sessions().Park("a", id, [promise](const InfoOr& info) {
+      promise->set_value(Detached(info.status()));
+    });
+    return promise->get_future();
+  };
+  medium_.CrossNextPuts();
+  auto first_parked = park(first);
+  medium_.WaitForFirstPut();
+  EXPECT_TRUE(one->Export(small).ok()) << "there is room beside the first";
+  auto second_parked = park(second);
+  EXPECT_TRUE(absl::IsResourceExhausted(one->Export(small).status()));
+  medium_.LetSecondPutGo();
+  EXPECT_EQ(first_parked.get(), absl::OkStatus());
+  EXPECT_EQ(second_parked.get(), absl::OkStatus());
+}
+
 }  // namespace
 }  // namespace goldfinch
