@@ -79,5 +79,14 @@ TEST_F(SessionLapseTest, ACallWithoutASessionRunsOn) {
   EXPECT_EQ(reader.tokens(), FakeEngine::Expected(request.prompt, request.sampling, 100));
 }
 
+// Loading a model may take longer than a lease, which begins when the store is opened.
+TEST_F(ReplicaTest, ALeaseThatLapsedBeforeTheStartIsRenewedAtOnce) {
+  auto store = std::make_unique<MemoryStore>(medium_, "one", kLease);
+  clock_.Advance(kLease + std::chrono::seconds(1));
+  Replica one(std::move(store), clock_);
+  EXPECT_TRUE(one.store().lease_is_good());
+  EXPECT_EQ(one.TryCreate().status(), absl::OkStatus());
+}
+
 }  // namespace
 }  // namespace goldfinch
