@@ -65,6 +65,22 @@ TEST_F(RunAheadTest, OneStepOfTheSchedulerHasABoundedNumberOfTheEngines) {
   EXPECT_EQ(engine().num_queued_next(), 15);
 }
 
+// It is looked at sooner then: memory may have become free.
+TEST_F(RunAheadTest, WhileARequestWaitsThatNumberIsSmaller) {
+  engine_options.num_slots = 1;
+  Submitted running = Submit(Generation(3, 50, 1));
+  Submitted waiting = Submit(Generation(3, 50, 2));
+  ASSERT_TRUE(Step());  // the prompt
+  ASSERT_EQ(observer.levels.waiting_requests, 1);
+  ASSERT_TRUE(Step());
+  EXPECT_EQ(engine().num_forwards(), 1 + 4);
+  ASSERT_TRUE(Step());
+  EXPECT_EQ(engine().num_forwards(), 1 + 4 + 4);
+  scheduler().Cancel(waiting.id);
+  ASSERT_TRUE(Step());
+  EXPECT_EQ(engine().num_forwards(), 1 + 4 + 4 + 16);
+}
+
 // What a step did for a sequence that had ended is not in what is kept of it, and the
 // next turn goes on as if it had not been.
 TEST_F(RunAheadTest, WhatIsKeptKnowsNothingOfTheStepThatWasQueued) {
