@@ -1,5 +1,7 @@
 // The prefix cache: what is found in it, what goes for want of space, and that no token
 // depends on either.
+#include "scheduler/prefix_cache.h"
+
 #include <gtest/gtest.h>
 
 #include <algorithm>
@@ -176,6 +178,61 @@ TEST_F(PrefixCacheTest, MissesSayWhy) {
   for (std::uint64_t i = 0; i < 20; ++i) Ask(Cached(Document(100, 200 + i), 1));
   Ask(Cached(Document(120), 1));
   EXPECT_EQ(seen[PrefixLookup::kEvicted], 1);
+}
+
+// What is remembered of entries that went is bounded: the oldest are forgotten, and then
+// a miss is one of something that was never there.
+class PrefixMemoryTest : public testing::Test {
+ protected:
+  static constexpr std::uint64_t kRemembered = 4096;
+
+  void ComeAndGo(std::uint64_t seed) {
+    const auto kept = KeptPrefix::Make(Beginning(seed), nullptr);
+    cache_.Insert("a", Beginning(seed), kept);
+    EXPECT_EQ(cache_.num_entries(), 1);
+    cache_.Forget(*kept);
+  }
+  PrefixLookup Outcome(std::uint64_t seed) {
+    return cache_.Find("a", Beginning(seed), PrefixCache::kMinTokens).outcome;
+  }
+
+ private:
+  static std::vector<TokenId> Beginning(std::uint64_t seed) {
+    return Generation(PrefixCache::kMinTokens, 1, seed).prompt;
+  }
+
+  PrefixCache cache_{1 << 20};
+};
+
+TEST_F(PrefixMemoryTest, WhatWentLongAgoIsForgotten) {
+  for (std::uint64_t seed = 0; seed < kRemembered; ++seed) ComeAndGo(seed);
+  EXPECT_EQ(Outcome(0), PrefixLookup::kEvicted);
+  ComeAndGo(kRemembered);
+  EXPECT_EQ(Outcome(0), PrefixLookup::kCold);
+  EXPECT_EQ(Outcome(1), PrefixLookup::kEvicted);
+  EXPECT_EQ(Outcome(kRemembered), PrefixLookup::kEvicted);
+}
+
+TEST_F(PrefixMemoryTest, WhatWentAgainIsRememberedForAsLongAsOthers) {
+  for (std::uint64_t seed = 0; seed < kRemembered; ++seed) ComeAndGo(seed);
+  ComeAndGo(0);
+  EXPECT_EQ(Outcome(0), PrefixLookup::kEvicted);
+}
+
+// The session's copy is in host memory from then on, and so is no place to go on from at
+// once.
+TEST_F(PrefixCacheTest, ATurnThatMovesToHostMemoryIsNotFoundAnyMore) {
+  const auto after = [&](bool moves, std::uint64_t seed) {
+    const Request first = Cached(Document(100, seed), 1);
+    const std::shared_ptr<KeptPrefix> kept = Run(first);
+    if (moves) scheduler().MoveToHost(kept);
+    RunUntilIdle();
+    EXPECT_EQ(kept->place(),
+              moves ? KeptPrefix::Place::kHost : KeptPrefix::Place::kDevice);
+    return Ask(Cached(Join(kept->history(), Document(20, 5)), 2));
+  };
+  EXPECT_EQ(after(false, 70), 20 + 1) << "from the end of the turn";
+  EXPECT_EQ(after(true, 71), 20 + 4) << "from the end of its prompt";
 }
 
 TEST_F(PrefixCacheTest, StaysWithinItsBudgetAndGivesPagesBack) {
