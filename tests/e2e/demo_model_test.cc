@@ -49,8 +49,8 @@ class DemoModelTest : public testing::Test {
   }
 
   std::shared_ptr<grpc::Channel> NewChannel() const {
-    return grpc::CreateChannel("127.0.0.1:" + std::to_string(server_->port()),
-                               grpc::InsecureChannelCredentials());
+    return grpc::CreateCustomChannel("127.0.0.1:" + std::to_string(server_->port()),
+                                     grpc::InsecureChannelCredentials(), DirectChannel());
   }
 
   bool NothingInUse() const {

@@ -69,8 +69,9 @@ class Site {
     auto started = Server::Start(server, *engine_, vocabulary, clock_, store_.get());
     EXPECT_TRUE(started.ok()) << started.status();
     server_ = *std::move(started);
-    const auto channel = grpc::CreateChannel(absl::StrCat("127.0.0.1:", server_->port()),
-                                             grpc::InsecureChannelCredentials());
+    const auto channel =
+        grpc::CreateCustomChannel(absl::StrCat("127.0.0.1:", server_->port()),
+                                  grpc::InsecureChannelCredentials(), DirectChannel());
     generation_ = v1::GenerationService::NewStub(channel);
     sessions_ = v1::SessionService::NewStub(channel);
   }

@@ -345,9 +345,8 @@ class SlowReaderTest : public AttackedServerTest {
 
   // Of a client that takes in no more than it must, however fast the network is.
   std::unique_ptr<v1::GenerationService::Stub> NarrowStub() {
-    grpc::ChannelArguments arguments;
+    grpc::ChannelArguments arguments = DirectChannel();
     arguments.SetInt(GRPC_ARG_HTTP2_BDP_PROBE, 0);
-    arguments.SetInt(GRPC_ARG_USE_LOCAL_SUBCHANNEL_POOL, 1);
     return v1::GenerationService::NewStub(grpc::CreateCustomChannel(
         server().address(), grpc::InsecureChannelCredentials(), arguments));
   }

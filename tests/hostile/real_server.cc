@@ -29,9 +29,7 @@ RealServer::RealServer(const std::vector<std::string>& flags)
 
 std::shared_ptr<grpc::Channel> RealServer::NewChannel(
     const std::shared_ptr<grpc::ChannelCredentials>& credentials) const {
-  grpc::ChannelArguments arguments;
-  arguments.SetInt(GRPC_ARG_USE_LOCAL_SUBCHANNEL_POOL, 1);
-  return grpc::CreateCustomChannel(address(), credentials, arguments);
+  return grpc::CreateCustomChannel(address(), credentials, DirectChannel());
 }
 
 int RealServer::port() const { return PortOf(address()); }

@@ -14,6 +14,7 @@
 #include "tests/hostile/witness.h"
 #include "tests/server/grpc/any_call.h"
 #include "tests/server/grpc/certificates.h"
+#include "tests/server/grpc/harness.h"
 
 namespace goldfinch {
 namespace {
@@ -33,11 +34,9 @@ class TlsGarbageTest : public testing::Test {
  protected:
   // The channel of a client that trusts the server.
   std::shared_ptr<grpc::Channel> TrustingChannel(const TestServer& server) const {
-    grpc::ChannelArguments arguments;
-    arguments.SetInt(GRPC_ARG_USE_LOCAL_SUBCHANNEL_POOL, 1);
     return grpc::CreateCustomChannel(
         server.address(), grpc::SslCredentials({authority_.certificate(), "", ""}),
-        arguments);
+        DirectChannel());
   }
 
   // How a call ends that gets no connection.

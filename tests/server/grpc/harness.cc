@@ -54,12 +54,9 @@ std::string WriteVocabulary() {
   return path;
 }
 
-// Each with a connection of its own, as from clients on different machines.
 std::shared_ptr<grpc::Channel> ChannelTo(const std::string& address) {
-  grpc::ChannelArguments arguments;
-  arguments.SetInt(GRPC_ARG_USE_LOCAL_SUBCHANNEL_POOL, 1);
   return grpc::CreateCustomChannel(address, grpc::InsecureChannelCredentials(),
-                                   arguments);
+                                   DirectChannel());
 }
 
 }  // namespace
@@ -215,6 +212,13 @@ std::vector<TokenId> ExpectedTokens(const v1::GenerateRequest& request,
 
 std::string TextOf(const std::vector<TokenId>& tokens) {
   return ToValidUtf8(Tokenizer(TestVocabulary()).Decode(tokens));
+}
+
+grpc::ChannelArguments DirectChannel() {
+  grpc::ChannelArguments arguments;
+  arguments.SetInt(GRPC_ARG_USE_LOCAL_SUBCHANNEL_POOL, 1);
+  arguments.SetInt(GRPC_ARG_ENABLE_HTTP_PROXY, 0);
+  return arguments;
 }
 
 grpc::Status CheckHealth(const std::shared_ptr<grpc::Channel>& channel,

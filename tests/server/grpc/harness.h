@@ -3,6 +3,7 @@
 
 #include <grpcpp/channel.h>
 #include <grpcpp/client_context.h>
+#include <grpcpp/support/channel_arguments.h>
 
 #include <cstdint>
 #include <functional>
@@ -105,6 +106,10 @@ std::vector<TokenId> ExpectedTokens(const v1::GenerateRequest& request,
                                     std::uint32_t candidate = 0);
 // The text of tokens, with nothing held back.
 std::string TextOf(const std::vector<TokenId>& tokens);
+
+// Of a channel for a connection of its own, as from a client on another machine, and by
+// no proxy, whatever the environment says.
+grpc::ChannelArguments DirectChannel();
 
 // Asks the health service about `service`, "" for the whole server; once connected. The
 // answer is a number of grpc.health.v1.HealthCheckResponse: 1 is SERVING.

@@ -65,8 +65,9 @@ TEST(HealthTest, ADeviceThatIsLostDrainsTheServer) {
   options.on_drain = [&drains] { drains = true; };
   const auto server = Server::Start(options, engine, TestVocabulary(), clock);
   ASSERT_TRUE(server.ok()) << server.status();
-  const auto stub = v1::GenerationService::NewStub(grpc::CreateChannel(
-      absl::StrCat("127.0.0.1:", (*server)->port()), grpc::InsecureChannelCredentials()));
+  const auto stub = v1::GenerationService::NewStub(
+      grpc::CreateCustomChannel(absl::StrCat("127.0.0.1:", (*server)->port()),
+                                grpc::InsecureChannelCredentials(), DirectChannel()));
   for (const bool for_good : {false, true}) {
     lost = for_good;
     engine.FailForward(1, absl::InternalError("broken"));

@@ -38,12 +38,10 @@ class TlsTest : public testing::Test {
 
   static std::shared_ptr<grpc::Channel> NewChannel(const std::string& address,
                                                    const Client& client) {
-    grpc::ChannelArguments arguments;
-    arguments.SetInt(GRPC_ARG_USE_LOCAL_SUBCHANNEL_POOL, 1);
     return grpc::CreateCustomChannel(address,
                                      grpc::SslCredentials({client.ca, client.identity.key,
                                                            client.identity.certificate}),
-                                     arguments);
+                                     DirectChannel());
   }
   static std::shared_ptr<grpc::Channel> NewChannel(const TestServer& server,
                                                    const Client& client) {
