@@ -3,7 +3,6 @@
 #include "sessions/redis_store.h"
 
 #include <gtest/gtest.h>
-
 #include <sys/socket.h>
 #include <sys/un.h>
 #include <unistd.h>
@@ -11,14 +10,15 @@
 #include <csignal>
 #include <cstdlib>
 #include <cstring>
+#include <filesystem>
 #include <memory>
 #include <string>
 #include <thread>
 #include <vector>
 
 #include "engine/check.h"
+#include "engine/file_descriptor.h"
 #include "engine/sync/mutex.h"
-
 #include "sessions/open_store.h"
 #include "tests/sessions/moved_clock.h"
 #include "tests/sessions/redis_server.h"
@@ -124,7 +124,7 @@ class RedisStoreTest : public testing::Test {
     server_ = std::make_unique<RedisServer>();
   }
   std::unique_ptr<RedisStore> Open(
-      std::chrono::milliseconds command_timeout = std::chrono::milliseconds(200),
+      std::chrono::milliseconds command_timeout = RedisStoreOptions().command_timeout,
       const std::string& socket = "") {
     RedisStoreOptions options;
     options.address.path = socket.empty() ? server_->socket() : socket;
@@ -137,7 +137,8 @@ class RedisStoreTest : public testing::Test {
 };
 
 TEST_F(RedisStoreTest, WhenItDoesNotAnswerCallsEndWithinTheTimeOut) {
-  const auto store = Open();
+  // Waited for by three calls; those before and after have an answer at once.
+  const auto store = Open(/*command_timeout=*/std::chrono::seconds(1));
   const auto claim = store->Acquire(kA, "t", AcquireMode::kNew);
   ASSERT_TRUE(claim.ok());
   server_->Stop();
@@ -172,16 +173,43 @@ TEST_F(RedisStoreTest, WhatDisownsLateLeavesANewerClaim) {
   }
 }
 
+// A socket in the place of the Redis's, that takes what is sent and says nothing.
+class SilentSocket {
+ public:
+  explicit SilentSocket(const std::string& path)
+      : listener_(socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0)) {
+    sockaddr_un address{};
+    address.sun_family = AF_UNIX;
+    path.copy(address.sun_path, sizeof address.sun_path - 1);
+    std::filesystem::rename(path, path + ".aside");
+    EXPECT_EQ(
+        bind(listener_.get(), reinterpret_cast<sockaddr*>(&address), sizeof address), 0);
+    EXPECT_EQ(listen(listener_.get(), 8), 0);
+  }
+  // Until somebody more has connected and sent something.
+  void WaitForCall() {
+    calls_.emplace_back(accept(listener_.get(), nullptr, nullptr));
+    char byte = 0;
+    EXPECT_EQ(recv(calls_.back().get(), &byte, 1, 0), 1);
+  }
+
+ private:
+  FileDescriptor listener_;
+  std::vector<FileDescriptor> calls_;
+};
+
 // However long they would have waited.
 TEST_F(RedisStoreTest, AbandonedItKeepsNobodyWaiting) {
   const auto store = Open(/*command_timeout=*/std::chrono::hours(1));
-  // One on a connection that is there, others on new ones.
+  // One on the connection that is there, others on new ones.
   server_->Stop();
+  SilentSocket silent(server_->socket());
   std::vector<std::thread> waiting;
   for (int i = 0; i < 3; ++i) {
     waiting.emplace_back(
         [&] { EXPECT_TRUE(absl::IsUnavailable(store->Get(kA).status())); });
   }
+  for (int i = 0; i < 2; ++i) silent.WaitForCall();
   store->Abandon();
   for (std::thread& thread : waiting) thread.join();
   EXPECT_TRUE(absl::IsUnavailable(store->Renew()));
