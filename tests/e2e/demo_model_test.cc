@@ -276,8 +276,9 @@ TEST_F(DemoModelTest, ScoresOfOneCallAreNotTakenForThoseOfTheNext) {
 TEST_F(DemoModelTest, ThePerplexityProgramAgreesWithScoring) {
   Start(4);
   const std::string text = "The king said to his daughter that she must marry.";
-  const std::filesystem::path file =
-      std::filesystem::path(testing::TempDir()) / "goldfinch_perplexity.txt";
+  std::string folder = testing::TempDir() + "/perplexity_XXXXXX";
+  ASSERT_NE(mkdtemp(folder.data()), nullptr);
+  const std::filesystem::path file = std::filesystem::path(folder) / "text";
   std::ofstream(file) << text;
   v1::ScoreRequest score;  // an empty context is an end-of-text token
   score.set_continuation_text(text);
@@ -292,6 +293,7 @@ TEST_F(DemoModelTest, ThePerplexityProgramAgreesWithScoring) {
   for (int c = std::fgetc(program); c != EOF; c = std::fgetc(program))
     output += static_cast<char>(c);
   EXPECT_EQ(pclose(program), 0) << output;
+  std::filesystem::remove_all(folder);
   const double loss = -scores.total_logprob() / scores.tokens_size();
   char expected[64];
   std::snprintf(expected, sizeof expected, "loss %.5f nats a token", loss);

@@ -3,6 +3,8 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <cstdlib>
+#include <filesystem>
 #include <fstream>
 
 #include "tests/sessions/samples.h"
@@ -140,7 +142,9 @@ TEST(SnapshotTest, AnotherModelIsRefused) {
 }
 
 TEST(SnapshotKeyTest, AKeyFileHas32To4096Bytes) {
-  const std::string path = ::testing::TempDir() + "/snapshot_key_test";
+  std::string folder = ::testing::TempDir() + "/snapshot_key_XXXXXX";
+  ASSERT_NE(mkdtemp(folder.data()), nullptr);
+  const std::string path = folder + "/key";
   for (const std::size_t size : {0u, 31u, 32u, 4096u, 4097u}) {
     std::ofstream(path, std::ios::binary) << std::string(size, 'x');
     const auto key = ReadSnapshotKey(path);
@@ -150,6 +154,7 @@ TEST(SnapshotKeyTest, AKeyFileHas32To4096Bytes) {
     }
   }
   EXPECT_FALSE(ReadSnapshotKey(path + ".missing").ok());
+  std::filesystem::remove_all(folder);
 }
 
 TEST(SnapshotTest, ATurnHasALogprobForEachTokenOrForNone) {
