@@ -435,17 +435,21 @@ TEST_F(SessionReplicasTest, ParkAllDoesNotWaitForCallsToParkTheRest) {
     one->Create();
     busy.push_back(*one->Acquire(one->Create()));
   }
-  EXPECT_EQ(one->sessions().ParkAll(std::chrono::steady_clock::now() +
-                                    std::chrono::milliseconds(500)),
-            20);
+  auto left = std::async(std::launch::async, [&] {
+    return one->sessions().ParkAll(std::chrono::steady_clock::now() +
+                                   std::chrono::seconds(60));
+  });
+  const auto limit = std::chrono::steady_clock::now() + std::chrono::seconds(60);
+  while (medium_.size() < 20 && std::chrono::steady_clock::now() < limit) {
+    std::this_thread::sleep_for(std::chrono::milliseconds(1));
+  }
   EXPECT_EQ(medium_.size(), 20u);
+  EXPECT_EQ(left.wait_for(std::chrono::seconds(0)), std::future_status::timeout);
   const UseOr late =
       Await<UseOr>([&](auto done) { one->sessions().Create("a", std::move(done)); });
   EXPECT_TRUE(absl::IsUnavailable(late.status())) << "nobody would park it";
   busy.clear();
-  EXPECT_EQ(one->sessions().ParkAll(std::chrono::steady_clock::now() +
-                                    std::chrono::seconds(20)),
-            0);
+  EXPECT_EQ(left.get(), 0);
 }
 
 TEST_F(SessionReplicasTest, ALapseInWhichNobodyWroteLosesNothing) {
@@ -571,8 +575,8 @@ TEST_F(SessionReplicasTest, ParkAllGivesUpAtItsDeadline) {
 }
 
 // Three replicas, each with clients that grab the same few sessions, say something and
-// park or not; leases lapse now and then. What a client was told stays: a session's
-// history is always that of the last acknowledged turn, or longer.
+// park or not; leases lapse now and then, in the midst of it. What a client was told
+// stays: a session's history is always that of the last acknowledged turn, or longer.
 TEST_F(SessionReplicasTest, ReplicasThatRaceNeverBranchASession) {
   std::vector<std::unique_ptr<Replica>> replicas;
   for (const char* name : {"one", "two", "three"}) replicas.push_back(Make(name));
@@ -583,6 +587,7 @@ TEST_F(SessionReplicasTest, ReplicasThatRaceNeverBranchASession) {
     ASSERT_TRUE(replicas[0]->Park(ids.back()).ok());
   }
   std::vector<std::atomic<std::int64_t>> acknowledged(ids.size());
+  std::atomic<int> lapses = 0;
   std::vector<std::thread> clients;
   for (std::size_t c = 0; c < 6; ++c) {
     clients.emplace_back([&, c] {
@@ -590,10 +595,17 @@ TEST_F(SessionReplicasTest, ReplicasThatRaceNeverBranchASession) {
       Replica& replica = *replicas[c % replicas.size()];
       for (int i = 0; i < 150; ++i) {
         const std::size_t s = random() % ids.size();
+        if (random() % 40 == 0) {
+          clock_.Advance(kLease + std::chrono::seconds(1));
+          ++lapses;
+        }
         // Turns that were acknowledged and parked before this one began.
         const std::int64_t before = acknowledged[s];
         const UseOr use = replica.Acquire(ids[s]);
-        if (!use.ok()) continue;
+        if (!use.ok()) {
+          if (!replica.store().lease_is_good()) replica.store().Renew().IgnoreError();
+          continue;
+        }
         EXPECT_GE(std::ssize((*use)->kept()->history()), 5 + 2 * before);
         const Request request = replica.RequestOn(**use, 1, 1, random());
         const auto submission = replica.scheduler().Submit(request);
@@ -609,6 +621,7 @@ TEST_F(SessionReplicasTest, ReplicasThatRaceNeverBranchASession) {
   for (std::size_t s = 0; s < ids.size(); ++s) {
     EXPECT_GT(acknowledged[s], 0);
   }
+  EXPECT_GT(lapses, 5);
 }
 
 }  // namespace
