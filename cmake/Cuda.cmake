@@ -17,8 +17,12 @@ set(GOLDFINCH_CUDA_HOST
   "${PROJECT_SOURCE_DIR}/engine/backend/lt_products.cc")
 
 set(GOLDFINCH_HAS_CUDA OFF)
-if(GOLDFINCH_SANITIZE AND GOLDFINCH_CUDA STREQUAL "AUTO")
-  return()  # nvcc knows no sanitizers; the emulated device stands in
+if(GOLDFINCH_SANITIZE AND GOLDFINCH_CUDA)  # nvcc knows no sanitizers
+  if(GOLDFINCH_CUDA STREQUAL "AUTO")
+    return()  # the emulated device stands in
+  endif()
+  message(FATAL_ERROR "GOLDFINCH_CUDA is ${GOLDFINCH_CUDA} and GOLDFINCH_SANITIZE is "
+    "${GOLDFINCH_SANITIZE}; one of them has to go")
 endif()
 if(GOLDFINCH_CUDA)
   include(CheckLanguage)
