@@ -1,6 +1,6 @@
-"""What CMake makes of the options it is given.
+"""What CMake makes of the options it is given, and what it installs.
 
-    build_test.py CMAKE GENERATOR
+    build_test.py CMAKE GENERATOR BUILD_FOLDER
 """
 
 import pathlib
@@ -11,7 +11,7 @@ import tempfile
 import unittest
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
-CMAKE, GENERATOR = sys.argv[1:3] if len(sys.argv) >= 3 else ("cmake", "Ninja")
+CMAKE, GENERATOR, BUILD = sys.argv[1:4] if len(sys.argv) >= 4 else ("cmake", "Ninja", "")
 
 
 class ConfigureTest(unittest.TestCase):
@@ -34,6 +34,18 @@ class ConfigureTest(unittest.TestCase):
             configured = self.configure(folder, "-DGOLDFINCH_CUDA=ON", "-DGOLDFINCH_SANITIZE=address")
             self.assertNotEqual(configured.returncode, 0)
             self.assertIn("GOLDFINCH_CUDA is ON and GOLDFINCH_SANITIZE is address", configured.stderr)
+
+
+class InstallTest(unittest.TestCase):
+    @unittest.skipUnless(BUILD and (pathlib.Path(BUILD) / "bin/goldfinch-server").exists(), "the server is not built")
+    def test_the_two_programs_are_installed_and_run_from_there(self):
+        with tempfile.TemporaryDirectory() as folder:
+            subprocess.run([CMAKE, "--install", BUILD, "--prefix", folder], check=True, capture_output=True)
+            installed = {str(path.relative_to(folder)) for path in pathlib.Path(folder).rglob("*") if path.is_file()}
+            self.assertEqual(installed, {"bin/goldfinch-server", "bin/goldfinch"})
+            for name in installed:
+                told = subprocess.run([f"{folder}/{name}", "--version"], check=True, capture_output=True, text=True)
+                self.assertTrue(told.stdout.startswith(pathlib.Path(name).name + " "), told.stdout)
 
 
 if __name__ == "__main__":
