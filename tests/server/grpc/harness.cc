@@ -264,9 +264,11 @@ std::string HttpGet(int port, const std::string& path) {
 
 bool Eventually(const std::function<bool()>& condition) {
   const auto give_up = std::chrono::steady_clock::now() + std::chrono::seconds(60);
+  // Leaves the processors to what it waits for.
+  constexpr auto kBetweenLooks = std::chrono::milliseconds(1);
   while (!condition()) {
     if (std::chrono::steady_clock::now() > give_up) return false;
-    std::this_thread::yield();
+    std::this_thread::sleep_for(kBetweenLooks);
   }
   return true;
 }
