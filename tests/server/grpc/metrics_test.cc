@@ -18,6 +18,7 @@
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
+#include "engine/file_descriptor.h"
 #include "tests/server/grpc/harness.h"
 #include "tests/server/grpc/tenant_file.h"
 #include "tests/server/tenants/keys.h"
@@ -156,7 +157,10 @@ TEST(MetricsTest, TellOfTheProcess) {
   EXPECT_LT(start, now + 2);
   EXPECT_GT(start, now - 3600);
 
-  const int file = open("/dev/null", O_RDONLY);
+  // So many that what the server's own threads open or close meanwhile is less.
+  constexpr int kFiles = 60;
+  std::vector<FileDescriptor> files;
+  for (int i = 0; i < kFiles; ++i) files.emplace_back(open("/dev/null", O_RDONLY));
   const double cpu = m["process_cpu_seconds_total"];
   const std::clock_t until = std::clock() + CLOCKS_PER_SEC / 10;
   while (std::clock() < until) {
@@ -165,8 +169,7 @@ TEST(MetricsTest, TellOfTheProcess) {
   EXPECT_GE(later["process_cpu_seconds_total"], cpu + 0.05);
   EXPECT_LE(later["process_cpu_seconds_total"], cpu + 60);
   EXPECT_EQ(later["process_start_time_seconds"], start);
-  EXPECT_EQ(later["process_open_fds"], m["process_open_fds"] + 1);
-  close(file);
+  EXPECT_NEAR(later["process_open_fds"], m["process_open_fds"] + kFiles, kFiles / 2);
 }
 
 TEST(MetricsTest, HaveTheFormPrometheusExpects) {
