@@ -258,7 +258,10 @@ TEST_F(ResumeTest, EveryCallOfADrainIsResumedByItsOwnClient) {
     request.mutable_sampling()->set_ignore_eos(true);
     return request;
   };
-  std::atomic<int> reading = 0;
+  // Two seconds for each of them: none is through before the drain has begun.
+  one.engine().SetForwardHook(
+      [](auto) { std::this_thread::sleep_for(std::chrono::milliseconds(1)); });
+  std::atomic<int> reading = 0, interrupted = 0;
   std::vector<std::future<void>> clients;
   for (int i = 0; i < kCalls; ++i) {
     clients.push_back(std::async(std::launch::async, [&, i] {
@@ -277,6 +280,7 @@ TEST_F(ResumeTest, EveryCallOfADrainIsResumedByItsOwnClient) {
         ASSERT_EQ(status.error_code(), StatusCode::UNAVAILABLE);
         const v1::Interruption interruption = InterruptionOf(status);
         ASSERT_EQ(interruption.tokens_sent(), std::ssize(tokens));
+        ++interrupted;
         const GenerateOutput rest = Generate(
             two.stub(),
             ResumeRequest(interruption.session_id(), interruption.tokens_sent()));
@@ -291,6 +295,7 @@ TEST_F(ResumeTest, EveryCallOfADrainIsResumedByItsOwnClient) {
   one.server().HurryUp();
   one.server().Shutdown(std::chrono::minutes(2));
   for (auto& client : clients) client.get();
+  EXPECT_GT(interrupted, 0);
 }
 
 TEST_F(ResumeTest, ADrainParksEverySession) {
