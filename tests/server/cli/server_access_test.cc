@@ -1,6 +1,8 @@
 // The two programs and who may call: what the server refuses to start with, keys that
 // change under it, TLS, and a client that keeps its key to itself.
 #include <gmock/gmock.h>
+#include <grpcpp/create_channel.h>
+#include <grpcpp/security/credentials.h>
 #include <gtest/gtest.h>
 #include <signal.h>
 #include <sys/resource.h>
@@ -14,7 +16,9 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
+#include "tests/server/cli/demo_server.h"
 #include "tests/server/cli/program.h"
+#include "tests/server/grpc/any_call.h"
 #include "tests/server/grpc/certificates.h"
 #include "tests/server/grpc/harness.h"
 #include "tests/server/grpc/tenant_file.h"
@@ -320,6 +324,19 @@ TEST_F(ServerAccessTest, FilesMayBeOpenedUpToTheHardLimit) {
   rlimit raised{};
   ASSERT_EQ(prlimit(server.pid(), RLIMIT_NOFILE, nullptr, &raised), 0);
   EXPECT_EQ(raised.rlim_cur, before.rlim_max);
+}
+
+TEST(ReflectionTest, IsOnUnlessItIsSwitchedOff) {
+  for (const bool on : {true, false}) {
+    const DemoServer server(on ? std::vector<std::string>()
+                               : std::vector<std::string>{"--reflection=off"});
+    const auto channel = grpc::CreateCustomChannel(
+        server.address(), grpc::InsecureChannelCredentials(), DirectChannel());
+    const grpc::Status status = CallAny(
+        channel, "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo");
+    EXPECT_EQ(status.error_code(),
+              on ? grpc::StatusCode::OK : grpc::StatusCode::UNIMPLEMENTED);
+  }
 }
 
 TEST(ClientAccessTest, AKeyIsNotSentInTheClearToAnotherMachine) {
