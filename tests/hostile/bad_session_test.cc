@@ -253,6 +253,27 @@ TEST_F(SnapshotTest, OfAGenerationWithoutEndIsTooLongToResume) {
   EXPECT_TRUE(DeleteSession(server(), id).ok());
 }
 
+// A request for what it lacks, which is nothing, would never end.
+TEST_F(SnapshotTest, OfAWholeGenerationWithoutEndIsDataLossToResume) {
+  const std::string id = CreateSession(server())->id();
+  v1::GenerateRequest turn = TurnRequest(id, "begun", 5);
+  turn.mutable_sampling()->set_ignore_eos(true);
+  ASSERT_TRUE(Generate(server().stub(), turn).status.ok());
+  const std::string forged = Changed(*ExportSession(server(), id), [](Snapshot& s) {
+    ASSERT_EQ(s.turn->num_generated, s.turn->max_tokens);
+    s.turn->end.reset();
+  });
+  const auto imported = ImportSession(server(), forged);
+  ASSERT_TRUE(imported.ok()) << imported.status();
+  const grpc::Status status =
+      Checked(Generate(server().stub(), ResumeRequest(imported->id(), 0)).status);
+  EXPECT_EQ(status.error_code(), StatusCode::DATA_LOSS);
+  // What was said can be gone on from all the same.
+  EXPECT_TRUE(Generate(server().stub(), TurnRequest(imported->id(), "x", 3)).status.ok());
+  EXPECT_TRUE(DeleteSession(server(), imported->id()).ok());
+  EXPECT_TRUE(DeleteSession(server(), id).ok());
+}
+
 TEST_F(SnapshotTest, ThatIsDamagedIsDataLossAndReplacesNothing) {
   Witness witness(server());
   const std::string id = CreateSession(server(), "precious")->id();
