@@ -111,7 +111,9 @@ Shape ShapeFor(const Sizes& sizes) {
                : FewRowsShape<Weights, 2, 4>();
   if (sizes.tiles[0] <= kMaxSplitTiles && sizes.strips >= kMinSplitStrips)
     return ManyRowsShape<Weights, kSplitRows, true>();
-  if (sizes.tiles[1] < kEnoughTiles) return ManyRowsShape<Weights, 64, false>();
+  // Half of a tile of 128 rows would be zeros.
+  if (sizes.rows <= 64 || sizes.tiles[1] < kEnoughTiles)
+    return ManyRowsShape<Weights, 64, false>();
   return ManyRowsShape<Weights, 128, false>();
 }
 
