@@ -221,7 +221,6 @@ __global__ void __launch_bounds__(kThreads, kBlocksAtOnce)
     // The next item's weights are written over those that all have read before the last
     // barrier, its sums after more of them.
   }
-  AllowLaunch();
 }
 
 // Folds the partial results of a pass into the carry: block (row, head), a thread a

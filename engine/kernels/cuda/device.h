@@ -225,21 +225,24 @@ __device__ __forceinline__ void AsyncWait() {
 }
 
 // Programmatic dependent launch (sm_90): a kernel may start while the one before it in
-// the stream ends. Before AwaitLaunch it may touch only what no kernel writes: weights.
-// Every kernel of ours calls it, also those that have nothing to do before: a kernel
-// that did not wait could end before its predecessor has, and then the next one, which
-// waits for it alone, would be too early.
+// the stream still runs. Before AwaitLaunch it may touch only what no kernel writes:
+// weights. Every kernel of ours calls it, also those that have nothing to do before: a
+// kernel that did not wait could end before its predecessor has, and then the next one,
+// which waits for it alone, would be too early.
+//
+// The wait is for the end of the kernel before and for all that it has written, wherever
+// that one allowed the next to start. So a kernel allows it as soon as it has waited
+// itself. All its blocks run by then: those of the next take what is left, and are at
+// their own wait, with weights on their way, when it ends. The one after that starts no
+// sooner than this has ended, so of a stream no more than two run at once.
 __device__ __forceinline__ void AwaitLaunch() {
 #if defined(GOLDFINCH_CUDA_EMULATION)
   emulation::AwaitLaunch();
 #elif defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
-  asm volatile("griddepcontrol.wait;" ::: "memory");
-#endif
-}
-// Lets the next kernel start as soon as all blocks have come here.
-__device__ __forceinline__ void AllowLaunch() {
-#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
-  asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
+  asm volatile(
+      "griddepcontrol.wait;\n\t"
+      "griddepcontrol.launch_dependents;" ::
+          : "memory");
 #endif
 }
 

@@ -22,7 +22,6 @@ __global__ void __launch_bounds__(kThreads)
     some.value[i] = some.inside[i] ? sums[row * y.cols + some.col[i]] : 0.0f;
   }
   FinishEach(y, epilogue, some);
-  AllowLaunch();
 }
 
 }  // namespace

@@ -52,7 +52,6 @@ __global__ void __launch_bounds__(kGemmThreads) F32Tile(Products products) {
                           sum[i][j]);
       }
   }
-  AllowLaunch();
   for (int i = 0; i < 4; ++i)
     for (int j = 0; j < 4; ++j) {
       const std::int64_t row = first_row + thread_row + 16 * i;

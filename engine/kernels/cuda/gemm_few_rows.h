@@ -126,7 +126,6 @@ __global__ void __launch_bounds__(kGemmThreads) FewRows(Products products) {
                                   sums[warp][row][output] = sum[b][g][i];
                                 });
   __syncthreads();
-  AllowLaunch();
   for (int i = threadIdx.x; i < kOutputs * kRows; i += kGemmThreads) {
     const int output = i % kOutputs, r = i / kOutputs;
     const std::int64_t col = first_block * kBlockOutputs + output, row = first_row + r;

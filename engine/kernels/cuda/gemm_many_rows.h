@@ -163,7 +163,6 @@ __global__ void __launch_bounds__(kGemmThreads) ManyRows(Products products) {
     }
   }
   AsyncWait<0>();
-  AllowLaunch();
   // Calls visit(row, output, number) for what this thread has, both within the tile.
   const auto for_sums = [&](const auto& visit) {
     ForLaneSums<kBlocks, kGroups>(lane, [&](int row, int output, int b, int g, int i) {
@@ -232,7 +231,6 @@ __global__ void __launch_bounds__(kGemmThreads) AddSlices(Products products) {
     for (int slice = 0; slice < kSlices; ++slice)
       part[i][slice] = from[slice * kPartialElements + row * kTileOutputs + output];
   }
-  AllowLaunch();
 #pragma unroll
   for (int i = 0; i < kSumsEach; ++i) {
     sums.value[i] = part[i][0];

@@ -64,7 +64,6 @@ __global__ void __launch_bounds__(kThreads)
   float* const to = Row<float>(out, blockIdx.x);
   const Moments m =
       BlockMoments([row](int i) { return Read(row + i); }, cols, norm.eps, scratch);
-  AllowLaunch();
   for (int i = threadIdx.x; i < cols; i += kThreads)
     to[i] = Normalised(Read(row + i), m, norm, i);
 }
@@ -102,7 +101,6 @@ __global__ void __launch_bounds__(kThreads) NormShiftKernel(NormShiftArgs args) 
   };
   const Moments m = moments(x);
   const Moments of_other = other == x ? m : moments(other);
-  AllowLaunch();
   for (int at = static_cast<int>(threadIdx.x); at < cols; at += kEach * kThreads) {
     float cur[kEach], theirs[kEach], kept[kEach];
     float mix[NormShiftArgs::kMaxMixes][kEach];
@@ -144,7 +142,6 @@ __global__ void __launch_bounds__(kThreads)
   float* const to = Row<float>(state, slots[blockIdx.x]);
   const Moments m =
       BlockMoments([row](int i) { return row[i]; }, cols, norm.eps, scratch);
-  AllowLaunch();
   for (int i = threadIdx.x; i < cols; i += kThreads)
     to[i] = Normalised(row[i], m, norm, i);
 }
@@ -159,7 +156,6 @@ __device__ __forceinline__ void AddNormGroup(const AddNormArgs& args, std::int64
       args.b.data != nullptr ? Row<float>(args.b, row) + begin : nullptr;
   const auto read = [a, b](int i) { return b != nullptr ? a[i] + b[i] : a[i]; };
   const Moments m = MomentsOf(read, cols, args.norm.eps, first, step, sum);
-  AllowLaunch();
   const float* const gates =
       args.gate.data != nullptr ? Row<float>(args.gate, row) + begin : nullptr;
   for (int at = first; at < cols; at += kEach * step) {
@@ -213,7 +209,6 @@ __global__ void __launch_bounds__(kThreads) RmsNormKernel(Matrix in, Matrix out)
   for (int i = threadIdx.x; i < cols; i += kThreads) square = Fma(x[i], x[i], square);
   const float length = sqrtf(BlockSum<kThreads>(square, scratch));
   const float norm = length / sqrtf(static_cast<float>(cols)) + 1e-8f;
-  AllowLaunch();
   for (int i = threadIdx.x; i < cols; i += kThreads) y[i] = x[i] / norm;
 }
 

@@ -45,7 +45,6 @@ __global__ void __launch_bounds__(kOne ? kWarpsOfOne* kWarp : kParts* kWarp,
     columns.RunOne(args.spans.begin[span]);
   else
     columns.Run(args.spans.begin[span], args.spans.begin[span + 1]);
-  AllowLaunch();
   columns.Store();
 }
 

@@ -462,7 +462,6 @@ __global__ void __launch_bounds__(kThreads, 2) WkvBlocksKernel(WkvArgs args) {
     __syncthreads();
     RunTiles<kAligned>(args, Row<float>(args.state, slot) + head * kHeadState, first,
                        head * kHeadSize, static_cast<int>(blocks) * kTiles);
-    AllowLaunch();
     __syncthreads();
     from = last;
     to = end;
