@@ -10,9 +10,9 @@
 //              parts. Weights are the left operand, which wants 16 of them and 8 rows;
 //              they go from memory to registers, four strips ahead.
 //   many rows  128 outputs by 64 or 128 rows, the parts one after another. Strips of both
-//              operands pass through shared memory, four ahead. Where such tiles are too
-//              few to keep a GPU busy, each part is a block of its own and leaves its
-//              sums to a second kernel, which adds them in the same order.
+//              operands pass through shared memory, three or seven ahead. Where such
+//              tiles are too few to keep a GPU busy, each part is a block of its own and
+//              leaves its sums to a second kernel, which adds them in the same order.
 // In float32 (gemm_f32.h; the golden cases, not for speed) a sum runs over ascending
 // inputs.
 #include <algorithm>
@@ -76,7 +76,7 @@ Shape ManyRowsShape() {
           .any = ManyRows<Weights, kRows, kSplit, false>,
           .outputs = kTileOutputs,
           .rows = kRows,
-          .shared = kStages * StageBytes<Weights, kRows>(),
+          .shared = ManyRowsRing<Weights, kRows, kSplit>::kBytes,
           .split = kSplit};
 }
 

@@ -7,14 +7,21 @@
 
 namespace goldfinch::GOLDFINCH_CUDA {
 
-constexpr int kTileBlocks = 8, kStages = 4;
+constexpr int kTileBlocks = 8;
 constexpr int kTileOutputs = kTileBlocks * static_cast<int>(kBlockOutputs);
 constexpr int kWarpRows = 32;
 
-template <typename Weights, int kRows>
-constexpr int StageBytes() {
-  return kTileBlocks * Weights::kStripBytes + kRows * static_cast<int>(kStripInputs) * 2;
-}
+// Strips of a tile that are used or under way. Up to 64 rows the products of a layer of
+// the 1.5B shape are 66 and 72 tiles: fewer than there are multiprocessors, so each that
+// has one needs more under way to make up for the others, 84 KB instead of 36. Tiles
+// whose slices are blocks of their own are enough for all.
+template <typename Weights, int kRows, bool kSplit>
+struct ManyRowsRing {
+  static constexpr int kStages = kRows == 64 && !kSplit ? 8 : 4;
+  static constexpr int kStageBytes =
+      kTileBlocks * Weights::kStripBytes + kRows * static_cast<int>(kStripInputs) * 2;
+  static constexpr int kBytes = kStages * kStageBytes;
+};
 
 // A thread's part of the copies of a strip of a tile to shared memory: of its blocks of
 // weights, then of its rows of x.
@@ -92,13 +99,17 @@ constexpr int kSplitRows = 64;
 constexpr std::int64_t kPartialElements = std::int64_t{kSplitRows} * kTileOutputs;
 
 // 128 outputs by kRows rows, eight warps of 32 rows each. kSplit: only slice
-// blockIdx.x % kSlices of tile blockIdx.x / kSlices, to `partials`.
+// blockIdx.x % kSlices of tile blockIdx.x / kSlices, to `partials`. Sums of 128 rows take
+// all registers that a thread can have; of 64 rows, two blocks share a multiprocessor.
 template <typename Weights, int kRows, bool kSplit, bool kAligned>
-__global__ void __launch_bounds__(kGemmThreads) ManyRows(Products products) {
+__global__ void __launch_bounds__(kGemmThreads, kRows == 128 ? 1 : 2)
+    ManyRows(Products products) {
   constexpr int kRowWarps = kRows / kWarpRows, kGroups = kWarpRows / 8;
   constexpr int kBlocks = kTileBlocks * kRowWarps / (kGemmThreads / kWarp);
   static_assert(!kSplit || kRows == kSplitRows);
-  static_assert(kStages * StageBytes<Weights, kRows>() >=
+  using Ring = ManyRowsRing<Weights, kRows, kSplit>;
+  constexpr int kStages = Ring::kStages;
+  static_assert(Ring::kBytes >=
                 kStagedRows * kTileOutputs * static_cast<int>(sizeof(float)));
   auto* const shared = static_cast<unsigned char*>(DynamicShared());
   AwaitLaunch();
@@ -117,7 +128,7 @@ __global__ void __launch_bounds__(kGemmThreads) ManyRows(Products products) {
   const std::int64_t end = kSplit ? (slice + 1) * strips / kSlices : strips;
   const StripCopies<Weights, kRows, kAligned> copies(p, first_block, first_row);
   const auto stage = [shared, begin](std::int64_t strip) {
-    return shared + (strip - begin) % kStages * StageBytes<Weights, kRows>();
+    return shared + (strip - begin) % kStages * Ring::kStageBytes;
   };
   for (std::int64_t strip = begin; strip < begin + kStages - 1; ++strip) {
     if (strip < end) copies.Start(strip, stage(strip));
