@@ -42,6 +42,7 @@
 #define __host__
 #define __forceinline__ inline
 #define __launch_bounds__(...)
+#define __grid_constant__
 // Kept, and known to be written by others (shared_variables.h).
 #define __shared__ [[gnu::used]] static
 #define __align__(n) alignas(n)

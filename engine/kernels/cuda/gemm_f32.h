@@ -18,7 +18,8 @@ constexpr int kF32Tile = 64, kF32Depth = 32;
 
 // Float32 inputs: 64 rows by 64 outputs, sums over ascending inputs.
 template <typename Storage>
-__global__ void __launch_bounds__(kGemmThreads) F32Tile(Products products) {
+__global__ void __launch_bounds__(kGemmThreads)
+    F32Tile(const __grid_constant__ Products products) {
   __shared__ float inputs[kF32Depth][kF32Tile + 1], weights[kF32Depth][kF32Tile + 1];
   AwaitLaunch();
   const Product& p = FindProduct(products, blockIdx.x);

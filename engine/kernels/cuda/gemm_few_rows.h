@@ -24,7 +24,8 @@ struct FewRowsRing {
 
 // kBlocks blocks of 16 outputs by kGroups groups of 8 rows; warp i sums slice i.
 template <typename Weights, int kBlocks, int kGroups, bool kAligned>
-__global__ void __launch_bounds__(kGemmThreads) FewRows(Products products) {
+__global__ void __launch_bounds__(kGemmThreads)
+    FewRows(const __grid_constant__ Products products) {
   using Ring = FewRowsRing<Weights, kBlocks, kGroups>;
   constexpr int kOutputs = kBlocks * kBlockOutputs, kRows = kGroups * 8;
   constexpr int kStages = Ring::kStages, kPart = kWarp * 16;

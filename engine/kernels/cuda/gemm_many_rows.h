@@ -103,7 +103,7 @@ constexpr std::int64_t kPartialElements = std::int64_t{kSplitRows} * kTileOutput
 // all registers that a thread can have; of 64 rows, two blocks share a multiprocessor.
 template <typename Weights, int kRows, bool kSplit, bool kAligned>
 __global__ void __launch_bounds__(kGemmThreads, kRows == 128 ? 1 : 2)
-    ManyRows(Products products) {
+    ManyRows(const __grid_constant__ Products products) {
   constexpr int kRowWarps = kRows / kWarpRows, kGroups = kWarpRows / 8;
   constexpr int kBlocks = kTileBlocks * kRowWarps / (kGemmThreads / kWarp);
   static_assert(!kSplit || kRows == kSplitRows);
@@ -220,7 +220,8 @@ __global__ void __launch_bounds__(kGemmThreads, kRows == 128 ? 1 : 2)
 // of threads has kRowsEach rows of a tile.
 constexpr int kSumsEach = 4, kRowsEach = kSumsEach * kGemmThreads / kTileOutputs;
 template <int kRows>
-__global__ void __launch_bounds__(kGemmThreads) AddSlices(Products products) {
+__global__ void __launch_bounds__(kGemmThreads)
+    AddSlices(const __grid_constant__ Products products) {
   AwaitLaunch();
   const std::int64_t index = blockIdx.x / (kRows / kRowsEach);
   const Product& p = FindProduct(products, index);

@@ -24,6 +24,9 @@ struct Product {
   std::int64_t first_tile = 0;  // among the tiles of the launch
   std::int64_t row_tiles = 0;
 };
+// Kernels take them as a constant of the grid: what they read after they have waited
+// might else have been written by then, for all the compiler knows, and it copies all of
+// it to memory of each thread.
 struct Products {
   int count = 0;
   float* partials =
