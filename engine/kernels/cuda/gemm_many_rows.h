@@ -50,11 +50,16 @@ class StripCopies {
     }
   }
 
-  __device__ __forceinline__ void Start(std::int64_t strip, unsigned char* stage) const {
+  __device__ __forceinline__ void StartWeights(std::int64_t strip,
+                                               unsigned char* stage) const {
 #pragma unroll
     for (int i = 0; i < kWeightCopies; ++i)
       AsyncCopy16(stage + (static_cast<int>(threadIdx.x) + i * kGemmThreads) * 16,
                   weights_[i] + strip * Weights::kStripBytes, weight_zeros_[i]);
+  }
+
+  __device__ __forceinline__ void StartInputs(std::int64_t strip,
+                                              unsigned char* stage) const {
     unsigned char* const to = stage + kTileBlocks * Weights::kStripBytes;
     const std::int64_t k = strip * kStripInputs + threadIdx.x % 4 * 8;
 #pragma unroll
@@ -112,7 +117,6 @@ __global__ void __launch_bounds__(kGemmThreads, kRows == 128 ? 1 : 2)
   static_assert(Ring::kBytes >=
                 kStagedRows * kTileOutputs * static_cast<int>(sizeof(float)));
   auto* const shared = static_cast<unsigned char*>(DynamicShared());
-  AwaitLaunch();
   const std::int64_t index = kSplit ? blockIdx.x / kSlices : blockIdx.x;
   const Product& p = FindProduct(products, index);
   const std::int64_t tile = index - p.first_tile;
@@ -130,8 +134,12 @@ __global__ void __launch_bounds__(kGemmThreads, kRows == 128 ? 1 : 2)
   const auto stage = [shared, begin](std::int64_t strip) {
     return shared + (strip - begin) % kStages * Ring::kStageBytes;
   };
+  for (std::int64_t strip = begin; strip < begin + kStages - 1; ++strip)
+    if (strip < end) copies.StartWeights(strip, stage(strip));
+  AwaitLaunch();
+  // The first of them waits for the weights of all.
   for (std::int64_t strip = begin; strip < begin + kStages - 1; ++strip) {
-    if (strip < end) copies.Start(strip, stage(strip));
+    if (strip < end) copies.StartInputs(strip, stage(strip));
     AsyncCommit();
   }
   float sum[kBlocks][kGroups][4] = {}, total[kBlocks][kGroups][4] = {};
@@ -141,7 +149,10 @@ __global__ void __launch_bounds__(kGemmThreads, kRows == 128 ? 1 : 2)
     // Everybody sees the strip, and is done with the one whose room is taken next.
     __syncthreads();
     const std::int64_t next = strip + kStages - 1;
-    if (next < end) copies.Start(next, stage(next));
+    if (next < end) {
+      copies.StartWeights(next, stage(next));
+      copies.StartInputs(next, stage(next));
+    }
     AsyncCommit();
     // Slices may be empty: their sums are zero in all kernels.
     while (!kSplit && strip == slice_end) {
