@@ -21,18 +21,10 @@
 #include "engine/kernels/cuda/gemm_f32.h"
 #include "engine/kernels/cuda/gemm_few_rows.h"
 #include "engine/kernels/cuda/gemm_many_rows.h"
+#include "engine/kernels/cuda/gemm_shape.h"
 
 namespace goldfinch::GOLDFINCH_CUDA {
 namespace {
-
-// Up to so many tiles of 64 rows are split: a product of 2048 outputs and 128 rows.
-// Beyond it, writing and reading partial sums costs more than the blocks that are
-// missing.
-constexpr std::int64_t kMaxSplitTiles = 32;
-// A slice has two strips at least.
-constexpr std::int64_t kMinSplitStrips = 2 * kSlices;
-// Tiles of 128 rows that are enough to keep a GPU busy; they read less than those of 64.
-constexpr std::int64_t kEnoughTiles = 96;
 
 // Products of one kind, cut into tiles.
 struct Batch {
@@ -89,48 +81,42 @@ Shape FewRowsShape() {
           .shared = FewRowsRing<Weights, kBlocks, kGroups>::kBytes};
 }
 
-// What a launch's products have in common.
-struct Sizes {
-  std::int64_t rows = 0;       // most
-  std::int64_t strips = 0;     // fewest
-  std::int64_t outputs = 0;    // of all
-  std::int64_t tiles[2] = {};  // of 128 outputs by 64 and by 128 rows
-  bool aligned = true;
-  int multiprocessors = 1;
-};
-
-// All shapes have the same bits; which one is fast depends on how many tiles there are
-// for the hundred-odd multiprocessors of a GPU.
 template <typename Weights>
-Shape ShapeFor(const Sizes& sizes) {
-  if (sizes.rows <= 8) return FewRowsShape<Weights, 1, 1>();
-  if (sizes.rows <= 16) return FewRowsShape<Weights, 1, 2>();
-  if (sizes.rows <= 32)
-    return sizes.outputs < std::int64_t{32} * sizes.multiprocessors
-               ? FewRowsShape<Weights, 1, 4>()
-               : FewRowsShape<Weights, 2, 4>();
-  if (sizes.tiles[0] <= kMaxSplitTiles && sizes.strips >= kMinSplitStrips)
-    return ManyRowsShape<Weights, kSplitRows, true>();
-  // Half of a tile of 128 rows would be zeros.
-  if (sizes.rows <= 64 || sizes.tiles[1] < kEnoughTiles)
-    return ManyRowsShape<Weights, 64, false>();
-  return ManyRowsShape<Weights, 128, false>();
+Shape ShapeFor(GemmShape shape) {
+  switch (shape) {
+    case GemmShape::kRows8:
+      return FewRowsShape<Weights, 1, 1>();
+    case GemmShape::kRows16:
+      return FewRowsShape<Weights, 1, 2>();
+    case GemmShape::kRows32:
+      return FewRowsShape<Weights, 1, 4>();
+    case GemmShape::kRows32Wide:
+      return FewRowsShape<Weights, 2, 4>();
+    case GemmShape::kSplit64:
+      return ManyRowsShape<Weights, kSplitRows, true>();
+    case GemmShape::kRows64:
+      return ManyRowsShape<Weights, 64, false>();
+    case GemmShape::kRows128:
+      return ManyRowsShape<Weights, 128, false>();
+  }
+  return {};
 }
+constexpr GemmShape kShapes[] = {
+    GemmShape::kRows8,   GemmShape::kRows16, GemmShape::kRows32, GemmShape::kRows32Wide,
+    GemmShape::kSplit64, GemmShape::kRows64, GemmShape::kRows128};
 
 // Shared memory beyond 48 KiB must be asked for.
 template <typename Weights>
 void PrepareKernels(Stream& stream) {
-  for (const Shape& shape :
-       {FewRowsShape<Weights, 1, 1>(), FewRowsShape<Weights, 1, 2>(),
-        FewRowsShape<Weights, 1, 4>(), FewRowsShape<Weights, 2, 4>(),
-        ManyRowsShape<Weights, kSplitRows, true>(), ManyRowsShape<Weights, 64, false>(),
-        ManyRowsShape<Weights, 128, false>()})
+  for (const GemmShape each : kShapes) {
+    const Shape shape = ShapeFor<Weights>(each);
     for (const Kernel kernel : {shape.aligned, shape.any}) {
       LoadKernels(stream, kernel);
       stream.Check(cudaFuncSetAttribute(
                        kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, shape.shared),
                    "cudaFuncSetAttribute");
     }
+  }
 }
 
 void LaunchBf16(Stream& stream, std::span<const GemmArgs> products, DType storage,
@@ -139,27 +125,28 @@ void LaunchBf16(Stream& stream, std::span<const GemmArgs> products, DType storag
     return (args.w.out + kTileOutputs - 1) / kTileOutputs *
            ((args.x.rows + rows - 1) / rows);
   };
-  Sizes sizes;
-  sizes.multiprocessors = stream.multiprocessors;
+  GemmSizes sizes;
+  bool aligned = true;
   for (const GemmArgs& args : products) {
     if (args.w.storage != storage) continue;
     const std::int64_t strips = StripsOf(args.w.in);
     sizes.rows = std::max(sizes.rows, args.x.rows);
-    sizes.strips = sizes.tiles[0] == 0 ? strips : std::min(sizes.strips, strips);
+    sizes.strips = sizes.tiles64 == 0 ? strips : std::min(sizes.strips, strips);
     sizes.outputs += args.w.out;
-    sizes.tiles[0] += tiles(args, 64);
-    sizes.tiles[1] += tiles(args, 128);
-    sizes.aligned = sizes.aligned && IsAligned(args);
+    sizes.tiles64 += tiles(args, 64);
+    sizes.tiles128 += tiles(args, 128);
+    aligned = aligned && IsAligned(args);
   }
-  const Shape shape = storage == DType::kI8    ? ShapeFor<ByteWeights<std::int8_t>>(sizes)
-                      : storage == DType::kFp8 ? ShapeFor<ByteWeights<Fp8>>(sizes)
-                                               : ShapeFor<Bf16Weights>(sizes);
+  const GemmShape best = ShapeOf(sizes, stream.multiprocessors);
+  const Shape shape = storage == DType::kI8    ? ShapeFor<ByteWeights<std::int8_t>>(best)
+                      : storage == DType::kFp8 ? ShapeFor<ByteWeights<Fp8>>(best)
+                                               : ShapeFor<Bf16Weights>(best);
   Batch batch;
   batch.products.partials = partials;
   for (const GemmArgs& args : products)
     if (args.w.storage == storage) batch.Add(args, shape.outputs, shape.rows);
   if (batch.tiles == 0) return;
-  Launch(stream, "gemm", sizes.aligned ? shape.aligned : shape.any,
+  Launch(stream, "gemm", aligned ? shape.aligned : shape.any,
          dim3(static_cast<unsigned>(batch.tiles * (shape.split ? kSlices : 1))),
          kGemmThreads, static_cast<std::size_t>(shape.shared), batch.products);
   if (shape.split)
