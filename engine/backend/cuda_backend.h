@@ -28,7 +28,7 @@ struct CudaBackendOptions {
   std::int64_t piece_rows = 2048;  // Backend::piece_rows
   // Steps that come again are recorded as CUDA graphs.
   bool graphs = true;
-  // A kernel may begin while the one before it in the stream ends, from sm_90 on.
+  // A kernel may begin while the one before it in the stream runs, from sm_90 on.
   bool overlap = true;
   // Products of prompts are cuBLASLt's, where it can be opened.
   bool cublas = true;

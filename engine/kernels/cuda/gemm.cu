@@ -46,6 +46,13 @@ struct Batch {
     p.row_tiles = (p.rows + tile_rows - 1) / tile_rows;
     tiles += p.row_tiles * ((p.out + tile_outputs - 1) / tile_outputs);
   }
+
+  bool OfOneShape() const {
+    return std::all_of(
+        products.at, products.at + products.count, [this](const Product& p) {
+          return p.rows == products.at[0].rows && p.out == products.at[0].out;
+        });
+  }
 };
 
 bool IsAligned(const GemmArgs& args) {
@@ -131,7 +138,9 @@ void LaunchBf16(Stream& stream, std::span<const GemmArgs> products, DType storag
     if (args.w.storage != storage) continue;
     const std::int64_t strips = StripsOf(args.w.in);
     sizes.rows = std::max(sizes.rows, args.x.rows);
-    sizes.strips = sizes.tiles64 == 0 ? strips : std::min(sizes.strips, strips);
+    sizes.fewest_strips =
+        sizes.tiles64 == 0 ? strips : std::min(sizes.fewest_strips, strips);
+    sizes.most_strips = std::max(sizes.most_strips, strips);
     sizes.outputs += args.w.out;
     sizes.tiles64 += tiles(args, 64);
     sizes.tiles128 += tiles(args, 128);
@@ -146,6 +155,10 @@ void LaunchBf16(Stream& stream, std::span<const GemmArgs> products, DType storag
   for (const GemmArgs& args : products)
     if (args.w.storage == storage) batch.Add(args, shape.outputs, shape.rows);
   if (batch.tiles == 0) return;
+  // What the ends of several products read, cur and diff of a time mix's five, comes from
+  // memory once if they are at it together. Of long sums it is the inputs that should be
+  // read together.
+  batch.products.tile_by_tile = AreShort(sizes) && batch.OfOneShape();
   Launch(stream, "gemm", aligned ? shape.aligned : shape.any,
          dim3(static_cast<unsigned>(batch.tiles * (shape.split ? kSlices : 1))),
          kGemmThreads, static_cast<std::size_t>(shape.shared), batch.products);

@@ -22,8 +22,7 @@ __global__ void __launch_bounds__(kGemmThreads)
     F32Tile(const __grid_constant__ Products products) {
   __shared__ float inputs[kF32Depth][kF32Tile + 1], weights[kF32Depth][kF32Tile + 1];
   AwaitLaunch();
-  const Product& p = FindProduct(products, blockIdx.x);
-  const std::int64_t tile = blockIdx.x - p.first_tile;
+  const auto [p, tile] = FindTile(products, blockIdx.x);
   const std::int64_t first_col = tile / p.row_tiles * kF32Tile;
   const std::int64_t first_row = tile % p.row_tiles * kF32Tile;
   const auto* const w = static_cast<const Storage*>(p.w);

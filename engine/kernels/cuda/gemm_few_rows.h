@@ -35,8 +35,7 @@ __global__ void __launch_bounds__(kGemmThreads)
   static_assert(kSlices * kRows * kPitch * sizeof(float) <= Ring::kBytes);
   auto* const shared = static_cast<unsigned char*>(DynamicShared());
 
-  const Product& p = FindProduct(products, blockIdx.x);
-  const std::int64_t tile = blockIdx.x - p.first_tile;
+  const auto [p, tile] = FindTile(products, blockIdx.x);
   const std::int64_t first_block = tile / p.row_tiles * kBlocks;
   const std::int64_t first_row = tile % p.row_tiles * kRows;
   const unsigned lane = threadIdx.x % kWarp, warp = threadIdx.x / kWarp;

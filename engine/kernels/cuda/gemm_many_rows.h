@@ -117,9 +117,8 @@ __global__ void __launch_bounds__(kGemmThreads, kRows == 128 ? 1 : 2)
   static_assert(Ring::kBytes >=
                 kStagedRows * kTileOutputs * static_cast<int>(sizeof(float)));
   auto* const shared = static_cast<unsigned char*>(DynamicShared());
-  const std::int64_t index = kSplit ? blockIdx.x / kSlices : blockIdx.x;
-  const Product& p = FindProduct(products, index);
-  const std::int64_t tile = index - p.first_tile;
+  const auto [p, tile] =
+      FindTile(products, kSplit ? blockIdx.x / unsigned{kSlices} : blockIdx.x);
   const std::int64_t first_block = tile / p.row_tiles * kTileBlocks;
   const std::int64_t first_row = tile % p.row_tiles * kRows;
   const int lane = static_cast<int>(threadIdx.x % kWarp);
@@ -234,9 +233,8 @@ template <int kRows>
 __global__ void __launch_bounds__(kGemmThreads)
     AddSlices(const __grid_constant__ Products products) {
   AwaitLaunch();
-  const std::int64_t index = blockIdx.x / (kRows / kRowsEach);
-  const Product& p = FindProduct(products, index);
-  const std::int64_t tile = index - p.first_tile;
+  const unsigned index = blockIdx.x / (kRows / kRowsEach);
+  const auto [p, tile] = FindTile(products, index);
   const int output = static_cast<int>(threadIdx.x) % kTileOutputs;
   const int first = static_cast<int>(blockIdx.x) % (kRows / kRowsEach) * kRowsEach +
                     static_cast<int>(threadIdx.x) / kTileOutputs;

@@ -29,6 +29,9 @@ struct Product {
 // it to memory of each thread.
 struct Products {
   int count = 0;
+  // Tile i of each, in their order, comes before tile i + 1 of any; else all tiles of one
+  // before those of the next. Only of products of equal numbers of tiles.
+  bool tile_by_tile = false;
   float* partials =
       nullptr;  // [tile][slice][row][output] of tiles whose slices are split
   Product at[kMaxGemms];
@@ -36,12 +39,17 @@ struct Products {
 // What a kernel of any toolkit and device may be given.
 static_assert(sizeof(Products) <= 4096);
 
-// The product that tile `index` is of.
-__device__ __forceinline__ const Product& FindProduct(const Products& products,
-                                                      std::int64_t index) {
-  int i = 0;
-  while (i + 1 < products.count && index >= products.at[i + 1].first_tile) ++i;
-  return products.at[i];
+// What tile number `index` of the launch is.
+struct Tile {
+  const Product& product;
+  std::int64_t number;  // among the product's
+};
+__device__ __forceinline__ Tile FindTile(const Products& products, unsigned index) {
+  const auto count = static_cast<unsigned>(products.count);
+  if (products.tile_by_tile) return {products.at[index % count], index / count};
+  unsigned i = 0;
+  while (i + 1 < count && index >= products.at[i + 1].first_tile) ++i;
+  return {products.at[i], index - products.at[i].first_tile};
 }
 
 template <int kSums>

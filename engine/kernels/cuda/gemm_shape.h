@@ -26,12 +26,16 @@ enum class GemmShape : std::uint8_t {
 
 // What the products of a launch have in common.
 struct GemmSizes {
-  std::int64_t rows = 0;      // most
-  std::int64_t strips = 0;    // fewest
+  std::int64_t rows = 0;  // most
+  std::int64_t fewest_strips = 0, most_strips = 0;
   std::int64_t outputs = 0;   // of all
   std::int64_t tiles64 = 0;   // of 128 outputs by 64 rows
   std::int64_t tiles128 = 0;  // of 128 outputs by 128 rows
 };
+
+// Sums whose ends take as long: for eight strips a tile of 64 rows reads 96 KB, and for
+// a lerp of what comes of them 64 KB, which nothing has asked for before.
+constexpr bool AreShort(const GemmSizes& sizes) { return sizes.most_strips <= kSlices; }
 
 // A multiprocessor takes 175 ns of its tensor cores for a strip of a tile of 128 rows,
 // and for one of 64 rows the 110 ns in which it gets 12 KB from the second level cache.
@@ -46,10 +50,11 @@ constexpr GemmShape ShapeOf(const GemmSizes& sizes, std::int64_t multiprocessors
   if (sizes.rows <= 32)
     return sizes.outputs < 32 * multiprocessors ? GemmShape::kRows32
                                                 : GemmShape::kRows32Wide;
-  if (sizes.tiles64 <= kMaxSplitTiles && sizes.strips >= kMinSplitStrips)
+  if (sizes.tiles64 <= kMaxSplitTiles && sizes.fewest_strips >= kMinSplitStrips)
     return GemmShape::kSplit64;
-  // Half of a tile of 128 rows would be zeros.
-  if (sizes.rows <= 64) return GemmShape::kRows64;
+  // Half of a tile of 128 rows would be zeros; and where ends take the time, one block of
+  // two should be at its sums.
+  if (sizes.rows <= 64 || AreShort(sizes)) return GemmShape::kRows64;
   const auto most = [multiprocessors](std::int64_t tiles) {
     return (tiles + multiprocessors - 1) / multiprocessors;
   };

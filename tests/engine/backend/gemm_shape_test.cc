@@ -14,7 +14,8 @@ constexpr std::int64_t kH200 = 132;  // multiprocessors
 // Products of `rows` rows and so many inputs and outputs each.
 GemmSizes Sizes(std::int64_t rows, std::int64_t in,
                 std::initializer_list<std::int64_t> outputs) {
-  GemmSizes sizes = {.rows = rows, .strips = StripsOf(in)};
+  GemmSizes sizes = {
+      .rows = rows, .fewest_strips = StripsOf(in), .most_strips = StripsOf(in)};
   for (const std::int64_t out : outputs) {
     sizes.outputs += out;
     sizes.tiles64 += (out + 127) / 128 * ((rows + 63) / 64);
@@ -40,6 +41,14 @@ TEST(GemmShapeTest, ProductsOfFewTilesAreSplitIfTheirSumsAreLong) {
 TEST(GemmShapeTest, NoTileIsHalfEmptyHoweverManyThereAre) {
   EXPECT_EQ(Of(Sizes(64, 2048, {65536})), GemmShape::kRows64);
   EXPECT_EQ(Of(Sizes(33, 2048, {65536})), GemmShape::kRows64);
+}
+
+TEST(GemmShapeTest, ShortSumsHaveSmallTiles) {
+  EXPECT_EQ(Of(Sizes(4096, 32, {2048, 2048, 2048, 2048, 2048})), GemmShape::kRows64);
+  EXPECT_EQ(Of(Sizes(4096, 256, {2048})), GemmShape::kRows64);
+  GemmSizes sizes = Sizes(4096, 32, {2048, 2048});
+  sizes.most_strips = StripsOf(2048);
+  EXPECT_EQ(Of(sizes), GemmShape::kRows128);
 }
 
 // 128 rows and 128 outputs more are a tile more of the larger ones, and two of the

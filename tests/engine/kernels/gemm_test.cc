@@ -7,6 +7,7 @@
 #include <cmath>
 #include <cstdint>
 #include <memory>
+#include <span>
 #include <vector>
 
 #include "tests/engine/kernels/op_test.h"
@@ -214,29 +215,40 @@ TEST_P(GemmTest, NoRowsAreNoWork) {
   EXPECT_TRUE(y.SurroundingsAreIntact());
 }
 
-// Products of one call, of different shapes and numbers of rows, are those of calls of
-// their own.
+// Products of one call are those of calls of their own: of different shapes and numbers
+// of rows, or all alike, whose tiles a device may mix.
 TEST_P(GemmTest, ProductsSideBySideAreTheProductsAlone) {
-  const Shape shapes[] = {{64, 100}, {33, 7}, {20, 300}, {64, 33}};
-  const std::int64_t rows[] = {40, 97, 0, 1};
-  std::vector<std::unique_ptr<PackedWeights>> weights;
-  std::vector<std::unique_ptr<Tensor>> inputs, alone, together;
-  std::vector<Backend::Product> products;
-  for (std::size_t i = 0; i < 4; ++i) {
-    const auto [in, out] = shapes[i];
-    weights.push_back(
-        PackWeights(backend(), RandomGrid(out, in, i, DType::kBf16), DType::kBf16));
-    inputs.push_back(std::make_unique<Tensor>(
-        backend(), RandomGrid(rows[i], in, 9 + i, DType::kBf16), DType::kBf16));
-    for (auto* tensors : {&alone, &together})
-      tensors->push_back(std::make_unique<Tensor>(backend(), rows[i], out, DType::kF32));
-    backend().Gemm({**inputs[i], weights[i].get(), **alone[i]});
-    products.push_back({**inputs[i], weights[i].get(), **together[i]});
-  }
-  backend().Gemm(products);
-  for (std::size_t i = 0; i < 4; ++i) {
-    EXPECT_EQ(together[i]->Bits(), alone[i]->Bits()) << i;
-    EXPECT_TRUE(together[i]->SurroundingsAreIntact()) << i;
+  struct Sizes {
+    Shape shape;
+    std::int64_t rows;
+  };
+  const Sizes different[] = {
+      {{64, 100}, 40}, {{33, 7}, 97}, {{20, 300}, 0}, {{64, 33}, 1}};
+  const Sizes alike[] = {{{33, 300}, 97}, {{40, 300}, 97}, {{64, 300}, 97}};
+  const Sizes alike_and_few[] = {{{64, 40}, 5}, {{33, 40}, 5}};
+  for (const std::span<const Sizes> sizes :
+       {std::span(different).first(4), std::span(alike).first(3),
+        std::span(alike_and_few).first(2)}) {
+    std::vector<std::unique_ptr<PackedWeights>> weights;
+    std::vector<std::unique_ptr<Tensor>> inputs, alone, together;
+    std::vector<Backend::Product> products;
+    for (std::size_t i = 0; i < sizes.size(); ++i) {
+      const auto [in, out] = sizes[i].shape;
+      const std::int64_t rows = sizes[i].rows;
+      weights.push_back(
+          PackWeights(backend(), RandomGrid(out, in, i, DType::kBf16), DType::kBf16));
+      inputs.push_back(std::make_unique<Tensor>(
+          backend(), RandomGrid(rows, in, 9 + i, DType::kBf16), DType::kBf16));
+      for (auto* tensors : {&alone, &together})
+        tensors->push_back(std::make_unique<Tensor>(backend(), rows, out, DType::kF32));
+      backend().Gemm({**inputs[i], weights[i].get(), **alone[i]});
+      products.push_back({**inputs[i], weights[i].get(), **together[i]});
+    }
+    backend().Gemm(products);
+    for (std::size_t i = 0; i < sizes.size(); ++i) {
+      EXPECT_EQ(together[i]->Bits(), alone[i]->Bits()) << i;
+      EXPECT_TRUE(together[i]->SurroundingsAreIntact()) << i;
+    }
   }
 }
 
