@@ -68,8 +68,11 @@ __global__ void __launch_bounds__(kThreads)
     to[i] = Normalised(Read(row + i), m, norm, i);
 }
 
-// The span that `row` is of; spans.begin ascends.
-__device__ __forceinline__ int SpanOf(const RowSpans& spans, int row) {
+// The span that `row` is of; spans.begin ascends. Every span has a row, so where there are
+// no more rows it is the row's number, and a step that decodes need not wait for as many
+// answers of the memory as a search has steps.
+__device__ __forceinline__ int SpanOf(const RowSpans& spans, int row, int rows) {
+  if (rows == spans.count) return row;
   int low = 0, high = spans.count;
   while (high - low > 1) {
     const int middle = (low + high) / 2;
@@ -88,7 +91,7 @@ __global__ void __launch_bounds__(kThreads) NormShiftKernel(NormShiftArgs args) 
   __shared__ float scratch[kWarps];
   AwaitLaunch();
   const int row = static_cast<int>(blockIdx.x), cols = static_cast<int>(args.x.cols);
-  const int span = SpanOf(args.spans, row);
+  const int span = SpanOf(args.spans, row, static_cast<int>(gridDim.x));
   const bool first = row == args.spans.begin[span];
   const int last_row = args.spans.begin[span + 1] - 1;
   const float* const state = Row<float>(args.state, args.spans.slot[span]);

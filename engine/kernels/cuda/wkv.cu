@@ -35,14 +35,15 @@ constexpr int kWarpsOfOne = kParts / 2, kBlocksOfOne = 5;
 template <bool kOne>
 __global__ void __launch_bounds__(kOne ? kWarpsOfOne* kWarp : kParts* kWarp,
                                   kOne ? kBlocksOfOne : 1) WkvKernel(WkvArgs args) {
+  // Of so many warps, in 32 bits: a division of 64 takes a hundred instructions.
+  const auto heads = static_cast<unsigned>(args.heads);
+  const unsigned task = blockIdx.x * (blockDim.x / kWarp) + threadIdx.x / kWarp;
+  const unsigned of_span = task / kParts, span = of_span / heads;
   AwaitLaunch();
-  const std::int64_t task = (std::int64_t{blockIdx.x} * blockDim.x + threadIdx.x) / kWarp;
-  const std::int64_t span = task / (args.heads * kParts);
-  if (span >= args.spans.count) return;
-  WkvColumns columns(args, span, task / kParts % args.heads,
-                     static_cast<int>(task % kParts));
+  if (span >= static_cast<unsigned>(args.spans.count)) return;
+  WkvColumns columns(args, span, of_span % heads, static_cast<int>(task % kParts));
   if constexpr (kOne)
-    columns.RunOne(args.spans.begin[span]);
+    columns.RunOne(span);  // of the row that is its number
   else
     columns.Run(args.spans.begin[span], args.spans.begin[span + 1]);
   columns.Store();
