@@ -74,6 +74,9 @@ struct EngineInfo {
   // Backend, instruction-set path, kernel version, dtypes and page size: equal ids
   // promise equal bits, of one build.
   std::string numerics_id;
+  // What the device's driver refused, so that steps go without it, and why; empty:
+  // nothing. No bit depends on it.
+  std::string refused = {};
   std::string model_fingerprint;  // 16 hexadecimal digits over config and weights
   std::int64_t state_bytes = 0;   // of one sequence's state: host memory of a prefix
   // Of one compressed key in an image: D/R elements as the cache holds them, in int8

@@ -329,6 +329,8 @@ absl::Status Serve(const ServerFlags& flags, Stopper& stopper) {
       Server::Start(options, **engine, **vocabulary, clock, store->get());
   if (!server.ok()) return server.status();
   LogInfo(Serving(flags, **server, (*engine)->info(), *store != nullptr));
+  if (const std::string& refused = (*engine)->info().refused; !refused.empty())
+    LogWarning(absl::StrCat("the driver refused ", refused));
   stopper.WaitWith(**server);
   LogInfo(absl::StrCat("draining for at most ", flags.drain_seconds, " s"));
   (*server)->Shutdown(std::chrono::seconds(flags.drain_seconds));

@@ -136,15 +136,20 @@ class Backend {
   // contents, can be recorded once and then be queued all at once. A key names them.
   // Whether Record is of any use:
   virtual bool records() const { return false; }
-  // Calls `ops`, which queues ops only, and none that waits; none of them runs.
-  virtual void Record(std::int64_t key, const std::function<void()>& ops) {
+  // Calls `ops`, perhaps more than once, which queues ops only, and none that waits; none
+  // of them runs. False if that cannot be, nor anything after it: nothing is recorded.
+  virtual bool Record(std::int64_t key, const std::function<void()>& ops) {
     static_cast<void>(key), static_cast<void>(ops);
+    return false;
   }
   // Queues what was recorded under `key`; false, if nothing was.
   virtual bool Replay(std::int64_t key) {
     static_cast<void>(key);
     return false;
   }
+  // What the device's driver refused, so that ops are queued without it, and why, in
+  // words; empty: nothing. No bit depends on it.
+  virtual std::string refused() const { return {}; }
   // Whether what Attend queues is the same for any calls that have no more chunks than
   // this (AttendArgs::num_chunks).
   virtual bool AttendsAtOnce(std::int64_t num_chunks, std::int64_t heads) const {

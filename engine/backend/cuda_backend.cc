@@ -183,11 +183,12 @@ class CudaBackend final : public Backend {
   void EndStep() override {}
 
   bool records() const override { return use_graphs_; }
-  void Record(std::int64_t key, const std::function<void()>& ops) override {
+  bool Record(std::int64_t key, const std::function<void()>& ops) override {
     UseDevice();
-    if (use_graphs_) graphs_.Record(key, ops);
+    return use_graphs_ && graphs_.Record(key, ops);
   }
   bool Replay(std::int64_t key) override { return graphs_.Replay(key); }
+  std::string refused() const override { return graphs_.refused(); }
   bool AttendsAtOnce(std::int64_t num_chunks, std::int64_t heads) const override {
     return num_chunks <= partials_ / heads;
   }

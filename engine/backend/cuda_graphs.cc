@@ -3,6 +3,8 @@
 #include <new>
 #include <utility>
 
+#include "absl/strings/str_cat.h"
+
 namespace goldfinch::GOLDFINCH_CUDA {
 
 // Fail only where the device is lost.
@@ -13,18 +15,38 @@ void CudaGraphs::Destroy::operator()(cudaGraphExec_t graph) const {
   static_cast<void>(cudaGraphExecDestroy(graph));
 }
 
-void CudaGraphs::Record(std::int64_t key, const std::function<void()>& ops) {
-  if (!stream_.ok()) return;
-  Owned<cudaGraphExec_t> graph = Make(ops);
-  if (stream_.error == cudaErrorMemoryAllocation) {
-    cudaGetLastError();  // as of CudaMemory: no fault of the device
-    stream_.error = cudaSuccess;
-    throw std::bad_alloc();
+bool CudaGraphs::Record(std::int64_t key, const std::function<void()>& ops) {
+  while (stream_.ok() && use_ != Use::kNone) {
+    Owned<cudaGraphExec_t> graph = Make(ops);
+    if (stream_.ok()) {
+      graphs_[key] = std::move(graph);
+      return true;
+    }
+    if (stream_.error == cudaErrorMemoryAllocation) {
+      cudaGetLastError();  // as of CudaMemory: no fault of the device
+      stream_.error = cudaSuccess;
+      throw std::bad_alloc();
+    }
+    if (!UseLess()) break;
   }
-  if (stream_.ok())
-    graphs_[key] = std::move(graph);
-  else
+  return false;
+}
+
+bool CudaGraphs::UseLess() {
+  cudaGetLastError();
+  if (cudaStreamSynchronize(stream_.handle) != cudaSuccess) {
     stream_.failed += ", recording a CUDA graph, which cuda_graphs=off does without";
+    return false;
+  }
+  const bool overlapped = use_ == Use::kOverlapping && stream_.overlap;
+  use_ = overlapped ? Use::kInOrder : Use::kNone;
+  refused_ = absl::StrCat(
+      overlapped ? "CUDA graphs of kernels that overlap" : "CUDA graphs", ": ",
+      cudaGetErrorString(stream_.error), ", found at ", stream_.failed);
+  if (!overlapped) graphs_.clear();
+  stream_.error = cudaSuccess;
+  stream_.failed.clear();
+  return true;
 }
 
 CudaGraphs::Owned<cudaGraphExec_t> CudaGraphs::Make(const std::function<void()>& ops) {
@@ -34,7 +56,10 @@ CudaGraphs::Owned<cudaGraphExec_t> CudaGraphs::Make(const std::function<void()>&
                      "cudaStreamBeginCapture"))
     return nullptr;
   recording_ = true;
+  const bool overlap =
+      std::exchange(stream_.overlap, stream_.overlap && use_ == Use::kOverlapping);
   ops();
+  stream_.overlap = overlap;
   recording_ = false;
   // Also after an error within: the stream would else stay as it is.
   cudaGraph_t captured = nullptr;

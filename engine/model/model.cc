@@ -333,11 +333,12 @@ void Model::RecordDecoding() {
   for (std::int64_t rows = 1; rows <= most; rows = NextPadded(rows)) {
     StageRecurrent({}, rows);
     inputs_.Upload();
-    backend_.Record(KeyOf(Half::kRecurrent, rows), [this] { RunRecurrent(); });
+    if (!backend_.Record(KeyOf(Half::kRecurrent, rows), [this] { RunRecurrent(); }))
+      return;
     if (cache_ == nullptr) continue;
     StageGold({}, rows);
     inputs_.Upload();
-    backend_.Record(KeyOf(Half::kGold, rows), [this] { RunGold(); });
+    if (!backend_.Record(KeyOf(Half::kGold, rows), [this] { RunGold(); })) return;
   }
   recorded_ = most;
 }

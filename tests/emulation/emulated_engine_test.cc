@@ -30,6 +30,7 @@ class EmulatedEngineTest : public testing::TestWithParam<ComputeType> {
     emulation::SetOrder(Order::kForward);
     emulation::FailCall(-1);
     emulation::SetDeviceMemory(-1);
+    emulation::SetGraphs(emulation::Graphs::kAny);
   }
   // A small arena, so that some pages are rebuilt into scratch tiles.
   std::unique_ptr<ModelEngine> Make(double cache_share = 0.0,
@@ -212,6 +213,33 @@ TEST_P(EmulatedEngineTest, GraphsOfDecodeStepsHaveTheBitsOfWhatTheyWereRecordedF
   // The recurrent half of each step, and the other one of those whose pasts are expanded.
   EXPECT_GT(launches[0], kDecodeSteps);
   EXPECT_LT(launches[0], 2 * kDecodeSteps);
+}
+
+// Steps have the same bits with whatever the driver leaves.
+TEST_P(EmulatedEngineTest, GraphsThatTheDriverRefusesAreDoneWithout) {
+  using emulation::Graphs;
+  std::vector<std::vector<float>> logits;
+  for (const Graphs graphs : {Graphs::kAny, Graphs::kInOrder, Graphs::kNone}) {
+    emulation::SetGraphs(graphs);
+    const auto engine = MakeEngine(folder_.path(), GetParam(), [&](auto& options) {
+      options.backend.kind = "cuda_emulated";
+      options.max_sequences = 2;
+    });
+    const std::string& refused = engine->info().refused;
+    if (graphs == Graphs::kAny)
+      EXPECT_EQ(refused, "");
+    else
+      EXPECT_EQ(refused, std::string(graphs == Graphs::kInOrder
+                                         ? "CUDA graphs of kernels that overlap"
+                                         : "CUDA graphs") +
+                             ": operation not supported, found at cudaGraphInstantiate");
+    const std::int64_t before = emulation::NumGraphLaunches();
+    const std::int64_t chunks[] = {5, 1, 1};
+    logits.push_back(FeedInChunks(*engine, std::span(tokens_).first(7), chunks));
+    EXPECT_EQ(emulation::NumGraphLaunches() - before > 0, graphs != Graphs::kNone);
+  }
+  EXPECT_TRUE(SameBits(logits[0], logits[1]));
+  EXPECT_TRUE(SameBits(logits[0], logits[2]));
 }
 
 // Whichever call finds it first, those that ask for memory included, it is not said to be

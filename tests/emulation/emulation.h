@@ -18,6 +18,11 @@ void FailCall(std::int64_t calls);
 // Calls so far.
 std::int64_t NumCalls();
 
+// What the driver can make a graph of: any kernels, those alone that do not overlap, or
+// none.
+enum class Graphs { kAny, kInOrder, kNone };
+void SetGraphs(Graphs value);
+
 // Graphs launched so far.
 std::int64_t NumGraphLaunches();
 

@@ -1,6 +1,7 @@
 // The runtime API: devices, streams and what is queued on them.
 #include <cuda_runtime.h>
 
+#include <algorithm>
 #include <cstring>
 #include <deque>
 #include <map>
@@ -52,6 +53,7 @@ constexpr std::size_t kSharedBytes = 48 << 10, kMaxSharedBytes = 99 << 10;
 
 std::int64_t fail_in = -1, calls = 0, graph_launches = 0;
 Driver driver = Driver::kTwoDevices;
+Graphs graphs = Graphs::kAny;
 thread_local int current_device = 0;
 std::set<cudaStream_t> streams;
 std::set<std::pair<const void*, int>> loaded;                     // likewise
@@ -166,6 +168,7 @@ std::int64_t NumLoadedKernels() { return static_cast<std::int64_t>(loaded.size()
 void ForgetKernels() { loaded.clear(); }
 std::int64_t NumGraphLaunches() { return graph_launches; }
 void SetDriver(Driver value) { driver = value; }
+void SetGraphs(Graphs value) { graphs = value; }
 
 }  // namespace emulation
 
@@ -193,6 +196,8 @@ const char* cudaGetErrorName(cudaError_t error) {
       return "cudaErrorInvalidResourceHandle";
     case cudaErrorIllegalAddress:
       return "cudaErrorIllegalAddress";
+    case cudaErrorNotSupported:
+      return "cudaErrorNotSupported";
     case cudaErrorStreamCaptureUnsupported:
       return "cudaErrorStreamCaptureUnsupported";
     case cudaErrorUnknown:
@@ -220,6 +225,8 @@ const char* cudaGetErrorString(cudaError_t error) {
       return "invalid resource handle";
     case cudaErrorIllegalAddress:
       return "an illegal memory access was encountered";
+    case cudaErrorNotSupported:
+      return "operation not supported";
     case cudaErrorStreamCaptureUnsupported:
       return "operation not permitted when stream is capturing";
     case cudaErrorUnknown:
@@ -321,6 +328,11 @@ cudaError_t cudaStreamEndCapture(cudaStream_t stream, cudaGraph_t* graph) {
 cudaError_t cudaGraphInstantiate(cudaGraphExec_t* executable, cudaGraph_t graph,
                                  unsigned long long) {
   if (const cudaError_t error = Call(); error != cudaSuccess) return error;
+  const bool overlap = std::ranges::any_of(
+      graph->kernels, [](const emulation::Kernel& k) { return k.launch.dependent; });
+  if (emulation::graphs == emulation::Graphs::kNone ||
+      (emulation::graphs == emulation::Graphs::kInOrder && overlap))
+    return cudaErrorNotSupported;
   *executable = new cudaGraphExecRecord{.device = emulation::current_device,
                                         .kernels = graph->kernels};
   return cudaSuccess;
