@@ -312,6 +312,7 @@ void Model::Run(std::span<const SpanInput> spans, const TokenStore& sampled) {
   const std::optional<std::int64_t> padding = PaddingOf(spans);
   StageRecurrent(spans, padding.value_or(0));
   if (sampled.data != nullptr) spans_.StageSampled(spans);
+  if (cache_ == nullptr) StageLastRows(spans);
   inputs_.Upload();
   if (sampled.data != nullptr)
     backend_.GatherTokens(sampled, spans_.sampled().device(), spans_.sampled().size(),
@@ -321,6 +322,7 @@ void Model::Run(std::span<const SpanInput> spans, const TokenStore& sampled) {
     RunRecurrent();
   if (cache_ == nullptr) return;
   StageGold(spans, padding.value_or(0));
+  StageLastRows(spans);
   inputs_.Upload();
   const bool repeats = padding.has_value() && spans_.num_gold_rows() == rows &&
                        spans_.before_gold_row().size() == 0 && attention_->repeats();
@@ -343,15 +345,28 @@ void Model::RecordDecoding() {
   recorded_ = most;
 }
 
-Matrix Model::Logits(std::span<const std::int64_t> rows) {
+void Model::StageLastRows(std::span<const SpanInput> spans) {
   logit_row_.Clear();
-  for (const std::int64_t row : rows) logit_row_.Push(row);
+  for (std::size_t i = 0; i < spans.size(); ++i) {
+    if (logit_row_.size() == limits_.max_logit_rows) break;
+    logit_row_.Push(
+        spans_.OutputRow(i, static_cast<std::int64_t>(spans[i].tokens.size()) - 1));
+  }
   logit_row_.Stage();
-  inputs_.Upload();
+}
+
+Matrix Model::Logits(std::span<const std::int64_t> rows) {
+  const std::span<const std::int64_t> there = logit_row_.host();
+  if (rows.size() > there.size() || !std::ranges::equal(rows, there.first(rows.size()))) {
+    logit_row_.Clear();
+    for (const std::int64_t row : rows) logit_row_.Push(row);
+    logit_row_.Stage();
+    inputs_.Upload();
+  }
+  const auto count = static_cast<std::int64_t>(rows.size());
   const Matrix& source = cache_ != nullptr ? gold_x_ : x_;
-  const Matrix last = last_.Rows(logit_row_.size());
-  const Matrix normed = last_normed_.Rows(logit_row_.size());
-  const Matrix logits = logits_.Rows(logit_row_.size());
+  const Matrix last = last_.Rows(count), normed = last_normed_.Rows(count);
+  const Matrix logits = logits_.Rows(count);
   backend_.GatherRows(source, logit_row_.device(), last);
   backend_.AddNorm({.a = last, .norm = weights_.ln_out, .out = normed});
   backend_.Gemm({.x = normed, .w = weights_.head.get(), .y = logits});

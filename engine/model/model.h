@@ -138,6 +138,9 @@ class Model {
   // one token behind them.
   void StageRecurrent(std::span<const SpanInput> spans, std::int64_t padding);
   void StageGold(std::span<const SpanInput> spans, std::int64_t padding);
+  // The rows of every span's last token, whose logits most steps ask for: in the order of
+  // the spans, from the first one on, they need no copy of their own.
+  void StageLastRows(std::span<const SpanInput> spans);
   // Each queues its half. What they queue for a decode step depends on the number of its
   // rows alone; of GOLD layers, where attention_->repeats().
   void RunRecurrent();

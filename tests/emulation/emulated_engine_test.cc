@@ -215,6 +215,27 @@ TEST_P(EmulatedEngineTest, GraphsOfDecodeStepsHaveTheBitsOfWhatTheyWereRecordedF
   EXPECT_LT(launches[0], 2 * kDecodeSteps);
 }
 
+// Rows of logits go up with what the step reads; with those that sample goes what
+// sampling reads.
+TEST_P(EmulatedEngineTest, LogitsOfADecodeStepNeedNoCopyOfTheirOwn) {
+  const auto engine = Make();
+  std::vector<Span> batch(3);
+  for (Span& span : batch) span.sequence = Started(*engine);
+  std::vector<SpanResult> results(batch.size());
+  std::vector<std::int64_t> copies;
+  for (const std::size_t samples : {0, 0, 3, 2}) {
+    for (std::size_t i = 0; i < batch.size(); ++i) {
+      batch[i].tokens = std::span(tokens_).subspan(5, 1);
+      batch[i].output = i < samples ? SpanOutput::kSample : SpanOutput::kNone;
+    }
+    const std::int64_t before = emulation::NumCopiesToDevice();
+    ASSERT_TRUE(engine->Forward(batch, results).ok());
+    copies.push_back(emulation::NumCopiesToDevice() - before);
+  }
+  EXPECT_EQ(copies[2], copies[1] + 1);
+  EXPECT_EQ(copies[3], copies[1] + 1);
+}
+
 // Steps have the same bits with whatever the driver leaves.
 TEST_P(EmulatedEngineTest, GraphsThatTheDriverRefusesAreDoneWithout) {
   using emulation::Graphs;

@@ -43,6 +43,9 @@ std::int64_t NumLtProducts(LtAlgorithm algorithm);
 // called again; negative: none is.
 void FailLtProduct(std::int64_t calls);
 
+// Copies from the host to the device so far.
+std::int64_t NumCopiesToDevice();
+
 // Bytes of device and host memory that are allocated now, and calls of cudaMalloc and
 // cudaHostAlloc so far.
 std::int64_t AllocatedBytes();

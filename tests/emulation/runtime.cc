@@ -51,7 +51,7 @@ constexpr std::size_t kMaxThreads = 1024;
 // Of a block: without asking, and of all devices of compute capability 8 at most.
 constexpr std::size_t kSharedBytes = 48 << 10, kMaxSharedBytes = 99 << 10;
 
-std::int64_t fail_in = -1, calls = 0, graph_launches = 0;
+std::int64_t fail_in = -1, calls = 0, graph_launches = 0, copies_to_device = 0;
 Driver driver = Driver::kTwoDevices;
 Graphs graphs = Graphs::kAny;
 thread_local int current_device = 0;
@@ -167,6 +167,7 @@ std::int64_t NumCalls() { return calls; }
 std::int64_t NumLoadedKernels() { return static_cast<std::int64_t>(loaded.size()); }
 void ForgetKernels() { loaded.clear(); }
 std::int64_t NumGraphLaunches() { return graph_launches; }
+std::int64_t NumCopiesToDevice() { return copies_to_device; }
 void SetDriver(Driver value) { driver = value; }
 void SetGraphs(Graphs value) { graphs = value; }
 
@@ -280,6 +281,7 @@ cudaError_t cudaMemcpyAsync(void* to, const void* from, std::size_t bytes,
   if (const cudaError_t error = Call(); error != cudaSuccess) return error;
   if (bytes == 0) return cudaSuccess;
   const bool to_host = kind == cudaMemcpyDeviceToHost;
+  if (kind == cudaMemcpyHostToDevice) ++emulation::copies_to_device;
   emulation::CheckInside(to, bytes, to_host ? Place::kHost : Place::kDevice);
   emulation::CheckInside(from, bytes,
                          kind == cudaMemcpyHostToDevice ? Place::kHost : Place::kDevice);
