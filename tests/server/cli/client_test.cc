@@ -145,12 +145,13 @@ TEST_F(ClientTest, GenerateSendsTheFlagsThatHaveNoBounds) {
 }
 
 TEST_F(ClientTest, JsonHasOneObjectAMessageWithTheNamesOfTheContract) {
+  // More tokens than a message has, or there could be one only.
   const std::vector<json> messages = Messages(
-      {"--prompt=x", "--max_tokens=5", "--ignore_eos", "--logprobs=2", "--seed=3"});
+      {"--prompt=x", "--max_tokens=1500", "--ignore_eos", "--logprobs=2", "--seed=3"});
   EXPECT_EQ(messages.front()["seed"], "3");
   EXPECT_EQ(messages.front()["logprobs"][0]["top"].size(), 2u);
   EXPECT_EQ(messages.back()["finish_reason"], "FINISH_REASON_LENGTH");
-  EXPECT_EQ(messages.back()["usage"]["generated_tokens"], "5");
+  EXPECT_EQ(messages.back()["usage"]["generated_tokens"], "1500");
   // What is 0 is there, too.
   EXPECT_EQ(messages.back()["usage"]["cached_prompt_tokens"], "0");
   for (const json& message : messages) {
