@@ -30,7 +30,7 @@ def server_flags() -> set[str]:
 
 
 def client_flags() -> set[str]:
-    sources = read("server/cli/main.cc") + read("server/cli/tls_options.cc")
+    sources = "".join(read(f"server/cli/{name}.cc") for name in ("main", "options", "tls_options"))
     return set(re.findall(r'add_(?:option|flag)\(\s*"(--\w+)"', sources))
 
 
