@@ -266,9 +266,10 @@ void GenerateReactor::Refill() {
   }
   if (interrupted_.has_value()) {
     if (!parked_.has_value()) return;
-    // Without a snapshot there is nothing to resume.
+    // Without a snapshot there may be nothing to resume; but a session that is still here
+    // has what the call fed.
     end_ = parked_->ok() ? InterruptedStatus(*interrupted_, use_->id(), tokens_sent_)
-                         : ToGrpcStatus(*interrupted_);
+                         : InDoubtStatus(*interrupted_);
     return;
   }
   if (stream_ == nullptr) return;

@@ -59,6 +59,10 @@ grpc::Status InterruptedStatus(const absl::Status& status, const std::string& se
   return WithDetails(status, &interruption);
 }
 
+grpc::Status InDoubtStatus(const absl::Status& status) {
+  return {static_cast<grpc::StatusCode>(status.code()), std::string(status.message())};
+}
+
 std::string CodeName(grpc::StatusCode code) {
   return absl::StatusCodeToString(static_cast<absl::StatusCode>(code));
 }

@@ -23,6 +23,10 @@ grpc::Status ToGrpcStatus(const absl::Status& status);
 grpc::Status InterruptedStatus(const absl::Status& status, const std::string& session_id,
                                std::int64_t tokens_sent);
 
+// The same code and message without details: nobody says what was done, so that who asks
+// again does not do it twice.
+grpc::Status InDoubtStatus(const absl::Status& status);
+
 // "DEADLINE_EXCEEDED", for the log.
 std::string CodeName(grpc::StatusCode code);
 
