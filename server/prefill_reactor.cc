@@ -36,7 +36,7 @@ grpc::ServerUnaryReactor* PrefillReactor::Append(
   reactor->self_ = reactor;
   absl::Status status = reactor->Begin(request);
   if (status.ok() && reactor->request_.prompt.empty()) {
-    status = absl::InvalidArgumentError("text has 0 tokens; it must have at least 1");
+    status = absl::InvalidArgumentError("input has 0 tokens; it must have at least 1");
   }
   if (status.ok()) {
     serving.sessions.Acquire(reactor->tenant_->name, request.session_id(),
@@ -155,10 +155,18 @@ absl::Status PrefillReactor::Tell(const absl::StatusOr<SessionInfo>& info) {
         }
         v1::Session& session = *response->mutable_session();
         if (makes_session()) {
+          if (!info.ok()) serving_.sessions.Discard(tenant_->name, session_id_);
           return TellOfNewSession(serving_, *context_, tenant_, info, session);
         }
-        if (info.ok()) FillSession(*info, session);
-        return info.status();
+        if (info.ok()) {
+          FillSession(*info, session);
+        } else {
+          // It was parked or deleted since. The text is in it all the same, and who is
+          // told otherwise would send it again.
+          session.set_id(session_id_);
+          session.set_num_tokens(response->usage().prompt_tokens());
+        }
+        return absl::OkStatus();
       },
       response_);
 }

@@ -114,7 +114,7 @@ TEST_F(SessionsTest, TextsAreAppendedAndReadBack) {
 
   const ProgramOutput nothing = Sessions({"append", id});
   EXPECT_EQ(nothing.exit_code, 1);
-  EXPECT_THAT(nothing.err, HasSubstr("text has 0 tokens; it must have at least 1"));
+  EXPECT_THAT(nothing.err, HasSubstr("input has 0 tokens; it must have at least 1"));
   const ProgramOutput behind =
       Sessions({"history", id, absl::StrCat("--first_token=", num_tokens + 1)});
   EXPECT_EQ(behind.exit_code, 1);
