@@ -220,7 +220,7 @@ class SessionManager::Impl : public std::enable_shared_from_this<SessionManager:
   // the tenant, as of its last answers.
   bool Parks(const std::string& tenant) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   // For one more session, but for its tenant's memory.
-  absl::Status CheckRoom(const std::string& tenant) const
+  absl::Status CheckRoom(const std::string& tenant)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   absl::Status CheckResident(const std::string& tenant) const
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);

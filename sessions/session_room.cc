@@ -25,7 +25,7 @@ bool SessionManager::Impl::Parks(const std::string& tenant) const {
   return full == store_full_.end() || clock_.Now() >= full->second;
 }
 
-absl::Status SessionManager::Impl::CheckRoom(const std::string& tenant) const {
+absl::Status SessionManager::Impl::CheckRoom(const std::string& tenant) {
   if (absl::Status open = CheckOpen(); !open.ok()) return open;
   if (table_.size() >= options_.max_sessions) {
     return absl::ResourceExhaustedError(absl::StrCat("the server holds ", table_.size(),
@@ -33,8 +33,13 @@ absl::Status SessionManager::Impl::CheckRoom(const std::string& tenant) const {
                                                      options_.max_sessions));
   }
   // With a store that takes them, the sweep makes room.
-  const std::int64_t bytes = table_.host_bytes();
-  if (bytes >= options_.host_bytes && !Parks(tenant)) {
+  std::int64_t bytes = table_.host_bytes();
+  const bool full = bytes >= options_.host_bytes && !Parks(tenant);
+  // Forks that came since the last sweep count each for itself; nobody is refused for
+  // that. Those who are refused change nothing, so that a flood of them is not counted
+  // for.
+  if (full && !table_.exact()) bytes = table_.CountAll();
+  if (full && bytes >= options_.host_bytes) {
     return absl::ResourceExhaustedError(absl::StrCat(
         "sessions take ", bytes, " bytes of memory; the limit is ", options_.host_bytes));
   }

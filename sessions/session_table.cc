@@ -63,6 +63,7 @@ std::int64_t SessionTable::CountAll() {
     const bool first = seen.insert(session->kept.get()).second;
     SetCounted(*session, first ? session->host_bytes() : 0);
   }
+  exact_ = true;
   return host_bytes_;
 }
 

@@ -79,6 +79,7 @@ class SessionTable {
   // common once and takes a time that grows with their number. Between two of those it
   // follows what is added, removed and counted anew, each for itself.
   std::int64_t host_bytes() const { return host_bytes_; }
+  bool exact() const { return exact_; }  // nothing has come or gone since CountAll
   std::int64_t CountAll();
   // After it has become another value.
   void Count(const SessionPtr& session);
@@ -87,11 +88,13 @@ class SessionTable {
   void SetCounted(HeldSession& session, std::int64_t bytes) {
     host_bytes_ += bytes - session.counted_bytes;
     session.counted_bytes = bytes;
+    exact_ = false;
   }
 
   std::map<std::pair<std::string, std::string>, SessionPtr> sessions_;  // by tenant, id
   std::map<std::string, std::int64_t> num_of_;
   std::int64_t host_bytes_ = 0;  // the sum of counted_bytes
+  bool exact_ = true;
 };
 
 }  // namespace goldfinch

@@ -202,6 +202,18 @@ TEST_F(SessionManagerTest, ASessionOfManyTurnsCountsOnce) {
   EXPECT_EQ(replica.TryCreate().status(), absl::OkStatus());
 }
 
+// What they have in common is there once, also before a sweep has counted it so.
+TEST_F(SessionManagerTest, ForksAreNoReasonToRefuseAnother) {
+  ReplicaOptions options;
+  options.sessions.host_bytes = 10000;
+  Replica replica("one", nullptr, clock_, options);
+  const std::string id = replica.Create();
+  ASSERT_EQ(replica.Say(id, 500, 5, 1), absl::OkStatus());
+  ASSERT_GT(30 * replica.Get(id)->bytes, 10000);
+  for (int i = 0; i < 30; ++i) EXPECT_EQ(replica.Fork(id).status(), absl::OkStatus());
+  EXPECT_EQ(replica.TryCreate().status(), absl::OkStatus());
+}
+
 TEST_F(SessionManagerTest, ImportsStopAtTheLimitOfMemory) {
   ReplicaOptions options;
   options.sessions.host_bytes = 10000;
