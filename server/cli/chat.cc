@@ -134,7 +134,8 @@ int Chat::Talk() {
     // see another one and tell what the lines after it are still good for.
     if (done != 0 && done != kInterruptedExit && !terminal_) return done;
   }
-  return signals_.interrupted() ? kInterruptedExit : 0;
+  const bool broken_off = signals_.interrupted() || signals_.terminated();
+  return broken_off ? kInterruptedExit : 0;
 }
 
 // Makes the session, or looks whether it is there.
@@ -167,6 +168,7 @@ int Chat::Begin() {
 
 bool Chat::ReadLine(std::string& line) {
   signals_.Forget();
+  if (signals_.terminated()) return false;
   if (terminal_) std::fputs("> ", stderr);
   const bool read = lines_.Read(line);
   if (!read && terminal_) std::fputs("\n", stderr);
@@ -240,7 +242,7 @@ int Chat::Fork() {
       Call(request, response, &v1::SessionService::Stub::ForkSession);
   if (!status.ok()) return signals_.Report(status);
   session_ = response.session().id();
-  ours_ = true;
+  ours_ = false;  // the user has its id, and may want it
   Print(session_ + "\n");
   return 0;
 }
@@ -292,9 +294,23 @@ int Chat::Undo() {
 }
 
 int Chat::Retry() {
-  if (!GoBack()) return 1;
+  const std::string answered = session_;
+  const bool was_ours = std::exchange(ours_, false);  // so that it stays for now
+  if (!GoBack()) {
+    ours_ = was_ours;
+    return 1;
+  }
+  const int exit_code = Answer(std::string(line_));
+  if (exit_code == 0 || exit_code == kInterruptedExit) {
+    if (was_ours) DiscardSession(connection_, answered);
+  } else if (!before_.empty()) {
+    // The old answer stays where there is no new one.
+    DiscardSession(connection_, session_);
+    session_ = answered;
+    ours_ = was_ours;
+  }
   if (terminal_) std::fprintf(stderr, "session %s\n", session_.c_str());
-  return Answer(std::string(line_));
+  return exit_code;
 }
 
 int Chat::Park() {

@@ -19,8 +19,9 @@ struct ChatFlags {
 };
 
 // A seed is of the first answer asked for; the next one has the number after it, and so
-// on. Before a line the session is copied, so that it can be taken back; no such copy
-// stays when the chat ends.
+// on. Before a line the session is copied, so that it can be taken back; such a copy is
+// deleted when the chat ends, or goes after its time to live where the server does not
+// answer then.
 //
 // Until /quit or the end of the input, or, where that is no terminal, the first line that
 // fails. Returns the exit code: 1 when the session cannot be had or a line failed, 2 when
