@@ -38,6 +38,8 @@ class CallCounts {
       "DeleteSession",     "ExportSession", "ImportSession",
   };
 
+  static_assert(kNames.size() == kImportSession + 1);
+
   void Count(Method method) { counts_[method].fetch_add(1, std::memory_order_relaxed); }
   std::uint64_t Read(std::size_t method) const {
     return counts_[method].load(std::memory_order_relaxed);

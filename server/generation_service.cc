@@ -8,7 +8,6 @@
 #include <vector>
 
 #include "absl/strings/str_cat.h"
-
 #include "server/generate_reactor.h"
 #include "server/score_reactor.h"
 #include "server/text/detokenizer.h"

@@ -290,7 +290,7 @@ void Metrics::CollectCalls(std::vector<MetricFamily>& families) const {
   if (calls_ == nullptr) return;
   AddOne(families,
          Gauges("goldfinch_calls_open",
-                "Calls under way that generate, score, or make or move a session"),
+                "Calls under way that generate or score, or make, fill or move a session"),
          static_cast<double>(calls_->size()));
 }
 

@@ -277,18 +277,26 @@ absl::Status Server::Impl::Listen(const ServerOptions& options) {
 
   grpc::EnableDefaultHealthCheckService(true);
   grpc::reflection::InitProtoReflectionServerBuilderPlugin();
-  const MutexLock lock(open_mu_);
   if (!options.admin.empty()) {
-    admin_server_ = Open(options, options.admin, {&admin_service_}, admin_port_);
-    if (admin_server_ == nullptr) return CannotListen(options.admin);
+    auto server = Open(options, options.admin, {&admin_service_}, admin_port_);
+    if (server == nullptr) return CannotListen(options.admin);
+    {
+      const MutexLock lock(open_mu_);
+      admin_server_ = std::move(server);
+    }
     WarnOfOpenness(options.admin, options, tenants_.anonymous());
   }
-  server_ = Open(options, options.listen, {&service_, &session_service_}, port_);
-  if (server_ == nullptr) return CannotListen(options.listen);
+  auto server = Open(options, options.listen, {&service_, &session_service_}, port_);
+  if (server == nullptr) return CannotListen(options.listen);
+  {
+    const MutexLock lock(open_mu_);
+    server_ = std::move(server);
+  }
   for (const char* service : {v1::GenerationService::service_full_name(),
                               v1::SessionService::service_full_name()}) {
     server_->GetHealthCheckService()->SetServingStatus(service, true);
   }
+  if (calls_.closed()) BeginDrain();  // who began it meanwhile was overruled just now
   WarnOfOpenness(options.listen, options, tenants_.anonymous());
   return absl::OkStatus();
 }

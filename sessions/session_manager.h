@@ -73,10 +73,10 @@ struct SessionInfo {
   SessionPlace place = SessionPlace::kParked;
   std::int64_t num_tokens = 0;
   std::int64_t bytes = 0;
-  // Not of parked ones.
-  bool busy = false;
   std::int64_t num_generated = 0;  // by the last generation
   bool interrupted = false;        // the last generation can be resumed
+  // Not of parked ones.
+  bool busy = false;
   bool numerics_changed = false;
   std::chrono::nanoseconds idle{0};
 };
