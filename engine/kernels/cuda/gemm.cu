@@ -8,7 +8,8 @@
 // row or as a decoded one (gemm_few_rows.h, gemm_many_rows.h):
 //   few rows   A block of threads has 16 or 32 outputs and all inputs, a warp one of the
 //              parts. Weights are the left operand, which wants 16 of them and 8 rows;
-//              they go from memory to registers, four strips ahead.
+//              each lane copies its own of them to shared memory, two to seven strips
+//              ahead.
 //   many rows  128 outputs by 64 or 128 rows, the parts one after another. Strips of both
 //              operands pass through shared memory, three or seven ahead. Where such
 //              tiles are too few to keep a GPU busy, each part is a block of its own and
