@@ -4,8 +4,8 @@
 // Threads: any.
 #pragma once
 
+#include <algorithm>
 #include <map>
-#include <set>
 #include <thread>
 
 #include "engine/sync/mutex.h"
@@ -17,13 +17,6 @@ class WatchedStore final : public MemoryStore {
  public:
   using MemoryStore::MemoryStore;
 
-  absl::Status Renew() override {
-    {
-      const MutexLock lock(mu_);
-      renewers_.insert(std::this_thread::get_id());
-    }
-    return MemoryStore::Renew();
-  }
   bool lease_is_good() const override {
     const bool good = MemoryStore::lease_is_good();
     const MutexLock lock(mu_);
@@ -32,25 +25,21 @@ class WatchedStore final : public MemoryStore {
     return good;
   }
 
-  // Until the thread that watches for lapses, not the one that renews, has seen one and
-  // looked again: what it does about a lapse is done.
+  // Until the two threads that look after the lease have both seen that it lapsed and
+  // looked again: what either did about it is done.
   void WaitForSecondBadLook() const {
     const MutexLock lock(mu_);
-    while (!WasSeenTwice()) changed_.Wait(mu_);
+    while (!BothSawItTwice()) changed_.Wait(mu_);
   }
 
  private:
-  bool WasSeenTwice() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_) {
-    for (const auto& [thread, looks] : bad_looks_) {
-      // The one that renews does so between its first look and its second.
-      if (looks > 1 && !renewers_.contains(thread)) return true;
-    }
-    return false;
+  bool BothSawItTwice() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_) {
+    return std::ranges::count_if(bad_looks_,
+                                 [](const auto& looks) { return looks.second > 1; }) >= 2;
   }
 
   mutable Mutex mu_;
   mutable CondVar changed_;
-  std::set<std::thread::id> renewers_ ABSL_GUARDED_BY(mu_);
   mutable std::map<std::thread::id, int> bad_looks_ ABSL_GUARDED_BY(mu_);
 };
 
