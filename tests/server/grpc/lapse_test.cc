@@ -59,6 +59,9 @@ TEST_F(LapseTest, ACallOnTheSessionEndsAndGoesOnWhenTheLeaseIsBack) {
   EXPECT_EQ(output.status.error_code(), StatusCode::UNAVAILABLE);
   EXPECT_THAT(output.status.error_message(), HasSubstr("lease on the session lapsed"));
   EXPECT_LT(output.candidates[0].tokens.size(), 10u);
+  // It could not be parked, and the session has the text: who asked again because of a
+  // RetryInfo would say it twice.
+  EXPECT_EQ(output.status.error_details(), "");
 
   // Nobody took the session over meanwhile.
   medium_.FailRenewals(0);
