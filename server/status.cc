@@ -45,7 +45,10 @@ grpc::Status WithDetails(const absl::Status& status,
 
 grpc::Status ToGrpcStatus(const absl::Status& status) {
   if (status.ok()) return grpc::Status::OK;
-  if (CanRetry(status)) return WithDetails(status, nullptr);
+  return CanRetry(status) ? WithDetails(status, nullptr) : InDoubtStatus(status);
+}
+
+grpc::Status InDoubtStatus(const absl::Status& status) {
   // The codes of Abseil and gRPC are the same numbers.
   return grpc::Status(static_cast<grpc::StatusCode>(status.code()),
                       std::string(status.message().substr(0, kMaxMessageBytes)));
@@ -57,10 +60,6 @@ grpc::Status InterruptedStatus(const absl::Status& status, const std::string& se
   interruption.set_session_id(session_id);
   interruption.set_tokens_sent(tokens_sent);
   return WithDetails(status, &interruption);
-}
-
-grpc::Status InDoubtStatus(const absl::Status& status) {
-  return {static_cast<grpc::StatusCode>(status.code()), std::string(status.message())};
 }
 
 std::string CodeName(grpc::StatusCode code) {
