@@ -62,14 +62,10 @@ absl::StatusOr<HistoryPage> ReadHistoryPage(const v1::GetSessionHistoryRequest& 
     return absl::InvalidArgumentError(
         absl::StrCat("first_token is ", first, "; it must be at least 0"));
   }
-  const std::int32_t size =
-      request.page_size() == 0 ? kDefaultHistoryPage : request.page_size();
-  if (size < 1 || size > kMaxHistoryPage) {
-    return absl::InvalidArgumentError(absl::StrCat(
-        "page_size is ", size, "; it must be in [1, ", kMaxHistoryPage, "], or 0"));
-  }
-  return HistoryPage{.first = static_cast<std::size_t>(first),
-                     .size = static_cast<std::size_t>(size)};
+  const absl::StatusOr<std::size_t> size =
+      ReadPageSize(request.page_size(), kDefaultHistoryPage, kMaxHistoryPage);
+  if (!size.ok()) return size.status();
+  return HistoryPage{.first = static_cast<std::size_t>(first), .size = *size};
 }
 
 absl::Status FillHistory(const std::vector<TokenId>& history, const HistoryPage& page,

@@ -259,12 +259,12 @@ absl::StatusOr<std::vector<TokenId>> ReadTokens(absl::string_view name,
   return tokens;
 }
 
-absl::StatusOr<std::size_t> ReadPageSize(std::int32_t page_size) {
-  constexpr std::int32_t kDefault = 100, kMax = 1000;
-  const std::int32_t size = page_size == 0 ? kDefault : page_size;
-  if (size < 1 || size > kMax) {
+absl::StatusOr<std::size_t> ReadPageSize(std::int32_t page_size, std::int32_t unset,
+                                         std::int32_t max) {
+  const std::int32_t size = page_size == 0 ? unset : page_size;
+  if (size < 1 || size > max) {
     return absl::InvalidArgumentError(
-        absl::StrCat("page_size is ", size, "; it must be in [1, ", kMax, "], or 0"));
+        absl::StrCat("page_size is ", size, "; it must be in [1, ", max, "], or 0"));
   }
   return static_cast<std::size_t>(size);
 }

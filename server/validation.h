@@ -75,8 +75,9 @@ absl::StatusOr<std::vector<TokenId>> ReadTokens(absl::string_view name,
 absl::StatusOr<Request> ValidateScore(const v1::ScoreRequest& request,
                                       const ServingLimits& limits);
 
-// Entries on a page of a listing: 100 when none are asked for.
-absl::StatusOr<std::size_t> ReadPageSize(std::int32_t page_size);
+// Entries on a page: `unset` when none are asked for.
+absl::StatusOr<std::size_t> ReadPageSize(std::int32_t page_size, std::int32_t unset = 100,
+                                         std::int32_t max = 1000);
 
 // What is wrong with a page_token that no listing gave.
 absl::Status BadPageToken();
