@@ -1,7 +1,7 @@
-// Calls of a subcommand that have one answer each.
+// Calls that have one answer each.
 //
-// A signal ends them, and a server that refuses one sends it to the next of --server. It
-// is made when the input has been read, which a signal should end like any program.
+// A Caller is made when the input has been read, which a signal should end like any
+// program.
 //
 // Threads: one.
 #pragma once
@@ -15,6 +15,23 @@
 
 namespace goldfinch {
 
+// One call, by the method of that stub: a signal ends it, and a server that refuses it
+// sends it to the next one.
+template <typename Service, typename Request, typename Response>
+grpc::Status CallMethod(Connection& connection, Signals& signals,
+                        const CallLimits& limits, const Request& request,
+                        Response& response,
+                        grpc::Status (Service::Stub::*method)(grpc::ClientContext*,
+                                                              const Request&,
+                                                              Response*)) {
+  return CallPatiently(connection, signals, limits,
+                       [&](const auto& channel, grpc::ClientContext& context) {
+                         const auto stub = Service::NewStub(channel);
+                         return ((*stub).*method)(&context, request, &response);
+                       });
+}
+
+// The calls of a subcommand.
 template <typename Service>
 struct Caller {
   using Stub = typename Service::Stub;
@@ -26,11 +43,7 @@ struct Caller {
   grpc::Status Call(const Request& request, Response& response,
                     grpc::Status (Stub::*method)(grpc::ClientContext*, const Request&,
                                                  Response*)) {
-    return CallPatiently(connection, signals, limits,
-                         [&](const auto& channel, grpc::ClientContext& context) {
-                           const auto stub = Service::NewStub(channel);
-                           return ((*stub).*method)(&context, request, &response);
-                         });
+    return CallMethod<Service>(connection, signals, limits, request, response, method);
   }
 
   Signals signals;  // before the first channel

@@ -17,6 +17,7 @@
 #include "absl/strings/strip.h"
 #include "goldfinch/v1/session_service.grpc.pb.h"
 #include "server/cli/call.h"
+#include "server/cli/caller.h"
 #include "server/cli/generation.h"
 #include "server/cli/input.h"
 #include "server/cli/line_reader.h"
@@ -75,9 +76,15 @@ class Chat {
   int Stats();
   int Export(absl::string_view file);
 
+  // A session that was left for another one.
+  struct Left {
+    std::string id;
+    bool ours;
+  };
+
   void KeepBefore();
   void ForgetBefore();
-  bool GoBack();
+  std::optional<Left> GoBack();
   grpc::Status GetSession(v1::Session& session);
   void WaitUntilSettled();
   template <typename Request, typename Response, typename Method>
@@ -272,42 +279,38 @@ void Chat::ForgetBefore() {
   before_.clear();
 }
 
-// False, and told, when there is nothing to go back to. A session that was there before
-// this chat stays as it is.
-bool Chat::GoBack() {
+// None, and told, when there is nothing to go back to.
+std::optional<Chat::Left> Chat::GoBack() {
   if (before_.empty()) {
     std::fputs("goldfinch: there is no line to take back\n", stderr);
-    return false;
+    return std::nullopt;
   }
-  std::swap(session_, before_);
-  if (ours_) ForgetBefore();
-  before_.clear();
-  ours_ = true;
+  Left left{std::exchange(session_, std::exchange(before_, "")),
+            std::exchange(ours_, true)};
   usage_.reset();
-  return true;
+  return left;
 }
 
+// A session that was there before this chat stays as it is.
 int Chat::Undo() {
-  if (!GoBack()) return 1;
+  const std::optional<Left> left = GoBack();
+  if (!left.has_value()) return 1;
+  if (left->ours) DiscardSession(connection_, left->id);
   Print(session_ + "\n");
   return 0;
 }
 
 int Chat::Retry() {
-  const std::string answered = session_;
-  const bool was_ours = std::exchange(ours_, false);  // so that it stays for now
-  if (!GoBack()) {
-    ours_ = was_ours;
-    return 1;
-  }
+  const std::optional<Left> left = GoBack();
+  if (!left.has_value()) return 1;
   const int exit_code = Answer(std::string(line_));
-  if (exit_code == 0 || exit_code == kInterruptedExit) {
-    if (was_ours) DiscardSession(connection_, answered);
-  } else if (!before_.empty()) {
+  if (exit_code != 0 && exit_code != kInterruptedExit) {
     // The old answer stays where there is no new one.
     DiscardSession(connection_, session_);
-    session_ = answered;
-    ours_ = was_ours;
+    session_ = left->id;
+    ours_ = left->ours;
+  } else if (left->ours) {
+    DiscardSession(connection_, left->id);
   }
   if (terminal_) std::fprintf(stderr, "session %s\n", session_.c_str());
   return exit_code;
@@ -347,11 +350,8 @@ int Chat::Export(absl::string_view file) {
 template <typename Request, typename Response, typename Method>
 grpc::Status Chat::Call(const Request& request, Response& response, const Method& method,
                         std::chrono::seconds patience) {
-  return CallPatiently(connection_, signals_, NewLimits(patience),
-                       [&](const auto& channel, grpc::ClientContext& context) {
-                         const auto stub = v1::SessionService::NewStub(channel);
-                         return ((*stub).*method)(&context, request, &response);
-                       });
+  return CallMethod<v1::SessionService>(connection_, signals_, NewLimits(patience),
+                                        request, response, method);
 }
 
 grpc::Status Chat::GetSession(v1::Session& session) {

@@ -61,12 +61,12 @@ struct ScoreFlags {
 
 struct TokenizeFlags {
   ConnectionFlags connection;
-  std::string text = "-";
+  std::string text = kStandardInput;
 };
 
 struct DetokenizeFlags {
   ConnectionFlags connection;
-  TokenFlags tokens = {"-"};
+  TokenFlags tokens = {kStandardInput};
 };
 
 struct ModelFlags {

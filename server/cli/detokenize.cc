@@ -1,6 +1,4 @@
-#include <cstdint>
 #include <cstdio>
-#include <vector>
 
 #include "goldfinch/v1/generation_service.grpc.pb.h"
 #include "server/cli/caller.h"
@@ -11,11 +9,8 @@ namespace goldfinch {
 // The text and a newline.
 int RunDetokenize(const DetokenizeFlags& flags) {
   v1::DetokenizeRequest request;
-  std::vector<std::int32_t> tokens;
-  if (const int exit_code = ReadTokens(flags.tokens, tokens); exit_code != 0) {
-    return exit_code;
-  }
-  request.mutable_tokens()->Add(tokens.begin(), tokens.end());
+  const int exit_code = ReadTokens(flags.tokens, *request.mutable_tokens());
+  if (exit_code != 0) return exit_code;
   Caller<v1::GenerationService> caller(flags.connection);
   v1::DetokenizeResponse response;
   const grpc::Status status =

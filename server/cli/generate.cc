@@ -34,16 +34,14 @@ int FillRequest(const GenerateFlags& flags, v1::GenerateRequest& request) {
   }
   request.set_session(flags.session);
   if (!flags.tokens.empty()) {
-    std::vector<std::int32_t> tokens;
-    const int exit_code = ReadTokens(flags.tokens, tokens);
-    request.mutable_tokens()->mutable_ids()->Add(tokens.begin(), tokens.end());
-    return exit_code;
+    return ReadTokens(flags.tokens, *request.mutable_tokens()->mutable_ids());
   }
   // A session goes on by itself. What a script has on its standard input is no text for
   // it unless it is asked for: nothing takes it out of the session again.
   const bool asks = !IsGiven(flags.prompt) && flags.session.empty();
   std::optional<std::string> text;
-  const int exit_code = ReadText(asks ? TextFlags{.text = "-"} : flags.prompt, text);
+  const int exit_code =
+      ReadText(asks ? TextFlags{.text = kStandardInput} : flags.prompt, text);
   if (flags.session.empty() || !text.value_or("").empty()) request.set_text(*text);
   return exit_code;
 }

@@ -15,7 +15,6 @@
 namespace goldfinch {
 namespace {
 
-constexpr char kStandardInput[] = "-";
 constexpr std::size_t kPartBytes = std::size_t{1} << 16;
 
 std::string NameOf(const std::string& file) {
@@ -79,7 +78,8 @@ int ReadText(const TextFlags& flags, std::optional<std::string>& text) {
   return exit_code;
 }
 
-int ReadTokens(const TokenFlags& flags, std::vector<std::int32_t>& tokens) {
+int ReadTokens(const TokenFlags& flags,
+               google::protobuf::RepeatedField<std::int32_t>& tokens) {
   std::string read;
   std::vector<absl::string_view> ids(flags.begin(), flags.end());
   if (IsStandardInput(flags)) {
@@ -89,9 +89,11 @@ int ReadTokens(const TokenFlags& flags, std::vector<std::int32_t>& tokens) {
     ids = absl::StrSplit(read, absl::ByAnyChar(" \t\r\n,"), absl::SkipEmpty());
   }
   for (const absl::string_view id : ids) {
-    if (!absl::SimpleAtoi(id, &tokens.emplace_back())) {
+    std::int32_t token = 0;
+    if (!absl::SimpleAtoi(id, &token)) {
       return Report(absl::StrCat(id, " is no token id"), kUsageExit);
     }
+    tokens.Add(token);
   }
   return 0;
 }

@@ -1,11 +1,13 @@
 // What a command line says in words of its own or leaves to a file: texts and tokens can
 // be longer than an argument, which has at most 128 KiB.
 //
-// "-" is standard input. Functions that return a number return the exit code, and tell on
+// Functions that return a number return the exit code, and tell on
 // standard error what is wrong.
 //
 // Threads: one.
 #pragma once
+
+#include <google/protobuf/repeated_field.h>
 
 #include <cstdint>
 #include <optional>
@@ -15,6 +17,9 @@
 #include "absl/status/statusor.h"
 
 namespace goldfinch {
+
+// In the place of a text, a file or tokens.
+inline constexpr char kStandardInput[] = "-";
 
 // At most one of them is given.
 struct TextFlags {
@@ -39,6 +44,7 @@ int ReadText(const std::string& file, std::string& text);
 int ReadText(const TextFlags& flags, std::optional<std::string>& text);
 
 // What is read has blanks or commas between, as `goldfinch tokenize` prints it.
-int ReadTokens(const TokenFlags& flags, std::vector<std::int32_t>& tokens);
+int ReadTokens(const TokenFlags& flags,
+               google::protobuf::RepeatedField<std::int32_t>& tokens);
 
 }  // namespace goldfinch

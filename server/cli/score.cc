@@ -1,8 +1,6 @@
-#include <cstdint>
 #include <cstdio>
 #include <optional>
 #include <string>
-#include <vector>
 
 #include "goldfinch/v1/generation_service.grpc.pb.h"
 #include "server/cli/caller.h"
@@ -30,22 +28,17 @@ int FillRequest(const ScoreFlags& flags, v1::ScoreRequest& request) {
     return kUsageExit;
   }
   std::optional<std::string> context, continuation;
-  std::vector<std::int32_t> context_tokens, continuation_tokens;
   int exit_code = ReadText(flags.context, context);
-  if (exit_code == 0) exit_code = ReadTokens(flags.context_tokens, context_tokens);
-  if (exit_code == 0) exit_code = ReadText(flags.continuation, continuation);
-  if (exit_code == 0) {
-    exit_code = ReadTokens(flags.continuation_tokens, continuation_tokens);
-  }
   if (context.has_value()) request.set_context_text(*context);
-  if (continuation.has_value()) request.set_continuation_text(*continuation);
-  if (!flags.context_tokens.empty()) {
-    request.mutable_context_tokens()->mutable_ids()->Add(context_tokens.begin(),
-                                                         context_tokens.end());
+  if (exit_code == 0 && !flags.context_tokens.empty()) {
+    exit_code = ReadTokens(flags.context_tokens,
+                           *request.mutable_context_tokens()->mutable_ids());
   }
-  if (!flags.continuation_tokens.empty()) {
-    request.mutable_continuation_tokens()->mutable_ids()->Add(continuation_tokens.begin(),
-                                                              continuation_tokens.end());
+  if (exit_code == 0) exit_code = ReadText(flags.continuation, continuation);
+  if (continuation.has_value()) request.set_continuation_text(*continuation);
+  if (exit_code == 0 && !flags.continuation_tokens.empty()) {
+    exit_code = ReadTokens(flags.continuation_tokens,
+                           *request.mutable_continuation_tokens()->mutable_ids());
   }
   return exit_code;
 }

@@ -81,16 +81,13 @@ int RunGet(const SessionsFlags& flags) {
 template <typename Request>
 int FillText(const SessionsFlags& flags, Request& request) {
   request.set_priority(flags.priority);
-  std::optional<std::string> text;
-  std::vector<std::int32_t> tokens;
-  int exit_code = ReadText(flags.prompt, text);
-  if (exit_code == 0) exit_code = ReadTokens(flags.tokens, tokens);
-  if (exit_code != 0) return exit_code;
-  if (!text.value_or("").empty()) request.set_text(*text);
-  if (!tokens.empty()) {
-    request.mutable_tokens()->mutable_ids()->Add(tokens.begin(), tokens.end());
+  if (!flags.tokens.empty()) {
+    return ReadTokens(flags.tokens, *request.mutable_tokens()->mutable_ids());
   }
-  return 0;
+  std::optional<std::string> text;
+  const int exit_code = ReadText(flags.prompt, text);
+  if (!text.value_or("").empty()) request.set_text(*text);
+  return exit_code;
 }
 
 int RunAppend(const SessionsFlags& flags) {

@@ -31,8 +31,7 @@ struct SessionsFlags {
 };
 
 // What makes a session prints its id and nothing else. History prints the bytes of the
-// text as they are. Delete goes on after one that
-// cannot be deleted.
+// text as they are. Delete goes on after one that cannot be deleted.
 int RunSessions(const SessionsFlags& flags);
 
 // Deletes what is of no more use; no signal is in the way of it. If that fails, or would

@@ -10,7 +10,7 @@ namespace goldfinch {
 int RunTokenize(const TokenizeFlags& flags) {
   v1::TokenizeRequest request;
   request.set_text(flags.text);
-  if (flags.text == "-") {
+  if (flags.text == kStandardInput) {
     const int exit_code = ReadText(flags.text, *request.mutable_text());
     if (exit_code != 0) return exit_code;
   }

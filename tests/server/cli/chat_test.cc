@@ -12,6 +12,7 @@
 #include "absl/strings/str_replace.h"
 #include "absl/strings/str_split.h"
 #include "tests/server/cli/demo_server.h"
+#include "tests/server/cli/scripted_server.h"
 #include "tests/server/grpc/harness.h"
 
 namespace goldfinch {
@@ -285,6 +286,27 @@ TEST_F(ChatTest, GenerateContinuesASessionToo) {
   const std::string second = GoldfinchLine(address, more);
   EXPECT_EQ(absl::StrCat(first, second, "\n"), Answers({"The old king"}))
       << "without a text it goes on by itself";
+}
+
+TEST(ScriptedChatTest, ARetryThatFailsKeepsTheAnswerBefore) {
+  const ScriptedServer server({{{LastPiece(1, "an answer")}, grpc::Status::OK},
+                               {{}, {grpc::StatusCode::INVALID_ARGUMENT, "too long"}}});
+  const ProgramOutput output = Goldfinch(server.address(), {"chat"}, "line\n/retry\n");
+  EXPECT_EQ(output.exit_code, 1);
+  ASSERT_EQ(server.requests().size(), 2u);
+  EXPECT_EQ(server.requests()[0].session(), "made");
+  EXPECT_EQ(server.requests()[1].session(), "copy1");
+  EXPECT_THAT(server.deleted(), ElementsAre("copy1", "copy2"))
+      << "the session that has the answer stays";
+}
+
+TEST(ScriptedChatTest, WhatTheUserForkedStaysWhenItIsUndone) {
+  const ScriptedServer server({{{LastPiece(1, "an answer")}, grpc::Status::OK}});
+  const ProgramOutput output =
+      Goldfinch(server.address(), {"chat"}, "line\n/fork\n/undo\n/session\n");
+  EXPECT_EQ(output.exit_code, 0) << output.err;
+  EXPECT_EQ(output.out, "an answer\ncopy2\ncopy1\ncopy1\n");
+  EXPECT_THAT(server.deleted(), IsEmpty());
 }
 
 TEST(ChatRestartTest, AChatSurvivesTheRestartOfItsServers) {
