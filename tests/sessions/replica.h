@@ -191,6 +191,14 @@ class ReplicaTest : public testing::Test {
                                 const ReplicaOptions& options = {}) {
     return std::make_unique<Replica>(name, &medium_, clock_, options);
   }
+  // A session of two turns, 50 tokens, of which 25 are stored, too.
+  static std::string HeldAndStored(Replica& replica) {
+    const std::string id = replica.Create();
+    EXPECT_EQ(replica.Say(id, 20, 5, 1), absl::OkStatus());
+    EXPECT_TRUE(replica.Park(id).ok());
+    EXPECT_EQ(replica.Say(id, 20, 5, 2), absl::OkStatus());
+    return id;
+  }
 
   FakeClock clock_;
   MemoryMedium medium_{clock_};

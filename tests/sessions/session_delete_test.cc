@@ -15,15 +15,6 @@ const absl::Status kNoAnswer = absl::UnavailableError("no answer");
 
 class SessionDeleteTest : public ReplicaTest {
  protected:
-  // Of two turns, 50 tokens, of which 25 are stored, too.
-  std::string HeldAndStored(Replica& replica) {
-    const std::string id = replica.Create();
-    EXPECT_EQ(replica.Say(id, 20, 5, 1), absl::OkStatus());
-    EXPECT_TRUE(replica.Park(id).ok());
-    EXPECT_EQ(replica.Say(id, 20, 5, 2), absl::OkStatus());
-    return id;
-  }
-
   // Until what has the session lets go of it.
   static absl::Status SayWhenItIsFree(Replica& replica, const std::string& id) {
     absl::Status said = replica.Say(id, 20, 5, 3);

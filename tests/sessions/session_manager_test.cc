@@ -17,7 +17,14 @@
 namespace goldfinch {
 namespace {
 
-class SessionManagerTest : public ReplicaTest {};
+class SessionManagerTest : public ReplicaTest {
+ protected:
+  static ReplicaOptions WithMemory(std::int64_t host_bytes) {
+    ReplicaOptions options;
+    options.sessions.host_bytes = host_bytes;
+    return options;
+  }
+};
 
 TEST_F(SessionManagerTest, ATenantHoldsNoMoreThanItsQuota) {
   SessionQuota quota;
@@ -191,9 +198,7 @@ TEST_F(SessionManagerTest, WithoutAStoreSessionsLiveInMemory) {
 
 // The limit of memory is looked at between two sweeps as well, by what was counted since.
 TEST_F(SessionManagerTest, ASessionOfManyTurnsCountsOnce) {
-  ReplicaOptions options;
-  options.sessions.host_bytes = 10000;
-  Replica replica("one", nullptr, clock_, options);
+  Replica replica("one", nullptr, clock_, WithMemory(10000));
   const std::string id = replica.Create();
   for (std::uint64_t turn = 1; turn <= 100; ++turn) {
     ASSERT_EQ(replica.Say(id, 1, 1, turn), absl::OkStatus());
@@ -204,9 +209,7 @@ TEST_F(SessionManagerTest, ASessionOfManyTurnsCountsOnce) {
 
 // What they have in common is there once, also before a sweep has counted it so.
 TEST_F(SessionManagerTest, ForksAreNoReasonToRefuseAnother) {
-  ReplicaOptions options;
-  options.sessions.host_bytes = 10000;
-  Replica replica("one", nullptr, clock_, options);
+  Replica replica("one", nullptr, clock_, WithMemory(10000));
   const std::string id = replica.Create();
   ASSERT_EQ(replica.Say(id, 500, 5, 1), absl::OkStatus());
   ASSERT_GT(30 * replica.Get(id)->bytes, 10000);
@@ -215,9 +218,7 @@ TEST_F(SessionManagerTest, ForksAreNoReasonToRefuseAnother) {
 }
 
 TEST_F(SessionManagerTest, ImportsStopAtTheLimitOfMemory) {
-  ReplicaOptions options;
-  options.sessions.host_bytes = 10000;
-  Replica replica("one", nullptr, clock_, options);
+  Replica replica("one", nullptr, clock_, WithMemory(10000));
   const std::string id = replica.Create();
   ASSERT_EQ(replica.Say(id, 500, 5, 1), absl::OkStatus());
   const auto snapshot = replica.Export(id);

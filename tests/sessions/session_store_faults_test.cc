@@ -12,17 +12,7 @@
 namespace goldfinch {
 namespace {
 
-class SessionStoreFaultsTest : public ReplicaTest {
- protected:
-  // Of two turns, of which the first is stored, too.
-  std::string HeldAndStored(Replica& replica) {
-    const std::string id = replica.Create();
-    EXPECT_EQ(replica.Say(id, 20, 5, 1), absl::OkStatus());
-    EXPECT_TRUE(replica.Park(id).ok());
-    EXPECT_EQ(replica.Say(id, 20, 5, 2), absl::OkStatus());
-    return id;
-  }
-};
+class SessionStoreFaultsTest : public ReplicaTest {};
 
 TEST_F(SessionStoreFaultsTest, WhatExpiresIsKeptWhileTheStoreCannotDeleteIt) {
   ReplicaOptions options;

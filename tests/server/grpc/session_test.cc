@@ -10,9 +10,9 @@
 #include <vector>
 
 #include "tests/fakes/fake_clock.h"
-#include "tests/fakes/memory_store.h"
 #include "tests/server/grpc/harness.h"
 #include "tests/server/grpc/session_client.h"
+#include "tests/server/grpc/session_fixture.h"
 
 namespace goldfinch {
 namespace {
@@ -20,24 +20,7 @@ namespace {
 using grpc::StatusCode;
 using testing::HasSubstr;
 
-constexpr auto kLease = std::chrono::seconds(3600);  // longer than any test
-
-class SessionServiceTest : public testing::Test {
- protected:
-  SessionServiceTest() : medium_(clock_), store_(medium_, "one", kLease) {}
-
-  static TestServerOptions WithStore(SnapshotStore* store) {
-    TestServerOptions options;
-    options.scheduler.max_context_tokens = 100000;
-    options.store = store;
-    return options;
-  }
-
-  const SteadyClock clock_;
-  MemoryMedium medium_;
-  MemoryStore store_;
-  TestServer server_{WithStore(&store_)};
-};
+class SessionServiceTest : public SessionFixture {};
 
 TEST_F(SessionServiceTest, ATurnSendsOnlyWhatIsNew) {
   const auto session = CreateSession(server_);
@@ -76,7 +59,7 @@ TEST_F(SessionServiceTest, ATextGivenAtCreationIsRunAndGoesOnByItself) {
 TEST(SessionTimesTest, TimesOfACallCountFromItsArrival) {
   FakeClock clock;
   MemoryMedium medium(clock);
-  MemoryStore store(medium, "one", kLease);
+  MemoryStore store(medium, "one", kLongLease);
   TestServerOptions options;
   options.store = &store;
   options.clock = &clock;

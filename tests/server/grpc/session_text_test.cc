@@ -9,9 +9,9 @@
 
 #include "absl/status/status.h"
 #include "absl/strings/str_cat.h"
-#include "tests/fakes/memory_store.h"
 #include "tests/server/grpc/harness.h"
 #include "tests/server/grpc/session_client.h"
+#include "tests/server/grpc/session_fixture.h"
 
 namespace goldfinch {
 namespace {
@@ -20,7 +20,6 @@ using grpc::StatusCode;
 using testing::ElementsAreArray;
 using testing::HasSubstr;
 
-constexpr auto kLease = std::chrono::seconds(3600);  // longer than any test
 constexpr std::chrono::seconds kPatience(30);
 
 using AppendOr = absl::StatusOr<v1::AppendToSessionResponse>;
@@ -54,17 +53,8 @@ HistoryOr History(TestServer& server, const std::string& id, std::int64_t first 
   return status.ok() ? HistoryOr(response) : ToStatus(status);
 }
 
-class SessionTextTest : public testing::Test {
+class SessionTextTest : public SessionFixture {
  protected:
-  SessionTextTest() : medium_(clock_), store_(medium_, "one", kLease) {}
-
-  static TestServerOptions WithStore(SnapshotStore* store) {
-    TestServerOptions options;
-    options.scheduler.max_context_tokens = 100000;
-    options.store = store;
-    return options;
-  }
-
   // What `id` answers next is what the whole text would be answered with.
   void ExpectGoesOnAfter(const std::string& id, const std::string& whole) {
     v1::GenerateRequest request = TurnRequest(id, "", 10);
@@ -73,11 +63,6 @@ class SessionTextTest : public testing::Test {
     ASSERT_TRUE(output.status.ok()) << output.status.error_message();
     EXPECT_EQ(output.candidates[0].tokens, ExpectedTokens(TextRequest(whole, 10)));
   }
-
-  const SteadyClock clock_;
-  MemoryMedium medium_;
-  MemoryStore store_;
-  TestServer server_{WithStore(&store_)};
 };
 
 TEST_F(SessionTextTest, TextsJoinTheHistoryInTheirOrder) {
