@@ -161,8 +161,8 @@ void AttendOp(benchmark::State& state) {
   Moves(state, 2 * kHalf * static_cast<double>(context * d));
 }
 
-// Keys of consecutive tokens to their tiles.
-void ScatterKeysOp(benchmark::State& state) {
+// Keys and values of consecutive tokens, normed, to their tiles.
+void StoreTilesOp(benchmark::State& state) {
   Bench bench;
   const std::int64_t rows = state.range(0), d = state.range(1);
   KvTiles kv = {.type = DType::kBf16, .heads = d / kHeadSize, .page_tokens = 64};
@@ -170,9 +170,17 @@ void ScatterKeysOp(benchmark::State& state) {
   std::vector<std::int64_t> row(static_cast<std::size_t>(rows));
   std::iota(row.begin(), row.end(), 0);
   const std::int64_t* places = bench->Array(row);
-  const Matrix k = bench->Floats(rows, d);
-  bench.Run(state, [&] { (*bench).ScatterKeys(k, places, kv); });
-  Moves(state, static_cast<double>(rows * d) * (kFloat + kHalf));
+  const NormWeights norm = {.weight = bench->Floats(1, d).f32(0),
+                            .bias = bench->Floats(1, d).f32(0)};
+  const StoreTilesArgs args = {.num_layers = 1,
+                               .layer = {{.k = bench->Floats(rows, d),
+                                          .v = bench->Floats(rows, d),
+                                          .norm_k = norm,
+                                          .norm_v = norm,
+                                          .tiles = kv}},
+                               .row = places};
+  bench.Run(state, [&] { (*bench).StoreTiles(args); });
+  Moves(state, 2 * static_cast<double>(rows * d) * (kFloat + kHalf));
 }
 
 // Greedy and with everything on, over a vocabulary of 65536.
@@ -222,7 +230,7 @@ BENCHMARK_CAPTURE(WkvOp, prompt, true)->Apply(Prompts);
 BENCHMARK(AddNormOp)->Apply(RowsAndWidths);
 BENCHMARK(MixUp)->Apply(RowsAndWidths);
 BENCHMARK(AttendOp)->Apply(Contexts);
-BENCHMARK(ScatterKeysOp)->Apply(RowsAndWidths);
+BENCHMARK(StoreTilesOp)->Apply(RowsAndWidths);
 BENCHMARK_CAPTURE(SampleOp, greedy, true)->Arg(1)->Arg(16)->UseRealTime()->MinTime(0.1);
 BENCHMARK_CAPTURE(SampleOp, top_p, false)->Arg(1)->Arg(16)->UseRealTime()->MinTime(0.1);
 

@@ -5,7 +5,7 @@
 # All sources in CUDA's language, and those that are C++ but see its headers. The tests
 # compile them for their emulated device too, with nvcc or without.
 set(GOLDFINCH_CUDA_KERNELS attend elementwise finish_sums gemm norm probe quantize
-  sample wkv wkv_blocks)
+  sample store_tiles wkv wkv_blocks)
 list(TRANSFORM GOLDFINCH_CUDA_KERNELS PREPEND "${PROJECT_SOURCE_DIR}/engine/kernels/cuda/")
 list(TRANSFORM GOLDFINCH_CUDA_KERNELS APPEND ".cu")
 set(GOLDFINCH_CUDA_HOST

@@ -177,34 +177,28 @@ class Backend {
   virtual void Gemm(std::span<const Product> products) = 0;
   void Gemm(const Product& product) { Gemm(std::span(&product, 1)); }
 
-  // out[i] = LN(table[tokens[i]]), float32.
+  // out[i] = LN(table[tokens[i]]), float32; `copy`, where it has data, is the same,
+  // rounded to its type.
   virtual void EmbedNorm(const std::int32_t* tokens, const Matrix& table,
-                         const NormWeights& norm, const Matrix& out) = 0;
+                         const NormWeights& norm, const Matrix& out,
+                         const Matrix& copy) = 0;
   virtual void NormShift(const NormShiftArgs& args) = 0;
   // state[slots[i]] = LN(x[rows[i]]) for i in [0, count).
   virtual void NormToState(const Matrix& x, const NormWeights& norm,
                            const std::int32_t* rows, const std::int32_t* slots,
                            std::int64_t count, const Matrix& state) = 0;
-  // out = cur + diff * mix, rounded to out's type; mix is [cols].
-  virtual void Lerp(const Matrix& cur, const Matrix& diff, const float* mix,
-                    const Matrix& out) = 0;
+  virtual void RmsShift(const RmsShiftArgs& args) = 0;
+  virtual void Lerp(const LerpArgs& args) = 0;
   // out = in, rounded to out's type.
   virtual void Convert(const Matrix& in, const Matrix& out) = 0;
   virtual void Wkv(const WkvArgs& args) = 0;
   virtual void AddNorm(const AddNormArgs& args) = 0;
-  // out = in / (|in| / sqrt(cols) + 1e-8).
-  virtual void RmsNorm(const Matrix& in, const Matrix& out) = 0;
   // out[i] = in[index[i]], or zero where the index is -1; converts to out's type.
   virtual void GatherRows(const Matrix& in, const std::int64_t* index,
                           const Matrix& out) = 0;
   // out[i] = table[tokens[i]], converting to out's type.
   virtual void GatherTokenRows(const Matrix& table, const std::int32_t* tokens,
                                const Matrix& out) = 0;
-  // cur[i] = in[index[i]], diff[i] = in[previous[i]] - cur[i]; a previous row of -1 is
-  // zero. All float32.
-  virtual void GatherShift(const Matrix& in, const std::int64_t* index,
-                           const std::int64_t* previous, const Matrix& cur,
-                           const Matrix& diff) = 0;
   // out[index[i]] = in[i], converting to out's type.
   virtual void ScatterRows(const Matrix& in, const std::int64_t* index,
                            const Matrix& out) = 0;
@@ -229,15 +223,11 @@ class Backend {
   // is [kRopePairs], angles are float64.
   virtual void Rope(const Matrix& x, const std::int64_t* position,
                     const double* frequency) = 0;
-  // Row i of k (or of v), [rows, A], becomes token row[i] % page_tokens of tile
-  // row[i] / page_tokens, rounded to the tiles' type. Rows are distinct.
-  virtual void ScatterKeys(const Matrix& k, const std::int64_t* row,
-                           const KvTiles& tiles) = 0;
-  virtual void ScatterValues(const Matrix& v, const std::int64_t* row,
-                             const KvTiles& tiles) = 0;
+  virtual void StoreTiles(const StoreTilesArgs& args) = 0;
   virtual void Attend(const AttendArgs& args) = 0;
-  // out = carried sums / carried sum of weights; resets nothing.
-  virtual void AttendFinish(const Matrix& carry, std::int64_t heads,
+  // out = LN(carried sums / carried sum of weights) over all heads, rounded to out's
+  // type; or without the norm. Resets nothing.
+  virtual void AttendFinish(const Matrix& carry, const NormWeights& norm,
                             const Matrix& out) = 0;
 
   // Host results from device logits, [rows, V]; waits for them.

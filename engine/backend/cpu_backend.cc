@@ -76,9 +76,9 @@ class CpuBackend final : public Backend {
   void Gemm(std::span<const Product> products) override;
 
   void EmbedNorm(const std::int32_t* tokens, const Matrix& table, const NormWeights& norm,
-                 const Matrix& out) override {
+                 const Matrix& out, const Matrix& copy) override {
     ForRows(out, [&](auto begin, auto end) {
-      kernels_.embed_norm(tokens, table, norm, out, begin, end);
+      kernels_.embed_norm(tokens, table, norm, out, copy, begin, end);
     });
   }
   void NormShift(const NormShiftArgs& args) override;
@@ -89,11 +89,13 @@ class CpuBackend final : public Backend {
       kernels_.norm_to_state(x, norm, rows, slots, state, begin, end);
     });
   }
-  void Lerp(const Matrix& cur, const Matrix& diff, const float* mix,
-            const Matrix& out) override {
-    ForRows(out, [&](auto begin, auto end) {
-      kernels_.lerp(cur, diff, mix, out, begin, end);
-    });
+  void RmsShift(const RmsShiftArgs& args) override {
+    pool_.ParallelFor(
+        args.num_inputs * args.cur[0].rows, RowGrain(args.cur[0].cols),
+        [&](auto begin, auto end) { kernels_.rms_shift(args, begin, end); });
+  }
+  void Lerp(const LerpArgs& args) override {
+    ForRows(args.out, [&](auto begin, auto end) { kernels_.lerp(args, begin, end); });
   }
   void Convert(const Matrix& in, const Matrix& out) override {
     ForRows(out, [&](auto begin, auto end) { kernels_.convert(in, out, begin, end); });
@@ -107,9 +109,6 @@ class CpuBackend final : public Backend {
   void AddNorm(const AddNormArgs& args) override {
     ForRows(args.out, [&](auto begin, auto end) { kernels_.add_norm(args, begin, end); });
   }
-  void RmsNorm(const Matrix& in, const Matrix& out) override {
-    ForRows(out, [&](auto begin, auto end) { kernels_.rms_norm(in, out, begin, end); });
-  }
   void GatherRows(const Matrix& in, const std::int64_t* index,
                   const Matrix& out) override {
     ForRows(out, [&](auto begin, auto end) {
@@ -120,13 +119,6 @@ class CpuBackend final : public Backend {
                        const Matrix& out) override {
     ForRows(out, [&](auto begin, auto end) {
       kernels_.gather_token_rows(table, tokens, out, begin, end);
-    });
-  }
-  void GatherShift(const Matrix& in, const std::int64_t* index,
-                   const std::int64_t* previous, const Matrix& cur,
-                   const Matrix& diff) override {
-    ForRows(cur, [&](auto begin, auto end) {
-      kernels_.gather_shift(in, index, previous, cur, diff, begin, end);
     });
   }
   void ScatterRows(const Matrix& in, const std::int64_t* index,
@@ -183,23 +175,12 @@ class CpuBackend final : public Backend {
       kernels_.rope(x, position, frequency, begin, end);
     });
   }
-  void ScatterKeys(const Matrix& k, const std::int64_t* row,
-                   const KvTiles& tiles) override {
-    pool_.ParallelFor(
-        tiles.heads, RowGrain(k.rows * kHeadSize),
-        [&](auto begin, auto end) { kernels_.scatter_keys(k, row, tiles, begin, end); });
-  }
-  void ScatterValues(const Matrix& v, const std::int64_t* row,
-                     const KvTiles& tiles) override {
-    pool_.ParallelFor(tiles.heads, RowGrain(v.rows * kHeadSize),
-                      [&](auto begin, auto end) {
-                        kernels_.scatter_values(v, row, tiles, begin, end);
-                      });
-  }
+  void StoreTiles(const StoreTilesArgs& args) override;
   void Attend(const AttendArgs& args) override;
-  void AttendFinish(const Matrix& carry, std::int64_t heads, const Matrix& out) override {
+  void AttendFinish(const Matrix& carry, const NormWeights& norm,
+                    const Matrix& out) override {
     ForRows(out, [&](auto begin, auto end) {
-      kernels_.attend_finish(carry, heads, out, begin, end);
+      kernels_.attend_finish(carry, norm, out, begin, end);
     });
   }
 
@@ -310,6 +291,39 @@ void CpuBackend::NormShift(const NormShiftArgs& args) {
       kernels_.norm_to_state(args.x, args.norm, &last, &args.spans.next_slot[span],
                              args.state, 0, 1);
   }
+}
+
+void CpuBackend::StoreTiles(const StoreTilesArgs& args) {
+  const std::int64_t rows = args.layer[0].k.rows, heads = args.layer[0].tiles.heads;
+  if (rows == 0) return;
+  // Calls body(layer, whether it is about keys, first, last) for pieces of `each` things
+  // of all keys and values.
+  const auto for_all = [&](std::int64_t each, std::int64_t cols, const auto& body) {
+    pool_.ParallelFor(2 * args.num_layers * each, RowGrain(cols), [&](auto at, auto end) {
+      while (at < end) {
+        const std::int64_t set = at / each, first = at % each;
+        const std::int64_t last = std::min(each, first + end - at);
+        body(args.layer[set / 2], set % 2 == 0, first, last);
+        at += last - first;
+      }
+    });
+  };
+  using Layer = StoreTilesArgs::Layer;
+  for_all(rows, heads * kHeadSize,
+          [&](const Layer& layer, bool keys, std::int64_t first, std::int64_t last) {
+            const Matrix& m = keys ? layer.k : layer.v;
+            const NormWeights& norm = keys ? layer.norm_k : layer.norm_v;
+            if (norm.weight != nullptr)
+              kernels_.add_norm({.a = m, .norm = norm, .out = m}, first, last);
+            if (keys && args.frequency != nullptr)
+              kernels_.rope(m, args.position, args.frequency, first, last);
+          });
+  // Head by head: the tokens of a head's keys lie side by side.
+  for_all(heads, rows * kHeadSize,
+          [&](const Layer& layer, bool keys, std::int64_t first, std::int64_t last) {
+            const auto scatter = keys ? kernels_.scatter_keys : kernels_.scatter_values;
+            scatter(keys ? layer.k : layer.v, args.row, layer.tiles, first, last);
+          });
 }
 
 void CpuBackend::Attend(const AttendArgs& args) {

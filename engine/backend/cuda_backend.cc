@@ -119,6 +119,7 @@ class CudaBackend final : public Backend {
     PrepareQuantize(stream_);
     PrepareWkv(stream_);
     PrepareAttend(stream_);
+    PrepareStoreTiles(stream_);
     PrepareSample(stream_);
   }
   ~CudaBackend() override { Synchronize(); }
@@ -200,8 +201,8 @@ class CudaBackend final : public Backend {
   void Gemm(std::span<const Backend::Product> products) override;
 
   void EmbedNorm(const std::int32_t* tokens, const Matrix& table, const NormWeights& norm,
-                 const Matrix& out) override {
-    GOLDFINCH_CUDA::EmbedNorm(stream_, tokens, table, norm, out);
+                 const Matrix& out, const Matrix& copy) override {
+    GOLDFINCH_CUDA::EmbedNorm(stream_, tokens, table, norm, out, copy);
   }
   void NormShift(const NormShiftArgs& args) override {
     GOLDFINCH_CUDA::NormShift(stream_, args);
@@ -211,10 +212,10 @@ class CudaBackend final : public Backend {
                    const Matrix& state) override {
     GOLDFINCH_CUDA::NormToState(stream_, x, norm, rows, slots, count, state);
   }
-  void Lerp(const Matrix& cur, const Matrix& diff, const float* mix,
-            const Matrix& out) override {
-    GOLDFINCH_CUDA::Lerp(stream_, cur, diff, mix, out);
+  void RmsShift(const RmsShiftArgs& args) override {
+    GOLDFINCH_CUDA::RmsShift(stream_, args);
   }
+  void Lerp(const LerpArgs& args) override { GOLDFINCH_CUDA::Lerp(stream_, args); }
   void Convert(const Matrix& in, const Matrix& out) override {
     GOLDFINCH_CUDA::Convert(stream_, in, out);
   }
@@ -226,9 +227,6 @@ class CudaBackend final : public Backend {
   void AddNorm(const AddNormArgs& args) override {
     GOLDFINCH_CUDA::AddNorm(stream_, args);
   }
-  void RmsNorm(const Matrix& in, const Matrix& out) override {
-    GOLDFINCH_CUDA::RmsNorm(stream_, in, out);
-  }
   void GatherRows(const Matrix& in, const std::int64_t* index,
                   const Matrix& out) override {
     GOLDFINCH_CUDA::GatherRows(stream_, in, index, out);
@@ -236,11 +234,6 @@ class CudaBackend final : public Backend {
   void GatherTokenRows(const Matrix& table, const std::int32_t* tokens,
                        const Matrix& out) override {
     GOLDFINCH_CUDA::GatherTokenRows(stream_, table, tokens, out);
-  }
-  void GatherShift(const Matrix& in, const std::int64_t* index,
-                   const std::int64_t* previous, const Matrix& cur,
-                   const Matrix& diff) override {
-    GOLDFINCH_CUDA::GatherShift(stream_, in, index, previous, cur, diff);
   }
   void ScatterRows(const Matrix& in, const std::int64_t* index,
                    const Matrix& out) override {
@@ -276,21 +269,17 @@ class CudaBackend final : public Backend {
             const double* frequency) override {
     GOLDFINCH_CUDA::Rope(stream_, x, position, frequency);
   }
-  void ScatterKeys(const Matrix& k, const std::int64_t* row,
-                   const KvTiles& tiles) override {
-    GOLDFINCH_CUDA::ScatterKeys(stream_, k, row, tiles);
-  }
-  void ScatterValues(const Matrix& v, const std::int64_t* row,
-                     const KvTiles& tiles) override {
-    GOLDFINCH_CUDA::ScatterValues(stream_, v, row, tiles);
+  void StoreTiles(const StoreTilesArgs& args) override {
+    GOLDFINCH_CUDA::StoreTiles(stream_, args);
   }
   void Attend(const AttendArgs& args) override {
     GOLDFINCH_CHECK(args.heads <= partials_);
     GOLDFINCH_CUDA::Attend(stream_, args, static_cast<float*>(attention_.data()),
                            partials_);
   }
-  void AttendFinish(const Matrix& carry, std::int64_t heads, const Matrix& out) override {
-    GOLDFINCH_CUDA::AttendFinish(stream_, carry, heads, out);
+  void AttendFinish(const Matrix& carry, const NormWeights& norm,
+                    const Matrix& out) override {
+    GOLDFINCH_CUDA::AttendFinish(stream_, carry, norm, out);
   }
 
   void Sample(const Matrix& logits, std::span<const SampleRequest> requests) override {

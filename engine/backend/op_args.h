@@ -22,7 +22,8 @@ static_assert(kScoreScale * kScoreScale * kHeadSize == 1.0f);
 // weighted values, then the maximum of its scores, then the sum of its weights.
 inline constexpr std::int32_t kCarrySize = kHeadSize + 2;
 
-// Scale and shift of a normalisation; `eps` is added to the variance.
+// Scale and shift of a normalisation; `eps` is added to the variance. Where an op says
+// that it may go without, a null weight means that it does.
 struct NormWeights {
   const float* weight = nullptr;  // [cols]
   const float* bias = nullptr;    // [cols]
@@ -97,6 +98,32 @@ struct NormShiftArgs {
   Matrix mixed[kMaxMixes] = {};      // float32 or bf16
 };
 
+// Rows divided by their root mean square, and how far their predecessors are from them:
+//   cur[i] = rms(in[index[i]]);  diff[i] = rms(in[previous[i]]) - cur[i]
+//   rms(x) = x / (|x| / sqrt(cols) + 1e-8), and zero for a previous row of -1
+struct RmsShiftArgs {
+  static constexpr int kMaxInputs = 2;
+  int num_inputs = 0;
+  // Of one width, float32.
+  Matrix in[kMaxInputs] = {};
+  Matrix cur[kMaxInputs] = {}, diff[kMaxInputs] = {};  // [rows, cols]
+  const std::int64_t* index = nullptr;                 // [rows]
+  const std::int64_t* previous = nullptr;              // [rows]
+};
+
+// GOLD layers whose keys and values are made together.
+inline constexpr int kMaxGoldLayers = 8;
+
+// Mixes of rows and their predecessors, one behind the other:
+//   out[j * rows + i] = cur[i] + diff[i] * mix[j], rounded to out's type
+struct LerpArgs {
+  static constexpr int kMaxMixes = kMaxGoldLayers;
+  Matrix cur = {}, diff = {};  // [rows, cols]
+  int num_mixes = 0;
+  const float* mix[kMaxMixes] = {};  // [cols]
+  Matrix out = {};                   // [num_mixes * rows, cols]
+};
+
 // Of each head, with keys j and values i (engine/kernels/cpu/wkv.cc):
 //   y[i] = sum_j r[j] S[j, i]  [+ v[i] sum_j u[j] k[j] r[j]]
 //   S[j, i] = w[j] S[j, i] + k[j] v[i]
@@ -125,7 +152,7 @@ struct AddNormArgs {
 inline constexpr std::int64_t kMaxPageTokens = 256;
 
 // Expanded keys and values of one layer, a tile a page. Where an element of a tile lies
-// is the business of the kernels alone (ScatterKeys, ScatterValues, Attend).
+// is the business of the kernels alone (StoreTiles, Attend).
 struct KvTiles {
   void* data = nullptr;
   DType type = DType::kF32;  // compute type
@@ -136,12 +163,29 @@ struct KvTiles {
   // A list of tiles may be cut into several Attends where this many tiles end.
   static constexpr std::int64_t kCutTiles = 8;
   // Tokens that room is kept for.
-  std::int64_t padded_tokens() const {
+  constexpr std::int64_t padded_tokens() const {
     return (page_tokens + kTokensPad - 1) / kTokensPad * kTokensPad;
   }
   // Elements of one head's keys in a tile, and of its values.
-  std::int64_t head_elements() const { return kHeadSize * padded_tokens(); }
+  constexpr std::int64_t head_elements() const { return kHeadSize * padded_tokens(); }
   std::int64_t tile_bytes() const { return 2 * heads * head_elements() * SizeOf(type); }
+};
+
+// Keys and values of tokens, normed, keys turned by rope, into the tiles of some layers:
+// row i of a layer's k becomes token row[i] % page_tokens of tile row[i] / page_tokens,
+// rounded to the tiles' type, and v likewise. Rows are distinct. What k and v hold
+// afterwards is not defined.
+struct StoreTilesArgs {
+  struct Layer {
+    Matrix k = {}, v = {};                 // [rows, A] float32
+    NormWeights norm_k = {}, norm_v = {};  // both or none: stored as they are
+    KvTiles tiles = {};
+  };
+  int num_layers = 0;
+  Layer layer[kMaxGoldLayers] = {};        // rows and tiles of one shape
+  const std::int64_t* row = nullptr;       // [rows]
+  const std::int64_t* position = nullptr;  // [rows], of the tokens; with rope only
+  const double* frequency = nullptr;       // [kRopePairs]; null: no rope
 };
 
 // Causal attention of query rows over tiles, continuing earlier calls: tiles come in

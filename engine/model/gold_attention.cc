@@ -240,7 +240,8 @@ void GoldAttention::CountChunks() {
   chunk_begin_.Stage();
 }
 
-void GoldAttention::Attend(std::int64_t gold_layer, const Matrix& q, const Matrix& out) {
+void GoldAttention::Attend(std::int64_t gold_layer, const Matrix& q,
+                           const NormWeights& norm, const Matrix& out) {
   AttendArgs args{.q = q,
                   .tiles = cache_.tiles(gold_layer),
                   .heads = num_heads_,
@@ -265,7 +266,7 @@ void GoldAttention::Attend(std::int64_t gold_layer, const Matrix& q, const Matri
       begin = end;
     }
   }
-  b_.AttendFinish(args.carry, num_heads_, out);
+  b_.AttendFinish(args.carry, norm, out);
 }
 
 }  // namespace goldfinch

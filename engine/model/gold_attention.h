@@ -59,8 +59,10 @@ class GoldAttention {
   // there is room without what the last step used.
   Preparation Prepare(const AttendedSequence& sequence, std::int64_t max_tokens);
 
-  // out = attention of q (float32) of one GOLD layer. q and out are [rows, A].
-  void Attend(std::int64_t gold_layer, const Matrix& q, const Matrix& out);
+  // out = LN(attention of q) of one GOLD layer, rounded to out's type. q, float32, and
+  // out are [rows, A].
+  void Attend(std::int64_t gold_layer, const Matrix& q, const NormWeights& norm,
+              const Matrix& out);
 
   // Positions of the rows, in device memory, for rope.
   const std::int64_t* positions() const { return position_.device(); }

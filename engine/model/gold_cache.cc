@@ -66,8 +66,7 @@ GoldCache::GoldCache(DeviceArena& arena, StepInputs& inputs, const ModelConfig& 
   source_row_ = {inputs, sources};
   source_tokens_ = static_cast<std::int32_t*>(
       arena.TakeBytes(sources * static_cast<std::int64_t>(sizeof(std::int32_t))));
-  for (Matrix* m : {&embedded_, &unit_, &decompressed_})
-    *m = arena.Take(sources, d, DType::kF32);
+  for (Matrix* m : {&embedded_, &decompressed_}) *m = arena.Take(sources, d, DType::kF32);
   embedded_in_ = arena.TakeInput(sources, d, type);
   key_part_ = arena.TakeInput(sources, c, type);
   current_ = {inputs, targets};
@@ -257,11 +256,15 @@ void GoldCache::ReadPages(std::span<const std::int32_t> pages, std::span<TokenId
            });
 }
 
-// The part of decompressed keys that embedded tokens make.
-void GoldCache::EmbeddingPart(const Matrix& e, const Matrix& out) {
-  const Matrix in = embedded_in_.Rows(e.rows);
-  b_.Convert(e, in);
-  b_.Gemm({.x = in, .w = weights_.decompress_embedding.get(), .y = out});
+void GoldCache::Embed(const Matrix& e) {
+  b_.EmbedNorm(source_tokens_, weights_.embedding, weights_.ln0, e,
+               embedded_in_.Rows(e.rows));
+}
+
+void GoldCache::EmbeddingPart(const Matrix& out) {
+  b_.Gemm({.x = embedded_in_.Rows(out.rows),
+           .w = weights_.decompress_embedding.get(),
+           .y = out});
 }
 
 void GoldCache::FillVocabTable() {
@@ -272,9 +275,8 @@ void GoldCache::FillVocabTable() {
     std::iota(tokens.begin(), tokens.end(), static_cast<std::int32_t>(first));
     b_.CopyToDevice(source_tokens_, tokens.data(),
                     count * static_cast<std::int64_t>(sizeof(std::int32_t)));
-    const Matrix e = embedded_.Rows(count);
-    b_.EmbedNorm(source_tokens_, weights_.embedding, weights_.ln0, e);
-    EmbeddingPart(e, vocab_table_.RowsFrom(first, count));
+    Embed(embedded_.Rows(count));
+    EmbeddingPart(vocab_table_.RowsFrom(first, count));
   }
 }
 
@@ -323,30 +325,29 @@ void GoldCache::StageTargets(std::span<const ExpandTarget> targets) {
 
 void GoldCache::Decompress() {
   const std::int64_t sources = source_row_.size();
-  const Matrix e = embedded_.Rows(sources), unit = unit_.Rows(sources);
-  const Matrix kappa = decompressed_.Rows(sources), c = key_part_.Rows(sources);
+  const Matrix e = embedded_.Rows(sources), key = decompressed_.Rows(sources);
+  const Matrix c = key_part_.Rows(sources);
   b_.GatherTokens(tokens_, source_row_.device(), sources, source_tokens_);
-  b_.EmbedNorm(source_tokens_, weights_.embedding, weights_.ln0, e);
-  b_.RmsNorm(e, unit);
+  Embed(e);
   if (scales_ != nullptr)
     b_.GatherQuantized(keys_, scales_, source_row_.device(), c);
   else
     b_.GatherRows(keys_, source_row_.device(), c);
   if (vocab_table_.data != nullptr)
-    b_.GatherTokenRows(vocab_table_, source_tokens_, kappa);
+    b_.GatherTokenRows(vocab_table_, source_tokens_, key);
   else
-    EmbeddingPart(e, kappa);
+    EmbeddingPart(key);
   b_.Gemm({.x = c,
            .w = weights_.decompress_key.get(),
-           .y = kappa,
+           .y = key,
            .epilogue = {.resume = true}});
-  b_.RmsNorm(kappa, kappa);
-
   const std::int64_t count = current_.size();
-  b_.GatherShift(unit, current_.device(), previous_.device(), n_.Rows(count),
-                 n_diff_.Rows(count));
-  b_.GatherShift(kappa, current_.device(), previous_.device(), kappa_.Rows(count),
-                 kappa_diff_.Rows(count));
+  b_.RmsShift({.num_inputs = 2,
+               .in = {e, key},
+               .cur = {n_.Rows(count), kappa_.Rows(count)},
+               .diff = {n_diff_.Rows(count), kappa_diff_.Rows(count)},
+               .index = current_.device(),
+               .previous = previous_.device()});
 }
 
 void GoldCache::ExpandLayers(std::int64_t first, std::int64_t last, std::int64_t count) {
@@ -363,16 +364,23 @@ void GoldCache::ExpandLayers(std::int64_t first, std::int64_t last, std::int64_t
   const Epilogue tanh = {.finish = Finish::kTanh}, add = {.finish = Finish::kAdd};
   // z = tanh(lerp(n, n_prev, maa_v_cache) kv_w1)
   // a = lerp(x, x_prev, maa + z kv_w2);  LN(a + tanh(a w1) w2), x being kappa or n
+  LerpArgs mixes = {.cur = n,
+                    .diff = n_diff,
+                    .num_mixes = static_cast<int>(last - first),
+                    .out = mixed_.Rows((last - first) * count)};
+  StoreTilesArgs store = {.num_layers = mixes.num_mixes,
+                          .row = tile_row_.device(),
+                          .position = position_.device(),
+                          .frequency = frequency_};
   Products down, mix, low, up;
   for (std::int64_t i = first; i < last; ++i) {
     const GoldWeights& w = gold(i);
     const std::int64_t width = w.kv_up[0]->in();
-    const Matrix mixed = rows(mixed_, i);
     const Matrix z = rows(mix_in_, i).Cols(0, 2 * width);
     const Matrix key_low = rows(key_low_, i).Cols(0, w.key.down->out());
     const Matrix value_low = rows(value_low_, i).Cols(0, w.value.down->out());
-    b_.Lerp(n, n_diff, w.maa_v_cache, mixed);
-    down.Add({.x = mixed, .w = w.kv_down.get(), .y = z, .epilogue = tanh});
+    mixes.mix[i - first] = w.maa_v_cache;
+    down.Add({.x = rows(mixed_, i), .w = w.kv_down.get(), .y = z, .epilogue = tanh});
     mix.Add({.x = z.Cols(0, width),
              .w = w.kv_up[0].get(),
              .y = rows(key_, i),
@@ -398,21 +406,15 @@ void GoldCache::ExpandLayers(std::int64_t first, std::int64_t last, std::int64_t
     up.Add({.x = key_low, .w = w.key.up.get(), .y = rows(key_, i), .epilogue = add});
     up.Add(
         {.x = value_low, .w = w.value.up.get(), .y = rows(value_, i), .epilogue = add});
+    store.layer[i - first] = {.k = rows(key_, i),
+                              .v = rows(value_, i),
+                              .norm_k = w.ln_k,
+                              .norm_v = w.ln_v,
+                              .tiles = tiles_[static_cast<std::size_t>(i)]};
   }
+  b_.Lerp(mixes);
   for (const Products* products : {&down, &mix, &low, &up}) b_.Gemm(products->get());
-  for (std::int64_t i = first; i < last; ++i)
-    StoreTiles(gold(i), rows(key_, i), rows(value_, i),
-               tiles_[static_cast<std::size_t>(i)]);
-}
-
-// Keys and values of a layer, normed in place, to their places in its tiles.
-void GoldCache::StoreTiles(const GoldWeights& w, const Matrix& k, const Matrix& v,
-                           const KvTiles& tiles) {
-  b_.AddNorm({.a = k, .norm = w.ln_k, .out = k});
-  if (frequency_ != nullptr) b_.Rope(k, position_.device(), frequency_);
-  b_.ScatterKeys(k, tile_row_.device(), tiles);
-  b_.AddNorm({.a = v, .norm = w.ln_v, .out = v});
-  b_.ScatterValues(v, tile_row_.device(), tiles);
+  b_.StoreTiles(store);
 }
 
 void GoldCache::Expand(std::int64_t first, std::int64_t last) {

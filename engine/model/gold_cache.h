@@ -146,20 +146,23 @@ class GoldCache {
     return std::max<std::int64_t>(1, kStagedTokens / shape_.page_tokens);
   }
 
-  void EmbeddingPart(const Matrix& e, const Matrix& out);
+  // e = LN(embedding) of the first rows of source_tokens_, and embedded_in_ from it.
+  void Embed(const Matrix& e);
+  // The part of decompressed keys that embedded_in_ makes.
+  void EmbeddingPart(const Matrix& out);
   void FillVocabTable();
   void* TokenAt(std::int64_t row) const;
-  // e, c and from them n = rms(e) and kappa of every distinct token among the targets
-  // and their predecessors; then each target's own rows and its predecessor's.
+  // e, c and from them what kappa is the rms of, of every distinct token among the
+  // targets and their predecessors; then n = rms(e) and kappa of each target, and the way
+  // to its predecessor's.
   void Decompress();
   // Keys and values of GOLD layers [first, last), at most kMaxLayers, for `count`
   // targets; (last - first) * count is at most max_targets.
   void ExpandLayers(std::int64_t first, std::int64_t last, std::int64_t count);
-  void StoreTiles(const GoldWeights& w, const Matrix& k, const Matrix& v,
-                  const KvTiles& tiles);
 
-  static constexpr std::int64_t kMaxLayers =
-      static_cast<std::int64_t>(Backend::kMaxProducts) / 2;
+  // Two products of each go into one Gemm.
+  static constexpr std::int64_t kMaxLayers = kMaxGoldLayers;
+  static_assert(2 * kMaxLayers <= static_cast<std::int64_t>(Backend::kMaxProducts));
   // Products of one Gemm.
   class Products {
    public:
@@ -197,7 +200,7 @@ class GoldCache {
   // Sources: rows read by one Expand, see num_sources.
   StepArray<std::int64_t> source_row_;
   std::int32_t* source_tokens_ = nullptr;
-  Matrix embedded_, unit_, decompressed_;  // e, n, kappa: [sources, D]
+  Matrix embedded_, decompressed_;  // e and [e, c] w_kv_cache_b^T: [sources, D]
   Matrix embedded_in_,
       key_part_;  // e and c: [sources, D] and [sources, D/R] compute type
   // A token's part of its decompressed key, e w_kv_cache_b[:, :D]^T: [V, D] float32, data

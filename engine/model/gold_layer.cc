@@ -11,8 +11,7 @@ void GoldTimeMix(LayerContext& context, const LayerWeights& layer,
   const Matrix cur = work.cur.Rows(x.rows), diff = work.diff.Rows(x.rows);
   const Matrix mixed = work.mixed[0].Rows(x.rows);
   const Matrix low = work.low[0].Rows(x.rows).Cols(0, w.mix_q.down->out());
-  const Matrix q = work.r.Rows(x.rows), attended = work.y.Rows(x.rows);
-  const Matrix normed = work.normed.Rows(x.rows);
+  const Matrix q = work.r.Rows(x.rows), normed = work.normed.Rows(x.rows);
 
   StartTimeMix(context, layer, state, w.maa_x, x);
   b.Gemm({.x = mixed,
@@ -26,8 +25,7 @@ void GoldTimeMix(LayerContext& context, const LayerWeights& layer,
   b.Gemm({.x = mixed, .w = w.query.get(), .y = q});
   b.AddNorm({.a = q, .norm = w.ln_q, .out = q});
   if (rope_frequency != nullptr) b.Rope(q, attention.positions(), rope_frequency);
-  attention.Attend(gold_layer, q, attended);
-  b.AddNorm({.a = attended, .norm = w.ln_x, .out = normed});
+  attention.Attend(gold_layer, q, w.ln_x, normed);
   b.Gemm(
       {.x = normed, .w = w.output.get(), .y = x, .epilogue = {.finish = Finish::kAdd}});
 }

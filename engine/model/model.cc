@@ -268,7 +268,7 @@ void Model::RunRecurrent() {
                        .work = *work_,
                        .spans = spans_.recurrent(),
                        .prompt_rows = spans_.prompt_rows()};
-  backend_.EmbedNorm(spans_.tokens().device(), weights_.embedding, weights_.ln0, x);
+  backend_.EmbedNorm(spans_.tokens().device(), weights_.embedding, weights_.ln0, x, {});
   for (std::int64_t i = 0; i < config_.num_recurrent(); ++i) {
     const LayerWeights& layer = weights_.layers[static_cast<std::size_t>(i)];
     FinchTimeMix(context, layer, State(i), x);

@@ -215,6 +215,26 @@ TEST_P(EmulatedEngineTest, GraphsOfDecodeStepsHaveTheBitsOfWhatTheyWereRecordedF
   EXPECT_LT(launches[0], 2 * kDecodeSteps);
 }
 
+// A kernel's start takes about as long as what many of them do for one sequence, so their
+// number is kept small (ARCHITECTURE.md).
+TEST_P(EmulatedEngineTest, ADecodeStepIsSoManyKernels) {
+  const ModelConfig& config = FamilyConfig("three_gold_rope");
+  constexpr std::int64_t kRecurrentLayer = 11, kGoldLayer = 13, kRest = 22;
+  const auto engine = Make();
+  Span span;
+  span.sequence = Started(*engine);
+  span.output = SpanOutput::kSample;
+  SpanResult result;
+  for (std::size_t i = 0; i < 3; ++i) {
+    span.tokens = std::span(tokens_).subspan(i, 1);
+    const std::int64_t before = emulation::NumKernels();
+    ASSERT_TRUE(engine->Forward(std::span(&span, 1), std::span(&result, 1)).ok());
+    EXPECT_EQ(emulation::NumKernels() - before, kRecurrentLayer * config.num_recurrent() +
+                                                    kGoldLayer * config.num_gold() +
+                                                    kRest);
+  }
+}
+
 // Rows of logits go up with what the step reads; with those that sample goes what
 // sampling reads.
 TEST_P(EmulatedEngineTest, LogitsOfADecodeStepNeedNoCopyOfTheirOwn) {

@@ -25,6 +25,8 @@ void SetGraphs(Graphs value);
 
 // Graphs launched so far.
 std::int64_t NumGraphLaunches();
+// Kernels that have run so far, those of graphs among them.
+std::int64_t NumKernels();
 
 // Of the machine: two devices and a driver for them, or less.
 enum class Driver { kTwoDevices, kNoDevice, kTooOld };

@@ -305,6 +305,8 @@ void Die(const char* what) {
   std::abort();
 }
 
+std::int64_t NumKernels() { return launches; }
+
 void BlockBarrier() {
   ++block->at_barrier;
   Yield(State::kAtBarrier);

@@ -117,6 +117,12 @@ Grid RmsNorm(const Grid& x) {
   return out;
 }
 
+std::pair<Grid, Grid> RmsShift(const Grid& in, const std::vector<std::int64_t>& index,
+                               const std::vector<std::int64_t>& previous) {
+  const Grid normed = RmsNorm(in);
+  return {GatherRows(normed, index), GatherRows(normed, previous)};
+}
+
 Grid Lerp(const Grid& cur, const Grid& diff, const Grid& mix) {
   Grid out(cur.rows(), cur.cols());
   for (std::int64_t i = 0; i < cur.rows(); ++i)

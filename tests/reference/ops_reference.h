@@ -79,6 +79,9 @@ void NormToState(const Grid& x, const Norm& norm, const std::vector<std::int32_t
 Grid AddNorm(const Grid& a, const Grid* b, const Norm& norm, std::int64_t groups,
              const Grid* gate);
 Grid RmsNorm(const Grid& x);
+// As RmsShiftArgs, of one input: {cur, prev}.
+std::pair<Grid, Grid> RmsShift(const Grid& in, const std::vector<std::int64_t>& index,
+                               const std::vector<std::int64_t>& previous);
 
 // mix is [1, cols].
 Grid Lerp(const Grid& cur, const Grid& diff, const Grid& mix);

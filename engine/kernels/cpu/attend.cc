@@ -269,19 +269,6 @@ void ScatterValues(const Matrix& v, const std::int64_t* row, const KvTiles& tile
     ScatterHeads<std::uint16_t>(v, row, tiles, first, kHeadSize, 1, begin, end);
 }
 
-void AttendFinish(const Matrix& carry, std::int64_t heads, const Matrix& out,
-                  std::int64_t begin, std::int64_t end) {
-  for (std::int64_t row = begin; row < end; ++row) {
-    for (std::int64_t head = 0; head < heads; ++head) {
-      const float* c = carry.f32(row) + head * kCarrySize;
-      const float weights = c[kHeadSize + 1];
-      for (int part = 0; part < kParts; ++part)
-        Store(Load(c + part * kLanes) / weights,
-              out.f32(row) + head * kHeadSize + part * kLanes);
-    }
-  }
-}
-
 void Rope(const Matrix& x, const std::int64_t* position, const double* frequency,
           std::int64_t begin, std::int64_t end) {
   for (std::int64_t row = begin; row < end; ++row) {

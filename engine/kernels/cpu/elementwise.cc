@@ -1,7 +1,7 @@
 // Ops between matrix products that look at one element at a time:
 //   Lerp        out = cur + diff * mix
 //   Convert     out = in
-//   GatherRows, ScatterRows, GatherShift: rows by their indices
+//   GatherRows, GatherTokenRows, ScatterRows: rows by their indices
 // Inputs float32 (Convert's and GatherRows' may be bf16); outputs float32, or rounded to
 // bf16 where the matrix says so. What is fused with a product is in epilogue.h.
 #include "engine/kernels/cpu/kernels_isa.h"
@@ -18,12 +18,14 @@ GOLDFINCH_INLINE void CopyRow(const Matrix& in, std::int64_t from, const Matrix&
 
 }  // namespace
 
-void Lerp(const Matrix& cur, const Matrix& diff, const float* mix, const Matrix& out,
-          std::int64_t begin, std::int64_t end) {
-  for (std::int64_t row = begin; row < end; ++row)
-    for (std::int64_t at = 0; at < out.cols; at += kLanes)
-      Write(Load(cur.f32(row) + at) + Load(diff.f32(row) + at) * Load(mix + at), out, row,
-            at);
+void Lerp(const LerpArgs& args, std::int64_t begin, std::int64_t end) {
+  for (std::int64_t out = begin; out < end; ++out) {
+    const std::int64_t row = out % args.cur.rows;
+    const float* mix = args.mix[out / args.cur.rows];
+    for (std::int64_t at = 0; at < args.out.cols; at += kLanes)
+      Write(Load(args.cur.f32(row) + at) + Load(args.diff.f32(row) + at) * Load(mix + at),
+            args.out, out, at);
+  }
 }
 
 void Convert(const Matrix& in, const Matrix& out, std::int64_t begin, std::int64_t end) {
@@ -45,21 +47,6 @@ void GatherRows(const Matrix& in, const std::int64_t* index, const Matrix& out,
 void GatherTokenRows(const Matrix& table, const std::int32_t* tokens, const Matrix& out,
                      std::int64_t begin, std::int64_t end) {
   for (std::int64_t row = begin; row < end; ++row) CopyRow(table, tokens[row], out, row);
-}
-
-void GatherShift(const Matrix& in, const std::int64_t* index,
-                 const std::int64_t* previous, const Matrix& cur, const Matrix& diff,
-                 std::int64_t begin, std::int64_t end) {
-  for (std::int64_t row = begin; row < end; ++row) {
-    const float* x = in.f32(index[row]);
-    const float* before = previous[row] >= 0 ? in.f32(previous[row]) : nullptr;
-    for (std::int64_t at = 0; at < cur.cols; at += kLanes) {
-      const F32x16 v = Load(x + at);
-      const F32x16 p = before != nullptr ? Load(before + at) : F32x16{};
-      Store(v, cur.f32(row) + at);
-      Store(p - v, diff.f32(row) + at);
-    }
-  }
 }
 
 // out[index[i]] = in[i]; indices are distinct.

@@ -48,29 +48,25 @@ struct CpuKernels {
   void (*gemm)(const GemmArgs& args, std::int64_t row_begin, std::int64_t row_end,
                std::int64_t panel_begin, std::int64_t panel_end);
   void (*embed_norm)(const std::int32_t* tokens, const Matrix& table,
-                     const NormWeights& norm, const Matrix& out, std::int64_t begin,
-                     std::int64_t end);
+                     const NormWeights& norm, const Matrix& out, const Matrix& copy,
+                     std::int64_t begin, std::int64_t end);
   // Leaves the states of spans of more than one row to norm_to_state.
   void (*norm_shift)(const NormShiftArgs& args, std::int64_t begin, std::int64_t end);
   void (*norm_to_state)(const Matrix& x, const NormWeights& norm,
                         const std::int32_t* rows, const std::int32_t* slots,
                         const Matrix& state, std::int64_t begin, std::int64_t end);
-  void (*lerp)(const Matrix& cur, const Matrix& diff, const float* mix, const Matrix& out,
-               std::int64_t begin, std::int64_t end);
+  // Task: input * rows + row.
+  void (*rms_shift)(const RmsShiftArgs& args, std::int64_t begin, std::int64_t end);
+  void (*lerp)(const LerpArgs& args, std::int64_t begin, std::int64_t end);
   void (*convert)(const Matrix& in, const Matrix& out, std::int64_t begin,
                   std::int64_t end);
   // Task: span * heads + head.
   void (*wkv)(const WkvArgs& args, std::int64_t begin, std::int64_t end);
   void (*add_norm)(const AddNormArgs& args, std::int64_t begin, std::int64_t end);
-  void (*rms_norm)(const Matrix& in, const Matrix& out, std::int64_t begin,
-                   std::int64_t end);
   void (*gather_rows)(const Matrix& in, const std::int64_t* index, const Matrix& out,
                       std::int64_t begin, std::int64_t end);
   void (*gather_token_rows)(const Matrix& table, const std::int32_t* tokens,
                             const Matrix& out, std::int64_t begin, std::int64_t end);
-  void (*gather_shift)(const Matrix& in, const std::int64_t* index,
-                       const std::int64_t* previous, const Matrix& cur,
-                       const Matrix& diff, std::int64_t begin, std::int64_t end);
   void (*scatter_rows)(const Matrix& in, const std::int64_t* index, const Matrix& out,
                        std::int64_t begin, std::int64_t end);
   void (*scatter_quantized)(const Matrix& in, const std::int64_t* index,
@@ -87,7 +83,7 @@ struct CpuKernels {
   void (*scatter_values)(const Matrix& v, const std::int64_t* row, const KvTiles& tiles,
                          std::int64_t begin, std::int64_t end);
   void (*attend)(const AttendArgs& args, const AttendPart& part);
-  void (*attend_finish)(const Matrix& carry, std::int64_t heads, const Matrix& out,
+  void (*attend_finish)(const Matrix& carry, const NormWeights& norm, const Matrix& out,
                         std::int64_t begin, std::int64_t end);
 };
 

@@ -12,24 +12,21 @@ namespace goldfinch::GOLDFINCH_ISA {
 void Gemm(const GemmArgs& args, std::int64_t row_begin, std::int64_t row_end,
           std::int64_t panel_begin, std::int64_t panel_end);
 void EmbedNorm(const std::int32_t* tokens, const Matrix& table, const NormWeights& norm,
-               const Matrix& out, std::int64_t begin, std::int64_t end);
+               const Matrix& out, const Matrix& copy, std::int64_t begin,
+               std::int64_t end);
 void NormShift(const NormShiftArgs& args, std::int64_t begin, std::int64_t end);
 void NormToState(const Matrix& x, const NormWeights& norm, const std::int32_t* rows,
                  const std::int32_t* slots, const Matrix& state, std::int64_t begin,
                  std::int64_t end);
-void Lerp(const Matrix& cur, const Matrix& diff, const float* mix, const Matrix& out,
-          std::int64_t begin, std::int64_t end);
+void RmsShift(const RmsShiftArgs& args, std::int64_t begin, std::int64_t end);
+void Lerp(const LerpArgs& args, std::int64_t begin, std::int64_t end);
 void Convert(const Matrix& in, const Matrix& out, std::int64_t begin, std::int64_t end);
 void Wkv(const WkvArgs& args, std::int64_t begin, std::int64_t end);
 void AddNorm(const AddNormArgs& args, std::int64_t begin, std::int64_t end);
-void RmsNorm(const Matrix& in, const Matrix& out, std::int64_t begin, std::int64_t end);
 void GatherRows(const Matrix& in, const std::int64_t* index, const Matrix& out,
                 std::int64_t begin, std::int64_t end);
 void GatherTokenRows(const Matrix& table, const std::int32_t* tokens, const Matrix& out,
                      std::int64_t begin, std::int64_t end);
-void GatherShift(const Matrix& in, const std::int64_t* index,
-                 const std::int64_t* previous, const Matrix& cur, const Matrix& diff,
-                 std::int64_t begin, std::int64_t end);
 void ScatterRows(const Matrix& in, const std::int64_t* index, const Matrix& out,
                  std::int64_t begin, std::int64_t end);
 void ScatterQuantized(const Matrix& in, const std::int64_t* index, const Matrix& out,
@@ -44,7 +41,7 @@ void ScatterKeys(const Matrix& k, const std::int64_t* row, const KvTiles& tiles,
 void ScatterValues(const Matrix& v, const std::int64_t* row, const KvTiles& tiles,
                    std::int64_t begin, std::int64_t end);
 void Attend(const AttendArgs& args, const AttendPart& part);
-void AttendFinish(const Matrix& carry, std::int64_t heads, const Matrix& out,
+void AttendFinish(const Matrix& carry, const NormWeights& norm, const Matrix& out,
                   std::int64_t begin, std::int64_t end);
 
 }  // namespace goldfinch::GOLDFINCH_ISA

@@ -2,8 +2,10 @@
 //   LN(x)   = (x - mean) / sqrt(var + eps) * weight + bias
 //   rms(x)  = x / (|x| / sqrt(cols) + 1e-8)
 //   AddNorm = LN(a + b) over each of `groups` parts of the row [* silu(gate)]
+//   AttendFinish = [LN](sums / weights), a head's sums and their weight from its carry
 // cols is a multiple of 16, and of 16 * groups. Inputs float32 (an embedding table may
-// be bf16); outputs float32, or AddNorm's rounded to bf16. Out may alias the input.
+// be bf16); outputs float32, or, of AddNorm, AttendFinish and EmbedNorm's copy, rounded
+// to bf16. AddNorm's out may alias its input.
 #include "engine/kernels/cpu/kernels_isa.h"
 #include "engine/kernels/cpu/simd.h"
 
@@ -50,6 +52,16 @@ GOLDFINCH_INLINE void NormRow(const float* x, const NormWeights& norm, std::int6
             [out](std::int64_t i, F32x16 v) { Store(v, out + i); });
 }
 
+GOLDFINCH_INLINE float RootMeanSquare(const float* x, std::int64_t cols) {
+  F32x16 square = {};
+  for (std::int64_t i = 0; i < cols; i += kLanes) {
+    const F32x16 v = Load(x + i);
+    square = MulAdd(v, v, square);
+  }
+  return __builtin_sqrtf(SumLanes(square)) / __builtin_sqrtf(static_cast<float>(cols)) +
+         1e-8f;
+}
+
 template <typename T>
 GOLDFINCH_INLINE void AddNormGroup(const AddNormArgs& args, std::int64_t row,
                                    std::int64_t first, std::int64_t cols, T* out) {
@@ -72,10 +84,14 @@ GOLDFINCH_INLINE void AddNormGroup(const AddNormArgs& args, std::int64_t row,
 }  // namespace
 
 void EmbedNorm(const std::int32_t* tokens, const Matrix& table, const NormWeights& norm,
-               const Matrix& out, std::int64_t begin, std::int64_t end) {
+               const Matrix& out, const Matrix& copy, std::int64_t begin,
+               std::int64_t end) {
   for (std::int64_t row = begin; row < end; ++row) {
     float* to = out.f32(row);
-    const auto write = [to](std::int64_t i, F32x16 v) { Store(v, to + i); };
+    const auto write = [to, &copy, row](std::int64_t i, F32x16 v) {
+      Store(v, to + i);
+      if (copy.data != nullptr) Write(v, copy, row, i);
+    };
     if (table.type == DType::kF32) {
       const float* e = table.f32(tokens[row]);
       Normalise([e](std::int64_t i) { return Load(e + i); }, norm, 0, out.cols, write);
@@ -140,18 +156,49 @@ void AddNorm(const AddNormArgs& args, std::int64_t begin, std::int64_t end) {
   }
 }
 
-void RmsNorm(const Matrix& in, const Matrix& out, std::int64_t begin, std::int64_t end) {
-  const float root = __builtin_sqrtf(static_cast<float>(in.cols));
-  for (std::int64_t row = begin; row < end; ++row) {
-    const float* x = in.f32(row);
-    float* y = out.f32(row);
-    F32x16 square = {};
-    for (std::int64_t i = 0; i < in.cols; i += kLanes) {
-      const F32x16 v = Load(x + i);
-      square = MulAdd(v, v, square);
+void RmsShift(const RmsShiftArgs& args, std::int64_t begin, std::int64_t end) {
+  const std::int64_t rows = args.cur[0].rows;
+  // The predecessor is mostly the row before, whose norm is at hand.
+  const float* last = nullptr;
+  float last_norm = 0.0f;
+  for (std::int64_t task = begin; task < end; ++task) {
+    const std::int64_t input = task / rows, row = task % rows;
+    const Matrix& in = args.in[input];
+    const float* x = in.f32(args.index[row]);
+    const float norm = RootMeanSquare(x, in.cols);
+    const float* before = nullptr;
+    float before_norm = last_norm;
+    if (args.previous[row] >= 0) {
+      before = in.f32(args.previous[row]);
+      if (before != last) before_norm = RootMeanSquare(before, in.cols);
     }
-    const float norm = __builtin_sqrtf(SumLanes(square)) / root + 1e-8f;
-    for (std::int64_t i = 0; i < in.cols; i += kLanes) Store(Load(x + i) / norm, y + i);
+    float* cur = args.cur[input].f32(row);
+    float* diff = args.diff[input].f32(row);
+    for (std::int64_t i = 0; i < in.cols; i += kLanes) {
+      const F32x16 v = Load(x + i) / norm;
+      const F32x16 p = before != nullptr ? Load(before + i) / before_norm : F32x16{};
+      Store(v, cur + i);
+      Store(p - v, diff + i);
+    }
+    last = x;
+    last_norm = norm;
+  }
+}
+
+void AttendFinish(const Matrix& carry, const NormWeights& norm, const Matrix& out,
+                  std::int64_t begin, std::int64_t end) {
+  for (std::int64_t row = begin; row < end; ++row) {
+    const float* all = carry.f32(row);
+    const auto read = [all](std::int64_t i) {
+      const float* head = all + i / kHeadSize * kCarrySize;
+      return Load(head + i % kHeadSize) / head[kHeadSize + 1];
+    };
+    const auto write = [&out, row](std::int64_t i, F32x16 v) { Write(v, out, row, i); };
+    if (norm.weight != nullptr) {
+      Normalise(read, norm, 0, out.cols, write);
+      continue;
+    }
+    for (std::int64_t i = 0; i < out.cols; i += kLanes) write(i, read(i));
   }
 }
 

@@ -16,12 +16,12 @@
 //
 // Eight lanes share a token: sixteen bytes each of its key, and of its value.
 //
-// Rope: pairs (2i, 2i+1) of each head are rotated by position * frequency[i], the angle
-// in float64 so that the error does not grow with the position.
+// AttendFinish divides by the weights and norms over all heads: a block of threads a row.
 #include <algorithm>
 
-#include "engine/kernels/cuda/device.h"
 #include "engine/kernels/cuda/kernels.h"
+#include "engine/kernels/cuda/moments.h"
+#include "engine/kernels/cuda/rope.h"
 
 namespace goldfinch::GOLDFINCH_CUDA {
 namespace {
@@ -273,46 +273,51 @@ __global__ void __launch_bounds__(kHeadSize)
   }
 }
 
-__global__ void __launch_bounds__(kHeadSize)
-    AttendFinishKernel(Matrix carry, Matrix out) {
+__global__ void __launch_bounds__(kNormThreads)
+    AttendFinishKernel(Matrix carry, NormWeights norm, Matrix out) {
+  __shared__ float scratch[kNormWarps];
   AwaitLaunch();
-  const std::int64_t row = blockIdx.x, head = blockIdx.y;
-  const int d = static_cast<int>(threadIdx.x);
-  const float* const c = Row<float>(carry, row) + head * kCarrySize;
-  Row<float>(out, row)[head * kHeadSize + d] = c[d] / c[kHeadSize + 1];
-}
-
-// Row i, column (head, d) to its place: `first` elements into the head's run.
-template <typename T>
-__global__ void __launch_bounds__(kThreads)
-    ScatterHeads(Matrix in, const std::int64_t* row, Tiles tiles, std::int64_t first) {
-  AwaitLaunch();
-  const std::int64_t col = std::int64_t{blockIdx.y} * kThreads + threadIdx.x;
-  if (col >= tiles.heads * kHeadSize) return;
-  const std::int64_t tile = row[blockIdx.x] / tiles.page_tokens;
-  const std::int64_t token = row[blockIdx.x] % tiles.page_tokens;
-  T* const to = static_cast<T*>(const_cast<void*>(tiles.data)) +
-                (tile * tiles.heads + col / kHeadSize) * 2 * tiles.head_elements + first +
-                token * kHeadSize + col % kHeadSize;
-  Write(Row<float>(in, blockIdx.x)[col], to);
+  const std::int64_t row = blockIdx.x;
+  const int cols = static_cast<int>(out.cols);
+  const float* const all = Row<float>(carry, row);
+  const auto read = [all](int i) {
+    const float* const head = all + i / kHeadSize * kCarrySize;
+    return head[i % kHeadSize] / head[kHeadSize + 1];
+  };
+  if (norm.weight == nullptr) {
+    for (int i = static_cast<int>(threadIdx.x); i < cols; i += kNormThreads)
+      Put(read(i), out, row, i);
+    return;
+  }
+  const Moments m = BlockMoments(read, cols, norm.eps, scratch);
+  for (int at = static_cast<int>(threadIdx.x); at < cols; at += kEach * kNormThreads) {
+    float value[kEach];
+#pragma unroll
+    for (int e = 0; e < kEach; ++e) {
+      const int i = at + e * kNormThreads;
+      if (i >= cols) break;
+      value[e] = Normalised(read(i), m, norm, i);
+    }
+#pragma unroll
+    for (int e = 0; e < kEach; ++e) {
+      const int i = at + e * kNormThreads;
+      if (i >= cols) break;
+      Put(value[e], out, row, i);
+    }
+  }
 }
 
 __global__ void __launch_bounds__(kThreads)
     RopeKernel(Matrix x, const std::int64_t* position, const double* frequency) {
-  __shared__ float cosine[kRopePairs], sine[kRopePairs];
+  __shared__ RopeTurn turn;
   AwaitLaunch();
-  if (threadIdx.x < kRopePairs) {
-    const double angle =
-        static_cast<double>(position[blockIdx.x]) * frequency[threadIdx.x];
-    cosine[threadIdx.x] = static_cast<float>(cos(angle));
-    sine[threadIdx.x] = static_cast<float>(sin(angle));
-  }
+  MakeRopeTurn(position[blockIdx.x], frequency, turn);
   __syncthreads();
   float* const row = Row<float>(x, blockIdx.x);
   for (int i = static_cast<int>(threadIdx.x); i < static_cast<int>(x.cols) / 2;
        i += kThreads) {
     const float a = row[2 * i], b = row[2 * i + 1];
-    const float c = cosine[i % kRopePairs], s = sine[i % kRopePairs];
+    const float c = turn.cosine[i % kRopePairs], s = turn.sine[i % kRopePairs];
     row[2 * i] = a * c - b * s;
     row[2 * i + 1] = a * s + b * c;
   }
@@ -323,37 +328,17 @@ Tiles TilesOf(const KvTiles& tiles) {
           static_cast<int>(tiles.page_tokens)};
 }
 
-void Scatter(Stream& stream, const char* name, const Matrix& in, const std::int64_t* row,
-             const KvTiles& tiles, std::int64_t first) {
-  Launch(
-      stream, name,
-      tiles.type == DType::kF32 ? ScatterHeads<float> : ScatterHeads<std::uint16_t>,
-      dim3(static_cast<unsigned>(in.rows), BlocksFor(tiles.heads * kHeadSize, kThreads)),
-      kThreads, 0, in, row, TilesOf(tiles), first);
-}
-
 }  // namespace
 
 void PrepareAttend(Stream& stream) {
   LoadKernels(stream, AttendChunks<float>, AttendChunks<std::uint16_t>, FoldChunks,
-              AttendFinishKernel, ScatterHeads<float>, ScatterHeads<std::uint16_t>,
-              RopeKernel);
+              AttendFinishKernel, RopeKernel);
 }
 
 void Rope(Stream& stream, const Matrix& x, const std::int64_t* position,
           const double* frequency) {
   Launch(stream, "rope", RopeKernel, dim3(static_cast<unsigned>(x.rows)), kThreads, 0, x,
          position, frequency);
-}
-
-void ScatterKeys(Stream& stream, const Matrix& k, const std::int64_t* row,
-                 const KvTiles& tiles) {
-  Scatter(stream, "scatter_keys", k, row, tiles, 0);
-}
-
-void ScatterValues(Stream& stream, const Matrix& v, const std::int64_t* row,
-                   const KvTiles& tiles) {
-  Scatter(stream, "scatter_values", v, row, tiles, tiles.head_elements());
 }
 
 void Attend(Stream& stream, const AttendArgs& args, float* workspace,
@@ -379,11 +364,10 @@ void Attend(Stream& stream, const AttendArgs& args, float* workspace,
   } while (pass.first < args.num_chunks);
 }
 
-void AttendFinish(Stream& stream, const Matrix& carry, std::int64_t heads,
+void AttendFinish(Stream& stream, const Matrix& carry, const NormWeights& norm,
                   const Matrix& out) {
   Launch(stream, "attend_finish", AttendFinishKernel,
-         dim3(static_cast<unsigned>(out.rows), static_cast<unsigned>(heads)), kHeadSize,
-         0, carry, out);
+         dim3(static_cast<unsigned>(out.rows)), kNormThreads, 0, carry, norm, out);
 }
 
 }  // namespace goldfinch::GOLDFINCH_CUDA

@@ -1,7 +1,7 @@
 // Ops between matrix products that look at one element at a time:
-//   Lerp        out = cur + diff * mix
+//   Lerp        out = cur + diff * mix, for some mixes
 //   Convert     out = in
-//   GatherRows, ScatterRows, GatherShift, GatherTokenRows: rows by their indices
+//   GatherRows, ScatterRows, GatherTokenRows: rows by their indices
 //   GatherTokens, ScatterTokens: token ids by their indices
 //   GatherBlocks, ScatterBlocks: runs of bytes by their indices
 // Inputs float32 (Convert's and GatherRows' may be bf16); outputs float32, or rounded to
@@ -20,13 +20,15 @@ __device__ __forceinline__ std::int64_t Column() {
   return std::int64_t{blockIdx.y} * kThreads + threadIdx.x;
 }
 
+// The mix is the grid's third dimension.
 __global__ void __launch_bounds__(kThreads)
-    LerpKernel(Matrix cur, Matrix diff, const float* mix, Matrix out) {
+    LerpKernel(const __grid_constant__ LerpArgs args) {
   AwaitLaunch();
   const std::int64_t row = blockIdx.x, col = Column();
-  if (col >= out.cols) return;
-  Put(Fma(Row<float>(diff, row)[col], mix[col], Row<float>(cur, row)[col]), out, row,
-      col);
+  if (col >= args.out.cols) return;
+  const float mixed = Fma(Row<float>(args.diff, row)[col], args.mix[blockIdx.z][col],
+                          Row<float>(args.cur, row)[col]);
+  Put(mixed, args.out, blockIdx.z * args.cur.rows + row, col);
 }
 
 __global__ void __launch_bounds__(kThreads) ConvertKernel(Matrix in, Matrix out) {
@@ -43,18 +45,6 @@ __global__ void __launch_bounds__(kThreads)
   if (col >= out.cols) return;
   const std::int64_t from = index[row];
   Put(from >= 0 ? At(in, from, col) : 0.0f, out, row, col);
-}
-
-__global__ void __launch_bounds__(kThreads)
-    GatherShiftKernel(Matrix in, const std::int64_t* index, const std::int64_t* previous,
-                      Matrix cur, Matrix diff) {
-  AwaitLaunch();
-  const std::int64_t row = blockIdx.x, col = Column();
-  if (col >= cur.cols) return;
-  const float x = Row<float>(in, index[row])[col];
-  const float before = previous[row] >= 0 ? Row<float>(in, previous[row])[col] : 0.0f;
-  Row<float>(cur, row)[col] = x;
-  Row<float>(diff, row)[col] = before - x;
 }
 
 __global__ void __launch_bounds__(kThreads)
@@ -125,17 +115,17 @@ void MoveBlocks(Stream& stream, const char* name, const void* from, std::int64_t
 
 void PrepareElementwise(Stream& stream) {
   LoadKernels(stream, LerpKernel, ConvertKernel, GatherRowsKernel<std::int64_t>,
-              GatherRowsKernel<std::int32_t>, GatherShiftKernel, ScatterRowsKernel,
+              GatherRowsKernel<std::int32_t>, ScatterRowsKernel,
               ScatterTokensKernel<std::uint16_t>, ScatterTokensKernel<std::int32_t>,
               GatherTokensKernel<std::uint16_t>, GatherTokensKernel<std::int32_t>,
               BlocksKernel<uint4>, BlocksKernel<std::uint16_t>,
               BlocksKernel<std::uint8_t>);
 }
 
-void Lerp(Stream& stream, const Matrix& cur, const Matrix& diff, const float* mix,
-          const Matrix& out) {
-  Launch(stream, "lerp", LerpKernel, GridOf(out.rows, out.cols), kThreads, 0, cur, diff,
-         mix, out);
+void Lerp(Stream& stream, const LerpArgs& args) {
+  dim3 grid = GridOf(args.cur.rows, args.cur.cols);
+  grid.z = static_cast<unsigned>(args.num_mixes);
+  Launch(stream, "lerp", LerpKernel, grid, kThreads, 0, args);
 }
 
 void Convert(Stream& stream, const Matrix& in, const Matrix& out) {
@@ -153,12 +143,6 @@ void GatherTokenRows(Stream& stream, const Matrix& table, const std::int32_t* to
                      const Matrix& out) {
   Launch(stream, "gather_token_rows", GatherRowsKernel<std::int32_t>,
          GridOf(out.rows, out.cols), kThreads, 0, table, tokens, out);
-}
-
-void GatherShift(Stream& stream, const Matrix& in, const std::int64_t* index,
-                 const std::int64_t* previous, const Matrix& cur, const Matrix& diff) {
-  Launch(stream, "gather_shift", GatherShiftKernel, GridOf(cur.rows, cur.cols), kThreads,
-         0, in, index, previous, cur, diff);
 }
 
 void ScatterRows(Stream& stream, const Matrix& in, const std::int64_t* index,

@@ -18,27 +18,25 @@ void PrepareElementwise(Stream& stream);
 void PrepareQuantize(Stream& stream);
 void PrepareWkv(Stream& stream);
 void PrepareAttend(Stream& stream);
+void PrepareStoreTiles(Stream& stream);
 
 // norm.cu
 void EmbedNorm(Stream& stream, const std::int32_t* tokens, const Matrix& table,
-               const NormWeights& norm, const Matrix& out);
+               const NormWeights& norm, const Matrix& out, const Matrix& copy);
 void NormShift(Stream& stream, const NormShiftArgs& args);
 void NormToState(Stream& stream, const Matrix& x, const NormWeights& norm,
                  const std::int32_t* rows, const std::int32_t* slots, std::int64_t count,
                  const Matrix& state);
 void AddNorm(Stream& stream, const AddNormArgs& args);
-void RmsNorm(Stream& stream, const Matrix& in, const Matrix& out);
+void RmsShift(Stream& stream, const RmsShiftArgs& args);
 
 // elementwise.cu
-void Lerp(Stream& stream, const Matrix& cur, const Matrix& diff, const float* mix,
-          const Matrix& out);
+void Lerp(Stream& stream, const LerpArgs& args);
 void Convert(Stream& stream, const Matrix& in, const Matrix& out);
 void GatherRows(Stream& stream, const Matrix& in, const std::int64_t* index,
                 const Matrix& out);
 void GatherTokenRows(Stream& stream, const Matrix& table, const std::int32_t* tokens,
                      const Matrix& out);
-void GatherShift(Stream& stream, const Matrix& in, const std::int64_t* index,
-                 const std::int64_t* previous, const Matrix& cur, const Matrix& diff);
 void ScatterRows(Stream& stream, const Matrix& in, const std::int64_t* index,
                  const Matrix& out);
 void ScatterTokens(Stream& stream, const std::int32_t* from, const std::int64_t* index,
@@ -62,16 +60,15 @@ void Wkv(Stream& stream, const WkvArgs& args);
 // attend.cu
 void Rope(Stream& stream, const Matrix& x, const std::int64_t* position,
           const double* frequency);
-void ScatterKeys(Stream& stream, const Matrix& k, const std::int64_t* row,
-                 const KvTiles& tiles);
-void ScatterValues(Stream& stream, const Matrix& v, const std::int64_t* row,
-                   const KvTiles& tiles);
 // Of a workspace for `partials` partial results of kCarrySize floats each, one a chunk
 // and head; at least one chunk's. What it launches depends on args.num_chunks only where
 // that is more than there is room for.
 void Attend(Stream& stream, const AttendArgs& args, float* workspace,
             std::int64_t partials);
-void AttendFinish(Stream& stream, const Matrix& carry, std::int64_t heads,
+void AttendFinish(Stream& stream, const Matrix& carry, const NormWeights& norm,
                   const Matrix& out);
+
+// store_tiles.cu
+void StoreTiles(Stream& stream, const StoreTilesArgs& args);
 
 }  // namespace goldfinch::GOLDFINCH_CUDA

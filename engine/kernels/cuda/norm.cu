@@ -1,62 +1,23 @@
-// Normalisations, a block of threads a row, statistics in two passes over the row in
-// float32:
-//   LN(x)   = (x - mean) / sqrt(var + eps) * weight + bias
-//   rms(x)  = x / (|x| / sqrt(cols) + 1e-8)
-//   AddNorm = LN(a + b) over each of `groups` parts of the row [* silu(gate)]
-// Inputs float32 (an embedding table may be bf16); outputs float32, or AddNorm's and
-// mixes rounded to bf16. Out may alias the input, element for element. A sum is each
-// thread's elements by ascending index, then over the warp, then over the warps.
-#include "engine/kernels/cuda/device.h"
+// Normalisations, a block of threads a row (moments.h has LN):
+//   AddNorm  = LN(a + b) over each of `groups` parts of the row [* silu(gate)]
+//   RmsShift = rms of rows, and of their predecessors less that
+//   rms(x)   = x / (|x| / sqrt(cols) + 1e-8)
+// Inputs float32 (an embedding table may be bf16); outputs float32, or AddNorm's, mixes
+// and EmbedNorm's copy rounded to bf16. AddNorm's out may alias its input, element for
+// element.
 #include "engine/kernels/cuda/kernels.h"
+#include "engine/kernels/cuda/moments.h"
 
 namespace goldfinch::GOLDFINCH_CUDA {
 namespace {
 
-constexpr int kThreads = 256;
-constexpr int kWarps = kThreads / kWarp;
-
-struct Moments {
-  float mean;
-  float inverse_deviation;
-};
-
-// Of read(0) .. read(cols - 1), of which this thread has first, first + step, ...; `sum`
-// adds over all that take part.
-template <typename ReadAt, typename Sum>
-__device__ __forceinline__ Moments MomentsOf(const ReadAt& read, int cols, float eps,
-                                             int first, int step, const Sum& sum) {
-  float own = 0.0f;
-  for (int i = first; i < cols; i += step) own += read(i);
-  const auto count = static_cast<float>(cols);
-  const float mean = sum(own) / count;
-  float square = 0.0f;
-  for (int i = first; i < cols; i += step) {
-    const float d = read(i) - mean;
-    square = Fma(d, d, square);
-  }
-  return {mean, 1.0f / sqrtf(sum(square) / count + eps)};
-}
-
-template <typename ReadAt>
-__device__ __forceinline__ Moments BlockMoments(const ReadAt& read, int cols, float eps,
-                                                float* scratch) {
-  return MomentsOf(read, cols, eps, static_cast<int>(threadIdx.x), kThreads,
-                   [scratch](float value) { return BlockSum<kThreads>(value, scratch); });
-}
-
-// Columns whose operands a thread asks for before it writes one of them: a store might be
-// to what the next column reads, for all the compiler knows, and would make it wait.
-constexpr int kEach = 4;
-
-__device__ __forceinline__ float Normalised(float x, const Moments& m,
-                                            const NormWeights& norm, int i) {
-  return Fma((x - m.mean) * m.inverse_deviation, norm.weight[i], norm.bias[i]);
-}
+constexpr int kThreads = kNormThreads;
+constexpr int kWarps = kNormWarps;
 
 template <typename T>
 __global__ void __launch_bounds__(kThreads)
     EmbedNormKernel(const std::int32_t* tokens, Matrix table, NormWeights norm,
-                    Matrix out) {
+                    Matrix out, Matrix copy) {
   __shared__ float scratch[kWarps];
   AwaitLaunch();
   const int cols = static_cast<int>(out.cols);
@@ -64,8 +25,11 @@ __global__ void __launch_bounds__(kThreads)
   float* const to = Row<float>(out, blockIdx.x);
   const Moments m =
       BlockMoments([row](int i) { return Read(row + i); }, cols, norm.eps, scratch);
-  for (int i = threadIdx.x; i < cols; i += kThreads)
-    to[i] = Normalised(Read(row + i), m, norm, i);
+  for (int i = threadIdx.x; i < cols; i += kThreads) {
+    const float value = Normalised(Read(row + i), m, norm, i);
+    to[i] = value;
+    if (copy.data != nullptr) Put(value, copy, blockIdx.x, i);
+  }
 }
 
 // The span that `row` is of; spans.begin ascends. Every span has a row, so where there are
@@ -202,17 +166,46 @@ __global__ void __launch_bounds__(kThreads) AddNormByWarpKernel(AddNormArgs args
                [](float value) { return WarpSum(value); });
 }
 
-__global__ void __launch_bounds__(kThreads) RmsNormKernel(Matrix in, Matrix out) {
+// A block for each row and input. A predecessor is normalised anew.
+__global__ void __launch_bounds__(kThreads)
+    RmsShiftKernel(const __grid_constant__ RmsShiftArgs args) {
   __shared__ float scratch[kWarps];
   AwaitLaunch();
+  const std::int64_t row = blockIdx.x;
+  const Matrix& in = args.in[blockIdx.y];
   const int cols = static_cast<int>(in.cols);
-  const float* const x = Row<float>(in, blockIdx.x);
-  float* const y = Row<float>(out, blockIdx.x);
-  float square = 0.0f;
-  for (int i = threadIdx.x; i < cols; i += kThreads) square = Fma(x[i], x[i], square);
-  const float length = sqrtf(BlockSum<kThreads>(square, scratch));
-  const float norm = length / sqrtf(static_cast<float>(cols)) + 1e-8f;
-  for (int i = threadIdx.x; i < cols; i += kThreads) y[i] = x[i] / norm;
+  const std::int64_t previous = args.previous[row];
+  const bool follows = previous >= 0;
+  const float* const x = Row<float>(in, args.index[row]);
+  const float* const before = follows ? Row<float>(in, previous) : x;
+  float* const cur = Row<float>(args.cur[blockIdx.y], row);
+  float* const diff = Row<float>(args.diff[blockIdx.y], row);
+  float square = 0.0f, square_before = 0.0f;
+  for (int i = threadIdx.x; i < cols; i += kThreads) {
+    square = Fma(x[i], x[i], square);
+    square_before = Fma(before[i], before[i], square_before);
+  }
+  const float root = sqrtf(static_cast<float>(cols));
+  const float norm = sqrtf(BlockSum<kThreads>(square, scratch)) / root + 1e-8f;
+  const float norm_before =
+      sqrtf(BlockSum<kThreads>(square_before, scratch)) / root + 1e-8f;
+  for (int at = static_cast<int>(threadIdx.x); at < cols; at += kEach * kThreads) {
+    float mine[kEach], theirs[kEach];
+#pragma unroll
+    for (int e = 0; e < kEach; ++e) {
+      const int i = at + e * kThreads;
+      if (i >= cols) break;
+      mine[e] = x[i] / norm;
+      theirs[e] = follows ? before[i] / norm_before : 0.0f;
+    }
+#pragma unroll
+    for (int e = 0; e < kEach; ++e) {
+      const int i = at + e * kThreads;
+      if (i >= cols) break;
+      cur[i] = mine[e];
+      diff[i] = theirs[e] - mine[e];
+    }
+  }
 }
 
 dim3 RowsOf(std::int64_t rows) { return dim3(static_cast<unsigned>(rows)); }
@@ -222,15 +215,15 @@ dim3 RowsOf(std::int64_t rows) { return dim3(static_cast<unsigned>(rows)); }
 void PrepareNorms(Stream& stream) {
   LoadKernels(stream, EmbedNormKernel<float>, EmbedNormKernel<std::uint16_t>,
               NormShiftKernel, NormToStateKernel, AddNormKernel, AddNormByWarpKernel,
-              RmsNormKernel);
+              RmsShiftKernel);
 }
 
 void EmbedNorm(Stream& stream, const std::int32_t* tokens, const Matrix& table,
-               const NormWeights& norm, const Matrix& out) {
+               const NormWeights& norm, const Matrix& out, const Matrix& copy) {
   Launch(
       stream, "embed_norm",
       table.type == DType::kF32 ? EmbedNormKernel<float> : EmbedNormKernel<std::uint16_t>,
-      RowsOf(out.rows), kThreads, 0, tokens, table, norm, out);
+      RowsOf(out.rows), kThreads, 0, tokens, table, norm, out, copy);
 }
 
 void NormShift(Stream& stream, const NormShiftArgs& args) {
@@ -256,8 +249,11 @@ void AddNorm(Stream& stream, const AddNormArgs& args) {
          kThreads, 0, args);
 }
 
-void RmsNorm(Stream& stream, const Matrix& in, const Matrix& out) {
-  Launch(stream, "rms_norm", RmsNormKernel, RowsOf(in.rows), kThreads, 0, in, out);
+void RmsShift(Stream& stream, const RmsShiftArgs& args) {
+  Launch(stream, "rms_shift", RmsShiftKernel,
+         dim3(static_cast<unsigned>(args.cur[0].rows),
+              static_cast<unsigned>(args.num_inputs)),
+         kThreads, 0, args);
 }
 
 }  // namespace goldfinch::GOLDFINCH_CUDA

@@ -109,8 +109,10 @@ class DeviceAttention {
     std::vector<std::int64_t> rows(static_cast<std::size_t>(in.keys.rows()));
     std::iota(rows.begin(), rows.end(), 0);
     const DeviceArray<std::int64_t> places(backend, rows);
-    backend.ScatterKeys(*Tensor(backend, in.keys), places.data(), tiles_);
-    backend.ScatterValues(*Tensor(backend, in.values), places.data(), tiles_);
+    const Tensor keys(backend, in.keys), values(backend, in.values);
+    backend.StoreTiles({.num_layers = 1,
+                        .layer = {{.k = *keys, .v = *values, .tiles = tiles_}},
+                        .row = places.data()});
   }
 
   // A carry for `rows` queries, its elements NaN.
@@ -172,7 +174,7 @@ class DeviceAttention {
 
   Tensor Finish(const Tensor& carry) const {
     Tensor out(backend_, carry->rows, in_.q.cols(), DType::kF32);
-    backend_.AttendFinish(*carry, in_.q.cols() / 64, *out);
+    backend_.AttendFinish(*carry, {}, *out);
     EXPECT_TRUE(carry.SurroundingsAreIntact() && out.SurroundingsAreIntact());
     return out;
   }
@@ -295,39 +297,22 @@ TEST_P(AttendTest, ManyQueriesOfOneSequenceStandAlone) {
   });
 }
 
-// Tokens go to their tile one at a time or many at once, in any order, and leave the
-// others alone.
-TEST_P(AttendTest, TokensScatteredOneByOneAreThoseScatteredTogether) {
+// The norm is that of AddNorm over what there is without it.
+TEST_P(AttendTest, TheEndNormsOverAllHeads) {
+  const Attention in =
+      RandomAttention({.heads = 5, .lengths = {150, 33}, .queries = 20}, DType::kF32, 16);
+  const DeviceAttention attention(backend(), in, DType::kF32);
+  const std::int64_t rows = in.q.rows();
+  const Tensor carry = attention.Carry(rows);
+  attention.Fold(0, attention.ListStarts(), attention.ListEnds(), /*first=*/true, carry);
+  const Tensor plain = attention.Finish(carry);
+  const DeviceNorm norm(backend(), RandomNorm(320, 17));
   for (const DType type : kTypes) {
-    for (const std::int64_t page_tokens : {5, 16, 64}) {
-      KvTiles tiles = {.type = type, .heads = 3, .page_tokens = page_tokens};
-      const Tensor k(backend(), RandomGrid(40, 192, 13));
-      const Tensor v(backend(), RandomGrid(40, 192, 14));
-      std::vector<std::int64_t> rows(40);
-      std::iota(rows.begin(), rows.end(), 3);
-      std::mt19937_64 random(15);
-      std::shuffle(rows.begin(), rows.end(), random);
-      const std::size_t bytes =
-          static_cast<std::size_t>((45 / page_tokens + 1) * tiles.tile_bytes());
-      const DeviceArray<std::uint8_t> together(backend(),
-                                               std::vector<std::uint8_t>(bytes, 0xab));
-      const DeviceArray<std::uint8_t> one_by_one(backend(),
-                                                 std::vector<std::uint8_t>(bytes, 0xab));
-      const DeviceArray<std::int64_t> places(backend(), rows);
-      tiles.data = together.data();
-      backend().ScatterKeys(*k, places.data(), tiles);
-      backend().ScatterValues(*v, places.data(), tiles);
-      tiles.data = one_by_one.data();
-      for (std::int64_t i = 39; i >= 0; --i) {
-        backend().ScatterKeys(k->RowsFrom(i, 1), places.data() + i, tiles);
-        backend().ScatterValues(v->RowsFrom(i, 1), places.data() + i, tiles);
-      }
-      EXPECT_EQ(together.Read(), one_by_one.Read());
-      const std::vector<std::uint8_t> all = together.Read();
-      const auto untouched = std::count(all.begin(), all.end(), 0xab);
-      EXPECT_GE(untouched,
-                static_cast<std::int64_t>(bytes) - 40 * 192 * 2 * SizeOf(type));
-    }
+    const Tensor want(backend(), rows, 320, type), got(backend(), rows, 320, type);
+    backend().AddNorm({.a = *plain, .norm = norm.get(), .out = *want});
+    backend().AttendFinish(*carry, norm.get(), *got);
+    EXPECT_EQ(got.Bits(), want.Bits());
+    EXPECT_TRUE(got.SurroundingsAreIntact());
   }
 }
 

@@ -1,4 +1,4 @@
-// The ops that look at one element at a time: Lerp, Convert, GatherShift.
+// The ops that look at one element at a time: Lerp, Convert.
 //
 // Tolerances count roundings, u = 2^-24 each, of the magnitudes that are rounded.
 #include <algorithm>
@@ -37,11 +37,34 @@ TEST_P(ElementwiseTest, LerpMixesARowWithItsPredecessor) {
     const Tensor f32(backend(), c.rows, c.cols, DType::kF32);
     const Tensor bf16(backend(), c.rows, c.cols, DType::kBf16);
     for (const Tensor* out : {&f32, &bf16}) {
-      backend().Lerp(*x, *d, weights.data(), **out);
+      backend().Lerp(
+          {.cur = *x, .diff = *d, .num_mixes = 1, .mix = {weights.data()}, .out = **out});
       EXPECT_TRUE(out->SurroundingsAreIntact());
       ExpectClose(out->Read(), want, WithRounding(tolerance, want, (*out)->type));
     }
     ExpectIsRounded(bf16, f32);
+  }
+}
+
+TEST_P(ElementwiseTest, MixesTogetherAreMixesOneByOne) {
+  const Tensor cur(backend(), RandomGrid(37, 192, 4));
+  const Tensor diff(backend(), RandomGrid(37, 192, 5));
+  const DeviceArray<float> mixes = FlatArray(backend(), RandomGrid(3, 192, 6));
+  for (const DType type : kTypes) {
+    const Tensor together(backend(), 3 * 37, 192, type);
+    const Tensor apart(backend(), 3 * 37, 192, type);
+    LerpArgs args = {.cur = *cur, .diff = *diff, .num_mixes = 3, .out = *together};
+    for (std::int64_t i = 0; i < 3; ++i) {
+      args.mix[i] = mixes.data() + i * 192;
+      backend().Lerp({.cur = *cur,
+                      .diff = *diff,
+                      .num_mixes = 1,
+                      .mix = {args.mix[i]},
+                      .out = apart->RowsFrom(i * 37, 37)});
+    }
+    backend().Lerp(args);
+    EXPECT_EQ(together.Bits(), apart.Bits());
+    EXPECT_TRUE(together.SurroundingsAreIntact());
   }
 }
 
@@ -63,27 +86,6 @@ TEST_P(ElementwiseTest, ConvertRoundsOnceOrNotAtAll) {
   }
 }
 
-TEST_P(ElementwiseTest, GatherShiftIsARowAndTheWayToItsPredecessor) {
-  const Grid x = RandomGrid(9, 192, 12);
-  std::vector<std::int64_t> index, previous;
-  for (std::int64_t i = 0; i < 97; ++i) {
-    index.push_back((i * 5 + 3) % 9);
-    previous.push_back(i % 4 == 0 ? -1 : (i * 7) % 9);
-  }
-  const Tensor in(backend(), x), cur(backend(), 97, 192, DType::kF32);
-  const Tensor diff(backend(), 97, 192, DType::kF32);
-  const DeviceArray<std::int64_t> rows(backend(), index), before(backend(), previous);
-  backend().GatherShift(*in, rows.data(), before.data(), *cur, *diff);
-  const Grid want = reference::GatherRows(x, index);
-  ExpectClose(cur.Read(), want, Grid(97, 192));
-  ExpectClose(diff.Read(),
-              Rounded(Each([](double p, double c) { return p - c; },
-                           reference::GatherRows(x, previous), want),
-                      DType::kF32),
-              Grid(97, 192));
-  EXPECT_TRUE(cur.SurroundingsAreIntact() && diff.SurroundingsAreIntact());
-}
-
 // Enough rows that a pool of two threads cuts them.
 TEST_P(ElementwiseTest, RowsStandAlone) {
   const Grid a = RandomGrid(200, 192, 21), b = RandomGrid(200, 192, 22);
@@ -91,7 +93,11 @@ TEST_P(ElementwiseTest, RowsStandAlone) {
   const DeviceArray<float> vector = FlatArray(backend(), RandomGrid(1, 192, 23));
   using Op = std::function<void(const Matrix& in, const Matrix& more, const Matrix& out)>;
   const Op ops[] = {[&](const Matrix& in, const Matrix& more, const Matrix& out) {
-                      backend().Lerp(in, more, vector.data(), out);
+                      backend().Lerp({.cur = in,
+                                      .diff = more,
+                                      .num_mixes = 1,
+                                      .mix = {vector.data()},
+                                      .out = out});
                     },
                     [&](const Matrix& in, const Matrix&, const Matrix& out) {
                       backend().Convert(in, out);

@@ -1,4 +1,4 @@
-// The normalisations: EmbedNorm, NormShift, NormToState, AddNorm, RmsNorm.
+// The normalisations: EmbedNorm, NormShift, NormToState, AddNorm, RmsShift.
 //
 // Tolerance of a LayerNorm over n values, u = 2^-24. With m the mean magnitude, the mean
 // is off by e <= (n + 1) u m in any order of addition; a deviation d by e + 2 u |d|; the
@@ -76,11 +76,22 @@ TEST_P(NormTest, EmbedNormNormalisesTheRowsOfItsTokens) {
       const Tensor rows(backend(), table, type), out(backend(), 5, cols, DType::kF32);
       const DeviceArray<std::int32_t> ids(backend(), tokens);
       const DeviceNorm weights(backend(), norm);
-      backend().EmbedNorm(ids.data(), *rows, weights.get(), *out);
+      backend().EmbedNorm(ids.data(), *rows, weights.get(), *out, {});
       const Grid picked = reference::GatherRows(table, {tokens.begin(), tokens.end()});
       ExpectClose(out.Read(), reference::EmbedNorm(tokens, table, norm),
                   NormTolerance(picked, norm));
       EXPECT_TRUE(out.SurroundingsAreIntact());
+      for (const DType copied : {DType::kF32, DType::kBf16}) {
+        const Tensor again(backend(), 5, cols, DType::kF32);
+        const Tensor copy(backend(), 5, cols, copied);
+        backend().EmbedNorm(ids.data(), *rows, weights.get(), *again, *copy);
+        EXPECT_EQ(again.Bits(), out.Bits());
+        EXPECT_TRUE(copy.SurroundingsAreIntact());
+        if (copied == DType::kBf16)
+          ExpectIsRounded(copy, out);
+        else
+          EXPECT_EQ(copy.Bits(), out.Bits());
+      }
     }
   }
 }
@@ -155,19 +166,82 @@ TEST_P(NormTest, AddNormMayWriteOverItsInput) {
 }
 
 // |x| is a sum of n squares: (n + 1) / 2 u, then two roots, two quotients and a sum.
-TEST_P(NormTest, RmsNormDividesByTheRootMeanSquare) {
+TEST_P(NormTest, RmsShiftDividesByTheRootMeanSquare) {
   for (const std::int64_t cols : kWidths) {
     for (const Grid& x : {RandomGrid(33, cols, 13), HardRows(cols)}) {
-      const Grid want = reference::RmsNorm(x);
+      const std::vector<std::int64_t> index = {0, 1, 2, 3, 4, 4, 2};
+      const std::vector<std::int64_t> previous = {-1, 0, 1, 2, 3, 4, -1};
+      const auto [want, before] = reference::RmsShift(x, index, previous);
       const double relative = (static_cast<double>(cols + 1) / 2 + 6) * kF32Unit;
-      const Tensor in(backend(), x), out(backend(), x.rows(), cols, DType::kF32);
-      backend().RmsNorm(*in, *out);
-      ExpectClose(out.Read(), want,
-                  Each([=](double v) { return relative * std::abs(v); }, want));
-      EXPECT_TRUE(out.SurroundingsAreIntact());
-      backend().RmsNorm(*in, *in);
-      EXPECT_EQ(in.Bits(), out.Bits());
+      const auto off = [=](double v) { return relative * std::abs(v); };
+      const Tensor in(backend(), x);
+      const Tensor cur(backend(), 7, cols, DType::kF32);
+      const Tensor diff(backend(), 7, cols, DType::kF32);
+      const DeviceArray<std::int64_t> rows(backend(), index), others(backend(), previous);
+      backend().RmsShift({.num_inputs = 1,
+                          .in = {*in},
+                          .cur = {*cur},
+                          .diff = {*diff},
+                          .index = rows.data(),
+                          .previous = others.data()});
+      ExpectClose(cur.Read(), want, Each(off, want));
+      // The difference rounds once more.
+      ExpectClose(
+          diff.Read(), Each([](double p, double c) { return p - c; }, before, want),
+          Each([=](double p,
+                   double c) { return off(p) + off(c) + kF32Unit * std::abs(p - c); },
+               before, want));
+      EXPECT_TRUE(cur.SurroundingsAreIntact() && diff.SurroundingsAreIntact());
     }
+  }
+}
+
+// Rows in any order, some twice, after the row before or after another; two inputs.
+TEST_P(NormTest, ShiftedRowsStandAlone) {
+  std::vector<std::int64_t> index, previous;
+  for (std::int64_t i = 0; i < 200; ++i) {
+    index.push_back(i * 37 % 150);
+    previous.push_back(i % 5 == 0   ? -1
+                       : i % 5 == 1 ? i * 11 % 150
+                                    : index[index.size() - 2]);
+  }
+  const Tensor a(backend(), RandomGrid(150, 192, 21));
+  const Tensor b(backend(), RandomGrid(150, 192, 22));
+  const DeviceArray<std::int64_t> rows(backend(), index), others(backend(), previous);
+  const auto run = [&](std::int64_t begin, std::int64_t count) {
+    const Tensor out(backend(), 4 * count, 192, DType::kF32);
+    const auto part = [&](std::int64_t i) { return out->RowsFrom(i * count, count); };
+    backend().RmsShift({.num_inputs = 2,
+                        .in = {*a, *b},
+                        .cur = {part(0), part(1)},
+                        .diff = {part(2), part(3)},
+                        .index = rows.data() + begin,
+                        .previous = others.data() + begin});
+    // A row's four results are its bits.
+    const std::vector<RowBits> bits = out.Bits();
+    std::vector<RowBits> all;
+    for (std::size_t i = 0; i < static_cast<std::size_t>(count); ++i) {
+      const auto step = static_cast<std::size_t>(count);
+      all.push_back(bits[i] + bits[i + step] + bits[i + 2 * step] + bits[i + 3 * step]);
+    }
+    return all;
+  };
+  ExpectRowsStandAlone(200, run);
+  // And each input has what it has by itself.
+  const Tensor cur(backend(), 200, 192, DType::kF32),
+      diff(backend(), 200, 192, DType::kF32);
+  backend().RmsShift({.num_inputs = 1,
+                      .in = {*b},
+                      .cur = {*cur},
+                      .diff = {*diff},
+                      .index = rows.data(),
+                      .previous = others.data()});
+  const std::vector<RowBits> together = run(0, 200), mine = cur.Bits(),
+                             theirs = diff.Bits();
+  const std::size_t bytes = mine[0].size();
+  for (std::size_t i = 0; i < 200; ++i) {
+    EXPECT_EQ(together[i].substr(bytes, bytes), mine[i]);
+    EXPECT_EQ(together[i].substr(3 * bytes), theirs[i]);
   }
 }
 
@@ -185,17 +259,12 @@ TEST_P(NormTest, NormalisedRowsStandAlone) {
                        .out = *out});
     return out.Bits();
   });
-  ExpectRowsStandAlone(200, [&](std::int64_t begin, std::int64_t count) {
-    const Tensor out(backend(), count, 192, DType::kF32);
-    backend().RmsNorm(left->RowsFrom(begin, count), *out);
-    return out.Bits();
-  });
   std::vector<std::int32_t> tokens;
   for (std::int32_t i = 0; i < 200; ++i) tokens.push_back((i * 37) % 200);
   const DeviceArray<std::int32_t> ids(backend(), tokens);
   ExpectRowsStandAlone(200, [&](std::int64_t begin, std::int64_t count) {
     const Tensor out(backend(), count, 192, DType::kF32);
-    backend().EmbedNorm(ids.data() + begin, *left, weights.get(), *out);
+    backend().EmbedNorm(ids.data() + begin, *left, weights.get(), *out, {});
     return out.Bits();
   });
 }

@@ -153,8 +153,16 @@ TEST_P(ShiftTest, MixesAreLerpsOfTheRowAndItsPredecessor) {
                          .mix = {mix0.data(), mix1.data()},
                          .mixed = {*got0, *got1}});
     if (stored) {
-      backend().Lerp(*cur, *diff, mix0.data(), *want0);
-      backend().Lerp(*cur, *diff, mix1.data(), *want1);
+      backend().Lerp({.cur = *cur,
+                      .diff = *diff,
+                      .num_mixes = 1,
+                      .mix = {mix0.data()},
+                      .out = *want0});
+      backend().Lerp({.cur = *cur,
+                      .diff = *diff,
+                      .num_mixes = 1,
+                      .mix = {mix1.data()},
+                      .out = *want1});
       states = RowsOf(state, 5);
     }
     EXPECT_EQ(got0.Bits(), want0.Bits());

@@ -1,0 +1,55 @@
+// Statistics of a row for its normalisation, by a block of threads or a part of one:
+//   LN(x) = (x - mean) / sqrt(var + eps) * weight + bias
+// in two passes over the row, in float32. A sum is each thread's elements by ascending
+// index, then over the warp, then over the warps.
+#pragma once
+
+#include "engine/kernels/cuda/device.h"
+
+namespace goldfinch::GOLDFINCH_CUDA {
+
+// Of a block that has a row.
+inline constexpr int kNormThreads = 256;
+inline constexpr int kNormWarps = kNormThreads / kWarp;
+
+struct Moments {
+  float mean;
+  float inverse_deviation;
+};
+
+// Of read(0) .. read(cols - 1), of which this thread has first, first + step, ...; `sum`
+// adds over all that take part.
+template <typename ReadAt, typename Sum>
+__device__ __forceinline__ Moments MomentsOf(const ReadAt& read, int cols, float eps,
+                                             int first, int step, const Sum& sum) {
+  float own = 0.0f;
+  for (int i = first; i < cols; i += step) own += read(i);
+  const auto count = static_cast<float>(cols);
+  const float mean = sum(own) / count;
+  float square = 0.0f;
+  for (int i = first; i < cols; i += step) {
+    const float d = read(i) - mean;
+    square = Fma(d, d, square);
+  }
+  return {mean, 1.0f / sqrtf(sum(square) / count + eps)};
+}
+
+// By a block of kNormThreads, with room for kNormWarps numbers.
+template <typename ReadAt>
+__device__ __forceinline__ Moments BlockMoments(const ReadAt& read, int cols, float eps,
+                                                float* scratch) {
+  return MomentsOf(
+      read, cols, eps, static_cast<int>(threadIdx.x), kNormThreads,
+      [scratch](float value) { return BlockSum<kNormThreads>(value, scratch); });
+}
+
+__device__ __forceinline__ float Normalised(float x, const Moments& m,
+                                            const NormWeights& norm, int i) {
+  return Fma((x - m.mean) * m.inverse_deviation, norm.weight[i], norm.bias[i]);
+}
+
+// Columns whose operands a thread asks for before it writes one of them: a store might be
+// to what the next column reads, for all the compiler knows, and would make it wait.
+inline constexpr int kEach = 4;
+
+}  // namespace goldfinch::GOLDFINCH_CUDA

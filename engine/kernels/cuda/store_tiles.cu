@@ -1,0 +1,80 @@
+// Keys and values of tokens into tiles (attend.cu has their layout), a block of threads
+// for each row of each layer's keys, and of its values:
+//   k = LN(k), pairs turned by position * frequency;  v = LN(v)
+// rounded to the tiles' type. Norm and rope may be missing.
+#include "engine/kernels/cuda/kernels.h"
+#include "engine/kernels/cuda/moments.h"
+#include "engine/kernels/cuda/rope.h"
+
+namespace goldfinch::GOLDFINCH_CUDA {
+namespace {
+
+// Elements (2i, 2i+1) of a head, one in each of two neighbouring lanes, turned: the
+// caller's.
+__device__ __forceinline__ float Turned(float own, int i, const RopeTurn& turn) {
+  const float other = __shfl_xor_sync(kAllLanes, own, 1);
+  const int pair = i / 2 % kRopePairs;
+  const float c = turn.cosine[pair], s = turn.sine[pair];
+  return i % 2 == 0 ? own * c - other * s : other * s + own * c;
+}
+
+// The grid is rows, layers, and keys and values.
+template <typename T>
+__global__ void __launch_bounds__(kNormThreads)
+    StoreTilesKernel(const __grid_constant__ StoreTilesArgs args) {
+  __shared__ float scratch[kNormWarps];
+  __shared__ RopeTurn turn;
+  AwaitLaunch();
+  const StoreTilesArgs::Layer& layer = args.layer[blockIdx.y];
+  const bool keys = blockIdx.z == 0, turns = keys && args.frequency != nullptr;
+  const NormWeights& norm = keys ? layer.norm_k : layer.norm_v;
+  const KvTiles& tiles = layer.tiles;
+  const int cols = static_cast<int>(tiles.heads) * kHeadSize;
+  const float* const x = Row<float>(keys ? layer.k : layer.v, blockIdx.x);
+  const std::int64_t place = args.row[blockIdx.x];
+  const std::int64_t tile = place / tiles.page_tokens, token = place % tiles.page_tokens;
+  const std::int64_t head_elements = tiles.head_elements();
+  T* const to = static_cast<T*>(tiles.data) + tile * tiles.heads * 2 * head_elements +
+                (keys ? 0 : head_elements) + token * kHeadSize;
+  if (turns) {
+    MakeRopeTurn(args.position[blockIdx.x], args.frequency, turn);
+    __syncthreads();
+  }
+  Moments m = {};
+  if (norm.weight != nullptr)
+    m = BlockMoments([x](int i) { return x[i]; }, cols, norm.eps, scratch);
+  // Whole heads, so whole warps.
+  for (int at = static_cast<int>(threadIdx.x); at < cols; at += kEach * kNormThreads) {
+    float value[kEach];
+#pragma unroll
+    for (int e = 0; e < kEach; ++e) {
+      const int i = at + e * kNormThreads;
+      if (i >= cols) break;
+      value[e] = norm.weight != nullptr ? Normalised(x[i], m, norm, i) : x[i];
+      if (turns) value[e] = Turned(value[e], i, turn);
+    }
+#pragma unroll
+    for (int e = 0; e < kEach; ++e) {
+      const int i = at + e * kNormThreads;
+      if (i >= cols) break;
+      Write(value[e], to + i / kHeadSize * 2 * head_elements + i % kHeadSize);
+    }
+  }
+}
+
+}  // namespace
+
+void PrepareStoreTiles(Stream& stream) {
+  LoadKernels(stream, StoreTilesKernel<float>, StoreTilesKernel<std::uint16_t>);
+}
+
+void StoreTiles(Stream& stream, const StoreTilesArgs& args) {
+  const dim3 grid(static_cast<unsigned>(args.layer[0].k.rows),
+                  static_cast<unsigned>(args.num_layers), 2);
+  Launch(stream, "store_tiles",
+         args.layer[0].tiles.type == DType::kF32 ? StoreTilesKernel<float>
+                                                 : StoreTilesKernel<std::uint16_t>,
+         grid, kNormThreads, 0, args);
+}
+
+}  // namespace goldfinch::GOLDFINCH_CUDA
