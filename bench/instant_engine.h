@@ -47,6 +47,9 @@ class InstantEngine final : public Engine {
   absl::Status Save(PrefixId prefix, PrefixImage& image) override;
   absl::Status CheckImage(const PrefixImage& image) const override;
   absl::StatusOr<PrefixId> Load(const PrefixImage& image) override;
+  std::size_t ReserveExpanded(std::span<const SequenceId> sequences) override {
+    return sequences.size();
+  }
   Preparation Prepare(SequenceId sequence, std::int64_t tokens,
                       std::int64_t max_tokens) override;
   void Queue(std::span<const Span> batch, std::span<SpanResult> results) override;

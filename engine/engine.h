@@ -249,6 +249,14 @@ class Engine {
   virtual Preparation Prepare(SequenceId sequence, std::int64_t tokens,
                               std::int64_t max_tokens) = 0;
 
+  // Room for what `sequences`, each there once, attend to in their next step of one
+  // token, in their order: how many of them, from the first on, can have all of it
+  // expanded at once, where pages that several share count once. At least one, if there
+  // is any: by itself that may have no room, and then it does without as it always may.
+  // What these have expanded keeps its place in the calls of Prepare up to the next step,
+  // which take the places of others.
+  virtual std::size_t ReserveExpanded(std::span<const SequenceId> sequences) = 0;
+
   // Runs every span; results[i] belongs to batch[i]. `results` has batch.size()
   // entries. The total of tokens is at most info().max_step_tokens + info().prompt_grid
   // - 1, and no sequence grows past its max_tokens (our bug otherwise: CHECK). An error

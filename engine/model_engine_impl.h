@@ -73,6 +73,7 @@ class ModelEngineImpl final : public ModelEngine {
   absl::StatusOr<PrefixId> Load(const PrefixImage& image) override;
   Preparation Prepare(SequenceId sequence, std::int64_t tokens,
                       std::int64_t max_tokens) override;
+  std::size_t ReserveExpanded(std::span<const SequenceId> sequences) override;
   void Queue(std::span<const Span> batch, std::span<SpanResult> results) override;
   bool QueueNext(std::span<const SequenceId> sequences,
                  std::span<SpanResult> results) override;

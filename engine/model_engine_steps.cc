@@ -42,6 +42,20 @@ SpanInput ModelEngineImpl::InputOf(const Span& span) {
           .prompt = info_.IsPrompt(position, first_logits)};
 }
 
+std::size_t ModelEngineImpl::ReserveExpanded(std::span<const SequenceId> sequences) {
+  GOLDFINCH_CHECK(num_flights_ == 0);
+  if (config().num_gold() == 0 || sequences.empty()) return sequences.size();
+  model_.StartReserving();
+  std::size_t count = 0;
+  for (const SequenceId id : sequences) {
+    const Sequence& sequence = table_.Get(id);
+    const auto pages = static_cast<std::size_t>(info_.PagesFor(sequence.length + 1));
+    if (!model_.ReserveExpanded(std::span(sequence.pages).first(pages))) break;
+    ++count;
+  }
+  return std::max<std::size_t>(count, 1);
+}
+
 Preparation ModelEngineImpl::Prepare(SequenceId id, std::int64_t tokens,
                                      std::int64_t max_tokens) {
   const Sequence& sequence = table_.Get(id);

@@ -28,6 +28,7 @@ enum class PrefixLookup {
 struct SchedulerLevels {
   std::int64_t running_requests = 0;
   std::int64_t running_sequences = 0;
+  std::int64_t waiting_sequences = 0;  // of them, that decode and wait for their turn
   std::int64_t waiting_requests = 0;
   std::int64_t waiting_tokens = 0;      // prompt tokens of waiting requests
   std::int64_t aside_requests = 0;      // that ran, and were put aside for others

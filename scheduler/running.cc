@@ -152,6 +152,8 @@ void RunningRequest::AppendTo(std::vector<PlanSequence>& sequences,
     // of one-token prompts would bring decoders without passing the token budget.
     sequence.prompt_left = candidates_[i].generated == 0 ? 1 : 0;  // never resumed ones
     sequence.last_turn = candidates_[i].last_turn;
+    sequence.pages = engine_.info().PagesFor(prompt_tokens_ + candidates_[i].generated);
+    sequence.place_left = candidates_[i].place_left;
     sequences.push_back(sequence);
     members.push_back({.request = this, .candidate = static_cast<std::int32_t>(i)});
   }
@@ -259,6 +261,7 @@ void RunningRequest::TakeToken(std::int32_t index, SampledToken sample,
   ++candidate.generated;
   candidate.next = sample.token;
   candidate.last_turn = turn.number;
+  candidate.place_left = std::max<std::int64_t>(0, candidate.place_left - 1);
   NoteToken(candidate, turn);
   if (candidates_.size() == 1) {
     fed_tokens_.push_back(sample.token);

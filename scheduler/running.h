@@ -120,6 +120,11 @@ class RunningRequest {
   // Appends every sequence that could run, in parallel to both vectors.
   void AppendTo(std::vector<PlanSequence>& sequences, std::vector<Member>& members);
 
+  // A decoding candidate's next `tokens` tokens have a place in the arena (plan.h).
+  void GivePlace(std::int32_t candidate, std::int64_t tokens) {
+    candidates_[static_cast<std::size_t>(candidate)].place_left = tokens;
+  }
+
   // The next `tokens` tokens of a candidate as a span; TakeResult must follow it.
   Span MakeSpan(std::int32_t candidate, std::int64_t tokens) const;
 
@@ -175,6 +180,7 @@ class RunningRequest {
     TokenId next = 0;  // to be fed by its next step, while it decodes
     std::int64_t generated = 0;
     std::uint64_t last_turn = 0;
+    std::int64_t place_left = 0;  // plan.h
     std::uint64_t ran_in = 0;   // step
     std::int64_t prepared = 0;  // tokens expanded since
     TimePoint first_token;      // of this run, as the last

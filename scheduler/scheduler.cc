@@ -341,6 +341,7 @@ void Scheduler::Impl::ReportLevels() {
     levels.running_sequences += running->num_open_sequences();
     levels.paused_requests += running->paused() ? 1 : 0;
   }
+  levels.waiting_sequences = out_of_turn_;
   levels.waiting_requests = tenants_.num_fresh();
   levels.waiting_tokens = tenants_.fresh_tokens();
   levels.aside_requests = tenants_.num_aside();

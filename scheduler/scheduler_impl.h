@@ -63,6 +63,7 @@ class Scheduler::Impl {
   void DropLate(TimePoint now);
   void AdmitWaiting(TimePoint now);
   bool BuildBatch();
+  std::size_t CountExpandable(std::span<const std::size_t> sequences);
   void PrepareBatch();
   void RunBatch();
 
@@ -143,7 +144,9 @@ class Scheduler::Impl {
   // The step's batch; kept between steps for their storage.
   std::vector<PlanSequence> sequences_;
   std::vector<RunningRequest::Member> members_;  // parallel to sequences_
+  std::vector<SequenceId> decoding_;             // who asks for room to be expanded
   std::vector<PlannedSpan> plan_;
+  std::int64_t out_of_turn_ = 0;  // decoding sequences that the plan has no turn for
   std::vector<Span> batch_;  // parallel to plan_
   EngineStep engine_steps_[2];
   std::vector<SequenceId> ahead_;  // of a step that runs ahead

@@ -28,10 +28,32 @@ bool Scheduler::Impl::BuildBatch() {
   members_.clear();
   batch_.clear();
   for (const Running& running : running_) running->AppendTo(sequences_, members_);
-  plan_ = PlanStep(sequences_, {.tokens = step_tokens_,
-                                .prompt_tokens = pacer_.prompt_tokens(),
-                                .grid = engine_.info().prompt_grid});
+  plan_ = PlanStep(sequences_,
+                   {.tokens = step_tokens_,
+                    .prompt_tokens = pacer_.prompt_tokens(),
+                    .grid = engine_.info().prompt_grid,
+                    .expanded_pages = engine_.info().expanded_pages},
+                   [this](std::span<const std::size_t> sequences) {
+                     return CountExpandable(sequences);
+                   });
+  out_of_turn_ = std::ranges::count_if(sequences_, [](const PlanSequence& sequence) {
+    return sequence.prompt_left == 0 && !sequence.paused;
+  });
+  for (const PlannedSpan& span : plan_) {
+    if (sequences_[span.sequence].prompt_left == 0) --out_of_turn_;
+    if (!span.gets_place) continue;
+    const RunningRequest::Member& member = members_[span.sequence];
+    member.request->GivePlace(member.candidate, kTurnTokens);
+  }
   return !plan_.empty();
+}
+
+std::size_t Scheduler::Impl::CountExpandable(std::span<const std::size_t> sequences) {
+  decoding_.clear();
+  for (const std::size_t i : sequences) {
+    decoding_.push_back(members_[i].request->sequence(members_[i].candidate));
+  }
+  return engine_.ReserveExpanded(decoding_);
 }
 
 // Leaves out of the plan what this step has no time to prepare; its turn comes.

@@ -79,6 +79,7 @@ Metrics::Metrics(MetricsInfo info)
 void Metrics::OnLevels(const SchedulerLevels& levels) {
   running_requests_.store(levels.running_requests, kRelaxed);
   running_sequences_.store(levels.running_sequences, kRelaxed);
+  waiting_sequences_.store(levels.waiting_sequences, kRelaxed);
   waiting_requests_.store(levels.waiting_requests, kRelaxed);
   waiting_tokens_.store(levels.waiting_tokens, kRelaxed);
   aside_requests_.store(levels.aside_requests, kRelaxed);
@@ -222,6 +223,9 @@ void Metrics::CollectLevels(std::vector<MetricFamily>& families) const {
         running_requests_.load(kRelaxed));
   gauge("goldfinch_sequences_running", "Candidates of running requests",
         running_sequences_.load(kRelaxed));
+  gauge("goldfinch_sequences_waiting",
+        "Of the running sequences, those that decode and wait for their turn",
+        waiting_sequences_.load(kRelaxed));
   gauge("goldfinch_aside_bytes",
         "Host memory that requests put aside for others may come to take",
         aside_bytes_.load(kRelaxed));

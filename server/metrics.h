@@ -114,6 +114,7 @@ class Metrics final : public SchedulerObserver {
   CallCounts call_counts_;
   Gauge running_requests_{0};
   Gauge running_sequences_{0};
+  Gauge waiting_sequences_{0};
   Gauge waiting_requests_{0};
   Gauge waiting_tokens_{0};
   Gauge aside_requests_{0};

@@ -1,16 +1,35 @@
 #include "engine/cache/expanded_arena.h"
 
+#include <algorithm>
+
 namespace goldfinch {
 
 ExpandedArena::ExpandedArena(std::int64_t num_frames, std::int64_t num_pages)
     : frames_(static_cast<std::size_t>(num_frames)),
-      frame_of_page_(static_cast<std::size_t>(num_pages), -1) {
+      frame_of_page_(static_cast<std::size_t>(num_pages), -1),
+      reserved_in_(static_cast<std::size_t>(num_pages), 0) {
   for (std::int32_t frame = 0; frame < static_cast<std::int32_t>(num_frames); ++frame)
     LinkNewest(frame);
 }
 
 void ExpandedArena::SetPages(std::int64_t num_pages) {
   frame_of_page_.assign(static_cast<std::size_t>(num_pages), -1);
+  reserved_in_.assign(static_cast<std::size_t>(num_pages), 0);
+}
+
+bool ExpandedArena::Reserve(std::span<const std::int32_t> pages) {
+  const auto is_new = [this](std::int32_t page) {
+    return reserved_in_[static_cast<std::size_t>(page)] != step_;
+  };
+  const std::int64_t total = reserved_ + std::ranges::count_if(pages, is_new);
+  if (total > num_frames()) return false;
+  for (const std::int32_t page : pages) {
+    if (!is_new(page)) continue;
+    reserved_in_[static_cast<std::size_t>(page)] = step_;
+    if (const std::int32_t frame = Find(page); frame >= 0) Keep(frame);
+  }
+  reserved_ = total;
+  return true;
 }
 
 std::int32_t ExpandedArena::Acquire(std::int32_t page) {

@@ -15,6 +15,7 @@
 #pragma once
 
 #include <cstdint>
+#include <span>
 #include <vector>
 
 namespace goldfinch {
@@ -36,7 +37,16 @@ class ExpandedArena {
   std::int64_t evictions() const { return evictions_; }
 
   // Starts a step: frames acquired from now on stay until the next BeginStep.
-  void BeginStep() { ++step_; }
+  void BeginStep() {
+    ++step_;
+    reserved_ = 0;
+  }
+
+  // Whether all of `pages` could have frames in this step together with what is reserved
+  // in it already; pages reserved before count once. If so, those that have one keep it,
+  // and Acquire finds one for each of the others as long as it is asked for no more pages
+  // than these. Counts nothing.
+  bool Reserve(std::span<const std::int32_t> pages);
 
   // The frame of `page` for this step; a new one has filled() = 0. -1 when every frame is
   // in use by this step.
@@ -75,6 +85,8 @@ class ExpandedArena {
 
   std::vector<Frame> frames_;
   std::vector<std::int32_t> frame_of_page_;  // -1: none
+  std::vector<std::uint64_t> reserved_in_;   // by page: the step
+  std::int64_t reserved_ = 0;                // pages, in this step
   std::int32_t oldest_ = -1, newest_ = -1;
   std::int64_t used_ = 0;
   std::int64_t hits_ = 0, misses_ = 0, evictions_ = 0;

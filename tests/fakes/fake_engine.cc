@@ -86,6 +86,7 @@ EngineInfo InfoOf(const FakeEngineOptions& options) {
   info.vocab_size = options.vocab_size;
   info.page_tokens = options.page_tokens;
   info.num_pages = options.num_pages;
+  info.expanded_pages = options.expanded_pages;
   info.num_slots = options.num_slots;
   info.max_step_tokens = options.max_step_tokens;
   info.prompt_grid = options.prompt_grid;
@@ -334,6 +335,7 @@ void FakeEngine::Queue(std::span<const Span> batch, std::span<SpanResult> result
     GOLDFINCH_CHECK(!Find(span.sequence).lost);
     step.sequences.push_back(span.sequence);
   }
+  NoteAttended(batch);
   GOLDFINCH_CHECK(total <= info_.max_step_tokens + info_.prompt_grid - 1);
   step.status = NoteForward(batch);
   if (step.status.ok()) {
@@ -400,6 +402,37 @@ absl::Status FakeEngine::Wait() {
   }
   std::ranges::copy(step.found, step.results.begin());
   return absl::OkStatus();
+}
+
+std::span<const std::int64_t> FakeEngine::Attended(const Sequence& sequence) const {
+  const std::int64_t pages = info_.PagesFor(sequence.num_tokens + 1);
+  return std::span(sequence.pages).first(static_cast<std::size_t>(pages));
+}
+
+void FakeEngine::NoteAttended(std::span<const Span> batch) {
+  std::set<std::int64_t> pages;
+  for (const Span& span : batch) {
+    const Sequence& sequence = Find(span.sequence);
+    if (sequence.num_sampled == 0) continue;
+    const std::span<const std::int64_t> mine = Attended(sequence);
+    if (std::ssize(mine) <= info_.expanded_pages) pages.insert(mine.begin(), mine.end());
+  }
+  most_attended_ = std::max(most_attended_, std::ssize(pages));
+}
+
+std::size_t FakeEngine::ReserveExpanded(std::span<const SequenceId> sequences) {
+  GOLDFINCH_CHECK(steps_.empty());
+  std::set<std::int64_t> pages;
+  std::set<SequenceId> seen;
+  std::size_t count = 0;
+  for (const SequenceId id : sequences) {
+    GOLDFINCH_CHECK(seen.insert(id).second);
+    const std::span<const std::int64_t> mine = Attended(Find(id));
+    pages.insert(mine.begin(), mine.end());
+    if (count > 0 && std::ssize(pages) > info_.expanded_pages) break;
+    ++count;
+  }
+  return count;
 }
 
 Preparation FakeEngine::Prepare(SequenceId id, std::int64_t tokens,

@@ -41,6 +41,7 @@ struct FakeEngineOptions {
   const char* numerics_id = "fake";
   std::int32_t prompt_grid = 1;  // tokens of whole blocks enter the hash in their own way
   bool expands = false;          // Prepare has something to do: every sequence's own past
+  std::int64_t expanded_pages = 0;  // of EngineInfo
   bool expands_in_vain = false;  // and it is always gone again
   bool runs_ahead = false;       // results are told by Wait
 };
@@ -65,6 +66,7 @@ class FakeEngine final : public Engine {
   absl::StatusOr<PrefixId> Load(const PrefixImage& image) override;
   Preparation Prepare(SequenceId sequence, std::int64_t tokens,
                       std::int64_t max_tokens) override;
+  std::size_t ReserveExpanded(std::span<const SequenceId> sequences) override;
   void Queue(std::span<const Span> batch, std::span<SpanResult> results) override;
   bool QueueNext(std::span<const SequenceId> sequences,
                  std::span<SpanResult> results) override;
@@ -101,6 +103,9 @@ class FakeEngine final : public Engine {
   std::int64_t num_queued_next() const { return num_queued_next_; }
   // Most tokens of pasts that one call of Forward or Prepare expanded. Step thread.
   std::int64_t most_expanded() const { return most_expanded_; }
+  // Most pages, shared ones once, that one step's decoding sequences attended to, without
+  // those whose past has no room by itself. Step thread.
+  std::int64_t most_attended() const { return most_attended_; }
 
  private:
   struct Sequence {
@@ -149,6 +154,9 @@ class FakeEngine final : public Engine {
   }
   static absl::Status CountDown(std::optional<Failure>& failure);
   absl::Status NoteForward(std::span<const Span> batch);
+  void NoteAttended(std::span<const Span> batch);
+  // The pages that the sequence's next token attends to.
+  std::span<const std::int64_t> Attended(const Sequence& sequence) const;
   bool RunsGold(const Sequence& sequence, std::int64_t tokens) const;
   void Expand(Sequence& sequence, std::int64_t tokens);
   void Advance(Sequence& sequence, const Span& span);
@@ -170,6 +178,7 @@ class FakeEngine final : public Engine {
   std::int32_t last_prefix_ = -1;
   std::int64_t expanded_ = 0;  // by the Forward that runs
   std::int64_t most_expanded_ = 0;
+  std::int64_t most_attended_ = 0;
   std::set<SequenceId> free_slots_;
   std::vector<int> page_references_;  // by page
   std::vector<int> open_references_;  // by page: from sequences

@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <list>
 #include <random>
+#include <vector>
 
 #include "gtest/gtest.h"
 
@@ -34,6 +35,34 @@ TEST(ExpandedArenaTest, LeastRecentlyUsedPageIsEvicted) {
   EXPECT_EQ(arena.filled(second), 0);
   EXPECT_EQ(arena.evictions(), 1);
   EXPECT_EQ(arena.used(), 3);
+}
+
+TEST(ExpandedArenaTest, ReservedPagesCountOnceAndFindFrames) {
+  ExpandedArena arena(4, 10);
+  for (const std::int32_t page : {0, 1, 2, 3}) arena.Acquire(page);
+  arena.BeginStep();
+  const std::vector<std::int32_t> first = {0, 5}, second = {5, 6, 0}, third = {7, 8};
+  EXPECT_TRUE(arena.Reserve(first));
+  EXPECT_TRUE(arena.Reserve(second));
+  // All or nothing: its one page that would fit is not reserved.
+  EXPECT_FALSE(arena.Reserve(third));
+  EXPECT_TRUE(arena.Reserve(std::vector<std::int32_t>{9}));
+  const std::int64_t hits = arena.hits();
+  for (const std::int32_t page : {5, 6, 9}) EXPECT_GE(arena.Acquire(page), 0);
+  EXPECT_GE(arena.Find(0), 0);
+  EXPECT_EQ(arena.Find(1) + arena.Find(2) + arena.Find(3), -3);
+  EXPECT_EQ(arena.Acquire(7), -1);
+  EXPECT_EQ(arena.hits(), hits);
+  // Of this step only.
+  arena.BeginStep();
+  EXPECT_TRUE(arena.Reserve(third));
+  EXPECT_FALSE(arena.Reserve(std::vector<std::int32_t>{0, 1, 2}));
+}
+
+TEST(ExpandedArenaTest, WithoutFramesNothingIsReserved) {
+  ExpandedArena arena(0, 10);
+  EXPECT_FALSE(arena.Reserve(std::vector<std::int32_t>{1}));
+  EXPECT_TRUE(arena.Reserve({}));
 }
 
 TEST(ExpandedArenaTest, KeepingIsUseThatNobodyCounts) {

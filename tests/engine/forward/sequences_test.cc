@@ -191,6 +191,45 @@ TEST_F(SequencesTest, APastIsPreparedAsFarAsIsAskedFor) {
   engine_->Close(id);
 }
 
+// Those for whom there is room together find it, whoever had it before; forks share.
+TEST_F(SequencesTest, RoomIsReservedInOrderAndTakenFromOthers) {
+  const auto& config = engine_->config();
+  engine_ = MakeEngine(folder_.path(), ComputeType::kBf16, [&](auto& options) {
+    options.page_tokens = 16;
+    options.expanded_bytes = 7 * (2 * 16 * config.n_embd * 2 * config.num_gold());
+  });
+  ASSERT_EQ(engine_->info().expanded_pages, 7);
+  const SequenceId a = OpenSequence(*engine_, 80), b = OpenSequence(*engine_, 80);
+  const SequenceId c = OpenSequence(*engine_, 200);
+  Feed(a, Tokens(48, 1));  // three pages, and one for the next token
+  const PrefixId kept = engine_->Keep(a);
+  Feed(b, Tokens(40, 2));   // three
+  Feed(c, Tokens(120, 3));  // eight
+  SequenceSpec spec;
+  spec.max_tokens = 80;
+  const auto fork = engine_->OpenFrom(kept, spec, {});
+  ASSERT_TRUE(fork.ok());
+  const auto fits = [&](std::vector<SequenceId> sequences) {
+    return engine_->ReserveExpanded(sequences);
+  };
+  EXPECT_EQ(fits({}), 0u);
+  EXPECT_EQ(fits({a, b}), 2u);
+  EXPECT_EQ(fits({a, *fork}), 2u);     // five
+  EXPECT_EQ(fits({a, *fork, b}), 2u);  // eight
+  EXPECT_EQ(fits({b, c, a}), 1u);
+  EXPECT_EQ(fits({c, a}), 1u);  // by itself it has none, and is the first
+  // The last step used all; what is reserved finds room nevertheless.
+  EXPECT_EQ(fits({b, a}), 2u);
+  for (const SequenceId id : {a, b}) EXPECT_TRUE(engine_->Prepare(id, 1, 1000).ready);
+  const std::int64_t misses = engine_->usage().expanded.misses;
+  Feed(a, Tokens(1, 4));
+  Feed(b, Tokens(1, 5));
+  // The page that a's token is the first of.
+  EXPECT_EQ(engine_->usage().expanded.misses, misses + 1);
+  for (const SequenceId id : {a, b, c, *fork}) engine_->Close(id);
+  engine_->Drop(kept);
+}
+
 // It is behind those who run in getting room, and says so at once when there is none.
 TEST_F(SequencesTest, PreparingTakesNothingFromWhatTheLastStepUsed) {
   const auto& config = engine_->config();

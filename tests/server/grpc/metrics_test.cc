@@ -128,6 +128,7 @@ TEST(MetricsTest, CountWhatHappened) {
   EXPECT_GE(m["goldfinch_step_tokens_total{kind=\"prompt\"}"], 4 * prompt);
   EXPECT_GE(m["goldfinch_step_tokens_total{kind=\"decode\"}"], 3 * 9 + 4);
   for (const char* gauge : {"goldfinch_requests_running", "goldfinch_sequences_running",
+                            "goldfinch_sequences_waiting",
                             "goldfinch_requests_waiting{reason=\"admission\"}",
                             "goldfinch_requests_waiting{reason=\"slow_reader\"}",
                             "goldfinch_waiting_prompt_tokens",
