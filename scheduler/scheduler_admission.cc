@@ -30,7 +30,6 @@ void Scheduler::Impl::AdmitWaiting(TimePoint now) {
     copying_ = copying_ || admission == Admission::kLater;
     if (admission == Admission::kLater || !PutAsideFor(*next)) break;
   }
-  EndFinished(now);  // nothing of their prompts was left to run
 }
 
 Scheduler::Impl::Admission Scheduler::Impl::AdmitFirst(TenantAccount& account,
@@ -59,6 +58,8 @@ Scheduler::Impl::Admission Scheduler::Impl::AdmitFresh(TenantAccount& account,
   tenants_.Run(accepted);
   running_.push_back(std::make_unique<RunningRequest>(
       context_, tenants_.TakeFirst(account).fresh, from, *sequences, now));
+  // Nothing of its prompt was left to run, and what it holds is for whoever waits behind.
+  if (running_.back()->finished()) EndFinished(now);
   return Admission::kDone;
 }
 

@@ -83,6 +83,25 @@ TEST_F(PrefixTest, PrefillKeepsAllButTheLastToken) {
   }
 }
 
+// They end as they are admitted, and who waits behind them has their memory at once: no
+// step of the engine, and nobody's call, would wake the scheduler again.
+TEST_F(PrefixTest, PrefillsOfNothingKeepNobodyWaiting) {
+  engine_options.num_slots = 1;
+  std::vector<Submitted> submitted;
+  for (std::uint64_t i = 0; i < 5; ++i) {
+    Request fill = Generation(1, 0, i);
+    fill.kind = RequestKind::kPrefill;
+    submitted.push_back(Submit(fill));
+  }
+  submitted.push_back(Submit(Generation(3, 2)));
+  RunUntilIdle();
+  for (Submitted& call : submitted) {
+    call.reader.Take();
+    EXPECT_TRUE(call.reader.status().ok()) << call.reader.status();
+  }
+  EXPECT_EQ(engine().num_forwards(), 2);
+}
+
 TEST_F(PrefixTest, PrefillGoesOnFromAConversation) {
   const std::shared_ptr<KeptPrefix> kept = Run(Turn(nullptr, 30, 5, 1));
   Request fill = Turn(kept, 40, 0, 2);
