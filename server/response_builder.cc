@@ -111,7 +111,10 @@ void ResponseBuilder::AddEnd(const StreamEvent& event, Candidate& candidate,
   candidate.undecided.reset();
   candidate.text.Finish(text);
 
-  const std::optional<int> matched = candidate.text.matched_stop();
+  // A stop token that was shown may have completed a stop string: what ended the
+  // candidate does not depend on what is shown.
+  const std::optional<int> matched =
+      is_stop_token ? std::nullopt : candidate.text.matched_stop();
   const bool stopped = matched.has_value() || event.finish_reason == FinishReason::kStop;
   message.set_finish_reason(stopped ? v1::FINISH_REASON_STOP : v1::FINISH_REASON_LENGTH);
   if (matched.has_value()) {

@@ -157,7 +157,8 @@ absl::Status ReadPrompt(const v1::GenerateRequest& in, const ServingLimits& limi
                  in.has_tokens() ? &in.tokens() : nullptr, limits);
   if (!prompt.ok()) return prompt.status();
   out.prompt = *std::move(prompt);
-  if (!goes_on && out.prompt.empty()) {
+  const bool given = in.has_text() || in.has_tokens();
+  if (given && out.prompt.empty()) {
     return absl::InvalidArgumentError("prompt has 0 tokens; it must have at least 1");
   }
   const auto size = static_cast<std::int64_t>(out.prompt.size());

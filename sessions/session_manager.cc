@@ -240,10 +240,11 @@ void SessionManager::Impl::List(std::string tenant, std::string after, std::size
   };
   if (store_ == nullptr) return done(held());
   Async([this, held, tenant, after, limit, done = std::move(done)] {
+    // Before the store's: one that is parked in between is then in both, not in neither.
+    // One that is loaded in between stays in the store.
+    std::vector<SessionInfo> all = held();
     const auto stored = store_->List(tenant, after, limit);
     if (!stored.ok()) return done(stored.status());
-    // After the store's: one that is parked in between is then in both, not in neither.
-    std::vector<SessionInfo> all = held();
     const std::size_t num_held = all.size();
     for (const StoredSession& one : *stored) all.push_back(goldfinch::InfoOf(one));
     const auto by_id = [](const SessionInfo& a, const SessionInfo& b) {

@@ -274,6 +274,32 @@ TEST_F(SessionManagerTest, ListIsPagedOverMemoryAndStore) {
   EXPECT_EQ(listed, ids);
 }
 
+// One that is parked while the store is read is in the table before or in the store
+// after.
+TEST_F(SessionManagerTest, ASessionThatIsParkedMeanwhileIsListed) {
+  class ReadsSlowly final : public MemoryStore {
+   public:
+    using MemoryStore::MemoryStore;
+    absl::StatusOr<std::vector<StoredSession>> List(std::string_view tenant,
+                                                    std::string_view after,
+                                                    std::size_t limit) override {
+      auto stored = MemoryStore::List(tenant, after, limit);
+      if (meanwhile) meanwhile();
+      return stored;
+    }
+    std::function<void()> meanwhile;
+  };
+  auto made = std::make_unique<ReadsSlowly>(medium_, "one", kLease);
+  ReadsSlowly& store = *made;
+  Replica replica(std::move(made), clock_);
+  const std::string id = replica.Create();
+  ASSERT_TRUE(replica.Say(id, 5, 5, 1).ok());
+  store.meanwhile = [&] { EXPECT_TRUE(replica.Park(id).ok()); };
+  const std::vector<SessionInfo> listed = replica.List();
+  ASSERT_EQ(listed.size(), 1u);
+  EXPECT_EQ(listed[0].id, id);
+}
+
 // The names of sessions that are looked for take no place of those that are there.
 TEST_F(SessionManagerTest, APageIsNotCutShortByWhatIsBeingLoaded) {
   const auto replica = Make("one");

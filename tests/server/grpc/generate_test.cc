@@ -172,6 +172,21 @@ TEST_F(GenerateTest, StopStringsCountOnlyAfterMinTokens) {
   EXPECT_THAT(output.text, HasSubstr(stop));
 }
 
+// Its text is a stop string, too, and it is the token that ends the candidate, shown or
+// not.
+TEST_F(GenerateTest, WhatEndedIsTheSameWhetherItIsShownOrNot) {
+  v1::GenerateRequest request = TextRequest("stop token", 24);
+  const TokenId stop = ExpectedTokens(request).at(5);
+  request.mutable_sampling()->add_stop_token_ids(stop);
+  request.mutable_sampling()->add_stop(TextOf({stop}));
+  for (const bool shown : {false, true}) {
+    request.mutable_sampling()->set_include_stop_str_in_output(shown);
+    const CandidateOutput output = One(request);
+    EXPECT_EQ(output.last->matched_stop_token(), stop) << shown;
+    EXPECT_THAT(output.last->matched_stop(), testing::IsEmpty()) << shown;
+  }
+}
+
 TEST_F(GenerateTest, AStopTokenIsInTokensAndInTheTextOnlyIfAskedFor) {
   v1::GenerateRequest request = TextRequest("stop token", 24);
   const std::vector<TokenId> tokens = ExpectedTokens(request);

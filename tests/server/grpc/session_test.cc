@@ -97,6 +97,20 @@ TEST_F(SessionServiceTest, AnEmptySessionHasNothingToGoOnWith) {
   EXPECT_THAT(status.error_message(), HasSubstr("the session is empty"));
 }
 
+// To go on without a text none is set: one that is set and empty is a caller's mistake,
+// and adds no turn.
+TEST_F(SessionServiceTest, AnEmptyTextIsNotNoText) {
+  const auto session = CreateSession(server_, "the beginning");
+  v1::GenerateRequest text = TurnRequest(session->id(), "", 10), tokens = text;
+  tokens.mutable_tokens();
+  for (const v1::GenerateRequest& request : {text, tokens}) {
+    const grpc::Status status = Generate(server_.stub(), request).status;
+    EXPECT_EQ(status.error_code(), StatusCode::INVALID_ARGUMENT);
+    EXPECT_THAT(status.error_message(), HasSubstr("prompt has 0 tokens"));
+  }
+  EXPECT_EQ(GetSession(server_, session->id())->num_tokens(), session->num_tokens());
+}
+
 TEST_F(SessionServiceTest, AForkGoesOnByItself) {
   const auto session = CreateSession(server_, "the beginning");
   const auto fork = ForkSession(server_, session->id());
