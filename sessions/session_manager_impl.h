@@ -27,6 +27,7 @@
 #include "sessions/session_manager.h"
 #include "sessions/session_snapshot.h"
 #include "sessions/session_table.h"
+#include "sessions/sweep_demand.h"
 
 namespace goldfinch {
 
@@ -106,10 +107,10 @@ class SessionManager::Impl : public std::enable_shared_from_this<SessionManager:
   void CopyImage(ImageCopy copy);  // which has room
   void FreeImageRoom(std::int64_t bytes);
 
-  // A sweep at once, if memory is full and sessions can be parked.
+  // A sweep, if memory is full and sessions can be parked.
   void SweepIfFull() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_) {
     if (store_ == nullptr || clock_.Now() < next_park_) return;
-    sweep_soon_ = sweep_soon_ || table_.host_bytes() > options_.host_bytes;
+    if (table_.host_bytes() > options_.host_bytes) sweep_demand_.NoteFull();
   }
   // Of one that is not just being loaded.
   SessionInfo InfoOf(const HeldSession& session) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
@@ -303,9 +304,7 @@ class SessionManager::Impl : public std::enable_shared_from_this<SessionManager:
   bool draining_ ABSL_GUARDED_BY(mu_) = false;       // nothing new
   bool stopping_ ABSL_GUARDED_BY(mu_) = false;
   std::int64_t parking_all_ ABSL_GUARDED_BY(mu_) = 0;
-  bool sweep_soon_ ABSL_GUARDED_BY(mu_) = false;
-  std::int64_t parking_ ABSL_GUARDED_BY(mu_) = 0;   // beside calls
-  bool more_to_park_ ABSL_GUARDED_BY(mu_) = false;  // when there are fewer
+  SweepDemand sweep_demand_ ABSL_GUARDED_BY(mu_){kParksAtOnce};  // parks beside calls
   // After the store failed, parking by itself waits until then.
   TimePoint next_park_ ABSL_GUARDED_BY(mu_);
   // The same for tenants whose limit the store has reached.

@@ -200,16 +200,13 @@ void SessionManager::Impl::BeginPark(const SessionPtr& session, ParkMode mode) {
   if (mode == ParkMode::kOfCall) {
     session->busy = true;
   } else {
-    ++parking_;
+    sweep_demand_.BeginPark();
   }
 }
 
 void SessionManager::Impl::EndPark(const SessionPtr& session, ParkMode mode) {
   --session->parking;
-  if (mode == ParkMode::kBesideCalls) {
-    --parking_;
-    if (more_to_park_ && parking_ <= kParksAtOnce / 2) sweep_soon_ = true;
-  }
+  if (mode == ParkMode::kBesideCalls) sweep_demand_.EndPark();
   changed_.NotifyAll();
 }
 

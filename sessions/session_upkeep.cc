@@ -55,11 +55,10 @@ void SessionManager::Impl::RunSweeps() {
     const auto until = std::chrono::steady_clock::now() + kSweepEvery;
     {
       const MutexLock lock(mu_);
-      while (!stopping_ && !sweep_soon_) {
+      while (!stopping_ && !sweep_demand_.due()) {
         if (!changed_.WaitUntil(mu_, until)) break;
       }
       if (stopping_) return;
-      sweep_soon_ = false;
     }
     Sweep();
     if (store_ == nullptr || std::chrono::steady_clock::now() < expire_at) continue;
@@ -82,6 +81,7 @@ void SessionManager::Impl::Sweep() {
   {
     const MutexLock lock(mu_);
     to_give_up.swap(to_give_up_);
+    sweep_demand_.BeginSweep();
     moves = ChooseMoves(TakeStock());
   }
   for (auto& [id, claim] : to_give_up) {
@@ -142,7 +142,6 @@ SessionManager::Impl::Moves SessionManager::Impl::ChooseMoves(Stock stock) {
   const std::int64_t goal =
       stock.bytes > options_.host_bytes ? SomeRoomIn(options_.host_bytes) : stock.bytes;
   std::ptrdiff_t claiming = 0;
-  more_to_park_ = false;
   for (const SessionPtr& session : stock.idle) {
     const auto unused = now - session->last_used;
     if (Reached(unused, options_.time_to_live)) {
@@ -158,10 +157,7 @@ SessionManager::Impl::Moves SessionManager::Impl::ChooseMoves(Stock stock) {
     if (park && Parks(session->tenant)) {
       const ParkMode mode = ModeFor(*session);
       if (mode == ParkMode::kOfCall && claiming++ >= kParksAtOnce) continue;
-      if (mode == ParkMode::kBesideCalls && parking_ >= kParksAtOnce) {
-        more_to_park_ = true;
-        break;
-      }
+      if (mode == ParkMode::kBesideCalls && !sweep_demand_.MayPark()) break;
       stock.bytes -= session->host_bytes();
       if (too_much) beyond->second -= session->host_bytes();
       BeginPark(session, mode);
