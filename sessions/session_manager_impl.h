@@ -237,6 +237,11 @@ class SessionManager::Impl : public std::enable_shared_from_this<SessionManager:
   };
   void WithRoom(const std::string& tenant, RoomWork work, SessionPtr name = nullptr);
   void MakeRoom(const std::string& tenant);
+  // Whom the end of a park of a session of `parked` may concern: that tenant, and those
+  // who wait for a place in the server, for which anybody's sessions are parked. The
+  // others wait for parks of their own (PickLeaving).
+  std::vector<std::string> WaitingFor(const std::string& parked) const
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   // If there is room, `name` has its place when this returns.
   absl::Status GiveRoom(const std::string& tenant, const SessionPtr& name)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);

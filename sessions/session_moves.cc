@@ -382,8 +382,7 @@ void SessionManager::Impl::AfterPark(const Parked& parked, const absl::Status& s
         releasing_ += claim.has_value() ? 1 : 0;
       }
     }
-    // Others, too, may wait for a place in the server.
-    for (const auto& [tenant, queue] : waiting_) awaiting.push_back(tenant);
+    awaiting = WaitingFor(session->tenant);
   }
   if (!status.ok()) NoteParkFailure(parked, status);
   if (doomed) DeleteDoomed(session);

@@ -114,6 +114,17 @@ void SessionManager::Impl::MakeRoom(const std::string& tenant) {
   }
 }
 
+std::vector<std::string> SessionManager::Impl::WaitingFor(
+    const std::string& parked) const {
+  std::vector<std::string> tenants;
+  for (const auto& [tenant, queue] : waiting_) {
+    const bool any_place = std::ranges::any_of(
+        queue, [](const RoomWait& wait) { return wait.name != nullptr; });
+    if (any_place || tenant == parked) tenants.push_back(tenant);
+  }
+  return tenants;
+}
+
 // Its own, until what stays leaves some room in its memory and a place for each of its
 // names that wait; then anybody's, until the server has these places too.
 SessionManager::Impl::Leaving SessionManager::Impl::PickLeaving(
