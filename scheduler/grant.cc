@@ -18,7 +18,7 @@ bool CanEverGoOn(const RunningContext& context, const AcceptedRequest& accepted,
 }  // namespace
 
 AdmittedFrom FindBase(const RunningContext& context, const AcceptedRequest& accepted,
-                      std::int64_t interval, PrefixLookup& outcome) {
+                      std::int64_t interval, PrefixCache::Lookup& lookup) {
   const Request& request = accepted.request;
   AdmittedFrom from{.base = request.base, .keep_at = {}};
   PromptShape shape{.end = accepted.needs.prompt_tokens,
@@ -27,8 +27,7 @@ AdmittedFrom FindBase(const RunningContext& context, const AcceptedRequest& acce
       request.use_prefix_cache && context.cache.enabled() && request.base == nullptr;
   if (cached) {
     PrefixCache::Found found =
-        context.cache.Find(request.tenant, request.prompt, shape.end - 1);
-    outcome = found.outcome;
+        context.cache.Find(request.tenant, request.prompt, shape.end - 1, lookup);
     from.base = std::move(found.prefix);
     if (from.base != nullptr && !CanEverGoOn(context, accepted, *from.base)) {
       from.base = nullptr;

@@ -27,24 +27,29 @@ PrefixCache::PrefixCache(std::int64_t max_bytes)
     : max_bytes_(max_bytes), index_(kBlockTokens) {}
 
 PrefixCache::Found PrefixCache::Find(std::string_view tenant,
-                                     std::span<const TokenId> prompt, std::int64_t most) {
-  if (!enabled() || most < kMinTokens) return {.outcome = PrefixLookup::kNone};
-  const PrefixIndex::Match match = index_.Find(tenant, prompt, most);
-  Found found{.shared = match.shared};
-  if (match.handle.has_value()) {
-    Entry& entry = entries_.at(*match.handle);
-    Touch(*match.handle, entry);
-    found.prefix = entry.prefix;
-    found.outcome = PrefixLookup::kHit;
-    return found;
+                                     std::span<const TokenId> prompt, std::int64_t most,
+                                     Lookup& lookup) {
+  if (!enabled() || most < kMinTokens) return {};
+  if (lookup.as_of != changes_) {
+    lookup.as_of = changes_;
+    lookup.match = index_.Find(tenant, prompt, most);
+    lookup.outcome = OutcomeOf(lookup.match, tenant, prompt);
   }
-  if (evicted_.contains(BeginningOf(tenant, prompt))) {
-    found.outcome = PrefixLookup::kEvicted;
-  } else {
-    found.outcome =
-        match.shared >= kBlockTokens ? PrefixLookup::kNotKeptThere : PrefixLookup::kCold;
+  Found found{.shared = lookup.match.shared};
+  if (lookup.match.handle.has_value()) {
+    Entry& entry = entries_.at(*lookup.match.handle);
+    Touch(*lookup.match.handle, entry);
+    found.prefix = entry.prefix;
   }
   return found;
+}
+
+PrefixLookup PrefixCache::OutcomeOf(const PrefixIndex::Match& match,
+                                    std::string_view tenant,
+                                    std::span<const TokenId> prompt) const {
+  if (match.handle.has_value()) return PrefixLookup::kHit;
+  if (evicted_.contains(BeginningOf(tenant, prompt))) return PrefixLookup::kEvicted;
+  return match.shared >= kBlockTokens ? PrefixLookup::kNotKeptThere : PrefixLookup::kCold;
 }
 
 void PrefixCache::Insert(std::string_view tenant, std::span<const TokenId> tokens,
@@ -55,6 +60,7 @@ void PrefixCache::Insert(std::string_view tenant, std::span<const TokenId> token
   const PrefixIndex::Handle handle = last_handle_ + 1;
   if (!index_.Insert(tenant, tokens, handle)) return;
   ++last_handle_;
+  ++changes_;
   Entry entry{.bytes = prefix->host_bytes(),
               .last_use = ++last_use_,
               .beginning = BeginningOf(tenant, tokens)};
@@ -95,6 +101,7 @@ void PrefixCache::Erase(PrefixIndex::Handle handle) {
   handles_.erase(it->second.prefix.get());
   bytes_ -= it->second.bytes;
   entries_.erase(it);
+  ++changes_;
   ++num_evicted_;
 }
 

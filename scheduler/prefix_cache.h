@@ -39,10 +39,18 @@ class PrefixCache {
   struct Found {
     std::shared_ptr<KeptPrefix> prefix = nullptr;  // the longest there is, if any
     std::int64_t shared = 0;  // beginning of the prompt that was seen before
-    PrefixLookup outcome = PrefixLookup::kCold;
   };
-  // For a prompt of which up to `most` tokens may come from the cache.
-  Found Find(std::string_view tenant, std::span<const TokenId> prompt, std::int64_t most);
+  // What was found, for who has to ask again: while no entry has come or gone, no token
+  // is looked at. It holds no prefix, so it keeps none from being forgotten.
+  struct Lookup {
+    std::uint64_t as_of = 0;  // changes to the cache until then; 0: not asked yet
+    PrefixIndex::Match match;
+    PrefixLookup outcome = PrefixLookup::kNone;
+  };
+  // For a prompt of which up to `most` tokens may come from the cache. `lookup` is a new
+  // one, or of an earlier call with the same arguments.
+  Found Find(std::string_view tenant, std::span<const TokenId> prompt, std::int64_t most,
+             Lookup& lookup);
 
   // `prefix` is of `tokens`, at least kMinTokens, all of them run, here and nowhere else
   // (KeptPrefix::Origin). What is there already stays.
@@ -67,6 +75,8 @@ class PrefixCache {
     std::uint64_t beginning = 0;  // hash of its first tokens
   };
 
+  PrefixLookup OutcomeOf(const PrefixIndex::Match& match, std::string_view tenant,
+                         std::span<const TokenId> prompt) const;
   void Touch(PrefixIndex::Handle handle, Entry& entry);
   void Erase(PrefixIndex::Handle handle);
   void RememberEvicted(std::uint64_t beginning);
@@ -79,6 +89,7 @@ class PrefixCache {
   PrefixIndex::Handle last_handle_ = 0;
   std::uint64_t last_use_ = 0;
   std::int64_t bytes_ = 0;
+  std::uint64_t changes_ = 1;  // entries that came or went, and one
   std::uint64_t num_evicted_ = 0;
   // The beginnings of entries that went, to tell a miss for want of space from others.
   std::deque<std::uint64_t> evicted_order_;

@@ -34,19 +34,21 @@ void Scheduler::Impl::AdmitWaiting(TimePoint now) {
 
 Scheduler::Impl::Admission Scheduler::Impl::AdmitFirst(TenantAccount& account,
                                                        TimePoint now) {
-  const Waiting& first = account.waiting.begin()->second;
+  Waiting& first = account.waiting.begin()->second;
   // Before anything is looked up for it.
-  if (engine_.usage().slots_used == engine_.info().num_slots) return Admission::kNoRoom;
-  return first.fresh != nullptr ? AdmitFresh(account, *first.fresh, now)
+  const std::int64_t free = engine_.info().num_slots - engine_.usage().slots_used;
+  if (free < (first.fresh != nullptr ? first.fresh->needs.slots : 1)) {
+    return Admission::kNoRoom;
+  }
+  return first.fresh != nullptr ? AdmitFresh(account, first, now)
                                 : AdmitAside(account, *first.aside, now);
 }
 
 Scheduler::Impl::Admission Scheduler::Impl::AdmitFresh(TenantAccount& account,
-                                                       const AcceptedRequest& accepted,
-                                                       TimePoint now) {
-  PrefixLookup outcome = PrefixLookup::kNone;
+                                                       Waiting& first, TimePoint now) {
+  const AcceptedRequest& accepted = *first.fresh;
   const AdmittedFrom from =
-      FindBase(context_, accepted, options_.prefix_interval_tokens, outcome);
+      FindBase(context_, accepted, options_.prefix_interval_tokens, first.lookup);
   const Grant grant = MakeRoom(context_, accepted, from);
   if (grant == Grant::kCopying) return Admission::kLater;
   if (grant == Grant::kNoRoom) return Admission::kNoRoom;
@@ -54,7 +56,9 @@ Scheduler::Impl::Admission Scheduler::Impl::AdmitFresh(TenantAccount& account,
       OpenSequences(context_, accepted, from);
   if (!sequences.ok()) return NotOpened(account, sequences.status(), now);
   inbox_->LeftQueue(accepted, Inbox::Left::kToRun);
-  if (outcome != PrefixLookup::kNone) observer_.OnPrefixLookup(outcome);
+  if (first.lookup.outcome != PrefixLookup::kNone) {
+    observer_.OnPrefixLookup(first.lookup.outcome);
+  }
   tenants_.Run(accepted);
   running_.push_back(std::make_unique<RunningRequest>(
       context_, tenants_.TakeFirst(account).fresh, from, *sequences, now));

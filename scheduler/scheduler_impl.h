@@ -92,8 +92,7 @@ class Scheduler::Impl {
   // Of admission.
   enum class Admission { kDone, kNoRoom, kLater };
   Admission AdmitFirst(TenantAccount& account, TimePoint now);
-  Admission AdmitFresh(TenantAccount& account, const AcceptedRequest& accepted,
-                       TimePoint now);
+  Admission AdmitFresh(TenantAccount& account, Waiting& first, TimePoint now);
   Admission AdmitAside(TenantAccount& account, RunningRequest& aside, TimePoint now);
   Admission NotOpened(TenantAccount& account, const absl::Status& status, TimePoint now);
   bool PutAsideFor(TenantAccount& newcomer);

@@ -20,6 +20,7 @@
 #include "scheduler/admission.h"
 #include "scheduler/fair_share.h"
 #include "scheduler/inbox.h"
+#include "scheduler/prefix_cache.h"
 #include "scheduler/running.h"
 
 namespace goldfinch {
@@ -28,6 +29,7 @@ namespace goldfinch {
 struct Waiting {
   std::unique_ptr<AcceptedRequest> fresh;
   std::unique_ptr<RunningRequest> aside;
+  PrefixCache::Lookup lookup = {};  // for `fresh`, each time that it is about to run
 
   const AcceptedRequest& accepted() const {
     return fresh != nullptr ? *fresh : aside->accepted();

@@ -193,7 +193,9 @@ class PrefixMemoryTest : public testing::Test {
     cache_.Forget(*kept);
   }
   PrefixLookup Outcome(std::uint64_t seed) {
-    return cache_.Find("a", Beginning(seed), PrefixCache::kMinTokens).outcome;
+    PrefixCache::Lookup lookup;
+    cache_.Find("a", Beginning(seed), PrefixCache::kMinTokens, lookup);
+    return lookup.outcome;
   }
 
  private:
@@ -217,6 +219,77 @@ TEST_F(PrefixMemoryTest, WhatWentAgainIsRememberedForAsLongAsOthers) {
   for (std::uint64_t seed = 0; seed < kRemembered; ++seed) ComeAndGo(seed);
   ComeAndGo(0);
   EXPECT_EQ(Outcome(0), PrefixLookup::kEvicted);
+}
+
+// What waits asks in every step.
+class PrefixLookupTest : public testing::Test {
+ protected:
+  static std::vector<TokenId> Tokens(std::int64_t num, std::uint64_t seed = 1) {
+    return Generation(num, 1, seed).prompt;
+  }
+  static std::shared_ptr<KeptPrefix> Insert(PrefixCache& cache,
+                                            const std::vector<TokenId>& tokens) {
+    const auto kept = KeptPrefix::Make(tokens, nullptr);
+    cache.Insert("a", tokens, kept);
+    return kept;
+  }
+  static const KeptPrefix* Find(PrefixCache& cache, const std::vector<TokenId>& prompt,
+                                PrefixCache::Lookup& lookup) {
+    return cache.Find("a", prompt, 200, lookup).prefix.get();
+  }
+};
+
+TEST_F(PrefixLookupTest, TokensAreComparedAgainWhenEntriesHaveComeOrGone) {
+  PrefixCache cache(1 << 20);
+  PrefixCache::Lookup lookup;
+  const auto shorter = Insert(cache, Tokens(64));
+  EXPECT_EQ(Find(cache, Tokens(200), lookup), shorter.get());
+  // Others would not be found: nobody looks.
+  EXPECT_EQ(Find(cache, Tokens(200, 2), lookup), shorter.get());
+  const auto longer = Insert(cache, Tokens(100));
+  EXPECT_EQ(Find(cache, Tokens(200), lookup), longer.get());
+  cache.Forget(*longer);
+  EXPECT_EQ(longer.use_count(), 1) << "so that it is dropped, not moved";
+  EXPECT_EQ(Find(cache, Tokens(200), lookup), shorter.get());
+  EXPECT_EQ(lookup.outcome, PrefixLookup::kHit);
+  cache.Forget(*shorter);
+  EXPECT_EQ(Find(cache, Tokens(200), lookup), nullptr);
+  EXPECT_EQ(lookup.outcome, PrefixLookup::kEvicted);
+}
+
+TEST_F(PrefixLookupTest, WhatIsAskedForAgainIsInUse) {
+  PrefixCache measured(1 << 20);
+  for (const std::uint64_t seed : {1u, 2u}) Insert(measured, Tokens(100, seed));
+  PrefixCache cache(measured.bytes());
+  PrefixCache::Lookup first, second;
+  for (const std::uint64_t seed : {1u, 2u}) Insert(cache, Tokens(100, seed));
+  EXPECT_NE(Find(cache, Tokens(200, 1), first), nullptr);
+  EXPECT_NE(Find(cache, Tokens(200, 2), second), nullptr);
+  EXPECT_NE(Find(cache, Tokens(200, 1), first), nullptr);
+  Insert(cache, Tokens(100, 3));
+  EXPECT_NE(Find(cache, Tokens(200, 1), first), nullptr);
+  EXPECT_EQ(Find(cache, Tokens(200, 2), second), nullptr);
+}
+
+TEST_F(PrefixCacheTest, WhoWaitsGoesOnFromWhatCameMeanwhile) {
+  engine_options.num_pages = 16;
+  std::map<PrefixLookup, int> seen;
+  observer.on_lookup = [&](PrefixLookup lookup) { ++seen[lookup]; };
+  Request first = Cached(Document(100), 1);
+  first.max_tokens = 140;
+  const Request second = Cached(Document(130), 2);
+  Submitted runs = Submit(first);
+  Submitted waits = Submit(second);
+  Step();
+  EXPECT_EQ(observer.levels.waiting_requests, 1);
+  RunUntilIdle();
+  runs.reader.Take();
+  waits.reader.Take();
+  EXPECT_EQ(runs.reader.tokens(), Expected(first));
+  EXPECT_EQ(waits.reader.tokens(), Expected(second));
+  EXPECT_EQ(waits.reader.candidates[0].finished->usage.cached_prompt_tokens, 100);
+  EXPECT_EQ(seen, (std::map<PrefixLookup, int>{{PrefixLookup::kCold, 1},
+                                               {PrefixLookup::kHit, 1}}));
 }
 
 // The session's copy is in host memory from then on, and so is no place to go on from at
