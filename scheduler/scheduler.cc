@@ -163,18 +163,15 @@ void Scheduler::Impl::TakeInbox(TimePoint now) {
   EndAllWaiting(ShuttingDown(), RunningRequest::Leaving::kInterrupted, now);
 }
 
-// Whoever begins to wait is looked at again when it is late.
 void Scheduler::Impl::Queue(Waiting waiting) {
   const TimePoint latest = LatestStart(waiting);
-  next_late_ = std::min(next_late_.value_or(latest), latest);
-  tenants_.Add(std::move(waiting));
+  tenants_.Add(std::move(waiting), latest);
 }
 
 bool Scheduler::Impl::EndById(RequestId id, const absl::Status& status,
                               RunningRequest::Leaving leaving, TimePoint now) {
-  const auto is_it = [id](const Waiting& waiting) { return waiting.accepted().id == id; };
-  for (Waiting& waiting : tenants_.Extract(is_it)) {
-    EndWaiting(std::move(waiting), status, leaving, now);
+  if (std::optional<Waiting> waiting = tenants_.Take(id)) {
+    EndWaiting(*std::move(waiting), status, leaving, now);
     return true;
   }
   const auto it =
@@ -210,18 +207,9 @@ void Scheduler::Impl::MoveToHost(std::shared_ptr<KeptPrefix> prefix) {
 // Ends what is past its deadline, and what nobody reads; before admission, so that the
 // memory serves this very step.
 void Scheduler::Impl::DropLate(TimePoint now) {
-  if (next_late_.has_value() && *next_late_ <= now) {
-    next_late_.reset();
-    const auto is_late = [&](const Waiting& waiting) {
-      const TimePoint latest = LatestStart(waiting);
-      if (latest <= now) return true;
-      next_late_ = std::min(next_late_.value_or(latest), latest);
-      return false;
-    };
-    for (Waiting& waiting : tenants_.Extract(is_late)) {
-      const absl::Status status = LateStatus(waiting, now);
-      EndWaiting(std::move(waiting), status, RunningRequest::Leaving::kEnded, now);
-    }
+  for (Waiting& waiting : tenants_.TakeLate(now)) {
+    const absl::Status status = LateStatus(waiting, now);
+    EndWaiting(std::move(waiting), status, RunningRequest::Leaving::kEnded, now);
   }
   for (Running& running : running_) {
     running->UpdatePaused();
@@ -329,7 +317,7 @@ void Scheduler::Impl::EndAllRunning(const absl::Status& status,
 
 void Scheduler::Impl::EndAllWaiting(const absl::Status& status,
                                     RunningRequest::Leaving leaving, TimePoint now) {
-  for (Waiting& waiting : tenants_.Extract([](const Waiting&) { return true; })) {
+  for (Waiting& waiting : tenants_.TakeAll()) {
     EndWaiting(std::move(waiting), status, leaving, now);
   }
 }
@@ -362,7 +350,7 @@ std::optional<TimePoint> Scheduler::Impl::NextTimeout() const {
   const auto consider = [&next](std::optional<TimePoint> time) {
     if (time && (!next || *time < *next)) next = time;
   };
-  consider(next_late_);
+  consider(tenants_.next_late());
   for (const Running& running : running_) {
     consider(running->accepted().request.deadline);
     if (!running->paused()) continue;

@@ -133,13 +133,12 @@ class Scheduler::Impl {
   const RunningContext context_{engine_, keeper_, cache_};
   std::vector<std::function<void()>> tasks_;
   StepPacer pacer_;
-  TenantAccounts tenants_;              // and what waits
-  std::vector<Running> running_;        // in order of admission
-  std::optional<TimePoint> next_late_;  // no waiting request is late before
-  std::uint64_t step_ = 0;              // steps so far
-  std::uint64_t engine_step_ = 0;       // steps of the engine so far
-  std::uint64_t turns_ = 0;             // spans run so far
-  bool copying_ = false;                // admission goes on making room in the next step
+  TenantAccounts tenants_;         // and what waits
+  std::vector<Running> running_;   // in order of admission
+  std::uint64_t step_ = 0;         // steps so far
+  std::uint64_t engine_step_ = 0;  // steps of the engine so far
+  std::uint64_t turns_ = 0;        // spans run so far
+  bool copying_ = false;           // admission goes on making room in the next step
   // The step's batch; kept between steps for their storage.
   std::vector<PlanSequence> sequences_;
   std::vector<RunningRequest::Member> members_;  // parallel to sequences_

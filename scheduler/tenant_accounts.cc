@@ -21,7 +21,7 @@ void TenantAccounts::Open(AcceptedRequest& accepted) {
   accepted.account = account.get();
 }
 
-void TenantAccounts::Add(Waiting waiting) {
+void TenantAccounts::Add(Waiting waiting, TimePoint latest) {
   if (waiting.fresh != nullptr) Open(*waiting.fresh);
   const AcceptedRequest& accepted = waiting.accepted();
   TenantAccount& account = *accepted.account;
@@ -31,8 +31,12 @@ void TenantAccounts::Add(Waiting waiting) {
   }
   if (!std::exchange(account.active, true)) active_.push_back(&account);
   CountWaiting(waiting, +1);
-  const std::pair key(-accepted.request.priority, accepted.id);
-  account.waiting.emplace(key, std::move(waiting));
+  const Place place{.account = &account,
+                    .order = {-accepted.request.priority, accepted.id},
+                    .latest = latest};
+  places_.emplace(accepted.id, place);
+  if (latest != TimePoint::max()) by_latest_.emplace(latest, accepted.id);
+  account.waiting.emplace(place.order, std::move(waiting));
 }
 
 void TenantAccounts::CountWaiting(const Waiting& waiting, std::int64_t sign) {
@@ -47,10 +51,39 @@ void TenantAccounts::CountWaiting(const Waiting& waiting, std::int64_t sign) {
 
 Waiting TenantAccounts::TakeFirst(TenantAccount& account) {
   GOLDFINCH_CHECK(!account.waiting.empty());
-  Waiting first = std::move(account.waiting.begin()->second);
-  account.waiting.erase(account.waiting.begin());
-  CountWaiting(first, -1);
-  return first;
+  return TakeFrom(places_.find(account.waiting.begin()->first.second));
+}
+
+std::optional<Waiting> TenantAccounts::Take(RequestId id) {
+  const auto place = places_.find(id);
+  if (place == places_.end()) return std::nullopt;
+  return TakeFrom(place);
+}
+
+std::vector<Waiting> TenantAccounts::TakeLate(TimePoint now) {
+  std::vector<Waiting> late;
+  while (!by_latest_.empty() && by_latest_.begin()->first <= now) {
+    late.push_back(TakeFrom(places_.find(by_latest_.begin()->second)));
+  }
+  return late;
+}
+
+std::vector<Waiting> TenantAccounts::TakeAll() {
+  std::vector<Waiting> all;
+  for (TenantAccount* account : active_) {
+    while (!account->waiting.empty()) all.push_back(TakeFirst(*account));
+  }
+  return all;
+}
+
+Waiting TenantAccounts::TakeFrom(Places::iterator place) {
+  const auto& [account, order, latest] = place->second;
+  const auto node = account->waiting.extract(order);
+  Waiting waiting = std::move(node.mapped());
+  CountWaiting(waiting, -1);
+  by_latest_.erase({latest, place->first});
+  places_.erase(place);
+  return waiting;
 }
 
 void TenantAccounts::Count(const AcceptedRequest& accepted, std::int64_t sign) {

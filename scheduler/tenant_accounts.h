@@ -3,7 +3,9 @@
 //
 // Invariant: an account is active while something of it waits or runs, and until Update
 // has seen that it no longer competes. Accounts are never destroyed: a debt outlives an
-// idle time, and there are only as many as there ever were tenants.
+// idle time, and there are only as many as there ever were tenants. What waits is found
+// by its id and by when it is late without a look at the others, as many clients may
+// leave at once.
 //
 // Threads: the step thread.
 #pragma once
@@ -11,6 +13,8 @@
 #include <cstdint>
 #include <map>
 #include <memory>
+#include <optional>
+#include <set>
 #include <span>
 #include <string>
 #include <unordered_map>
@@ -18,6 +22,7 @@
 #include <vector>
 
 #include "scheduler/admission.h"
+#include "scheduler/clock.h"
 #include "scheduler/fair_share.h"
 #include "scheduler/inbox.h"
 #include "scheduler/prefix_cache.h"
@@ -42,7 +47,8 @@ struct TenantAccount {
   std::shared_ptr<TenantMeter> meter;  // the same; may be null
   ServiceCounter counter;
   // By priority, the highest first, and arrival: the first goes next.
-  std::map<std::pair<std::int32_t, RequestId>, Waiting> waiting;
+  using Order = std::pair<std::int32_t, RequestId>;
+  std::map<Order, Waiting> waiting;
   // Of running requests.
   std::int64_t requests = 0;
   std::int64_t slots = 0;
@@ -59,8 +65,9 @@ class TenantAccounts {
   TenantAccounts(const TenantAccounts&) = delete;
   TenantAccounts& operator=(const TenantAccounts&) = delete;
 
-  // Queues a request that has come in, or that ran and was put aside.
-  void Add(Waiting waiting);
+  // Queues a request that has come in, or that ran and was put aside. It is late at
+  // `latest`; TimePoint::max() is never.
+  void Add(Waiting waiting, TimePoint latest);
   // The request runs from now on, or no longer.
   void Run(const AcceptedRequest& accepted) { Count(accepted, +1); }
   void Stop(const AcceptedRequest& accepted) { Count(accepted, -1); }
@@ -83,6 +90,10 @@ class TenantAccounts {
   std::int64_t aside_bytes() const { return aside_bytes_; }  // RunningRequest::BytesAside
   std::uint64_t num_put_aside() const { return num_put_aside_; }  // since the start
   bool empty() const { return num_fresh_ + num_aside_ == 0; }
+  // When the next one is late, if any can be.
+  std::optional<TimePoint> next_late() const {
+    return by_latest_.empty() ? std::nullopt : std::optional(by_latest_.begin()->first);
+  }
 
   // The tenant whose first waiting request goes next; null when nobody's may.
   TenantAccount* Next() const;
@@ -98,28 +109,24 @@ class TenantAccounts {
     }
   }
 
-  // Takes what waits out where `take` says so, in no order.
-  template <typename Predicate>
-  std::vector<Waiting> Extract(const Predicate& take) {
-    std::vector<Waiting> taken;
-    for (TenantAccount* account : active_) {
-      for (auto it = account->waiting.begin(); it != account->waiting.end();) {
-        if (!take(std::as_const(it->second))) {
-          ++it;
-          continue;
-        }
-        taken.push_back(std::move(it->second));
-        it = account->waiting.erase(it);
-        CountWaiting(taken.back(), -1);
-      }
-    }
-    return taken;
-  }
+  // Take what waits out: the one of this id, if it waits; those that are late; all.
+  std::optional<Waiting> Take(RequestId id);
+  std::vector<Waiting> TakeLate(TimePoint now);
+  std::vector<Waiting> TakeAll();
   // The first one that waits.
   Waiting TakeFirst(TenantAccount& account);
 
  private:
+  // Where a request waits.
+  struct Place {
+    TenantAccount* account = nullptr;
+    TenantAccount::Order order;
+    TimePoint latest;
+  };
+  using Places = std::unordered_map<RequestId, Place>;
+
   void Open(AcceptedRequest& accepted);
+  Waiting TakeFrom(Places::iterator place);
   void CountWaiting(const Waiting& waiting, std::int64_t sign);
   void Count(const AcceptedRequest& accepted, std::int64_t sign);
   void Charge(TenantAccount& account, double service);
@@ -130,6 +137,8 @@ class TenantAccounts {
   const std::int64_t num_pages_;  // 0: none are needed
   std::unordered_map<std::string, std::unique_ptr<TenantAccount>> accounts_;
   std::vector<TenantAccount*> active_;  // in order of their coming
+  Places places_;                       // of all that waits
+  std::set<std::pair<TimePoint, RequestId>> by_latest_;  // of what can be late
   std::int64_t num_fresh_ = 0;
   std::int64_t fresh_tokens_ = 0;
   std::int64_t num_aside_ = 0;
