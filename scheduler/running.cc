@@ -11,11 +11,29 @@
 namespace goldfinch {
 namespace {
 
-// The prompt with the base's history before it.
+// Places for tokens that are generated, had at once; a vector that is full doubles.
+constexpr std::int64_t kGeneratedAhead = 4096;
+
+// What the parent feeds, but for what it generates: the base's history, the prompt, and
+// when scoring the continuation without its last token.
 std::vector<TokenId> ContextOf(const Request& request) {
-  if (request.base == nullptr) return request.prompt;
-  std::vector<TokenId> context = request.base->history();
+  std::span<const TokenId> history, scored;
+  if (request.base != nullptr) history = request.base->history();
+  if (request.kind == RequestKind::kScore) {
+    scored = std::span(request.continuation).first(request.continuation.size() - 1);
+  }
+  const bool alone =
+      request.kind == RequestKind::kGenerate && request.num_candidates == 1;
+  const std::int64_t generated =
+      alone ? std::clamp<std::int64_t>(request.max_tokens - request.num_generated, 0,
+                                       kGeneratedAhead)
+            : 0;
+  std::vector<TokenId> context;
+  context.reserve(history.size() + request.prompt.size() + scored.size() +
+                  static_cast<std::size_t>(generated));
+  context.insert(context.end(), history.begin(), history.end());
   context.insert(context.end(), request.prompt.begin(), request.prompt.end());
+  context.insert(context.end(), scored.begin(), scored.end());
   return context;
 }
 
@@ -108,11 +126,7 @@ RunningRequest::RunningRequest(const RunningContext& context,
       candidates_(sequences.size()),
       unfinished_(std::ssize(sequences)) {
   const Request& request = accepted_->request;
-  if (request.kind == RequestKind::kScore) {
-    fed_tokens_.insert(fed_tokens_.end(), request.continuation.begin(),
-                       request.continuation.end() - 1);
-    scores_.reserve(request.continuation.size());
-  }
+  if (request.kind == RequestKind::kScore) scores_.reserve(request.continuation.size());
   for (std::size_t i = 0; i < sequences.size(); ++i) {
     candidates_[i].sequence = sequences[i];
     candidates_[i].generated = request.num_generated;
@@ -376,19 +390,27 @@ void RunningRequest::KeepForCache(std::int64_t length) {
                                              /*history=*/{}, origin_));
 }
 
+// Copied only if there is room in it that would be kept, and that nobody counts.
+std::vector<TokenId> RunningRequest::TakeFedTokens() {
+  const std::size_t size = fed_tokens_.size();
+  if (fed_tokens_.capacity() - size > size / 16) return fed_tokens_;
+  return std::move(fed_tokens_);
+}
+
 // The whole sequence as it is, with the tokens that are still to be fed.
 std::shared_ptr<KeptPrefix> RunningRequest::KeepAll() {
   const Candidate& candidate = candidates_.front();
   const std::int64_t length = Decodes() ? std::ssize(fed_tokens_) - 1 : fed_;
-  if (length == 0) return KeptPrefix::Make(fed_tokens_, nullptr);
+  if (length == 0) return KeptPrefix::Make(TakeFedTokens(), nullptr);
   auto kept =
       aside_ ? candidate.aside
-             : context_.keeper.Keep(candidate.sequence, length, fed_tokens_, origin_);
+             : context_.keeper.Keep(candidate.sequence, length, TakeFedTokens(), origin_);
   // In the midst of a prompt GOLD layers have not run on what others would need.
   const bool complete =
       Decodes() || (accepted_->request.kind == RequestKind::kPrefill && !Prefilling());
   if (complete && CanBeCached(length)) {
-    const auto tokens = std::span(fed_tokens_).first(static_cast<std::size_t>(length));
+    const auto tokens =
+        std::span(kept->history()).first(static_cast<std::size_t>(length));
     context_.cache.Insert(accepted_->request.tenant, tokens, kept);
   }
   return kept;

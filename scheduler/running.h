@@ -201,6 +201,8 @@ class RunningRequest {
   std::int64_t FeedUntil() const;
   void KeepForCache(std::int64_t length);
   bool Decodes() const { return !Prefilling() && prefill_ >= prompt_tokens_; }
+  std::vector<TokenId> TakeFedTokens();
+  // At its end, which needs no tokens any more.
   std::shared_ptr<KeptPrefix> KeepAll();
   // Aside, it is one prefix: a prompt that is being fed, or a lone candidate.
   bool IsOne() const { return Prefilling() || candidates_.size() == 1; }

@@ -43,6 +43,29 @@ TEST_F(PrefixTest, UsageCountsTheHistoryAsCached) {
   EXPECT_EQ(usage.generated_tokens, 3);
 }
 
+// The bytes that are counted are those of its tokens.
+TEST_F(PrefixTest, WhatIsKeptHasLittleSpareRoom) {
+  options.max_context_tokens = 20000;
+  options.stream_buffer_tokens = 20000;
+  engine_options.num_pages = 4096;
+  const std::shared_ptr<KeptPrefix> kept = Run(Turn(nullptr, 3000, 10, 1));
+  const auto spare = [](const KeptPrefix& prefix) {
+    return static_cast<std::int64_t>(prefix.history().capacity()) -
+           std::ssize(prefix.history());
+  };
+  EXPECT_EQ(spare(*kept), 0);
+  // More tokens than there are places for at first.
+  EXPECT_LE(spare(*Run(Turn(kept, 10, 5000, 2))), (3010 + 5010) / 16);
+  // Far fewer.
+  Request stops = Turn(kept, 10, 5000, 3);
+  stops.make_stop_condition = [] { return std::make_unique<StopAtMultiple>(2); };
+  Submit(Keeping(stops));
+  RunUntilIdle();
+  ASSERT_NE(end->kept, nullptr);
+  EXPECT_LT(std::ssize(end->kept->history()), 3500);
+  EXPECT_LE(spare(*end->kept), 3500 / 16);
+}
+
 TEST_F(PrefixTest, ForksGoTheirOwnWays) {
   const std::shared_ptr<KeptPrefix> kept = Run(Turn(nullptr, 50, 10, 1));
   std::vector<Request> requests;
