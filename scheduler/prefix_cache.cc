@@ -52,13 +52,20 @@ PrefixLookup PrefixCache::OutcomeOf(const PrefixIndex::Match& match,
   return match.shared >= kBlockTokens ? PrefixLookup::kNotKeptThere : PrefixLookup::kCold;
 }
 
-void PrefixCache::Insert(std::string_view tenant, std::span<const TokenId> tokens,
-                         std::shared_ptr<KeptPrefix> prefix) {
-  if (!enabled() || prefix->host_bytes() > max_bytes_) return;
+PrefixCache::Handle PrefixCache::HandleOf(const KeptPrefix& prefix) const {
+  const auto it = handles_.find(&prefix);
+  return it == handles_.end() ? kNone : it->second;
+}
+
+PrefixCache::Handle PrefixCache::Insert(std::string_view tenant,
+                                        std::span<const TokenId> tokens,
+                                        std::shared_ptr<KeptPrefix> prefix,
+                                        Handle after) {
+  if (!enabled() || prefix->host_bytes() > max_bytes_) return kNone;
   GOLDFINCH_CHECK(std::ssize(tokens) >= kMinTokens);
   GOLDFINCH_CHECK(prefix->origin() == KeptPrefix::Origin::kComputedHere);
-  const PrefixIndex::Handle handle = last_handle_ + 1;
-  if (!index_.Insert(tenant, tokens, handle)) return;
+  const Handle handle = last_handle_ + 1;
+  if (!index_.Insert(tenant, tokens, handle, after)) return kNone;
   ++last_handle_;
   ++changes_;
   Entry entry{.bytes = prefix->host_bytes(),
@@ -73,12 +80,14 @@ void PrefixCache::Insert(std::string_view tenant, std::span<const TokenId> token
     RememberEvicted(entries_.at(by_use_.begin()->second).beginning);
     Erase(by_use_.begin()->second);
   }
+  return handle;
 }
 
-bool PrefixCache::Refresh(std::string_view tenant, std::span<const TokenId> tokens) {
-  const std::optional<PrefixIndex::Handle> handle = index_.FindExact(tenant, tokens);
+PrefixCache::Handle PrefixCache::Refresh(std::string_view tenant,
+                                         std::span<const TokenId> tokens, Handle after) {
+  const std::optional<Handle> handle = index_.FindExact(tenant, tokens, after);
   if (handle.has_value()) Touch(*handle, entries_.at(*handle));
-  return handle.has_value();
+  return handle.value_or(kNone);
 }
 
 void PrefixCache::Forget(const KeptPrefix& prefix) {
@@ -88,13 +97,13 @@ void PrefixCache::Forget(const KeptPrefix& prefix) {
   Erase(it->second);
 }
 
-void PrefixCache::Touch(PrefixIndex::Handle handle, Entry& entry) {
+void PrefixCache::Touch(Handle handle, Entry& entry) {
   by_use_.erase(entry.last_use);
   entry.last_use = ++last_use_;
   by_use_.emplace(entry.last_use, handle);
 }
 
-void PrefixCache::Erase(PrefixIndex::Handle handle) {
+void PrefixCache::Erase(Handle handle) {
   const auto it = entries_.find(handle);
   index_.Erase(handle);
   by_use_.erase(it->second.last_use);

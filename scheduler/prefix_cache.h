@@ -52,13 +52,21 @@ class PrefixCache {
   Found Find(std::string_view tenant, std::span<const TokenId> prompt, std::int64_t most,
              Lookup& lookup);
 
-  // `prefix` is of `tokens`, at least kMinTokens, all of them run, here and nowhere else
-  // (KeptPrefix::Origin). What is there already stays.
-  void Insert(std::string_view tenant, std::span<const TokenId> tokens,
-              std::shared_ptr<KeptPrefix> prefix);
+  // An entry for as long as it is there, and nothing afterwards; kNone: none. Who comes
+  // by one place after another says which was the last, `after`, so that the tokens up to
+  // there are not compared again.
+  using Handle = PrefixIndex::Handle;
+  static constexpr Handle kNone = PrefixIndex::kNone;
+  Handle HandleOf(const KeptPrefix& prefix) const;
 
-  // Whether there is an entry of exactly these tokens, which counts as used now.
-  bool Refresh(std::string_view tenant, std::span<const TokenId> tokens);
+  // `prefix` is of `tokens`, at least kMinTokens, all of them run, here and nowhere else
+  // (KeptPrefix::Origin). What is there already stays, and it is not inserted: kNone.
+  Handle Insert(std::string_view tenant, std::span<const TokenId> tokens,
+                std::shared_ptr<KeptPrefix> prefix, Handle after = kNone);
+
+  // The entry of exactly these tokens, if there is one; it counts as used now.
+  Handle Refresh(std::string_view tenant, std::span<const TokenId> tokens,
+                 Handle after = kNone);
 
   // Takes it out, if it is there.
   void Forget(const KeptPrefix& prefix);
@@ -77,16 +85,16 @@ class PrefixCache {
 
   PrefixLookup OutcomeOf(const PrefixIndex::Match& match, std::string_view tenant,
                          std::span<const TokenId> prompt) const;
-  void Touch(PrefixIndex::Handle handle, Entry& entry);
-  void Erase(PrefixIndex::Handle handle);
+  void Touch(Handle handle, Entry& entry);
+  void Erase(Handle handle);
   void RememberEvicted(std::uint64_t beginning);
 
   const std::int64_t max_bytes_;
   PrefixIndex index_;
-  std::unordered_map<PrefixIndex::Handle, Entry> entries_;
-  std::unordered_map<const KeptPrefix*, PrefixIndex::Handle> handles_;
-  std::map<std::uint64_t, PrefixIndex::Handle> by_use_;
-  PrefixIndex::Handle last_handle_ = 0;
+  std::unordered_map<Handle, Entry> entries_;
+  std::unordered_map<const KeptPrefix*, Handle> handles_;
+  std::map<std::uint64_t, Handle> by_use_;
+  Handle last_handle_ = 0;
   std::uint64_t last_use_ = 0;
   std::int64_t bytes_ = 0;
   std::uint64_t changes_ = 1;  // entries that came or went, and one

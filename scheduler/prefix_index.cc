@@ -94,22 +94,24 @@ PrefixIndex::Match PrefixIndex::Find(std::string_view tenant, Tokens tokens,
 }
 
 std::optional<PrefixIndex::Handle> PrefixIndex::FindExact(std::string_view tenant,
-                                                          Tokens tokens) const {
+                                                          Tokens tokens,
+                                                          Handle after) const {
   const auto root = roots_.find(tenant);
   if (root == roots_.end()) return std::nullopt;
-  const Node* node = Descend(*root->second, tokens);
+  const Node* node = Descend(Begin(root, tokens, after), tokens);
   return node->length == std::ssize(tokens) ? node->handle : std::nullopt;
 }
 
-bool PrefixIndex::Insert(std::string_view tenant, Tokens tokens, Handle handle) {
+bool PrefixIndex::Insert(std::string_view tenant, Tokens tokens, Handle handle,
+                         Handle after) {
   GOLDFINCH_CHECK(!tokens.empty());
-  GOLDFINCH_CHECK(!entries_.contains(handle));
+  GOLDFINCH_CHECK(handle != kNone && !entries_.contains(handle));
   auto root = roots_.find(tenant);
   if (root == roots_.end()) {
     root = roots_.emplace(tenant, std::make_unique<Node>()).first;
     bytes_ += root->second->bytes() + std::ssize(tenant);
   }
-  Node* node = Descend(*root->second, tokens);
+  Node* node = Descend(Begin(root, tokens, after), tokens);
   while (node->length < std::ssize(tokens)) {
     node = AddChild(*node, BlockAfter(*node, tokens));
   }
@@ -154,9 +156,21 @@ PrefixIndex::Node* PrefixIndex::Child(const Node& node, Tokens tokens) const {
   return next->get();
 }
 
-// The last node on the way of `tokens`, whose whole blocks all agree with them.
-PrefixIndex::Node* PrefixIndex::Descend(Node& root, Tokens tokens) const {
-  Node* node = &root;
+// Where a search begins that need not compare what the entry `after` is of.
+PrefixIndex::Node& PrefixIndex::Begin(Roots::const_iterator root, Tokens tokens,
+                                      Handle after) const {
+  const auto found = entries_.find(after);
+  if (found == entries_.end() || found->second.root != root) return *root->second;
+  Node* const node = found->second.node;
+  GOLDFINCH_CHECK(node->length <= std::ssize(tokens));
+  // Below a part of a block there is nothing.
+  return std::ssize(node->block) < block_tokens_ ? *node->parent : *node;
+}
+
+// The last node on the way of `tokens` below one that is on it, whose whole blocks all
+// agree with them.
+PrefixIndex::Node* PrefixIndex::Descend(Node& from, Tokens tokens) const {
+  Node* node = &from;
   while (Node* const child = Child(*node, tokens)) node = child;
   return node;
 }

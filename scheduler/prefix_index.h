@@ -33,6 +33,7 @@ namespace goldfinch {
 class PrefixIndex {
  public:
   using Handle = std::uint64_t;
+  static constexpr Handle kNone = 0;
 
   struct Match {
     std::optional<Handle> handle;  // of the longest entry that is a prefix of the tokens
@@ -52,13 +53,17 @@ class PrefixIndex {
   Match Find(std::string_view tenant, std::span<const TokenId> tokens,
              std::int64_t most) const;
 
-  // The entry of exactly these tokens.
+  // The entry of exactly these tokens. If there is an entry `after`, and it is this
+  // tenant's, it must be of a beginning of them: what it is of is not compared again.
   std::optional<Handle> FindExact(std::string_view tenant,
-                                  std::span<const TokenId> tokens) const;
+                                  std::span<const TokenId> tokens,
+                                  Handle after = kNone) const;
 
   // At least one token: an empty prefix saves nothing. False, and nothing changes, when
-  // there is an entry of exactly these tokens already. No two entries share a handle.
-  bool Insert(std::string_view tenant, std::span<const TokenId> tokens, Handle handle);
+  // there is an entry of exactly these tokens already. No two entries share a handle, and
+  // none has kNone. `after` as above.
+  bool Insert(std::string_view tenant, std::span<const TokenId> tokens, Handle handle,
+              Handle after = kNone);
 
   // The entry must be there.
   void Erase(Handle handle);
@@ -80,7 +85,9 @@ class PrefixIndex {
   std::span<const TokenId> BlockAfter(const Node& node,
                                       std::span<const TokenId> tokens) const;
   Node* Child(const Node& node, std::span<const TokenId> tokens) const;
-  Node* Descend(Node& root, std::span<const TokenId> tokens) const;
+  Node* Descend(Node& from, std::span<const TokenId> tokens) const;
+  Node& Begin(Roots::const_iterator root, std::span<const TokenId> tokens,
+              Handle after) const;
   const Node* LongestTail(const Node& node, std::span<const TokenId> block) const;
   Node* AddChild(Node& parent, std::span<const TokenId> block);
   void RemoveChild(Node& child);

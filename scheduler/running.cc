@@ -121,6 +121,8 @@ RunningRequest::RunningRequest(const RunningContext& context,
       prompt_tokens_(accepted_->needs.prompt_tokens),
       admitted_(now),
       fed_tokens_(ContextOf(accepted_->request)),
+      last_entry_(from.base == nullptr ? PrefixCache::kNone
+                                       : context.cache.HandleOf(*from.base)),
       prefill_(PrefillOf(*accepted_)),
       fed_(cached_tokens_),
       candidates_(sequences.size()),
@@ -383,11 +385,15 @@ bool RunningRequest::CanBeCached(std::int64_t length) const {
 void RunningRequest::KeepForCache(std::int64_t length) {
   if (!CanBeCached(length)) return;
   const auto tokens = std::span(fed_tokens_).first(static_cast<std::size_t>(length));
+  const std::string& tenant = accepted_->request.tenant;
   // Before a state is copied.
-  if (context_.cache.Refresh(accepted_->request.tenant, tokens)) return;
-  context_.cache.Insert(accepted_->request.tenant, tokens,
-                        context_.keeper.Keep(candidates_.front().sequence, length,
-                                             /*history=*/{}, origin_));
+  PrefixCache::Handle entry = context_.cache.Refresh(tenant, tokens, last_entry_);
+  if (entry == PrefixCache::kNone) {
+    auto kept = context_.keeper.Keep(candidates_.front().sequence, length,
+                                     /*history=*/{}, origin_);
+    entry = context_.cache.Insert(tenant, tokens, std::move(kept), last_entry_);
+  }
+  if (entry != PrefixCache::kNone) last_entry_ = entry;
 }
 
 // Copied only if there is room in it that would be kept, and that nobody counts.
@@ -411,7 +417,7 @@ std::shared_ptr<KeptPrefix> RunningRequest::KeepAll() {
   if (complete && CanBeCached(length)) {
     const auto tokens =
         std::span(kept->history()).first(static_cast<std::size_t>(length));
-    context_.cache.Insert(accepted_->request.tenant, tokens, kept);
+    context_.cache.Insert(accepted_->request.tenant, tokens, kept, last_entry_);
   }
   return kept;
 }

@@ -236,6 +236,7 @@ class RunningRequest {
   // By position: the prompt, the base's history first; then, when scoring, the
   // continuation, and for a single candidate what it generates.
   std::vector<TokenId> fed_tokens_;
+  PrefixCache::Handle last_entry_;  // of the beginning of those tokens
   std::int64_t prefill_ = 0;  // tokens the parent feeds before anything decodes
   std::int64_t fed_ = 0;      // of those; the base's to begin with
   std::vector<Candidate> candidates_;

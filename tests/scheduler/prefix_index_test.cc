@@ -51,9 +51,9 @@ class Indexed {
              std::string_view tenant = "a") const {
     return index_.Find(tenant, tokens, most);
   }
-  std::optional<Handle> FindExact(const Tokens& tokens,
-                                  std::string_view tenant = "a") const {
-    return index_.FindExact(tenant, tokens);
+  std::optional<Handle> FindExact(const Tokens& tokens, std::string_view tenant = "a",
+                                  Handle after = PrefixIndex::kNone) const {
+    return index_.FindExact(tenant, tokens, after);
   }
   PrefixIndex& index() { return index_; }
 
@@ -162,6 +162,24 @@ TEST(PrefixIndexTest, SameTokensTwiceAreOneEntry) {
   }
 }
 
+TEST(PrefixIndexTest, WhatAnEntryIsOfIsNotComparedAgain) {
+  Indexed index(4);
+  const Tokens tokens = Counting(20);
+  ASSERT_TRUE(index.Insert(First(tokens, 8), 1));
+  ASSERT_TRUE(index.Insert(First(tokens, 10), 2));
+  ASSERT_TRUE(index.Insert(tokens, 3));
+  Tokens other = tokens;
+  other[2] = -1;
+  EXPECT_EQ(index.FindExact(other), std::nullopt);
+  EXPECT_EQ(index.FindExact(other, "a", 1), 3u) << "nobody looks there";
+  EXPECT_EQ(index.FindExact(other, "a", 2), 3u) << "nor before the part of a block";
+  // One that is gone, or another tenant's, is none.
+  index.index().Erase(1);
+  EXPECT_EQ(index.FindExact(other, "a", 1), std::nullopt);
+  ASSERT_TRUE(index.Insert(Counting(20), 4, "b"));
+  EXPECT_EQ(index.FindExact(tokens, "b", 2), 4u);
+}
+
 TEST(PrefixIndexTest, TenantsShareNothing) {
   Indexed index(4);
   ASSERT_TRUE(index.Insert(Counting(9), 1, "a"));
@@ -198,6 +216,9 @@ TEST(PrefixIndexDeathTest, WhatOnlyABugCanAskFor) {
   EXPECT_DEATH(index.index().Erase(2), "CHECK failed");
   EXPECT_DEATH(index.Insert({}, 2), "CHECK failed");
   EXPECT_DEATH(index.Insert({2}, 1), "CHECK failed");
+  EXPECT_DEATH(index.Insert({2}, PrefixIndex::kNone), "CHECK failed");
+  ASSERT_TRUE(index.Insert({1, 2}, 3));
+  EXPECT_DEATH(index.FindExact({1}, "a", 3), "CHECK failed");
   EXPECT_DEATH(index.Find({1}, -1), "CHECK failed");
   EXPECT_DEATH(PrefixIndex(0), "CHECK failed");
 }
@@ -209,15 +230,15 @@ TEST(PrefixIndexTest, ManySiblings) {
   for (TokenId i = 0; i < kSiblings; ++i) {
     const TokenId first = i * 7919 % kSiblings;
     ASSERT_TRUE(index.Insert(With(system, With({first}, Tokens(i % 2 == 0 ? 63 : 10, 3))),
-                             static_cast<Handle>(first)));
+                             static_cast<Handle>(first + 1)));
   }
   for (TokenId i = 0; i < kSiblings; ++i) {
     const Match match = index.Find(With(system, With({i}, Tokens(100, 3))));
-    ASSERT_EQ(match.handle, static_cast<Handle>(i));
+    ASSERT_EQ(match.handle, static_cast<Handle>(i + 1));
     ASSERT_EQ(match.tokens, match.shared);
   }
   ExpectMatch(index.Find(With(system, {5, 3, 4})), std::nullopt, 0, 66);
-  for (TokenId i = 0; i < kSiblings; ++i) index.index().Erase(static_cast<Handle>(i));
+  for (TokenId i = 0; i < kSiblings; ++i) index.index().Erase(static_cast<Handle>(i + 1));
   EXPECT_EQ(index.index().bytes(), 0);
 }
 
@@ -303,27 +324,43 @@ class PrefixIndexModelTest
     return tokens;
   }
 
+  // The entry of a beginning of `tokens`, one that may be gone, or none.
+  Handle Earlier(const std::string& tenant, const Tokens& tokens) {
+    switch (Random(4)) {
+      case 0:
+        return PrefixIndex::kNone;
+      case 1:
+        return erased_;
+      default: {
+        const Tokens beginning = First(tokens, Random(tokens.size() + 1));
+        return model_.Find(tenant, beginning).handle.value_or(PrefixIndex::kNone);
+      }
+    }
+  }
+
   void Insert() {
     const std::string tenant = RandomTenant();
     const Tokens tokens = RandomTokens();
     if (tokens.empty()) return;
     const bool known = model_.FindExact(tenant, tokens).has_value();
     const Handle handle = ++last_handle_;
-    ASSERT_EQ(index_.Insert(tenant, tokens, handle), !known);
+    ASSERT_EQ(index_.Insert(tenant, tokens, handle, Earlier(tenant, tokens)), !known);
     if (!known) model_.Insert({tenant, tokens, handle});
   }
 
   void Erase() {
     if (model_.entries().empty()) return;
     const std::size_t i = Random(model_.entries().size());
-    index_.Erase(model_.entries()[i].handle);
+    erased_ = model_.entries()[i].handle;
+    index_.Erase(erased_);
     model_.Erase(i);
   }
 
   void Find() {
     const std::string tenant = RandomTenant();
     const Tokens tokens = RandomTokens();
-    ASSERT_EQ(index_.FindExact(tenant, tokens), model_.FindExact(tenant, tokens));
+    ASSERT_EQ(index_.FindExact(tenant, tokens, Earlier(tenant, tokens)),
+              model_.FindExact(tenant, tokens));
     for (std::size_t most = 0; most <= tokens.size() + 1; ++most) {
       const Match expected =
           model_.Find(tenant, std::span(tokens).first(std::min(most, tokens.size())));
@@ -340,6 +377,7 @@ class PrefixIndexModelTest
   PrefixIndex index_{block_tokens_};
   NaiveIndex model_;
   Handle last_handle_ = 0;
+  Handle erased_ = PrefixIndex::kNone;
 };
 
 TEST_P(PrefixIndexModelTest, AnswersAreThoseOfAList) {
