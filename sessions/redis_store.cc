@@ -341,7 +341,10 @@ absl::Status RedisStore::Put(std::string_view session_id, const Claim& claim,
   }
   const Lease by = lease();
   if (claim.lease != by.number) return ClaimLost();
+  std::size_t size = 0;
+  for (const std::string_view piece : bytes) size += piece.size();
   std::string blob;
+  blob.reserve(size);
   for (const std::string_view piece : bytes) blob.append(piece);
   const std::string limit =
       max_tenant_bytes == kUnlimitedBytes ? "" : std::to_string(max_tenant_bytes);
