@@ -95,10 +95,12 @@ absl::Status Inbox::CheckTenant(const Tenant& tenant,
                         ahead - kRatePeriod);
 }
 
-void Inbox::Generated(const std::string& tenant, std::int64_t tokens, TimePoint now) {
+void Inbox::Generated(std::span<const GeneratedTokens> of_tenants, TimePoint now) {
   MutexLock lock(mu_);
-  Tenant& spender = tenants_[tenant];
-  spender.spent_until = std::max(spender.spent_until, now) + spender.TimeOf(tokens);
+  for (const auto& [tenant, tokens] : of_tenants) {
+    Tenant& spender = tenants_[*tenant];
+    spender.spent_until = std::max(spender.spent_until, now) + spender.TimeOf(tokens);
+  }
 }
 
 void Inbox::Cancel(RequestId id, absl::Status status) {

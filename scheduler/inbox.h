@@ -24,6 +24,7 @@
 #include <functional>
 #include <memory>
 #include <optional>
+#include <span>
 #include <string>
 #include <unordered_map>
 #include <utility>
@@ -121,8 +122,12 @@ class Inbox {
   enum class Left { kToRun, kUnserved };
   void LeftQueue(const AcceptedRequest& accepted, Left why);
 
-  // The tenant generated so many tokens.
-  void Generated(const std::string& tenant, std::int64_t tokens, TimePoint now);
+  // What the tenants of a step generated.
+  struct GeneratedTokens {
+    const std::string* tenant = nullptr;
+    std::int64_t tokens = 0;
+  };
+  void Generated(std::span<const GeneratedTokens> of_tenants, TimePoint now);
 
   // Returns when there is something to take, after Wake or Close, or at `until`.
   void Wait(std::optional<TimePoint> until);

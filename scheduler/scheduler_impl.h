@@ -148,6 +148,7 @@ class Scheduler::Impl {
   std::vector<Span> batch_;  // parallel to plan_
   EngineStep engine_steps_[2];
   std::vector<SequenceId> ahead_;  // of a step that runs ahead
+  std::vector<Inbox::GeneratedTokens> generated_;
 
   Mutex thread_mu_;  // also: one Shutdown at a time
   std::thread thread_ ABSL_GUARDED_BY(thread_mu_);

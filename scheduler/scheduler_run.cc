@@ -4,6 +4,7 @@
 #include <iterator>
 #include <optional>
 #include <span>
+#include <utility>
 #include <vector>
 
 #include "absl/status/status.h"
@@ -166,11 +167,13 @@ void Scheduler::Impl::Charge(const EngineStep& step, TimePoint now) {
     if (part.prompt) tenants_.ChargePrompt(accepted, part.tokens);
     if (part.samples) tenants_.ChargeGenerated(accepted);
   }
+  generated_.clear();
   for (TenantAccount* account : tenants_.active()) {
     if (account->generated == 0) continue;
-    inbox_->Generated(account->name, account->generated, now);
-    account->generated = 0;
+    generated_.push_back(
+        {.tenant = &account->name, .tokens = std::exchange(account->generated, 0)});
   }
+  if (!generated_.empty()) inbox_->Generated(generated_, now);
 }
 
 void Scheduler::Impl::Publish(EngineStep& step, EngineStep* next, TimePoint now) {

@@ -137,6 +137,24 @@ TEST_F(TenantLimitsTest, TokensPerMinuteComeBackWithTime) {
   RunUntilIdle();
 }
 
+TEST_F(TenantLimitsTest, WhatTenantsGenerateInOneStepIsOfEachOnesRate) {
+  TenantPolicy policy;
+  policy.max_tokens_per_minute = 60;
+  Submit(Of("a", Generation(50, 20, 1), policy));
+  Submit(Of("b", Generation(50, 30, 2), policy));
+  Submit(Of("c", Generation(50, 5, 3), policy));
+  RunUntilIdle();
+  for (const auto& [tenant, debt] : {std::pair("a", seconds(10)), {"b", seconds(20)}}) {
+    const absl::Status refused =
+        scheduler().Submit(Of(tenant, Generation(5, 1, 4), policy)).status();
+    EXPECT_EQ(std::chrono::round<seconds>(RetryAfterOf(refused).value_or(seconds(-1))),
+              debt)
+        << tenant;
+  }
+  Submit(Of("c", Generation(5, 1, 4), policy));
+  RunUntilIdle();
+}
+
 TEST_F(TenantLimitsTest, ANewRateAlsoCountsForOldDebts) {
   TenantPolicy policy;
   policy.max_tokens_per_minute = 60;
