@@ -255,6 +255,20 @@ class KubernetesTest(unittest.TestCase):
         self.assertEqual(redis["NetworkPolicy"]["spec"]["ingress"][0]["from"][0]["podSelector"]["matchLabels"],
                          self.pod["metadata"]["labels"])
 
+    def test_a_drain_of_a_node_does_not_take_the_redis_away_from_servers_that_park(self):
+        redis = {item["kind"]: item for item in
+                 yaml.safe_load_all(read("deploy/kubernetes-with-sessions/redis.yaml"))}
+        pod = redis["StatefulSet"]["spec"]["template"]
+        self.assertEqual(redis["PodDisruptionBudget"]["spec"],
+                         {"maxUnavailable": 0, "selector": {"matchLabels": pod["metadata"]["labels"]}})
+        apart = pod["spec"]["affinity"]["podAntiAffinity"]
+        # A required one would leave it without a node in a small cluster.
+        self.assertEqual(list(apart), ["preferredDuringSchedulingIgnoredDuringExecution"])
+        term = apart["preferredDuringSchedulingIgnoredDuringExecution"][0]["podAffinityTerm"]
+        self.assertEqual(term["topologyKey"], "kubernetes.io/hostname")
+        self.assertEqual(term["labelSelector"]["matchLabels"], self.pod["metadata"]["labels"])
+        self.assertIn(f"kubectl delete pod {redis['StatefulSet']['metadata']['name']}-0", read("docs/operations.md"))
+
     def test_a_client_comes_back_to_the_replica_that_has_its_sessions(self):
         kustomization = yaml.safe_load(read("deploy/kubernetes-with-sessions/kustomization.yaml"))
         service = next(patch for patch in kustomization["patches"] if patch["target"]["kind"] == "Service")
