@@ -427,6 +427,16 @@ class PrometheusTest(unittest.TestCase, ExpressionsMixin):
         self.assertEqual(len(minutes), 1, expression)
         self.assertGreater(60 * minutes.pop(), probe["periodSeconds"] * probe["failureThreshold"])
 
+    def test_servers_are_told_from_others(self):
+        """By the name of the job where there is only `up`, else by their build; rules_test.yml has it with numbers."""
+        for rule in self.rules:
+            for job in re.findall(r'\bup(?:\{job=~"([^"]*)"\})?', rule["expr"]):
+                for name, ours in (("goldfinch", True), ("goldfinch-blue", True), ("monitoring/goldfinch", True),
+                                   ("kubernetes-pods", False), ("not-goldfinch", False)):
+                    self.assertEqual(re.fullmatch(job, name) is not None, ours, f"{rule['alert']}: {name}")
+            if "process_" in rule["expr"]:
+                self.assertRegex(rule["expr"], r" and on \(job, instance\) .*\bgoldfinch_build_info\b", rule["alert"])
+
     def test_pods_that_have_ended_are_no_targets(self):
         relabeling = yaml.safe_load(read("deploy/prometheus/kubernetes.yml"))["scrape_configs"][0]["relabel_configs"]
         drops = {rule["source_labels"][0]: rule["regex"] for rule in relabeling if rule.get("action") == "drop"}
