@@ -437,6 +437,12 @@ class PrometheusTest(unittest.TestCase, ExpressionsMixin):
             if "process_" in rule["expr"]:
                 self.assertRegex(rule["expr"], r" and on \(job, instance\) .*\bgoldfinch_build_info\b", rule["alert"])
 
+    def test_that_no_server_is_there_is_an_alert(self):
+        """Pods that are Pending are no targets, so none of them is down."""
+        rule = next(rule for rule in self.rules if rule["alert"] == "GoldFinchAbsent")
+        self.assertRegex(rule["expr"], r"^absent\(up\{.*\} == 1\)$")
+        self.assertEqual(rule["labels"]["severity"], "critical")
+
     def test_pods_that_have_ended_are_no_targets(self):
         relabeling = yaml.safe_load(read("deploy/prometheus/kubernetes.yml"))["scrape_configs"][0]["relabel_configs"]
         drops = {rule["source_labels"][0]: rule["regex"] for rule in relabeling if rule.get("action") == "drop"}
