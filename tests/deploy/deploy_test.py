@@ -334,6 +334,20 @@ class KubernetesTest(unittest.TestCase):
         for name, value in (("--appendonly", "yes"), ("--appendfsync", "always"), ("--save", "")):
             self.assertEqual(args[args.index(name) + 1], value)
 
+    def test_the_disk_of_the_redis_has_room_for_its_file_and_a_new_one(self):
+        """It exits when there is none; and it is told before."""
+        objects = yaml.safe_load_all(read("deploy/kubernetes-with-sessions/redis.yaml"))
+        stateful = next(item for item in objects if item["kind"] == "StatefulSet")
+        claim = stateful["spec"]["volumeClaimTemplates"][0]
+        args = self.redis()["args"]
+        most = bytes_of(args[args.index("--maxmemory") + 1])
+        self.assertGreaterEqual(bytes_of(claim["spec"]["resources"]["requests"]["storage"]), 6 * most)
+        name = f"{claim['metadata']['name']}-{stateful['metadata']['name']}-0"
+        rule = next(rule for group in yaml.safe_load(read("deploy/prometheus/rules.yml"))["groups"]
+                    for rule in group["rules"] if rule["alert"] == "GoldFinchRedisVolume")
+        self.assertEqual(set(re.findall(r'persistentvolumeclaim="([^"]*)"', rule["expr"])), {name})
+        self.assertIn(f"kubectl patch pvc {name} ", read("docs/operations.md"))
+
     def test_a_probe_that_runs_the_client_waits_for_as_long_as_it_may(self):
         probes = {name: self.container[name]["timeoutSeconds"]
                   for name in ("startupProbe", "readinessProbe", "livenessProbe")}
