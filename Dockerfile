@@ -9,6 +9,11 @@
 # docker stop waits 10 seconds unless it is told otherwise, and then kills: give it
 # --drain_seconds, 30 by default, and five more.
 #
+# An image that goes to other machines has a tag of its own for each build, and names the
+# commit, which is not in the context (docs/operations.md, "Kubernetes"):
+#
+#   docker build --build-arg GOLDFINCH_REVISION="$tag" -t REGISTRY/goldfinch:"$tag" .
+#
 # Without a tenants file whoever reaches the port may call: publish it to the loopback
 # address, as above, or mount a file and give --tenants_file instead.
 
@@ -18,7 +23,9 @@ WORKDIR /src
 COPY scripts/install_deps.sh scripts/
 RUN scripts/install_deps.sh && rm -rf /var/lib/apt/lists/*
 COPY . .
+ARG GOLDFINCH_REVISION=
 RUN cmake --preset release -DGOLDFINCH_TESTS=OFF -DGOLDFINCH_BENCH=OFF \
+      -DGOLDFINCH_REVISION="$GOLDFINCH_REVISION" \
  && cmake --build --preset release --target goldfinch-server goldfinch \
  && strip build/release/bin/goldfinch-server build/release/bin/goldfinch
 

@@ -368,7 +368,7 @@ absl::Status CheckAccess(const ServerFlags& flags) {
 absl::StatusOr<CommandLine> ParseServerFlags(int argc, const char* const* argv) {
   CommandLine line;
   CLI::App app("Serves a GoldFinch model over gRPC.", "goldfinch-server");
-  app.set_version_flag("--version", absl::StrCat("goldfinch-server ", kVersion));
+  app.set_version_flag("--version", absl::StrCat("goldfinch-server ", kBuild));
   DescribeModel(app, line.flags);
   DescribeMachine(app, line.flags);
   DescribeScheduling(app, line.flags);

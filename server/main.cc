@@ -96,6 +96,7 @@ TlsFiles TlsFilesOf(const ServerFlags& flags) {
 
 ServerOptions OptionsOf(const ServerFlags& flags, const ModelEngine& engine) {
   ServerOptions options;
+  options.build = kBuild;
   options.listen = flags.listen;
   options.metrics = flags.metrics;
   options.admin = flags.admin_listen;
@@ -284,7 +285,7 @@ std::string Serving(const ServerFlags& flags, const Server& server,
   };
   return absl::StrCat(
       "serving on port ", server.port(), other("metrics", server.metrics_port()),
-      other("admin", server.admin_port()), "; goldfinch ", kVersion, ", model ",
+      other("admin", server.admin_port()), "; goldfinch ", kBuild, ", model ",
       flags.model, " (fingerprint ", info.model_fingerprint, ", numerics ",
       info.numerics_id, "), ", info.num_pages, " pages of ", info.page_tokens,
       " tokens, ", info.num_slots, " sequences at once, ",

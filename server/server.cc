@@ -56,7 +56,7 @@ v1::GetModelResponse DescribeModel(const ServerOptions& options,
 
 MetricsInfo DescribeForMetrics(const ServerOptions& options, const EngineInfo& engine) {
   MetricsInfo info;
-  info.version = kVersion;
+  info.version = options.build;
   info.model_name = options.model.name;
   info.model_fingerprint = engine.model_fingerprint;
   info.compute_dtype = engine.compute_dtype;

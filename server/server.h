@@ -28,12 +28,14 @@
 #include "server/server_credentials.h"
 #include "server/tenants/tenant_directory.h"
 #include "server/text/vocabulary.h"
+#include "server/version.h"
 #include "sessions/session_manager.h"
 #include "sessions/store.h"
 
 namespace goldfinch {
 
 struct ServerOptions {
+  std::string build = kVersion;            // what metrics tell of the program
   std::string listen = "127.0.0.1:50051";  // HOST:PORT; port 0 takes a free one
   std::string metrics = "127.0.0.1:9464";  // as `listen`; empty: none
   std::string admin;                       // of AdminService; likewise

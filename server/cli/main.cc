@@ -354,7 +354,7 @@ int Main(int argc, char** argv) {
   if (std::getenv("GRPC_VERBOSITY") == nullptr) gpr_set_log_function(Ignore);
   AllFlags flags;
   CLI::App app("Client of a GoldFinch server.", "goldfinch");
-  app.set_version_flag("--version", std::string("goldfinch ") + kVersion);
+  app.set_version_flag("--version", std::string("goldfinch ") + kBuild);
   app.require_subcommand(1);
   const CLI::App* generate = AddGenerate(app, flags.generate);
   const CLI::App* chat = AddChat(app, flags.chat);

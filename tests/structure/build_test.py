@@ -5,6 +5,7 @@
 
 import pathlib
 import re
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -34,6 +35,63 @@ class ConfigureTest(unittest.TestCase):
             configured = self.configure(folder, "-DGOLDFINCH_CUDA=ON", "-DGOLDFINCH_SANITIZE=address")
             self.assertNotEqual(configured.returncode, 0)
             self.assertIn("GOLDFINCH_CUDA is ON and GOLDFINCH_SANITIZE is address", configured.stderr)
+
+
+class RevisionTest(unittest.TestCase):
+    """The source that names the build, which each build writes."""
+
+    def setUp(self):
+        self.folder = tempfile.TemporaryDirectory()
+        self.addCleanup(self.folder.cleanup)
+        self.source = pathlib.Path(self.folder.name) / "source"
+        self.source.mkdir()
+        self.written = pathlib.Path(self.folder.name) / "build.cc"
+
+    def write(self, revision: str = "") -> subprocess.CompletedProcess:
+        return subprocess.run(
+            [CMAKE, "-DVERSION=1.2.3", f"-DREVISION={revision}", f"-DSOURCE={self.source}",
+             f"-DTEMPLATE={ROOT}/server/build.cc.in", f"-DOUTPUT={self.written}", "-P", ROOT / "cmake/Revision.cmake"],
+            capture_output=True, text=True)
+
+    def build(self) -> str:
+        return re.search(r'kBuild\[\] = "(.*)";', self.written.read_text(encoding="utf-8"))[1]
+
+    def git(self, *arguments: str) -> str:
+        return subprocess.run(["git", "-c", "user.name=a", "-c", "user.email=a@b", *arguments], cwd=self.source,
+                              check=True, capture_output=True, text=True).stdout.strip()
+
+    def test_without_a_commit_it_is_the_version(self):
+        self.assertEqual(self.write().returncode, 0)
+        self.assertEqual(self.build(), "1.2.3")
+
+    def test_it_is_the_commit_that_was_given(self):
+        self.assertEqual(self.write("v1-2-gabc-dirty").returncode, 0)
+        self.assertEqual(self.build(), "1.2.3+v1-2-gabc-dirty")
+        self.assertNotEqual(self.write('a"b').returncode, 0)
+
+    @unittest.skipUnless(shutil.which("git"), "git is not installed")
+    def test_it_is_the_commit_that_is_checked_out(self):
+        self.git("init", "-q")
+        (self.source / "file").write_text("1")
+        self.git("add", "file")
+        self.git("commit", "-q", "-m", "first")
+        commit = self.git("rev-parse", "--short", "HEAD")
+        self.write()
+        self.assertEqual(self.build(), f"1.2.3+{commit}")
+        (self.source / "file").write_text("22")
+        self.write()
+        self.assertEqual(self.build(), f"1.2.3+{commit}-dirty")
+        # Sources in somebody else's checkout are at no commit of his.
+        self.source = self.source / "inside"
+        self.source.mkdir()
+        self.write()
+        self.assertEqual(self.build(), "1.2.3")
+
+    def test_it_is_not_written_again_when_it_is_the_same(self):
+        self.write("a")
+        before = self.written.stat().st_mtime_ns
+        self.write("a")
+        self.assertEqual(self.written.stat().st_mtime_ns, before)
 
 
 class InstallTest(unittest.TestCase):

@@ -21,6 +21,7 @@ namespace {
 
 using testing::HasSubstr;
 using testing::IsEmpty;
+using testing::MatchesRegex;
 using testing::StartsWith;
 
 constexpr char kDemo[] = GOLDFINCH_SOURCE_DIR "/models/demo";
@@ -120,7 +121,8 @@ TEST(ServerFlagsTest, HelpNamesEveryFlagAndVersionIsOneLine) {
   }
   output = RunProgram("goldfinch-server", {"--version"});
   EXPECT_EQ(output.exit_code, 0);
-  EXPECT_THAT(output.out, StartsWith("goldfinch-server "));
+  EXPECT_THAT(output.out,
+              MatchesRegex("goldfinch-server [0-9.]+([+][A-Za-z0-9._/+-]+)?\n"));
 }
 
 TEST(ServerModelTest, WhatCannotBeReadIsOneLine) {
@@ -185,8 +187,18 @@ TEST_F(ServingTest, ServesUntilItIsToldToStopAndExitsZero) {
       Client(port, {"generate", "--prompt=The", "--temperature=0", "--stats"});
   EXPECT_EQ(text.exit_code, 0) << text.err;
   EXPECT_THAT(text.err, HasSubstr("generated 3"));
-  EXPECT_THAT(HttpGet(PortOf(server, "metrics on"), "/metrics"),
+  const std::string metrics = HttpGet(PortOf(server, "metrics on"), "/metrics");
+  EXPECT_THAT(metrics,
               HasSubstr("goldfinch_requests_finished_total{reason=\"length\"} 1"));
+  // One name of the build, wherever it is told; GetModel has what stays from one commit to
+  // the next.
+  std::string build = RunProgram("goldfinch-server", {"--version"}).out;
+  build = build.substr(build.find(' ') + 1, build.size() - build.find(' ') - 2);
+  EXPECT_THAT(metrics,
+              HasSubstr(absl::StrCat("goldfinch_build_info{version=\"", build, "\"} 1")));
+  EXPECT_THAT(server.ErrSoFar(), HasSubstr(absl::StrCat("; goldfinch ", build, ", model")));
+  EXPECT_THAT(model, HasSubstr(absl::StrCat(
+                         "server_version: \"", build.substr(0, build.find('+')), "\"")));
 
   // Its ports are taken now.
   ExpectRefused(Flags({absl::StrCat("--listen=127.0.0.1:", port), "--metrics="}),
