@@ -215,7 +215,12 @@ class Stopper {
     bool first = false;
     {
       const MutexLock lock(mu_);
-      if (server_ == nullptr) std::_Exit(0);
+      if (server_ == nullptr) {
+        // Else whoever reads the log of a server that was too slow to start, for whatever
+        // watches over it, finds nothing.
+        if (!served_) LogInfo("told to stop while loading");
+        std::_Exit(0);
+      }
       first = ++signals_seen_ == 1;
       server = server_;
       told_ = true;
@@ -256,6 +261,7 @@ class Stopper {
   void WaitWith(Server& server) {
     MutexLock lock(mu_);
     server_ = &server;
+    served_ = true;
     if (reload_) static_cast<void>(server.ReloadTenants());
     while (signals_seen_ == 0 && !drains_) changed_.Wait(mu_);
   }
@@ -271,11 +277,23 @@ class Stopper {
   Mutex mu_;
   CondVar changed_;
   Server* server_ ABSL_GUARDED_BY(mu_) = nullptr;
-  bool told_ ABSL_GUARDED_BY(mu_) = false;  // the server, of a signal, just now
+  bool served_ ABSL_GUARDED_BY(mu_) = false;  // there was a server
+  bool told_ ABSL_GUARDED_BY(mu_) = false;    // the server, of a signal, just now
   int signals_seen_ ABSL_GUARDED_BY(mu_) = 0;
   bool drains_ ABSL_GUARDED_BY(mu_) = false;
   bool reload_ ABSL_GUARDED_BY(mu_) = false;  // while there is no server
 };
+
+// The log's line before what takes time. No more of the store than its kind: its address
+// may have a password.
+std::string Loading(const ServerFlags& flags) {
+  const std::string& store = flags.session_store;
+  const bool redis = store.starts_with("redis://") || store.starts_with("unix://");
+  return absl::StrCat("loading ", flags.model, "; goldfinch ", kBuild, ", ",
+                      store.empty() ? "no session store"
+                      : redis       ? "sessions in a Redis"
+                                    : "sessions in a directory");
+}
 
 // The log's line for a start: where, and what exactly is served.
 std::string Serving(const ServerFlags& flags, const Server& server,
@@ -305,6 +323,8 @@ absl::Status Serve(const ServerFlags& flags, Stopper& stopper) {
   if (const auto tls = MakeServerCredentials(TlsFilesOf(flags)); !tls.ok()) {
     return tls.status();
   }
+  // Both may take long, or the process along.
+  LogInfo(Loading(flags));
   absl::StatusOr<std::unique_ptr<SnapshotStore>> store = StoreOf(flags);
   if (!store.ok()) return store.status();
   const std::int64_t max_memory = MaxMemory(flags);

@@ -14,6 +14,8 @@
 #include <sstream>
 
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_split.h"
+#include "absl/strings/string_view.h"
 #include "engine/check.h"
 
 extern char** environ;
@@ -129,6 +131,14 @@ ProgramOutput RunProgram(const std::string& name,
                          const std::vector<std::string>& arguments,
                          const std::string& standard_input) {
   return Program(name, arguments, standard_input).Wait();
+}
+
+std::string WithoutLog(const std::string& err) {
+  std::string others;
+  for (const absl::string_view line : absl::StrSplit(err, '\n')) {
+    if (!line.empty() && line.front() != '{') absl::StrAppend(&others, line, "\n");
+  }
+  return others;
 }
 
 }  // namespace goldfinch

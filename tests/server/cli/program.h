@@ -52,4 +52,7 @@ ProgramOutput RunProgram(const std::string& name,
                          const std::vector<std::string>& arguments,
                          const std::string& standard_input = "");
 
+// Of what a server wrote, the lines that are no lines of its log.
+std::string WithoutLog(const std::string& err);
+
 }  // namespace goldfinch
