@@ -33,7 +33,7 @@ FROM debian:bookworm-slim
 # What the two programs are linked with; the rest follows from these.
 RUN apt-get update -qq \
  && apt-get install -y -qq --no-install-recommends \
-      libgrpc++1.51 libprometheus-cpp-pull1.0 libprotobuf32 libspdlog1.10 \
+      libgrpc++1.51 libprometheus-cpp-pull1.0 libcivetweb1 libprotobuf32 libspdlog1.10 \
       libhiredis0.14 libssl3 libxxhash0 libcurl4 \
  && rm -rf /var/lib/apt/lists/* \
  && useradd --uid 10001 --no-create-home --shell /usr/sbin/nologin goldfinch

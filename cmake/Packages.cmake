@@ -10,6 +10,7 @@ if(GOLDFINCH_SERVER)
   find_package(Protobuf MODULE REQUIRED)  # it ships no CMake config
   find_package(gRPC CONFIG REQUIRED)
   find_package(prometheus-cpp CONFIG REQUIRED)
+  find_package(civetweb CONFIG REQUIRED)  # what prometheus-cpp serves with
   find_package(CURL REQUIRED)
 endif()
 if(GOLDFINCH_TESTS)

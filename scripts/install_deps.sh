@@ -12,7 +12,7 @@ set -euo pipefail
 packages=(
   build-essential cmake ninja-build ccache pkg-config git
   libgrpc++-dev protobuf-compiler protobuf-compiler-grpc libprotobuf-dev
-  libabsl-dev prometheus-cpp-dev zlib1g-dev libcurl4-openssl-dev
+  libabsl-dev prometheus-cpp-dev libcivetweb-dev zlib1g-dev libcurl4-openssl-dev
   libcli11-dev libgtest-dev libgmock-dev libbenchmark-dev
   libdnnl-dev nlohmann-json3-dev libspdlog-dev libxxhash-dev libssl-dev
   libhiredis-dev libboost-context-dev

@@ -142,7 +142,7 @@ void DescribeModel(CLI::App& app, ServerFlags& flags) {
   app.add_option("--listen", flags.listen, "HOST:PORT of gRPC; port 0 takes a free one")
       ->capture_default_str();
   app.add_option("--metrics", flags.metrics,
-                 "HOST:PORT of Prometheus metrics; empty: none")
+                 "HOST:PORT of Prometheus metrics, of IPv4; empty: none")
       ->capture_default_str();
   app.add_option("--compute_dtype", flags.compute_dtype,
                  "f32 or bf16 (default: as the weights are stored)")

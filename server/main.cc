@@ -35,6 +35,7 @@
 #include "server/log.h"
 #include "server/memory_guard.h"
 #include "server/memory_limit.h"
+#include "server/metrics_address.h"
 #include "server/server.h"
 #include "server/server_credentials.h"
 #include "server/serving_context.h"
@@ -323,6 +324,8 @@ absl::Status Serve(const ServerFlags& flags, Stopper& stopper) {
   if (const auto tls = MakeServerCredentials(TlsFilesOf(flags)); !tls.ok()) {
     return tls.status();
   }
+  const absl::Status metrics = CheckMetricsAddress(flags.metrics);
+  if (!metrics.ok()) return metrics;
   // Both may take long, or the process along.
   LogInfo(Loading(flags));
   absl::StatusOr<std::unique_ptr<SnapshotStore>> store = StoreOf(flags);

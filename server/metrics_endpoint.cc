@@ -50,7 +50,7 @@ absl::StatusOr<std::unique_ptr<MetricsEndpoint>> MetricsEndpoint::Start(
     return absl::UnavailableError(
         absl::StrCat("cannot listen on ", address,
                      " for metrics: the port is in use, or the address is "
-                     "not one of this machine"));
+                     "no IPv4 address of this machine"));
   }
   auto source = std::make_shared<Source>(std::move(metrics));
   exposer->RegisterCollectable(source);

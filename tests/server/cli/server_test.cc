@@ -1,5 +1,6 @@
 // The server program: mistakes of the operator are one line and exit code 2 or 1; with
 // the demo model it serves, drains and exits 0.
+#include <civetweb.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 #include <netinet/in.h>
@@ -136,6 +137,17 @@ TEST(ServerModelTest, WhatCannotBeReadIsOneLine) {
       {absl::StrCat("--model=", GOLDFINCH_SOURCE_DIR, "/tests/golden/goldfinch"),
        "--cache_bytes=1MiB", "--expanded_bytes=1MiB"},
       "vocab.txt", 1);
+}
+
+TEST(ServerModelTest, MetricsOnAnAddressThatCannotBeServedAreRefusedFirst) {
+  if (mg_check_feature(MG_FEATURES_IPV6) != 0) GTEST_SKIP() << "civetweb knows IPv6 here";
+  for (const char* address : {"[::1]:0", "[::]:9464", "::1:9464"}) {
+    ExpectRefused({"--model=/no/such/directory", absl::StrCat("--metrics=", address)},
+                  absl::StrCat("--metrics is ", address, "; it must be an IPv4 address"),
+                  1);
+  }
+  ExpectRefused({"--model=/no/such/directory", "--metrics=localhost:0"},
+                "/no/such/directory", 1);
 }
 
 // The server program on the demo model, on free ports.
