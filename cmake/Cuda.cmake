@@ -24,41 +24,69 @@ if(GOLDFINCH_SANITIZE AND GOLDFINCH_CUDA)  # nvcc knows no sanitizers
   message(FATAL_ERROR "GOLDFINCH_CUDA is ${GOLDFINCH_CUDA} and GOLDFINCH_SANITIZE is "
     "${GOLDFINCH_SANITIZE}; one of them has to go")
 endif()
+# With AUTO a toolkit that is no good is as good as none; asked for, it is an error.
+set(missing "")
 if(GOLDFINCH_CUDA)
   include(CheckLanguage)
   # On PATH or not, the toolkit's own place is looked at.
   if(NOT CMAKE_CUDA_COMPILER AND NOT DEFINED ENV{CUDACXX}
       AND EXISTS /usr/local/cuda/bin/nvcc)
-    set(CMAKE_CUDA_COMPILER /usr/local/cuda/bin/nvcc CACHE FILEPATH "CUDA compiler")
+    if(GOLDFINCH_CUDA STREQUAL "AUTO")
+      set(ENV{CUDACXX} /usr/local/cuda/bin/nvcc)  # check_language tries it
+    else()  # enable_language says what is wrong with it
+      set(CMAKE_CUDA_COMPILER /usr/local/cuda/bin/nvcc CACHE FILEPATH "CUDA compiler")
+    endif()
   endif()
   check_language(CUDA)
   if(CMAKE_CUDA_COMPILER)
+    execute_process(COMMAND "${CMAKE_CUDA_COMPILER}" --version
+      OUTPUT_VARIABLE version ERROR_QUIET)
+    string(REGEX MATCH "V([0-9]+[.0-9]*)" version "${version}")
+    set(version "${CMAKE_MATCH_1}")
+    if(version VERSION_LESS 12.3)  # graphs with launches that overlap
+      set(missing "CUDA 12.3 or later; ${CMAKE_CUDA_COMPILER} is of ${version}")
+    endif()
+  else()
+    set(missing "nvcc that works")
+  endif()
+  # Not of one that is too old: it may not know the architectures, which is an error.
+  if(NOT missing)
     # Binaries for Ampere and Hopper, and PTX for what comes after.
     if(NOT CMAKE_CUDA_ARCHITECTURES)
       set(CMAKE_CUDA_ARCHITECTURES "80-real;90" CACHE STRING "CUDA architectures")
     endif()
     enable_language(CUDA)
-    # Graphs with launches that overlap.
-    find_package(CUDAToolkit 12.3 REQUIRED)
+    find_package(CUDAToolkit 12.3 QUIET)
     # The library itself is looked for when a backend is made (engine/backend/cublas_lt.h).
-    find_file(GOLDFINCH_CUBLASLT_HEADER cublasLt.h HINTS ${CUDAToolkit_INCLUDE_DIRS} REQUIRED)
-    if(NOT CMAKE_CUDA20_STANDARD_COMPILE_OPTION)  # CMake 3.25 does not know of it
-      set(CMAKE_CUDA20_STANDARD_COMPILE_OPTION -std=c++20)
-      set(CMAKE_CUDA20_EXTENSION_COMPILE_OPTION -std=c++20)
-      set(CMAKE_CUDA_STANDARD_LATEST 20)
+    find_file(GOLDFINCH_CUBLASLT_HEADER cublasLt.h HINTS ${CUDAToolkit_INCLUDE_DIRS})
+    if(NOT CUDAToolkit_FOUND)
+      set(missing "whole CUDA toolkit around ${CMAKE_CUDA_COMPILER}")
+    elseif(NOT GOLDFINCH_CUBLASLT_HEADER)
+      set(missing "cublasLt.h in the CUDA toolkit of ${CMAKE_CUDA_COMPILER}")
     endif()
-    set(CMAKE_CUDA_STANDARD 20)
-    if(CCACHE)
-      set(CMAKE_CUDA_COMPILER_LAUNCHER "${CCACHE}")
-    endif()
+  endif()
+  if(NOT missing)
     set(GOLDFINCH_HAS_CUDA ON)
   elseif(NOT GOLDFINCH_CUDA STREQUAL "AUTO")
-    message(FATAL_ERROR "GOLDFINCH_CUDA is ${GOLDFINCH_CUDA}, but there is no nvcc")
+    message(FATAL_ERROR "GOLDFINCH_CUDA is ${GOLDFINCH_CUDA}, but there is no ${missing}")
   endif()
 endif()
-message(STATUS "CUDA backend: ${GOLDFINCH_HAS_CUDA}")
+if(missing)
+  message(STATUS "CUDA backend: OFF; there is no ${missing}")
+else()
+  message(STATUS "CUDA backend: ${GOLDFINCH_HAS_CUDA}")
+endif()
 
 if(GOLDFINCH_HAS_CUDA)
+  if(NOT CMAKE_CUDA20_STANDARD_COMPILE_OPTION)  # CMake 3.25 does not know of it
+    set(CMAKE_CUDA20_STANDARD_COMPILE_OPTION -std=c++20)
+    set(CMAKE_CUDA20_EXTENSION_COMPILE_OPTION -std=c++20)
+    set(CMAKE_CUDA_STANDARD_LATEST 20)
+  endif()
+  set(CMAKE_CUDA_STANDARD 20)
+  if(CCACHE)
+    set(CMAKE_CUDA_COMPILER_LAUNCHER "${CCACHE}")
+  endif()
   # Without contraction of products and sums by the compiler's choice: kernels that share
   # an expression share its bits.
   add_library(goldfinch_cuda_options INTERFACE)

@@ -3,6 +3,7 @@
     build_test.py CMAKE GENERATOR BUILD_FOLDER
 """
 
+import os
 import pathlib
 import re
 import shutil
@@ -13,14 +14,16 @@ import unittest
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 CMAKE, GENERATOR, BUILD = sys.argv[1:4] if len(sys.argv) >= 4 else ("cmake", "Ninja", "")
+NVCC = pathlib.Path("/usr/local/cuda/bin/nvcc")
 
 
 class ConfigureTest(unittest.TestCase):
-    def configure(self, folder: str, *options: str) -> subprocess.CompletedProcess:
+    def configure(self, folder: str, *options: str, **environment: str) -> subprocess.CompletedProcess:
         """Of the engine alone, which asks for the fewest packages."""
         return subprocess.run(
             [CMAKE, "-S", ROOT, "-B", folder, "-G", GENERATOR, "-DGOLDFINCH_SERVER=OFF", "-DGOLDFINCH_TESTS=OFF",
-             "-DGOLDFINCH_BENCH=OFF", *options], capture_output=True, text=True)
+             "-DGOLDFINCH_BENCH=OFF", *options], capture_output=True, text=True,
+            env=os.environ | environment)
 
     def test_without_a_preset_the_build_is_a_release(self):
         for given, expected in ((), "Release"), (("-DCMAKE_BUILD_TYPE=Debug",), "Debug"):
@@ -35,6 +38,32 @@ class ConfigureTest(unittest.TestCase):
             configured = self.configure(folder, "-DGOLDFINCH_CUDA=ON", "-DGOLDFINCH_SANITIZE=address")
             self.assertNotEqual(configured.returncode, 0)
             self.assertIn("GOLDFINCH_CUDA is ON and GOLDFINCH_SANITIZE is address", configured.stderr)
+
+
+    @unittest.skipUnless(NVCC.exists(), "CUDA is not installed")
+    def test_a_cuda_that_is_too_old_is_as_good_as_none_unless_it_is_asked_for(self):
+        with tempfile.TemporaryDirectory() as tools:
+            nvcc = pathlib.Path(tools) / "nvcc"
+            # It does not know architectures that came later.
+            nvcc.write_text("#!/bin/sh\n"
+                            "case $* in\n"
+                            "  *--version*) echo 'Cuda compilation tools, release 11.7, V11.7.99'; exit ;;\n"
+                            "  *compute_90*) exit 1 ;;\n"
+                            f"esac\nexec {NVCC} \"$@\"\n", encoding="utf-8")
+            nvcc.chmod(0o755)
+            for given, told in (("AUTO", "CUDA backend: OFF; there"), ("ON", "GOLDFINCH_CUDA is ON, but there")):
+                with self.subTest(given), tempfile.TemporaryDirectory() as folder:
+                    configured = self.configure(folder, f"-DGOLDFINCH_CUDA={given}", CUDACXX=nvcc)
+                    self.assertEqual(configured.returncode == 0, given == "AUTO", configured.stderr)
+                    text = re.sub(r"\s+", " ", configured.stdout + configured.stderr)
+                    self.assertIn(f"{told} is no CUDA 12.3 or later; {nvcc} is of 11.7.99", text)
+
+    def test_an_nvcc_that_does_not_work_is_as_good_as_none_unless_it_is_asked_for(self):
+        for given in ("AUTO", "ON"):
+            with self.subTest(given), tempfile.TemporaryDirectory() as folder:
+                configured = self.configure(folder, f"-DGOLDFINCH_CUDA={given}", CUDACXX="/bin/false")
+                self.assertEqual(configured.returncode == 0, given == "AUTO", configured.stderr)
+                self.assertIn("there is no nvcc that works", configured.stdout + configured.stderr)
 
 
 class RevisionTest(unittest.TestCase):
