@@ -228,15 +228,24 @@ absl::StatusOr<RedisStore::Reply> RedisStore::CallOn(
 
 absl::StatusOr<RedisStore::Reply> RedisStore::Call(
     const std::vector<std::string_view>& words) {
+  std::uint64_t drops = 0;
+  {
+    const MutexLock lock(mu_);
+    drops = drops_;
+  }
   auto context = TakeConnection();
   if (!context.ok()) return context.status();
   absl::StatusOr<Reply> reply = CallOn(**context, words);
   const MutexLock lock(mu_);
-  if ((*context)->err != 0) {
+  if (!reply.ok() && !absl::IsResourceExhausted(reply.status())) {
     // Whatever was sent may have been done: no second attempt here. The other connections
-    // may be dead too, and each would be waited for.
+    // may be dead too, and each would be waited for. An error that it answers may be
+    // about where the connection leads: to what is a replica since a failover, or loads,
+    // or has another password. The same name may lead to another Redis by now. (A full
+    // one stays the same.)
     idle_.clear();
-  } else if (idle_.size() < kMaxIdleConnections) {
+    ++drops_;
+  } else if (drops == drops_ && idle_.size() < kMaxIdleConnections) {
     idle_.push_back(*std::move(context));
   }
   return reply;

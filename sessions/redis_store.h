@@ -11,7 +11,8 @@
 // A cluster of them is not supported: the scripts reach keys of several slots.
 //
 // Any thread may call; each call has a connection to itself, and takes no longer than the
-// time-outs.
+// time-outs. After any error but want of memory the next call connects anew, so that a
+// name that leads to another Redis after a failover is followed.
 #pragma once
 
 #include <chrono>
@@ -120,6 +121,8 @@ class RedisStore final : public SnapshotStore {
   Mutex renew_mu_;  // one renewal at a time; before mu_
   mutable Mutex mu_;
   std::vector<Context> idle_ ABSL_GUARDED_BY(mu_);
+  // How often all connections were given up, of which those in use then are not kept.
+  std::uint64_t drops_ ABSL_GUARDED_BY(mu_) = 0;
   std::set<redisContext*> in_use_ ABSL_GUARDED_BY(mu_);
   bool abandoned_ ABSL_GUARDED_BY(mu_) = false;
   Lease lease_ ABSL_GUARDED_BY(mu_);

@@ -232,6 +232,47 @@ TEST_F(RedisStoreTest, WhenItIsGoneCallsAreRefusedAndWorkAgainWhenItIsBack) {
   EXPECT_TRUE(store->Acquire(kA, "t", AcquireMode::kNew).ok());
 }
 
+// One name for both: a link to the socket of the one that takes writes.
+TEST_F(RedisStoreTest, AfterAFailoverTheNameIsFollowedToTheNewMaster) {
+  RedisServer next;
+  const std::string name = server_->socket() + "_name";
+  std::filesystem::create_symlink(server_->socket(), name);
+  const auto store = Open(RedisStoreOptions().command_timeout, name);
+  // Several connections, which are idle afterwards.
+  ASSERT_TRUE(store->TenantBytes("t").ok());
+  ASSERT_EQ(server_->Run({"CLIENT", "PAUSE", "600000", "WRITE"}), "OK");
+  std::vector<std::thread> calls;
+  for (int i = 0; i < 3; ++i) {
+    calls.emplace_back([&] { EXPECT_TRUE(store->TenantBytes("t").ok()); });
+  }
+  while (server_->Run({"INFO", "clients"}).find("blocked_clients:3") ==
+         std::string::npos) {
+    std::this_thread::yield();
+  }
+  ASSERT_EQ(server_->Run({"CLIENT", "UNPAUSE"}), "OK");
+  for (std::thread& call : calls) call.join();
+
+  ASSERT_EQ(server_->Run({"REPLICAOF", "127.0.0.1", "1"}), "OK");
+  EXPECT_EQ(store->Renew(), absl::UnavailableError("the session store refuses: READONLY"))
+      << "the name leads to the old one still";
+  EXPECT_TRUE(absl::IsUnavailable(store->Renew()));
+  std::filesystem::remove(name);
+  std::filesystem::create_symlink(next.socket(), name);
+  // The last connection was given up, too.
+  EXPECT_EQ(store->Renew(), absl::OkStatus());
+  EXPECT_TRUE(store->Acquire(kA, "t", AcquireMode::kNew).ok());
+  EXPECT_EQ(next.Run({"EXISTS", "goldfinch:session:" + kA}), "1");
+}
+
+// A full one stays the same on whichever connection.
+TEST_F(RedisStoreTest, AFullOneKeepsItsConnections) {
+  const auto store = Open();
+  server_->Run({"CONFIG", "SET", "maxmemory", "1"});
+  ASSERT_TRUE(
+      absl::IsResourceExhausted(store->Acquire(kA, "t", AcquireMode::kNew).status()));
+  EXPECT_NE(server_->Run({"CLIENT", "LIST"}).find("cmd=eval"), std::string::npos);
+}
+
 TEST_F(RedisStoreTest, AnErrorQuotesNothing) {
   const auto store = Open();
   server_->Run({"SET", "goldfinch:session:" + kA, "no hash"});
