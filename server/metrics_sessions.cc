@@ -64,6 +64,12 @@ void Metrics::CollectSessions(std::vector<MetricFamily>& families) const {
          Gauges("goldfinch_sessions_stored",
                 "Snapshots in the session store, whoever put them there"),
          static_cast<double>(stats.stored.load(kRelaxed)));
+  if (const int good = stats.lease_good.load(kRelaxed); good >= 0) {
+    AddOne(families,
+           Gauges("goldfinch_session_lease_good",
+                  "Whether this server may use the sessions of the store: 1 or 0"),
+           good);
+  }
   const std::pair<const char*, const std::atomic<std::uint64_t>*> events[] = {
       {"created", &stats.created},
       {"forked", &stats.forked},

@@ -280,7 +280,7 @@ class SessionManager::Impl : public std::enable_shared_from_this<SessionManager:
   Moves ChooseMoves(Stock stock) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   bool SleepUntil(std::chrono::steady_clock::time_point until);
   void RunLease();
-  absl::Status Renew();
+  bool Renew();
   void RunLapses();
   bool LookAtLease();
   void InterruptLost();
@@ -303,6 +303,8 @@ class SessionManager::Impl : public std::enable_shared_from_this<SessionManager:
   std::set<std::pair<std::string, std::string>> unheard_ ABSL_GUARDED_BY(mu_);
   bool disowning_ ABSL_GUARDED_BY(mu_) = false;
   bool lease_was_good_ ABSL_GUARDED_BY(mu_) = true;  // when it was last looked at
+  // Of renewals since the last good one; all were told of.
+  std::set<std::string> renewal_errors_ ABSL_GUARDED_BY(mu_);
   std::int64_t image_bytes_ ABSL_GUARDED_BY(mu_) = 0;  // see WithImage
   std::deque<ImageCopy> waiting_copies_ ABSL_GUARDED_BY(mu_);
   std::int64_t releasing_ ABSL_GUARDED_BY(mu_) = 0;  // claims of what is parked

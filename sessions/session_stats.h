@@ -54,6 +54,7 @@ struct SessionStats {
   std::atomic<std::int64_t> busy{0};
   std::atomic<std::int64_t> host_bytes{0};
   std::atomic<std::int64_t> stored{0};  // in the store, whoever put it there; each minute
+  std::atomic<int> lease_good{-1};  // 1 or 0, as last looked at; -1: there is no store
   TenantLevels tenant_host_bytes;       // what forks share counts for each of them
   TenantLevels tenant_stored_bytes;     // as `stored`
   // Since the start.

@@ -5,6 +5,7 @@
 #include <string>
 #include <utility>
 
+#include "absl/strings/str_cat.h"
 #include "sessions/session_manager_impl.h"
 
 namespace goldfinch {
@@ -28,7 +29,8 @@ void SessionManager::Impl::Start() {
   sweeper_ = std::thread([this] { RunSweeps(); });
   if (store_ == nullptr) return;
   // The store was opened before the model was loaded, which may take longer than a lease.
-  store_->Renew().IgnoreError();  // tried again at the first look
+  Renew();  // tried again at the first look
+  stats_.lease_good = store_->lease_is_good() ? 1 : 0;
   lease_keeper_ = std::thread([this] { RunLease(); });
   lapse_watch_ = std::thread([this] { RunLapses(); });
 }
@@ -225,21 +227,33 @@ void SessionManager::Impl::RunLease() {
     const bool good = LookAtLease();
     if (good && now < renew_at) continue;
     // One that failed is tried again at the next look.
-    if (Renew().ok()) renew_at = now + renew_every;
+    if (Renew()) renew_at = now + renew_every;
     InterruptLost();  // if the store had lost the lease, this one is another
   }
 }
 
-absl::Status SessionManager::Impl::Renew() {
+bool SessionManager::Impl::Renew() {
   {
     const MutexLock lock(mu_);
     ++under_way_;
   }
-  absl::Status renewed = store_->Renew();
-  const MutexLock lock(mu_);
-  --under_way_;
-  changed_.NotifyAll();
-  return renewed;
+  const absl::Status renewed = store_->Renew();
+  bool news = false;
+  {
+    const MutexLock lock(mu_);
+    --under_way_;
+    changed_.NotifyAll();
+    if (renewed.ok()) {
+      renewal_errors_.clear();
+    } else {
+      news = renewal_errors_.insert(std::string(renewed.message())).second;
+    }
+  }
+  // It is tried many times a minute, so each reason is told once.
+  if (news) {
+    Warn(absl::StrCat("the lease on sessions could not be renewed: ", renewed.message()));
+  }
+  return renewed.ok();
 }
 
 // Not on the thread that renews: a store that does not answer holds that one up.
@@ -248,18 +262,20 @@ void SessionManager::Impl::RunLapses() {
   while (SleepUntil(std::chrono::steady_clock::now() + look_every)) LookAtLease();
 }
 
-// Whether it is good. Of the two threads that look, whichever sees a lapse first counts
-// it.
+// Whether it is good. Of the two threads that look, whichever sees a change first counts
+// and tells it.
 bool SessionManager::Impl::LookAtLease() {
-  bool good = false, lapsed = false;
+  bool good = false, changed = false;
   {
     const MutexLock lock(mu_);
     good = store_->lease_is_good();
-    lapsed = std::exchange(lease_was_good_, good) && !good;
-    if (lapsed) ++stats_.lease_lapses;
+    changed = std::exchange(lease_was_good_, good) != good;
+    if (changed && !good) ++stats_.lease_lapses;
+    stats_.lease_good = good ? 1 : 0;
   }
-  if (lapsed) {
-    Warn("the lease on sessions lapsed: the session store did not answer in time");
+  if (changed) {
+    Warn(good ? "the lease on sessions is good again"
+              : "the lease on sessions lapsed; calls on them are refused");
   }
   InterruptLost();
   return good;

@@ -1,5 +1,6 @@
 // What the thread that renews the lease does when it finds that it has lapsed, or was
 // lost: others may have what it held from then on, so calls that run stop.
+#include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
 #include <algorithm>
@@ -18,6 +19,23 @@ namespace goldfinch {
 namespace {
 
 using ThreadId = std::thread::id;
+
+// What the manager warns of; it takes a function and no object.
+class Warnings {
+ public:
+  static void Add(const std::string& message) {
+    const MutexLock lock(mu_);
+    all_.push_back(message);
+  }
+  static std::vector<std::string> Take() {
+    const MutexLock lock(mu_);
+    return std::exchange(all_, {});
+  }
+
+ private:
+  static inline Mutex mu_;
+  static inline std::vector<std::string> all_ ABSL_GUARDED_BY(mu_);
+};
 
 // Tells of the threads that ask it: the test's, which made it; the lease keeper, which
 // renews; and the lapse watch.
@@ -136,6 +154,8 @@ class SessionLeaseTest : public ReplicaTest {
   SessionLeaseTest() : store_(medium_, "one", kLease) {
     SessionOptions options;
     options.lease = std::chrono::seconds(1);
+    options.warn = Warnings::Add;
+    Warnings::Take();
     sessions_ =
         std::make_unique<SessionManager>(scheduler_, engine_, &store_, clock_, options);
   }
@@ -192,6 +212,33 @@ TEST_F(SessionLeaseTest, CallsAreInterruptedWhenARenewalFindsTheLeaseLost) {
   store_.WaitForLooks(/*good=*/true);
   scheduler_.Step();
   EXPECT_TRUE(use_->interrupted());
+}
+
+// However long it lasts, and however often a renewal fails meanwhile.
+TEST_F(SessionLeaseTest, ALapseIsToldWithItsReasonAndSoIsItsEnd) {
+  EXPECT_EQ(sessions_->stats().lease_good, 1);
+  medium_.FailRenewals(1000000);
+  Lapse();
+  store_.WaitForLooks(/*good=*/false);
+  EXPECT_EQ(sessions_->stats().lease_good, 0);
+  EXPECT_THAT(Warnings::Take(),
+              testing::UnorderedElementsAre(
+                  "the lease on sessions lapsed; calls on them are refused",
+                  "the lease on sessions could not be renewed: no answer"));
+  store_.WaitForLooks(/*good=*/false);
+  EXPECT_THAT(Warnings::Take(), testing::IsEmpty());
+  medium_.Fail(true);  // in another way
+  store_.WaitForLooks(/*good=*/false);
+  EXPECT_THAT(
+      Warnings::Take(),
+      testing::ElementsAre("the lease on sessions could not be renewed: the store "
+                           "does not answer"));
+  medium_.Fail(false);
+  medium_.FailRenewals(0);
+  store_.WaitForLooks(/*good=*/true);
+  EXPECT_EQ(sessions_->stats().lease_good, 1);
+  EXPECT_THAT(Warnings::Take(),
+              testing::ElementsAre("the lease on sessions is good again"));
 }
 
 TEST_F(SessionLeaseTest, ALapseCountsOnceThoughTwoThreadsSeeIt) {

@@ -87,6 +87,7 @@ TEST(SessionTimesTest, TimesOfACallCountFromItsArrival) {
   EXPECT_GT(server.Metric("goldfinch_session_loaded_bytes_total"), 0);
   EXPECT_EQ(server.Metric("goldfinch_session_parked_bytes_total"),
             server.Metric("goldfinch_session_loaded_bytes_total"));
+  EXPECT_EQ(server.Metric("goldfinch_session_lease_good"), 1);
 }
 
 TEST_F(SessionServiceTest, AnEmptySessionHasNothingToGoOnWith) {
