@@ -32,6 +32,14 @@ const char* NameOf(const StreamEvent& end) {
   return end.finish_reason == FinishReason::kStop ? "stop" : "length";
 }
 
+// Those of other codes say what is wrong with a request, which is its caller's.
+bool TellsOfServer(const grpc::Status& status) {
+  const grpc::StatusCode code = status.error_code();
+  return code == grpc::StatusCode::RESOURCE_EXHAUSTED ||
+         code == grpc::StatusCode::INTERNAL || code == grpc::StatusCode::UNAVAILABLE ||
+         code == grpc::StatusCode::DATA_LOSS;
+}
+
 }  // namespace
 
 bool IsTraceparent(std::string_view text) {
@@ -62,8 +70,9 @@ CallLog::CallLog(const char* method, grpc::CallbackServerContext& context,
 void CallLog::Write(const End& end) const {
   nlohmann::ordered_json line = {{"event", "request"},
                                  {"method", method_},
-                                 {"status", CodeName(end.status)},
+                                 {"status", CodeName(end.status.error_code())},
                                  {"tenant", end.tenant}};
+  if (TellsOfServer(end.status)) line["status_message"] = end.status.error_message();
   if (end.request_id.has_value()) line["request_id"] = *end.request_id;
   if (!end.session_id.empty()) line["session_id"] = end.session_id;
   line["prompt_tokens"] = end.prompt_tokens;

@@ -1,5 +1,6 @@
 // One line of the log for each finished Generate, Score, CreateSession or AppendToSession
 // call: whose, how long, how much and how it ended; never what was asked or answered.
+// Messages of statuses that tell of the server, and not of the request, are in it.
 //
 // A caller's W3C traceparent, if it is one, is in the line and in the call's initial
 // metadata, so that a line can be found from a trace and the other way round.
@@ -8,6 +9,7 @@
 #pragma once
 
 #include <grpcpp/server_context.h>
+#include <grpcpp/support/status.h>
 
 #include <cstdint>
 #include <optional>
@@ -37,9 +39,9 @@ class CallLog {
   // What is known when the call ends. Lengths and times of a call that did not run are 0.
   // Lengths mean what they do in the usage, however the call ended.
   struct End {
-    grpc::StatusCode status = grpc::StatusCode::OK;
+    grpc::Status status;
     std::string tenant;      // empty: nobody
-    std::string session_id;  // empty: none
+    std::string session_id;  // had, or asked for in vain; empty: none
     std::optional<std::uint64_t> request_id;
     std::int64_t prompt_tokens = 0;
     std::int64_t generated_tokens = 0;

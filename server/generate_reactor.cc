@@ -8,6 +8,7 @@
 #include "absl/strings/str_cat.h"
 #include "scheduler/needs.h"
 #include "server/status.h"
+#include "sessions/session_id.h"
 
 namespace goldfinch {
 namespace {
@@ -65,6 +66,9 @@ void GenerateReactor::Begin(const v1::GenerateRequest& request) {
   absl::StatusOr<TenantPtr> tenant = Authenticate(serving_, *context_);
   if (!tenant.ok()) return Refuse(tenant.status());
   tenant_ = *std::move(tenant);
+  const std::string& session =
+      request.has_resume() ? request.resume().session_id() : request.session();
+  if (IsSessionId(session)) asked_for_ = session;  // what is none may be any text
   entered_ = serving_.calls.Enter(self_);
   const absl::Status may_begin = MayBegin(serving_, entered_);
   if (!may_begin.ok()) return Refuse(may_begin);
@@ -73,8 +77,8 @@ void GenerateReactor::Begin(const v1::GenerateRequest& request) {
   SetTenant(tenant_, call->request);
   if (!call->session.empty()) {
     // Held until the answer is there: gRPC knows of nothing to wait for yet.
-    const std::string session = call->session;
-    serving_.sessions.Acquire(tenant_->name, session,
+    const std::string id = call->session;
+    serving_.sessions.Acquire(tenant_->name, id,
                               [self = self_, call = *std::move(call)](auto use) mutable {
                                 self->OnSession(std::move(use), std::move(call));
                               });
@@ -368,10 +372,10 @@ void GenerateReactor::OnDone() {
   CallLog::End end;
   {
     const MutexLock lock(mu_);
-    end.status = end_->error_code();
+    end.status = *end_;
     end.prompt_tokens = prompt_tokens_;
     if (tenant_ != nullptr) end.tenant = tenant_->name;
-    if (use_ != nullptr) end.session_id = use_->id();
+    end.session_id = use_ != nullptr ? use_->id() : asked_for_;
     if (id_.has_value()) end.request_id = static_cast<std::uint64_t>(*id_);
     if (builder_.has_value()) end.generated_tokens = builder_->generated_tokens();
     end.finished = last_end_;

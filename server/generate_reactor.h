@@ -86,6 +86,7 @@ class GenerateReactor final : public grpc::ServerWriteReactor<v1::GenerateRespon
   std::shared_ptr<GenerateReactor> self_;  // from Start until OnDone
   TenantPtr tenant_;                       // set by Start; null: refused
   bool entered_ = false;                   // likewise
+  std::string asked_for_;                  // the session; likewise
   const CallLog log_;
   const std::optional<TimePoint> deadline_;
   const std::optional<TimePoint> late_from_;

@@ -8,6 +8,7 @@
 #include "server/response_builder.h"
 #include "server/session_message.h"
 #include "server/status.h"
+#include "sessions/session_id.h"
 
 namespace goldfinch {
 
@@ -35,6 +36,10 @@ grpc::ServerUnaryReactor* PrefillReactor::Append(
                                                   context, response);
   reactor->self_ = reactor;
   absl::Status status = reactor->Begin(request);
+  // For the log, however it ends; what is no id may be any text.
+  if (reactor->tenant_ != nullptr && IsSessionId(request.session_id())) {
+    reactor->session_id_ = request.session_id();
+  }
   if (status.ok() && reactor->request_.prompt.empty()) {
     status = absl::InvalidArgumentError("input has 0 tokens; it must have at least 1");
   }
@@ -175,7 +180,7 @@ void PrefillReactor::FinishWith(const absl::Status& status) {
   // The scheduler counts what it was asked, refused or not.
   const grpc::Status end =
       submitted_ ? ToGrpcStatus(status) : EndStatus(serving_, tenant_, status);
-  log_end_.status = end.error_code();
+  log_end_.status = end;
   if (status.ok() || !makes_session()) log_end_.session_id = session_id_;
   Finish(end);
 }

@@ -77,7 +77,7 @@ void ScoreReactor::Advance() {
 }
 
 void ScoreReactor::End(const grpc::Status& status) {
-  log_end_.status = status.error_code();
+  log_end_.status = status;
   Finish(status);
 }
 

@@ -1,5 +1,6 @@
 // The session manager's moves to and from the store.
 #include <algorithm>
+#include <string>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -13,6 +14,10 @@ namespace {
 constexpr auto kParkPause = std::chrono::seconds(5);
 // The same at the end, when there is no other time.
 constexpr auto kRetryPause = std::chrono::milliseconds(250);
+
+std::string NameForLog(const HeldSession& session) {
+  return absl::StrCat("session ", session.id, " of tenant ", session.tenant);
+}
 
 }  // namespace
 
@@ -48,9 +53,11 @@ absl::Status SessionManager::Impl::ClaimForCall(const SessionPtr& session) {
     stats_.loads.done.ObserveSeconds(clock_.Now() - began);
     return loaded;
   }
-  if (!absl::IsNotFound(loaded)) {
+  // Nor is it a failure of this kind that the store does not answer: trying again helps.
+  if (!absl::IsNotFound(loaded) && !absl::IsUnavailable(loaded)) {
     ++stats_.load_failures;
     stats_.loads.failed.ObserveSeconds(clock_.Now() - began);
+    Warn(absl::StrCat(NameForLog(*session), " could not be loaded: ", loaded.message()));
   }
   Forget(session);
   // What is damaged stays claimable by others, who may have the means to read it.
@@ -350,7 +357,8 @@ void SessionManager::Impl::NoteParkFailure(const Parked& parked,
       next_park_ = clock_.Now() + kParkPause;
     }
   }
-  Warn(absl::StrCat("a session could not be parked: ", status.message()));
+  Warn(absl::StrCat(NameForLog(*parked.session),
+                    " could not be parked: ", status.message()));
 }
 
 // A call of its own forgets the session; beside calls it is forgotten only if nothing has

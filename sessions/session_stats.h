@@ -67,7 +67,7 @@ struct SessionStats {
   std::atomic<std::uint64_t> stale{0};  // forgotten: another replica went on with them
   std::atomic<std::uint64_t> park_failures{0};
   std::atomic<std::uint64_t> over_quota{0};  // not parked for their tenant's limit
-  std::atomic<std::uint64_t> load_failures{0};
+  std::atomic<std::uint64_t> load_failures{0};  // but for a store that does not answer
   std::atomic<std::uint64_t> lease_lapses{0};
   MoveStats loads;  // from the claim on; as many as `loaded` and `load_failures`
   // From being asked for, with the copy from the device and the wait for room for it; as

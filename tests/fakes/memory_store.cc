@@ -32,6 +32,11 @@ void MemoryMedium::FailPuts(absl::Status status) {
   puts_ = std::move(status);
 }
 
+void MemoryMedium::FailGets(absl::Status status) {
+  const MutexLock lock(mu_);
+  gets_ = std::move(status);
+}
+
 void MemoryMedium::FailClaims(absl::Status status) {
   const MutexLock lock(mu_);
   claims_ = std::move(status);
@@ -327,6 +332,7 @@ absl::Status MemoryStore::PutNow(std::string_view id, const Claim& claim,
 absl::StatusOr<std::string> MemoryStore::Get(std::string_view id) {
   const MutexLock lock(medium_.mu_);
   if (absl::Status status = Check(); !status.ok()) return status;
+  if (!medium_.gets_.ok()) return Again(medium_.gets_);
   const auto it = medium_.entries_.find(std::string(id));
   if (it == medium_.entries_.end() || it->second.generation == 0) {
     return NoSuchSession();

@@ -27,6 +27,7 @@ class MemoryMedium {
   // The same of one kind of call, with a status of the test's choice; OK: no longer.
   void FailReleases(absl::Status status);
   void FailPuts(absl::Status status);
+  void FailGets(absl::Status status);
   void FailClaims(absl::Status status);
   void FailDeletes(absl::Status status);
   void WaitForFailedDeletes(int count);
@@ -76,6 +77,7 @@ class MemoryMedium {
   bool fails_ ABSL_GUARDED_BY(mu_) = false;
   absl::Status releases_ ABSL_GUARDED_BY(mu_);
   absl::Status puts_ ABSL_GUARDED_BY(mu_);
+  absl::Status gets_ ABSL_GUARDED_BY(mu_);
   absl::Status claims_ ABSL_GUARDED_BY(mu_);
   absl::Status deletes_ ABSL_GUARDED_BY(mu_);
   int failed_deletes_ ABSL_GUARDED_BY(mu_) = 0;

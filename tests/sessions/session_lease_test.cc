@@ -14,28 +14,12 @@
 
 #include "sessions/session_manager.h"
 #include "tests/sessions/replica.h"
+#include "tests/sessions/warnings.h"
 
 namespace goldfinch {
 namespace {
 
 using ThreadId = std::thread::id;
-
-// What the manager warns of; it takes a function and no object.
-class Warnings {
- public:
-  static void Add(const std::string& message) {
-    const MutexLock lock(mu_);
-    all_.push_back(message);
-  }
-  static std::vector<std::string> Take() {
-    const MutexLock lock(mu_);
-    return std::exchange(all_, {});
-  }
-
- private:
-  static inline Mutex mu_;
-  static inline std::vector<std::string> all_ ABSL_GUARDED_BY(mu_);
-};
 
 // Tells of the threads that ask it: the test's, which made it; the lease keeper, which
 // renews; and the lapse watch.

@@ -1,5 +1,6 @@
 // Stores that refuse one kind of call, or have something else than what was put there:
 // whose sessions stay what they are.
+#include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
 #include <string>
@@ -8,6 +9,7 @@
 #include "sessions/session_manager.h"
 #include "tests/sessions/replica.h"
 #include "tests/sessions/samples.h"
+#include "tests/sessions/warnings.h"
 
 namespace goldfinch {
 namespace {
@@ -80,6 +82,45 @@ TEST_F(SessionStoreFaultsTest, AnOlderSnapshotOfTheSameSessionIsDataLoss) {
   medium_.Spoil(id, [&](std::string& bytes) { bytes = last; });
   EXPECT_TRUE(one->Say(id, 20, 5, 3).ok());
   EXPECT_EQ(one->Get(id)->num_tokens, 75);
+}
+
+TEST_F(SessionStoreFaultsTest, WhatCannotBeLoadedOrParkedIsNamed) {
+  ReplicaOptions options;
+  options.sessions.warn = Warnings::Add;
+  Warnings::Take();
+  const auto one = Make("one", options);
+  const std::string id = HeldAndStored(*one);
+  medium_.FailPuts(absl::ResourceExhaustedError("it is full"));
+  EXPECT_FALSE(one->Park(id).ok());
+  EXPECT_THAT(Warnings::Take(),
+              testing::ElementsAre("session " + id +
+                                   " of tenant a could not be parked: it is full"));
+  medium_.FailPuts(absl::OkStatus());
+  ASSERT_TRUE(one->Park(id).ok());
+  medium_.Spoil(id, [](std::string& bytes) { bytes.back() ^= 1; });
+  EXPECT_TRUE(absl::IsDataLoss(one->Acquire(id).status()));
+  const std::vector<std::string> warnings = Warnings::Take();
+  ASSERT_EQ(warnings.size(), 1u);
+  EXPECT_THAT(warnings[0], testing::StartsWith("session " + id +
+                                               " of tenant a could not be loaded: "));
+}
+
+// That is not what the session has to be looked at for.
+TEST_F(SessionStoreFaultsTest, AStoreThatDoesNotAnswerIsNoFailedLoad) {
+  ReplicaOptions options;
+  options.sessions.warn = Warnings::Add;
+  Warnings::Take();
+  const auto one = Make("one", options);
+  const std::string id = HeldAndStored(*one);
+  ASSERT_TRUE(one->Park(id).ok());
+  medium_.FailGets(absl::UnavailableError("no answer"));
+  EXPECT_TRUE(absl::IsUnavailable(one->Acquire(id).status()));
+  const SessionStats& stats = one->sessions().stats();
+  EXPECT_EQ(stats.load_failures, 0u);
+  EXPECT_EQ(stats.loads.failed.Read().cumulative.back(), 0u);
+  EXPECT_THAT(Warnings::Take(), testing::IsEmpty());
+  medium_.FailGets(absl::OkStatus());
+  EXPECT_TRUE(one->Acquire(id).ok());
 }
 
 // In the order in which they came: small ones would else pass a large one for ever.

@@ -8,6 +8,7 @@
 
 #include <algorithm>
 #include <chrono>
+#include <functional>
 #include <memory>
 #include <nlohmann/json.hpp>
 #include <sstream>
@@ -16,6 +17,7 @@
 #include <vector>
 
 #include "tests/fakes/fake_clock.h"
+#include "tests/fakes/memory_store.h"
 #include "tests/server/grpc/harness.h"
 #include "tests/server/grpc/session_client.h"
 
@@ -267,6 +269,75 @@ TEST_F(CallLogTest, LengthsMeanTheSameHoweverACallEnds) {
             history + static_cast<std::int64_t>(Encode("fg").size()));
   EXPECT_EQ(lines[1]["prompt_tokens"], Encode("abc").size());
   EXPECT_EQ(lines[1]["scored_tokens"], Encode("de").size());
+}
+
+// Whoever looks into a call that failed finds the session it was for, and what was wrong
+// with the server; what was wrong with the request is its caller's to know.
+TEST_F(CallLogTest, AFailedCallNamesItsSessionAndWhatIsWrongWithTheServer) {
+  constexpr char kNoId[] = "a text where the id should be";
+  const std::string unknown(32, 'f');
+  std::string id;
+  {
+    const SteadyClock clock;
+    MemoryMedium medium(clock);
+    MemoryStore store(medium, "one", std::chrono::hours(1));
+    TestServerOptions options;
+    options.store = &store;
+    TestServer server(options);
+    id = CreateSession(server, "abcde")->id();
+    const auto go_on = [&](const std::string& session) {
+      v1::GenerateRequest turn = TextRequest("fg", 3);
+      turn.set_session(session);
+      return Generate(server.stub(), turn).status.error_code();
+    };
+    const auto append = [&](const std::string& session) {
+      grpc::ClientContext context;
+      v1::AppendToSessionRequest request;
+      request.set_session_id(session);
+      request.set_text("fg");
+      v1::AppendToSessionResponse response;
+      return server.sessions().AppendToSession(&context, request, &response).error_code();
+    };
+    const auto resume = [&](const std::string& session) {
+      v1::GenerateRequest request;
+      request.mutable_resume()->set_session_id(session);
+      return Generate(server.stub(), request).status.error_code();
+    };
+    for (const auto& call : std::vector<std::function<grpc::StatusCode(std::string)>>{
+             go_on, append, resume}) {
+      EXPECT_EQ(call(unknown), grpc::StatusCode::NOT_FOUND);
+      EXPECT_EQ(call(kNoId), grpc::StatusCode::INVALID_ARGUMENT);
+    }
+    ASSERT_TRUE(ParkSession(server, id).ok());
+    for (const absl::Status& status :
+         {absl::UnavailableError("no answer"), absl::DataLossError("it is damaged")}) {
+      medium.FailGets(status);
+      EXPECT_EQ(absl::StatusCodeToString(static_cast<absl::StatusCode>(go_on(id))),
+                absl::StatusCodeToString(status.code()));
+    }
+  }
+  const auto with = [lines = Requests()](const std::string& status) {
+    auto some = lines;
+    std::erase_if(some, [&](const auto& line) { return line["status"] != status; });
+    return some;
+  };
+  ASSERT_EQ(with("NOT_FOUND").size(), 3u);
+  for (const nlohmann::json& line : with("NOT_FOUND")) {
+    EXPECT_EQ(line["session_id"], unknown);
+    EXPECT_FALSE(line.contains("status_message"));
+  }
+  ASSERT_EQ(with("INVALID_ARGUMENT").size(), 3u);
+  for (const nlohmann::json& line : with("INVALID_ARGUMENT")) {
+    EXPECT_FALSE(line.contains("session_id"));
+    EXPECT_FALSE(line.contains("status_message"));
+  }
+  for (const auto& [status, message] :
+       {std::pair("UNAVAILABLE", "no answer"), std::pair("DATA_LOSS", "it is damaged")}) {
+    const std::vector<nlohmann::json> lines = with(status);
+    ASSERT_EQ(lines.size(), 1u) << status;
+    EXPECT_EQ(lines[0]["session_id"], id);
+    EXPECT_EQ(lines[0]["status_message"], message);
+  }
 }
 
 // Its connection is full, so what it is being sent fails too; the log then says what the
