@@ -43,8 +43,14 @@ absl::StatusOr<std::unique_ptr<DirectoryStore>> DirectoryStore::Open(
   if (!lock) return FileError("opening", errno);
   std::unique_ptr<DirectoryStore> store(
       new DirectoryStore(std::move(options), std::move(directory), std::move(lock)));
-  absl::Status status = store->Renew();
-  if (status.ok()) status = store->RemoveExpired().status();
+  // First, since in a full directory it makes the room that a lease needs. What is old
+  // stays if it can: a machine's clock may be wrong until some time after its start.
+  absl::Status status = store->RemoveLeftOvers();
+  if (status.ok()) status = store->Renew();
+  if (absl::IsResourceExhausted(status)) {
+    status = store->RemoveExpired().status();
+    if (status.ok()) status = store->Renew();
+  }
   if (status.ok()) status = store->Count();
   if (!status.ok()) return status;
   return store;
@@ -62,7 +68,7 @@ DirectoryStore::DirectoryStore(DirectoryStoreOptions options, FileDescriptor dir
 
 DirectoryStore::~DirectoryStore() {
   const MutexLock lock(mu_);
-  if (!owner_.empty()) RemoveFile(directory_.get(), FileName(owner_, kOwnerSuffix));
+  RemoveFile(directory_.get(), FileName(owner_, kOwnerSuffix));
   spare_.Remove();
 }
 
@@ -103,16 +109,16 @@ absl::Status DirectoryStore::Renew() {
   const MutexLock lock(mu_);
   const Locked locked(*this);
   if (!locked.status().ok()) return locked.status();
-  if (owner_.empty() || options_.clock->Uptime() >= uptime_until_) {
+  if (lease_ == 0) {
+    lease_ = 1;
+  } else if (options_.clock->Uptime() >= uptime_until_) {
     const std::string before = std::exchange(owner_, NewSessionId());
     ++lease_;
     // The file stays for the new one, which a full directory would have no room for; what
     // is in it has ended.
-    if (!before.empty()) {
-      RenameFile(options_.calls, directory_.get(), FileName(before, kOwnerSuffix),
-                 FileName(owner_, kOwnerSuffix))
-          .IgnoreError();
-    }
+    RenameFile(options_.calls, directory_.get(), FileName(before, kOwnerSuffix),
+               FileName(owner_, kOwnerSuffix))
+        .IgnoreError();
   }
   return WriteLease();
 }

@@ -35,6 +35,7 @@
 #include "sessions/directory_totals.h"
 #include "sessions/files.h"
 #include "sessions/lease_clock.h"
+#include "sessions/session_id.h"
 #include "sessions/store.h"
 
 namespace goldfinch {
@@ -50,7 +51,8 @@ struct DirectoryStoreOptions {
 class DirectoryStore final : public SnapshotStore {
  public:
   // The directory exists. FAILED_PRECONDITION when everybody may write to it. Removes
-  // what interrupted writes of dead owners left.
+  // what interrupted writes of dead owners left, and where there is no room for a lease
+  // then, what has expired; RESOURCE_EXHAUSTED when there is none even so.
   static absl::StatusOr<std::unique_ptr<DirectoryStore>> Open(
       DirectoryStoreOptions options);
   ~DirectoryStore() override;  // gives up the lease
@@ -86,6 +88,7 @@ class DirectoryStore final : public SnapshotStore {
   class Locked;
 
   absl::Status Count();
+  absl::Status RemoveLeftOvers();
   std::string owner() const;
   // Who has a session, as `owner` sees it.
   struct Holder {
@@ -128,7 +131,8 @@ class DirectoryStore final : public SnapshotStore {
   const FileDescriptor lock_;
 
   mutable Mutex mu_;  // with it, the lock of the directory
-  std::string owner_ ABSL_GUARDED_BY(mu_);
+  // From the first on a name, which is that of temporary files, too.
+  std::string owner_ ABSL_GUARDED_BY(mu_) = NewSessionId();
   std::uint64_t lease_ ABSL_GUARDED_BY(mu_) = 0;
   std::uint64_t last_temporary_ ABSL_GUARDED_BY(mu_) = 0;
   std::chrono::nanoseconds uptime_until_ ABSL_GUARDED_BY(mu_){0};  // as told to others

@@ -84,7 +84,11 @@ absl::StatusOr<std::int64_t> DirectoryTotals::BeforeChange(const std::string& id
 
 absl::Status DirectoryTotals::Count() {
   const auto totals = CountAll(directory_);
-  return totals.ok() ? Write(*totals) : totals.status();
+  if (!totals.ok()) return totals.status();
+  absl::Status status = Write(*totals);
+  if (!absl::IsResourceExhausted(status)) return status;
+  RemoveFile(directory_, kTotalsName);
+  return absl::OkStatus();
 }
 
 absl::StatusOr<TotalsFile> DirectoryTotals::Read() const {

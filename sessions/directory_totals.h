@@ -41,7 +41,8 @@ class DirectoryTotals {
   absl::StatusOr<std::int64_t> BeforeChange(const std::string& id,
                                             const std::string& tenant);
 
-  // Reads every snapshot's header and writes the file anew.
+  // Reads every snapshot's header and writes the file anew. Where there is no room for it
+  // the old one goes, and whoever asks counts.
   absl::Status Count();
 
  private:

@@ -51,25 +51,37 @@ void DirectoryStore::RemoveClaimIfLeftOver(const std::string& id) {
   RemoveFile(directory_.get(), FileName(id, kClaimSuffix));
 }
 
+// One at a time, here and below, so that nobody waits for all of them.
+absl::Status DirectoryStore::RemoveLeftOvers() {
+  const auto names = FileNames(directory_.get());
+  if (!names.ok()) return names.status();
+  for (const std::string& name : *names) {
+    if (!StemOf(name, kSnapshotSuffix).empty()) continue;
+    const MutexLock lock(mu_);
+    const Locked locked(*this);
+    if (!locked.status().ok()) return locked.status();
+    RemoveIfLeftOver(name);
+  }
+  return absl::OkStatus();
+}
+
 absl::StatusOr<StoreUsage> DirectoryStore::RemoveExpired() {
+  const absl::Status status = RemoveLeftOvers();
+  if (!status.ok()) return status;
   const auto names = FileNames(directory_.get());
   if (!names.ok()) return names.status();
   StoreUsage left;
   for (const std::string& name : *names) {
     const std::string id = StemOf(name, kSnapshotSuffix);
-    if (!id.empty() && options_.time_to_live.count() == 0) {
+    if (id.empty()) continue;
+    if (options_.time_to_live.count() == 0) {
       ++left.snapshots;
       continue;
     }
-    // One at a time, so that nobody waits for all of them.
     const MutexLock lock(mu_);
     const Locked locked(*this);
     if (!locked.status().ok()) return locked.status();
-    if (id.empty()) {
-      RemoveIfLeftOver(name);
-    } else {
-      left.snapshots += RemoveIfExpired(id) ? 0 : 1;
-    }
+    left.snapshots += RemoveIfExpired(id) ? 0 : 1;
   }
   const MutexLock lock(mu_);
   const Locked locked(*this);

@@ -273,7 +273,7 @@ TEST_F(DirectoryStoreTest, AClaimThatCannotBeReadIsNotNobodys) {
   fs::remove(claim);
   fs::create_directory(claim);
   EXPECT_TRUE(absl::IsUnavailable(store->Head(kSampleId, kTenant).status()));
-  ASSERT_TRUE(DirectoryStore::Open(options).ok()) << "removes what is too old";
+  ASSERT_TRUE((*DirectoryStore::Open(options))->RemoveExpired().ok());
   EXPECT_EQ(store->Get(kSampleId).value_or(""), "one");
   fs::remove(SnapshotPath());
   EXPECT_TRUE(absl::IsUnavailable(store->Head(kSampleId, kTenant).status()));
@@ -492,6 +492,77 @@ TEST_F(FullDirectoryTest, WhatIsStoredIsClaimedGivenUpAndDeleted) {
   EXPECT_TRUE(absl::IsNotFound(one->Get(kSampleId).status()));
   EXPECT_EQ(one->TenantBytes(kTenant).value_or(-1), 0);
   EXPECT_EQ(NumNamed(".tmp"), 0u);
+}
+
+// A disk of so many blocks, one for each file that is not empty.
+std::string small_disk;
+std::size_t num_blocks = 0;
+ssize_t SmallDiskWrite(int fd, const void* bytes, std::size_t size) {
+  std::size_t taken = 0;
+  for (const auto& entry : fs::directory_iterator(small_disk)) {
+    taken += entry.file_size() > 0 ? 1 : 0;
+  }
+  struct stat info;
+  if (taken >= num_blocks && (fstat(fd, &info) != 0 || info.st_size == 0)) {
+    errno = ENOSPC;
+    return -1;
+  }
+  return write(fd, bytes, size);
+}
+
+class SmallDirectoryTest : public DirectoryStoreTest {
+ protected:
+  SmallDirectoryTest() {
+    options_.path = small_disk = path_;
+    options_.time_to_live = std::chrono::hours(1);
+    options_.calls.write = SmallDiskWrite;
+    options_.clock = clock_;
+    num_blocks = 1000;
+    auto store = DirectoryStore::Open(options_);
+    EXPECT_TRUE(store.ok()) << store.status();
+    EXPECT_EQ(Put(**store, 1, "some bytes"), absl::OkStatus());
+  }
+  // From now on nothing is free.
+  void Fill() {
+    num_blocks = 0;
+    for (const auto& entry : fs::directory_iterator(path_)) {
+      num_blocks += entry.file_size() > 0 ? 1 : 0;
+    }
+  }
+
+  const std::shared_ptr<MovedClock> clock_ = std::make_shared<MovedClock>();
+  DirectoryStoreOptions options_;
+};
+
+TEST_F(SmallDirectoryTest, WhatTheDeadHaveLeftMakesRoomForAStart) {
+  const std::string dead(32, 'd');
+  for (const char* suffix : {".owner", ".spare"}) {
+    std::ofstream(path_ + "/" + dead + suffix) << "half";
+  }
+  // Wrong, as after a loss of power; there is no room for another one.
+  std::ofstream(path_ + "/totals") << "nonsense";
+  Fill();
+  const auto store = DirectoryStore::Open(options_);
+  ASSERT_TRUE(store.ok()) << store.status();
+  EXPECT_EQ((*store)->TenantBytes(kTenant).value_or(-1), 10);
+  clock_->Advance(std::chrono::seconds(20));
+  EXPECT_EQ((*store)->Renew(), absl::OkStatus());
+  const auto claim = (*store)->Acquire(kSampleId, kTenant, AcquireMode::kStored);
+  ASSERT_TRUE(claim.ok()) << claim.status();
+  EXPECT_EQ((*store)->Delete(kSampleId, *claim), absl::OkStatus());
+  EXPECT_EQ((*store)->TenantBytes(kTenant).value_or(-1), 0);
+  EXPECT_EQ(NumNamed(".tmp"), 0u);
+}
+
+TEST_F(SmallDirectoryTest, WhatHasExpiredMakesRoomForAStart) {
+  Fill();
+  EXPECT_TRUE(absl::IsResourceExhausted(DirectoryStore::Open(options_).status()));
+  EXPECT_TRUE(fs::exists(SnapshotPath()));
+  clock_->Advance(std::chrono::hours(2));
+  const auto store = DirectoryStore::Open(options_);
+  ASSERT_TRUE(store.ok()) << store.status();
+  EXPECT_FALSE(fs::exists(SnapshotPath()));
+  EXPECT_EQ((*store)->TenantBytes(kTenant).value_or(-1), 0);
 }
 
 // As on some network file systems.
