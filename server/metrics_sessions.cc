@@ -77,6 +77,7 @@ void Metrics::CollectSessions(std::vector<MetricFamily>& families) const {
       {"loaded", &stats.loaded},
       {"deleted", &stats.deleted},
       {"expired", &stats.expired},
+      {"expired_stored", &stats.expired_stored},
       {"stale", &stats.stale},
       {"park_failed", &stats.park_failures},
       {"over_quota", &stats.over_quota},

@@ -96,6 +96,7 @@ SessionOptions SessionOptionsOf(const ServerOptions& options,
     return tenants.QuotaOf(name);
   };
   sessions.warn = [](const std::string& message) { LogWarning(message); };
+  sessions.note = [](const std::string& message) { LogInfo(message); };
   return sessions;
 }
 

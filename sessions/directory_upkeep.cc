@@ -81,7 +81,7 @@ absl::StatusOr<StoreUsage> DirectoryStore::RemoveExpired() {
     const MutexLock lock(mu_);
     const Locked locked(*this);
     if (!locked.status().ok()) return locked.status();
-    left.snapshots += RemoveIfExpired(id) ? 0 : 1;
+    ++(RemoveIfExpired(id) ? left.expired : left.snapshots);
   }
   const MutexLock lock(mu_);
   const Locked locked(*this);

@@ -155,7 +155,7 @@ return 'ok'
 
 // KEYS: session, blob, totals. ARGV: seconds to live (0: for ever), id, prefixes of
 // owners and of ids. Claims of dead owners on what was never stored go, too. 1 when a
-// snapshot stays.
+// snapshot stays, -1 when one has gone.
 inline constexpr std::string_view kExpireScript = R"(
 local f = redis.call('HMGET', KEYS[1], 'owner', 'tenant', 'stored_at', 'bytes',
     'deleted')
@@ -174,7 +174,7 @@ if redis.call('EXISTS', ARGV[4] .. f[2]) == 0 then
 elseif redis.call('HEXISTS', KEYS[3], f[2]) == 1 then
   redis.call('HINCRBY', KEYS[3], f[2], string.format('%.0f', 0 - f[4]))
 end
-return 0
+return -1
 )";
 
 }  // namespace goldfinch

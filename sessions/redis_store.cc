@@ -475,7 +475,9 @@ absl::StatusOr<StoreUsage> RedisStore::RemoveExpired() {
       const auto reply = Eval(kExpireScript, {key, Key("blob", id), TotalsKey()},
                               {age, id, Key("owner", ""), Key("ids", "")});
       if (!reply.ok()) return reply.status();
-      left.snapshots += (*reply)->type == REDIS_REPLY_INTEGER ? (*reply)->integer : 0;
+      const int outcome = NumberOf<int>(reply->get());
+      left.snapshots += outcome > 0 ? 1 : 0;
+      left.expired += outcome < 0 ? 1 : 0;
     }
   } while (cursor != "0");
   const auto totals = Call({"HGETALL", TotalsKey()});

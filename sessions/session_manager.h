@@ -64,6 +64,8 @@ struct SessionOptions {
   std::function<SessionQuota(const std::string& tenant)> quota_of;
   // What an operator should hear of; any thread, without locks. May be null.
   void (*warn)(const std::string& message) = nullptr;
+  // The same of what is as it should be.
+  void (*note)(const std::string& message) = nullptr;
 };
 
 enum class SessionPlace { kAlive, kResting, kParked };

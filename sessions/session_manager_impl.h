@@ -263,6 +263,9 @@ class SessionManager::Impl : public std::enable_shared_from_this<SessionManager:
   void Warn(const std::string& message) const {
     if (options_.warn != nullptr) options_.warn(message);
   }
+  void Note(const std::string& message) const {
+    if (options_.note != nullptr) options_.note(message);
+  }
   void RunSweeps();
   // What the sessions take, and which of them may go.
   struct Stock {

@@ -70,6 +70,12 @@ void SessionManager::Impl::RunSweeps() {
           auto left = store_->RemoveExpired();
           if (!left.ok()) return;
           stats_.stored = left->snapshots;
+          if (left->expired > 0) {
+            stats_.expired_stored += static_cast<std::uint64_t>(left->expired);
+            Note(absl::StrCat(left->expired,
+                              " sessions in the store were deleted: nobody called for "
+                              "them within their time to live"));
+          }
           stats_.tenant_stored_bytes.Set(std::move(left->tenant_bytes));
         },
         Urgency::kBackground);

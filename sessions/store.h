@@ -65,9 +65,10 @@ struct StoredSession {
   bool held_elsewhere = false;  // by another owner, which may have gone on from it
 };
 
-// What is stored, whoever put it.
+// What is stored, whoever put it, and what has just gone.
 struct StoreUsage {
   std::int64_t snapshots = 0;
+  std::int64_t expired = 0;                          // removed for their age by this call
   std::map<std::string, std::int64_t> tenant_bytes;  // as TenantBytes; none is 0
 };
 

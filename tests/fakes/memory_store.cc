@@ -121,6 +121,11 @@ void MemoryMedium::Forget() {
   leases_.clear();
 }
 
+void MemoryMedium::Expire(std::int64_t count) {
+  const MutexLock lock(mu_);
+  expired_ = count;
+}
+
 std::string MemoryMedium::BytesOf(const std::string& id) const {
   const MutexLock lock(mu_);
   const auto it = entries_.find(id);
@@ -188,6 +193,7 @@ absl::StatusOr<StoreUsage> MemoryStore::RemoveExpired() {
   const MutexLock lock(medium_.mu_);
   if (absl::Status status = Check(); !status.ok()) return status;
   StoreUsage left;
+  left.expired = std::exchange(medium_.expired_, 0);
   for (const auto& [id, entry] : medium_.entries_) {
     if (entry.generation == 0) continue;
     ++left.snapshots;

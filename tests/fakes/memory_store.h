@@ -5,6 +5,7 @@
 #pragma once
 
 #include <chrono>
+#include <cstdint>
 #include <functional>
 #include <map>
 #include <memory>
@@ -52,6 +53,8 @@ class MemoryMedium {
   // Changes what is stored, as damage would.
   void Spoil(const std::string& id, const std::function<void(std::string&)>& spoil);
   void Forget();  // everything, leases too
+  // The next sweep says that it has removed so many.
+  void Expire(std::int64_t count);
   std::string BytesOf(const std::string& id) const;
   std::uint64_t GenerationOf(const std::string& id) const;
   std::uint64_t EpochOf(const std::string& id) const;  // of its last claim
@@ -82,6 +85,7 @@ class MemoryMedium {
   absl::Status deletes_ ABSL_GUARDED_BY(mu_);
   int failed_deletes_ ABSL_GUARDED_BY(mu_) = 0;
   int failing_renewals_ ABSL_GUARDED_BY(mu_) = 0;
+  std::int64_t expired_ ABSL_GUARDED_BY(mu_) = 0;
   enum class Crossing { kNo, kAwaitsFirst, kHasFirst, kHasBoth };
   Crossing crossing_ ABSL_GUARDED_BY(mu_) = Crossing::kNo;
   std::function<void()> after_release_ ABSL_GUARDED_BY(mu_);

@@ -252,6 +252,24 @@ TEST_F(DirectoryStoreTest, WithoutRoomForTotalsADeleteSucceeds) {
   EXPECT_EQ(store->TenantBytes(kTenant).value_or(-1), 5);
 }
 
+// Nor are they by a clock that is not right yet, as that of a machine may be at its
+// start.
+TEST_F(DirectoryStoreTest, AtAStartNothingIsRemovedForItsAge) {
+  const auto clock = std::make_shared<MovedClock>();
+  ASSERT_TRUE(Put(*Open({}, clock), 1, "some bytes").ok());
+  DirectoryStoreOptions options;
+  options.path = path_;
+  options.clock = clock;
+  options.time_to_live = std::chrono::hours(1);
+  clock->JumpWorld(std::chrono::hours(10));
+  const auto store = DirectoryStore::Open(options);
+  ASSERT_TRUE(store.ok()) << store.status();
+  EXPECT_TRUE(fs::exists(SnapshotPath()));
+  clock->JumpWorld(-std::chrono::hours(10));
+  EXPECT_EQ((*store)->RemoveExpired().value().expired, 0);
+  EXPECT_EQ((*store)->Get(kSampleId).value_or(""), "some bytes");
+}
+
 // Damage of what is small and can be made again harms nobody.
 TEST_F(DirectoryStoreTest, ADamagedClaimIsNobodys) {
   const auto one = Open(), two = Open();

@@ -123,6 +123,20 @@ TEST_F(SessionStoreFaultsTest, AStoreThatDoesNotAnswerIsNoFailedLoad) {
   EXPECT_TRUE(one->Acquire(id).ok());
 }
 
+// By whatever clock the store thinks so.
+TEST_F(SessionStoreFaultsTest, WhatTheSweepDeletesIsCountedAndTold) {
+  ReplicaOptions options;
+  options.sessions.note = Warnings::Add;
+  Warnings::Take();
+  medium_.Expire(3);
+  const auto one = Make("one", options);
+  Warnings::WaitForOne();
+  EXPECT_THAT(Warnings::Take(),
+              testing::ElementsAre("3 sessions in the store were deleted: nobody called "
+                                   "for them within their time to live"));
+  EXPECT_EQ(one->sessions().stats().expired_stored, 3u);
+}
+
 // In the order in which they came: small ones would else pass a large one for ever.
 TEST_F(SessionStoreFaultsTest, NoCopyIsMadeBeforeOneThatWaitsForRoom) {
   constexpr std::int64_t kLarge = 60, kSmall = 5;

@@ -1,5 +1,5 @@
-// What session managers warn of, for SessionOptions::warn, which takes a function and no
-// object: of all managers of the process together.
+// What session managers tell, for SessionOptions::warn or note, which take a function and
+// no object: of all managers of the process together.
 //
 // Threads: any.
 #pragma once
@@ -17,6 +17,11 @@ class Warnings {
   static void Add(const std::string& message) {
     const MutexLock lock(mu_);
     all_.push_back(message);
+    added_.NotifyAll();
+  }
+  static void WaitForOne() {
+    const MutexLock lock(mu_);
+    while (all_.empty()) added_.Wait(mu_);
   }
   // Those since the last time.
   static std::vector<std::string> Take() {
@@ -26,6 +31,7 @@ class Warnings {
 
  private:
   static inline Mutex mu_;
+  static inline CondVar added_;
   static inline std::vector<std::string> all_ ABSL_GUARDED_BY(mu_);
 };
 
