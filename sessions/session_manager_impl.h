@@ -72,6 +72,7 @@ class SessionManager::Impl : public std::enable_shared_from_this<SessionManager:
   // session_upkeep.cc.
   void Sweep();
   std::int64_t ParkAll(std::chrono::steady_clock::time_point deadline);
+  std::int64_t ParkUntil(std::chrono::steady_clock::time_point deadline);
   void LetGoOfStore(std::chrono::steady_clock::time_point deadline);
 
   // What uses do; any thread.
@@ -312,6 +313,9 @@ class SessionManager::Impl : public std::enable_shared_from_this<SessionManager:
   std::deque<ImageCopy> waiting_copies_ ABSL_GUARDED_BY(mu_);
   std::int64_t releasing_ ABSL_GUARDED_BY(mu_) = 0;  // claims of what is parked
   bool draining_ ABSL_GUARDED_BY(mu_) = false;       // nothing new
+  // Of parks since then, until ParkAll has told of them; and those that were told of.
+  std::int64_t drain_failures_ ABSL_GUARDED_BY(mu_) = 0;
+  std::set<absl::StatusCode> drain_errors_ ABSL_GUARDED_BY(mu_);
   bool stopping_ ABSL_GUARDED_BY(mu_) = false;
   std::int64_t parking_all_ ABSL_GUARDED_BY(mu_) = 0;
   SweepDemand sweep_demand_ ABSL_GUARDED_BY(mu_){kParksAtOnce};  // parks beside calls

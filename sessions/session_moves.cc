@@ -348,8 +348,14 @@ void SessionManager::Impl::NoteParkFailure(const Parked& parked,
   if (absl::IsAborted(status) || absl::IsOutOfRange(status) || absl::IsNotFound(status)) {
     return;
   }
+  bool told = false;
   {
     const MutexLock lock(mu_);
+    // A drain tries all of them again and again, and says at its end what came of it.
+    if (draining_) {
+      ++drain_failures_;
+      told = !drain_errors_.insert(status.code()).second;
+    }
     ++stats_.park_failures;
     stats_.parks.failed.ObserveSeconds(clock_.Now() - parked.began);
     // Not for one that another server holds, or whose claim is void.
@@ -357,6 +363,7 @@ void SessionManager::Impl::NoteParkFailure(const Parked& parked,
       next_park_ = clock_.Now() + kParkPause;
     }
   }
+  if (told) return;
   Warn(absl::StrCat(NameForLog(*parked.session),
                     " could not be parked: ", status.message()));
 }

@@ -307,6 +307,21 @@ void SessionManager::Impl::InterruptLost() {
 
 std::int64_t SessionManager::Impl::ParkAll(
     std::chrono::steady_clock::time_point deadline) {
+  const std::int64_t left = ParkUntil(deadline);
+  std::int64_t failures = 0;
+  {
+    const MutexLock lock(mu_);
+    failures = std::exchange(drain_failures_, 0);
+  }
+  if (failures > 0) {
+    Warn(absl::StrCat(failures, " attempts to park sessions failed during the drain; ",
+                      left, " sessions are left"));
+  }
+  return left;
+}
+
+std::int64_t SessionManager::Impl::ParkUntil(
+    std::chrono::steady_clock::time_point deadline) {
   const MutexLock lock(mu_);
   draining_ = true;
   if (store_ == nullptr) return table_.size();

@@ -3,9 +3,11 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <future>
 #include <string>
 #include <thread>
 
+#include "absl/strings/str_cat.h"
 #include "sessions/session_manager.h"
 #include "tests/sessions/replica.h"
 #include "tests/sessions/samples.h"
@@ -121,6 +123,36 @@ TEST_F(SessionStoreFaultsTest, AStoreThatDoesNotAnswerIsNoFailedLoad) {
   EXPECT_THAT(Warnings::Take(), testing::IsEmpty());
   medium_.FailGets(absl::OkStatus());
   EXPECT_TRUE(one->Acquire(id).ok());
+}
+
+// It tries each of them several times a second.
+TEST_F(SessionStoreFaultsTest, ADrainTellsOnceOfEachWayToFailAndThenOfItsEnd) {
+  ReplicaOptions options;
+  options.sessions.warn = Warnings::Add;
+  Warnings::Take();
+  const auto one = Make("one", options);
+  for (int i = 0; i < 3; ++i) ASSERT_TRUE(one->Say(one->Create(), 20, 5, 1).ok());
+  const auto failures = [&] { return one->sessions().stats().park_failures.load(); };
+  medium_.FailPuts(absl::UnavailableError("no answer"));
+  auto left = std::async(std::launch::async, [&] {
+    return one->sessions().ParkAll(std::chrono::steady_clock::now() +
+                                   std::chrono::minutes(10));
+  });
+  while (failures() < 6) std::this_thread::yield();
+  medium_.FailPuts(absl::ResourceExhaustedError("it is full"));
+  for (const auto before = failures(); failures() < before + 6;) {
+    std::this_thread::yield();
+  }
+  medium_.FailPuts(absl::OkStatus());
+  EXPECT_EQ(left.get(), 0);
+  EXPECT_THAT(
+      Warnings::Take(),
+      testing::UnorderedElementsAre(
+          testing::MatchesRegex("session .* of tenant a could not be parked: no answer"),
+          testing::MatchesRegex("session .* of tenant a could not be parked: it is full"),
+          absl::StrCat(failures(),
+                       " attempts to park sessions failed during the drain; "
+                       "0 sessions are left")));
 }
 
 // By whatever clock the store thinks so.
