@@ -57,7 +57,10 @@ std::int64_t PromptTokens(const Request& request) {
 }
 
 std::int64_t TokensToFeed(const Request& request) {
-  const std::int64_t prompt = std::ssize(request.prompt);
+  std::int64_t prompt = std::ssize(request.prompt);
+  if (request.base != nullptr) {
+    prompt += std::ssize(request.base->history()) - request.base->length();
+  }
   if (request.kind != RequestKind::kScore) return prompt;
   return prompt + std::ssize(request.continuation) - 1;
 }

@@ -29,9 +29,11 @@ struct RequestNeeds {
 // goes on has generated.
 std::int64_t PromptTokens(const Request& request);
 
-// Tokens the request brings to be fed before its answer begins: its prompt, and what is
-// scored but for the last token. What a base has run, and a prefix cache may know, is not
-// looked at: these are what waits in the queue, and what a tenant's rate is charged.
+// Tokens the request brings to be fed before its answer begins: what its base has not run
+// (one token, or all of a history that was imported or interrupted), its prompt, and what
+// is scored but for the last token. What a prefix cache may know is not looked at: these
+// are what waits in the queue, and what a tenant's rate is charged. A function of what
+// never changes in a request, so what is charged can be given back.
 std::int64_t TokensToFeed(const Request& request);
 
 // INVALID_ARGUMENT, naming the value and the limit, when the request could not run even

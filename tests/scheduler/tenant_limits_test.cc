@@ -4,7 +4,9 @@
 
 #include <chrono>
 #include <cstdint>
+#include <memory>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "scheduler/retry_after.h"
@@ -208,6 +210,53 @@ TEST_F(TenantLimitsTest, WhatIsScoredIsOfTheTokensPerMinute) {
   EXPECT_EQ(std::chrono::round<seconds>(*retry), seconds(1));
   clock.Advance(seconds(2));
   Submit(Of("a", Generation(5, 1, 2), policy));
+  RunUntilIdle();
+}
+
+// A history that was imported, or is a fork of one, and has not run is fed like a prompt.
+TEST_F(TenantLimitsTest, WhatOfAHistoryHasNotRunCountsLikeAPrompt) {
+  TenantPolicy policy;
+  policy.max_tokens_per_minute = 60;
+  policy.max_queued_tokens = 100;
+  const auto turn = [&](std::int64_t history, std::int64_t prompt) {
+    Request request = Of("a", Generation(prompt, 1, 1), policy);
+    request.base = KeptPrefix::Make(Generation(history, 0, 2).prompt, nullptr);
+    return request;
+  };
+  // One that never runs spends nothing.
+  const Submitted cancelled = Submit(turn(50, 9));
+  EXPECT_EQ(scheduler().Submit(turn(50, 2)).status(),
+            absl::ResourceExhaustedError(
+                "59 prompt tokens of this tenant are waiting and this request has 52; "
+                "the limit is 100"));
+  scheduler().Cancel(cancelled.id);
+  RunUntilIdle();
+  Submit(turn(50, 9));
+  RunUntilIdle();
+  const auto refused = scheduler().Submit(turn(5, 1));
+  ASSERT_EQ(refused.status().code(), absl::StatusCode::kResourceExhausted);
+  EXPECT_THAT(std::string(refused.status().message()), HasSubstr("the limit is 60"));
+  ExpectAtRest();
+}
+
+// Of what has run, only the token that was sampled last is still to be fed.
+TEST_F(TenantLimitsTest, WhatAHistoryHasRunIsNotSpentAgain) {
+  TenantPolicy policy;
+  policy.max_tokens_per_minute = 60;
+  std::shared_ptr<KeptPrefix> kept;
+  Request first = Of("a", Generation(40, 9, 1), policy);
+  first.on_end = [&](RequestEnd end) { kept = std::move(end.kept); };
+  Submit(first);
+  RunUntilIdle();
+  ASSERT_NE(kept, nullptr);
+  Request second = Of("a", Generation(9, 1, 2), policy);
+  second.base = kept;
+  Submit(second);
+  RunUntilIdle();
+  // 49, then 10 and 1.
+  EXPECT_FALSE(scheduler().Submit(Of("a", Generation(5, 1, 3), policy)).ok());
+  clock.Advance(std::chrono::milliseconds(1));
+  Submit(Of("a", Generation(5, 1, 3), policy));
   RunUntilIdle();
 }
 
