@@ -320,12 +320,17 @@ absl::StatusOr<std::int64_t> DirectoryStore::TenantBytes(std::string_view tenant
   return totals_.Of(std::string(tenant));
 }
 
-absl::StatusOr<std::string> DirectoryStore::Get(std::string_view session_id) {
+// The length is what the file says of itself: a sparse one may say anything.
+absl::StatusOr<std::string> DirectoryStore::Get(std::string_view session_id,
+                                                std::int64_t max_bytes) {
   if (auto status = CheckSessionId(session_id); !status.ok()) return status;
   FileDescriptor file;
   const auto header =
       ReadSnapshotHeader(directory_.get(), std::string(session_id), &file);
   if (!header.ok()) return header.status();
+  if (header->length > static_cast<std::uint64_t>(max_bytes)) {
+    return OverReadersLimit(max_bytes);
+  }
   if (lseek(file.get(), static_cast<off_t>(header->header_bytes), SEEK_SET) < 0) {
     return FileError("reading", errno);
   }

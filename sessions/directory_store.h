@@ -71,7 +71,8 @@ class DirectoryStore final : public SnapshotStore {
                    std::span<const std::string_view> bytes,
                    std::int64_t max_tenant_bytes) override;
   absl::StatusOr<std::int64_t> TenantBytes(std::string_view tenant) override;
-  absl::StatusOr<std::string> Get(std::string_view session_id) override;
+  absl::StatusOr<std::string> Get(std::string_view session_id,
+                                  std::int64_t max_bytes) override;
   absl::StatusOr<StoredSession> Head(std::string_view session_id,
                                      std::string_view tenant) override;
   absl::Status Delete(std::string_view session_id, const Claim& claim) override;

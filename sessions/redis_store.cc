@@ -394,12 +394,21 @@ absl::StatusOr<std::int64_t> RedisStore::TenantBytes(std::string_view tenant) {
   return NumberOf<std::int64_t>(reply->get());
 }
 
-absl::StatusOr<std::string> RedisStore::Get(std::string_view session_id) {
+// One byte more than the limit at most, so that it is seen when there are more.
+absl::StatusOr<std::string> RedisStore::Get(std::string_view session_id,
+                                            std::int64_t max_bytes) {
   if (auto status = CheckSessionId(session_id); !status.ok()) return status;
-  const auto reply = Call({"GET", Key("blob", session_id)});
+  const std::string key = Key("blob", session_id);
+  const auto reply = Call({"GETRANGE", key, "0", std::to_string(max_bytes)});
   if (!reply.ok()) return reply.status();
-  if ((*reply)->type == REDIS_REPLY_NIL) return NoSuchSession();
-  return std::string(TextOf(reply->get()));
+  const std::string_view bytes = TextOf(reply->get());
+  if (std::ssize(bytes) > max_bytes) return OverReadersLimit(max_bytes);
+  if (!bytes.empty()) return std::string(bytes);
+  // What is not there looks like what is empty.
+  const auto there = Call({"EXISTS", key});
+  if (!there.ok()) return there.status();
+  if (NumberOf<int>(there->get()) == 0) return NoSuchSession();
+  return std::string();
 }
 
 absl::StatusOr<StoredSession> RedisStore::Head(std::string_view session_id,

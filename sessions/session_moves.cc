@@ -66,7 +66,7 @@ absl::Status SessionManager::Impl::ClaimForCall(const SessionPtr& session) {
 }
 
 absl::Status SessionManager::Impl::Load(const SessionPtr& session, const Claim& claim) {
-  auto bytes = store_->Get(session->id);
+  auto bytes = store_->Get(session->id, max_snapshot_bytes());
   if (!bytes.ok()) return bytes.status();
   const std::int64_t size = std::ssize(*bytes);
   auto snapshot = Decode(std::make_shared<const std::string>(*std::move(bytes)));
@@ -157,7 +157,8 @@ absl::StatusOr<Snapshot> SessionManager::Impl::Decode(
     std::shared_ptr<const std::string> bytes) const {
   return DecodeSnapshot(
       std::move(bytes), key(),
-      {.max_tokens = static_cast<std::size_t>(options_.max_context_tokens)});
+      {.max_bytes = static_cast<std::size_t>(max_snapshot_bytes()),
+       .max_tokens = static_cast<std::size_t>(options_.max_context_tokens)});
 }
 
 void SessionManager::Impl::Park(std::string tenant, std::string id, InfoCallback done) {

@@ -120,8 +120,11 @@ class SnapshotStore {
                            std::int64_t max_tenant_bytes) = 0;
   // What the snapshots of `tenant` take together, whoever put them; a moment ago.
   virtual absl::StatusOr<std::int64_t> TenantBytes(std::string_view tenant) = 0;
-  // Needs no claim. NOT_FOUND when there is none, DATA_LOSS when it is damaged.
-  virtual absl::StatusOr<std::string> Get(std::string_view session_id) = 0;
+  // Needs no claim. NOT_FOUND when there is none, DATA_LOSS when it is damaged. Of more
+  // than `max_bytes`, which whoever can write to the medium may claim, it is
+  // FAILED_PRECONDITION, and no memory is taken for it.
+  virtual absl::StatusOr<std::string> Get(std::string_view session_id,
+                                          std::int64_t max_bytes) = 0;
   // Needs no claim. Where nothing is stored, UNAVAILABLE while another owner has a good
   // claim, else NOT_FOUND.
   virtual absl::StatusOr<StoredSession> Head(std::string_view session_id,
@@ -145,6 +148,10 @@ class SnapshotStore {
   // gives what is left. Called now and then.
   virtual absl::StatusOr<StoreUsage> RemoveExpired() = 0;
 };
+
+// FAILED_PRECONDITION, for what Get says of a snapshot that is larger than its reader
+// takes.
+absl::Status OverReadersLimit(std::int64_t limit);
 
 // OUT_OF_RANGE, for what Put says of a tenant whose snapshots would take `bytes`.
 absl::Status OverTenantLimit(std::int64_t bytes, std::int64_t limit);

@@ -335,7 +335,8 @@ absl::Status MemoryStore::PutNow(std::string_view id, const Claim& claim,
   return absl::OkStatus();
 }
 
-absl::StatusOr<std::string> MemoryStore::Get(std::string_view id) {
+absl::StatusOr<std::string> MemoryStore::Get(std::string_view id,
+                                             std::int64_t max_bytes) {
   const MutexLock lock(medium_.mu_);
   if (absl::Status status = Check(); !status.ok()) return status;
   if (!medium_.gets_.ok()) return Again(medium_.gets_);
@@ -343,6 +344,7 @@ absl::StatusOr<std::string> MemoryStore::Get(std::string_view id) {
   if (it == medium_.entries_.end() || it->second.generation == 0) {
     return NoSuchSession();
   }
+  if (std::ssize(it->second.bytes) > max_bytes) return OverReadersLimit(max_bytes);
   return it->second.bytes;
 }
 

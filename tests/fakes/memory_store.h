@@ -113,7 +113,7 @@ class MemoryStore : public SnapshotStore {
                    const SnapshotInfo& info, std::span<const std::string_view> bytes,
                    std::int64_t max_tenant_bytes) override;
   absl::StatusOr<std::int64_t> TenantBytes(std::string_view tenant) override;
-  absl::StatusOr<std::string> Get(std::string_view id) override;
+  absl::StatusOr<std::string> Get(std::string_view id, std::int64_t max_bytes) override;
   absl::StatusOr<StoredSession> Head(std::string_view id,
                                      std::string_view tenant) override;
   absl::Status Delete(std::string_view id, const Claim& claim) override;

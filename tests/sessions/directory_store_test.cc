@@ -16,6 +16,7 @@
 #include <sstream>
 
 #include "sessions/checksum.h"
+#include "sessions/directory_format.h"
 #include "sessions/snapshot.h"
 #include "tests/sessions/ahead_clock.h"
 #include "tests/sessions/moved_clock.h"
@@ -117,9 +118,21 @@ TEST_F(DirectoryStoreTest, AShortFileIsDataLoss) {
   ASSERT_TRUE(Put(*store, 1, "some bytes").ok());
   for (const int size : {30, 3, 0}) {
     fs::resize_file(SnapshotPath(), static_cast<std::uintmax_t>(size));
-    EXPECT_TRUE(absl::IsDataLoss(store->Get(kSampleId).status()));
+    EXPECT_TRUE(absl::IsDataLoss(store->Get(kSampleId, kUnlimitedBytes).status()));
     EXPECT_TRUE(absl::IsDataLoss(store->Head(kSampleId, kTenant).status()));
   }
+}
+
+// Of a sparse file, whose size costs whoever made it nothing.
+TEST_F(DirectoryStoreTest, NoMemoryIsTakenForMoreThanTheReaderTakes) {
+  constexpr std::uint64_t kHuge = std::uint64_t{1} << 40;
+  const auto store = Open();
+  ASSERT_TRUE(Put(*store, 1, "some bytes").ok());
+  std::ofstream(SnapshotPath(), std::ios::binary) << EncodeHeader(
+      {.generation = 1, .length = kHuge, .info = {.tenant = kTenant, .num_tokens = 1}});
+  fs::resize_file(SnapshotPath(), fs::file_size(SnapshotPath()) + kHuge);
+  ASSERT_EQ(store->Head(kSampleId, kTenant)->bytes, kHuge);
+  EXPECT_EQ(store->Get(kSampleId, 1 << 20).status(), OverReadersLimit(1 << 20));
 }
 
 TEST_F(DirectoryStoreTest, WhatIsDamagedCanBePutAnew) {
@@ -129,7 +142,7 @@ TEST_F(DirectoryStoreTest, WhatIsDamagedCanBePutAnew) {
   EXPECT_TRUE(absl::IsDataLoss(
       store->Acquire(kSampleId, kTenant, AcquireMode::kStored).status()));
   ASSERT_TRUE(Put(*store, 4, "whole again").ok());
-  EXPECT_EQ(store->Get(kSampleId).value(), "whole again");
+  EXPECT_EQ(store->Get(kSampleId, kUnlimitedBytes).value(), "whole again");
 }
 
 TEST_F(DirectoryStoreTest, AnyChangedByteOfTheHeaderIsDataLoss) {
@@ -145,13 +158,13 @@ TEST_F(DirectoryStoreTest, AnyChangedByteOfTheHeaderIsDataLoss) {
       file.put(static_cast<char>(byte ^ 1));
     };
     flip();
-    EXPECT_TRUE(absl::IsDataLoss(store->Get(kSampleId).status())) << at;
+    EXPECT_TRUE(absl::IsDataLoss(store->Get(kSampleId, kUnlimitedBytes).status())) << at;
     EXPECT_TRUE(absl::IsDataLoss(
         store->Acquire(kSampleId, kTenant, AcquireMode::kStored).status()))
         << at;
     flip();
   }
-  EXPECT_EQ(*store->Get(kSampleId), "some bytes");
+  EXPECT_EQ(*store->Get(kSampleId, kUnlimitedBytes), "some bytes");
 }
 
 // As it was written before headers told of the last generation, and as a later version
@@ -176,7 +189,7 @@ TEST_F(DirectoryStoreTest, HeadersOfOtherVersionsAreReadOrLeftAlone) {
     std::ofstream(SnapshotPath(), std::ios::binary) << header << "some bytes";
   };
   rewrite('1', kOfTheTurn);
-  EXPECT_EQ(store->Get(kSampleId).value(), "some bytes");
+  EXPECT_EQ(store->Get(kSampleId, kUnlimitedBytes).value(), "some bytes");
   const auto head = store->Head(kSampleId, kTenant);
   ASSERT_TRUE(head.ok()) << head.status();
   EXPECT_EQ(head->info.num_tokens, 1);
@@ -184,7 +197,8 @@ TEST_F(DirectoryStoreTest, HeadersOfOtherVersionsAreReadOrLeftAlone) {
   EXPECT_FALSE(head->info.interrupted);
 
   rewrite('3', 0);
-  EXPECT_TRUE(absl::IsFailedPrecondition(store->Get(kSampleId).status()));
+  EXPECT_TRUE(
+      absl::IsFailedPrecondition(store->Get(kSampleId, kUnlimitedBytes).status()));
   EXPECT_TRUE(store->RemoveExpired().ok());
   EXPECT_TRUE(Open() != nullptr) << "others are served";
   EXPECT_TRUE(fs::exists(SnapshotPath()));
@@ -276,7 +290,7 @@ TEST_F(DirectoryStoreTest, ADamagedClaimIsNobodys) {
   ASSERT_TRUE(Put(*one, 1, "some bytes").ok());
   std::ofstream(path_ + "/" + kSampleId + ".claim") << "nonsense";
   EXPECT_TRUE(Put(*two, 2, "newer").ok());
-  EXPECT_EQ(*one->Get(kSampleId), "newer");
+  EXPECT_EQ(*one->Get(kSampleId, kUnlimitedBytes), "newer");
 }
 
 // Whoever has it may have gone on from what is stored, or have stored nothing yet.
@@ -292,7 +306,7 @@ TEST_F(DirectoryStoreTest, AClaimThatCannotBeReadIsNotNobodys) {
   fs::create_directory(claim);
   EXPECT_TRUE(absl::IsUnavailable(store->Head(kSampleId, kTenant).status()));
   ASSERT_TRUE((*DirectoryStore::Open(options))->RemoveExpired().ok());
-  EXPECT_EQ(store->Get(kSampleId).value_or(""), "one");
+  EXPECT_EQ(store->Get(kSampleId, kUnlimitedBytes).value_or(""), "one");
   fs::remove(SnapshotPath());
   EXPECT_TRUE(absl::IsUnavailable(store->Head(kSampleId, kTenant).status()));
 }
@@ -333,7 +347,7 @@ TEST_F(DirectoryStoreTest, WithoutRoomTheOldOneStays) {
   const auto status = Put(*store, 2, std::string(10'000, 'x'));
   ASSERT_EQ(setrlimit(RLIMIT_FSIZE, &before), 0);
   EXPECT_TRUE(absl::IsResourceExhausted(status)) << status.ToString();
-  EXPECT_EQ(*store->Get(kSampleId), "old");
+  EXPECT_EQ(*store->Get(kSampleId, kUnlimitedBytes), "old");
   EXPECT_EQ(NumNamed(".tmp"), 0u);
 }
 
@@ -369,7 +383,7 @@ TEST_F(DirectoryStoreTest, WhicheverCallFailsTheOldOneOrTheNewOneIsThere) {
   ASSERT_TRUE(Put(*store, generation, "generation 1").ok());
   int failures = 0;
   for (int k = 1;; ++k) {
-    const std::string old = *store->Get(kSampleId);
+    const std::string old = *store->Get(kSampleId, kUnlimitedBytes);
     const std::string next = "generation " + std::to_string(++generation);
     calls_until_failure = k;
     const auto status = Put(*store, generation, next);
@@ -377,7 +391,7 @@ TEST_F(DirectoryStoreTest, WhicheverCallFailsTheOldOneOrTheNewOneIsThere) {
     calls_until_failure = 0;
     // Without room for another claim it is written in place of a spare one.
     EXPECT_TRUE(status.ok() || failed) << k;
-    const auto now = store->Get(kSampleId);
+    const auto now = store->Get(kSampleId, kUnlimitedBytes);
     ASSERT_TRUE(now.ok()) << k;
     EXPECT_TRUE(*now == next || (!status.ok() && *now == old)) << k << ": " << *now;
     EXPECT_EQ(NumNamed(".tmp"), 0u) << k;
@@ -505,9 +519,9 @@ TEST_F(FullDirectoryTest, WhatIsStoredIsClaimedGivenUpAndDeleted) {
   EXPECT_TRUE(absl::IsResourceExhausted(two->Put(kSampleId, *claim, 2,
                                                  {.tenant = kTenant, .num_tokens = 1},
                                                  {&bytes, 1}, kUnlimitedBytes)));
-  EXPECT_EQ(one->Get(kSampleId).value_or(""), "one");
+  EXPECT_EQ(one->Get(kSampleId, kUnlimitedBytes).value_or(""), "one");
   EXPECT_EQ(two->Delete(kSampleId, *claim), absl::OkStatus());
-  EXPECT_TRUE(absl::IsNotFound(one->Get(kSampleId).status()));
+  EXPECT_TRUE(absl::IsNotFound(one->Get(kSampleId, kUnlimitedBytes).status()));
   EXPECT_EQ(one->TenantBytes(kTenant).value_or(-1), 0);
   EXPECT_EQ(NumNamed(".tmp"), 0u);
 }
@@ -658,7 +672,7 @@ TEST_F(DirectoryStoreTest, KilledAtAnyMomentItHoldsWhatItAcknowledged) {
     EXPECT_EQ(NumNamed(".tmp"), 0u);
     const auto claim = store->Acquire(kSampleId, kTenant, AcquireMode::kStored);
     ASSERT_TRUE(claim.ok()) << claim.status();
-    const auto bytes = store->Get(kSampleId);
+    const auto bytes = store->Get(kSampleId, kUnlimitedBytes);
     ASSERT_TRUE(bytes.ok()) << bytes.status();
     const auto snapshot = Decode(*bytes);
     ASSERT_TRUE(snapshot.ok()) << snapshot.status();

@@ -147,12 +147,12 @@ TEST_F(RedisStoreTest, WhenItDoesNotAnswerCallsEndWithinTheTimeOut) {
   const std::string_view bytes = "one";
   EXPECT_TRUE(absl::IsUnavailable(
       store->Put(kA, *claim, 1, kInfo, {&bytes, 1}, kUnlimitedBytes)));
-  EXPECT_TRUE(absl::IsUnavailable(store->Get(kA).status()));
+  EXPECT_TRUE(absl::IsUnavailable(store->Get(kA, kUnlimitedBytes).status()));
   EXPECT_TRUE(absl::IsUnavailable(store->Renew()));
   server_->Continue();
   // The write whose answer was not waited for may have been done: the next is higher.
   EXPECT_TRUE(store->Put(kA, *claim, 2, kInfo, {&bytes, 1}, kUnlimitedBytes).ok());
-  EXPECT_EQ(*store->Get(kA), "one");
+  EXPECT_EQ(*store->Get(kA, kUnlimitedBytes), "one");
 }
 
 // Its answer did not come, and the session is claimed anew and used meanwhile.
@@ -207,25 +207,27 @@ TEST_F(RedisStoreTest, AbandonedItKeepsNobodyWaiting) {
   SilentSocket silent(server_->socket());
   std::vector<std::thread> waiting;
   for (int i = 0; i < 3; ++i) {
-    waiting.emplace_back(
-        [&] { EXPECT_TRUE(absl::IsUnavailable(store->Get(kA).status())); });
+    waiting.emplace_back([&] {
+      EXPECT_TRUE(absl::IsUnavailable(store->Get(kA, kUnlimitedBytes).status()));
+    });
   }
   for (int i = 0; i < 2; ++i) silent.WaitForCall();
   store->Abandon();
   for (std::thread& thread : waiting) thread.join();
   EXPECT_TRUE(absl::IsUnavailable(store->Renew()));
   server_->Continue();
-  EXPECT_TRUE(absl::IsUnavailable(store->Get(kA).status())) << "for good";
+  EXPECT_TRUE(absl::IsUnavailable(store->Get(kA, kUnlimitedBytes).status()))
+      << "for good";
 }
 
 TEST_F(RedisStoreTest, WhenItIsGoneCallsAreRefusedAndWorkAgainWhenItIsBack) {
   const auto store = Open();
   ASSERT_TRUE(store->Acquire(kA, "t", AcquireMode::kNew).ok());
   server_->Kill();
-  EXPECT_TRUE(absl::IsUnavailable(store->Get(kA).status()));
+  EXPECT_TRUE(absl::IsUnavailable(store->Get(kA, kUnlimitedBytes).status()));
   EXPECT_TRUE(absl::IsUnavailable(store->Acquire(kA, "t", AcquireMode::kNew).status()));
   server_->Start();  // and has forgotten everything
-  EXPECT_TRUE(absl::IsNotFound(store->Get(kA).status()));
+  EXPECT_TRUE(absl::IsNotFound(store->Get(kA, kUnlimitedBytes).status()));
   EXPECT_TRUE(absl::IsUnavailable(store->Acquire(kA, "t", AcquireMode::kNew).status()))
       << "the lease is gone too";
   ASSERT_TRUE(store->Renew().ok());
@@ -406,7 +408,7 @@ TEST_F(RedisStoreTest, ItIsReachedByAPortToo) {
   const std::string large(3 << 20, 'x');
   const std::string_view piece = large;
   ASSERT_TRUE((*store)->Put(kA, *claim, 1, kInfo, {&piece, 1}, kUnlimitedBytes).ok());
-  EXPECT_EQ((*store)->Get(kA).value(), large);
+  EXPECT_EQ((*store)->Get(kA, kUnlimitedBytes).value(), large);
 }
 
 TEST_F(RedisStoreTest, APasswordIsGiven) {

@@ -68,6 +68,24 @@ TEST_F(SessionStoreFaultsTest, WhatIsSealedForAnotherTenantIsNotLoaded) {
   EXPECT_EQ(one->sessions().stats().loaded, 0u);
 }
 
+TEST_F(SessionStoreFaultsTest, ASnapshotBeyondTheLongestThereMayBeIsNotRead) {
+  const auto one = Make("one");
+  const std::string id = one->Create();
+  ASSERT_TRUE(one->Say(id, 20, 5, 1).ok());
+  ASSERT_TRUE(one->Park(id).ok());
+  ReplicaOptions options;
+  options.sessions.max_context_tokens = 100;
+  const auto two = Make("two", options);
+  const std::string whole = medium_.BytesOf(id);
+  const std::int64_t limit = two->sessions().max_snapshot_bytes();
+  medium_.Spoil(
+      id, [&](std::string& bytes) { bytes.resize(static_cast<std::size_t>(limit) + 1); });
+  EXPECT_EQ(two->Acquire(id).status(), OverReadersLimit(limit));
+  EXPECT_EQ(two->sessions().stats().load_failures, 1u);
+  medium_.Spoil(id, [&](std::string& bytes) { bytes = whole; });
+  EXPECT_TRUE(two->Say(id, 20, 5, 2).ok());
+}
+
 // A history that was written over, put in its place again.
 TEST_F(SessionStoreFaultsTest, AnOlderSnapshotOfTheSameSessionIsDataLoss) {
   const auto one = Make("one");

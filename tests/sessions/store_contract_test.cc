@@ -142,15 +142,15 @@ class StoreTest : public testing::TestWithParam<const char*> {
 
 TEST_P(StoreTest, WhatIsPutIsThereUntilItIsDeleted) {
   const auto store = Open();
-  EXPECT_TRUE(absl::IsNotFound(store->Get(kA).status()));
+  EXPECT_TRUE(absl::IsNotFound(store->Get(kA, kUnlimitedBytes).status()));
   EXPECT_TRUE(absl::IsNotFound(store->Head(kA, "t").status()));
   Claim claim = Take(*store, kA);
   EXPECT_EQ(claim.generation, 0u);
   const std::string bytes("binary\0\r\n\xff", 11);
   ASSERT_TRUE(Put(*store, kA, claim, 3, bytes).ok());
-  EXPECT_EQ(*store->Get(kA), bytes);
+  EXPECT_EQ(*store->Get(kA, kUnlimitedBytes), bytes);
   ASSERT_TRUE(Put(*store, kA, claim, 4, "").ok());
-  EXPECT_EQ(*store->Get(kA), "");
+  EXPECT_EQ(*store->Get(kA, kUnlimitedBytes), "");
   ASSERT_TRUE(Put(*store, kA, claim, 5, "five").ok());
   const auto head = store->Head(kA, "t");
   ASSERT_TRUE(head.ok());
@@ -167,7 +167,7 @@ TEST_P(StoreTest, WhatIsPutIsThereUntilItIsDeleted) {
   claim = Take(*store, kA);
   EXPECT_EQ(claim.generation, 5u);
   EXPECT_TRUE(store->Delete(kA, claim).ok());
-  EXPECT_TRUE(absl::IsNotFound(store->Get(kA).status()));
+  EXPECT_TRUE(absl::IsNotFound(store->Get(kA, kUnlimitedBytes).status()));
   EXPECT_TRUE(absl::IsNotFound(store->Acquire(kA, "t", AcquireMode::kStored).status()));
   EXPECT_TRUE(absl::IsNotFound(store->Delete(kB, Take(*store, kB)))) << "never stored";
 }
@@ -190,7 +190,7 @@ TEST_P(StoreTest, WhatWasDeletedIsNotBroughtBack) {
         }
         EXPECT_TRUE(absl::IsNotFound(store->Head(kA, tenant).status()));
       }
-      EXPECT_TRUE(absl::IsNotFound(store->Get(kA).status()));
+      EXPECT_TRUE(absl::IsNotFound(store->Get(kA, kUnlimitedBytes).status()));
       EXPECT_THAT(*store->List("t", "", 9), IsEmpty());
       EXPECT_EQ(store->TenantBytes("t").value_or(-1), 0);
     }
@@ -227,7 +227,7 @@ TEST_P(StoreTest, AnotherOwnerSeesWhatIsStored) {
     ASSERT_TRUE(Put(*store, kA, claim, 1, "one").ok());
   }
   const auto other = Open();
-  EXPECT_EQ(*other->Get(kA), "one");
+  EXPECT_EQ(*other->Get(kA, kUnlimitedBytes), "one");
   EXPECT_EQ(Take(*other, kA).generation, 1u) << "the first owner is gone";
 }
 
@@ -237,7 +237,7 @@ TEST_P(StoreTest, AnOlderGenerationNeverReplacesANewerOne) {
   ASSERT_TRUE(Put(*store, kA, claim, 5, "five").ok());
   EXPECT_TRUE(absl::IsFailedPrecondition(Put(*store, kA, claim, 5, "again")));
   EXPECT_TRUE(absl::IsFailedPrecondition(Put(*store, kA, claim, 4, "four")));
-  EXPECT_EQ(*store->Get(kA), "five");
+  EXPECT_EQ(*store->Get(kA, kUnlimitedBytes), "five");
 }
 
 TEST_P(StoreTest, OneOwnerHoldsASession) {
@@ -268,7 +268,7 @@ TEST_P(StoreTest, WithoutAClaimNothingIsWritten) {
   const Claim other = Take(*two, kA);
   EXPECT_TRUE(absl::IsFailedPrecondition(Put(*one, kA, again, 9, "late")));
   ASSERT_TRUE(Put(*two, kA, other, 2, "two").ok());
-  EXPECT_EQ(*one->Get(kA), "two");
+  EXPECT_EQ(*one->Get(kA, kUnlimitedBytes), "two");
 }
 
 TEST_P(StoreTest, ALapsedLeaseLosesItsClaims) {
@@ -328,6 +328,14 @@ TEST_P(StoreTest, ListIsOfOneTenantAscendingAndInPages) {
   EXPECT_THAT(Ids(*store->List("t", "", 9)), ElementsAre(kA, kC));
 }
 
+TEST_P(StoreTest, WhatIsLargerThanItsReaderTakesIsRefused) {
+  const auto store = Open();
+  ASSERT_TRUE(Put(*store, kA, Take(*store, kA), 1, "eleven more").ok());
+  EXPECT_EQ(store->Get(kA, 10).status(), OverReadersLimit(10));
+  EXPECT_EQ(store->Get(kA, 0).status(), OverReadersLimit(0));
+  EXPECT_EQ(store->Get(kA, 11).value_or(""), "eleven more");
+}
+
 TEST_P(StoreTest, IdsThatAreNoneAreRefused) {
   const auto store = Open();
   for (const std::string& id :
@@ -336,7 +344,7 @@ TEST_P(StoreTest, IdsThatAreNoneAreRefused) {
     EXPECT_TRUE(
         absl::IsInvalidArgument(store->Acquire(id, "t", AcquireMode::kNew).status()));
     EXPECT_TRUE(absl::IsInvalidArgument(Put(*store, id, Claim(), 1, "x")));
-    EXPECT_TRUE(absl::IsInvalidArgument(store->Get(id).status()));
+    EXPECT_TRUE(absl::IsInvalidArgument(store->Get(id, kUnlimitedBytes).status()));
     EXPECT_TRUE(absl::IsInvalidArgument(store->Head(id, "t").status()));
     EXPECT_TRUE(absl::IsInvalidArgument(store->Delete(id, Claim())));
     EXPECT_TRUE(absl::IsInvalidArgument(store->Release(id, Claim())));
@@ -355,7 +363,7 @@ TEST_P(StoreTest, WhatIsPastItsTimeToLiveAndUnclaimedGoes) {
   ASSERT_TRUE(usage.ok()) << usage.status();
   EXPECT_EQ(usage->snapshots, 2);
   EXPECT_EQ(usage->expired, 0);
-  EXPECT_TRUE(store->Get(kB).ok());
+  EXPECT_TRUE(store->Get(kB, kUnlimitedBytes).ok());
   medium_->Age(std::chrono::seconds(101));
   const Claim fresh = Take(*store, kC);
   ASSERT_TRUE(Put(*store, kC, fresh, 1, "fresh").ok());
@@ -364,9 +372,9 @@ TEST_P(StoreTest, WhatIsPastItsTimeToLiveAndUnclaimedGoes) {
   ASSERT_TRUE(usage.ok()) << usage.status();
   EXPECT_EQ(usage->snapshots, 2);
   EXPECT_EQ(usage->expired, 1);
-  EXPECT_TRUE(store->Get(kA).ok()) << "claimed";
-  EXPECT_TRUE(absl::IsNotFound(store->Get(kB).status()));
-  EXPECT_TRUE(store->Get(kC).ok()) << "young";
+  EXPECT_TRUE(store->Get(kA, kUnlimitedBytes).ok()) << "claimed";
+  EXPECT_TRUE(absl::IsNotFound(store->Get(kB, kUnlimitedBytes).status()));
+  EXPECT_TRUE(store->Get(kC, kUnlimitedBytes).ok()) << "young";
   EXPECT_THAT(Ids(*store->List("t", "", 9)), ElementsAre(kA, kC));
 }
 
@@ -380,7 +388,7 @@ TEST_P(StoreTest, WithoutATimeToLiveEverythingStaysAndIsCounted) {
   Take(*store, kC);  // nothing is stored of it
   medium_->Age(std::chrono::hours(1000));
   EXPECT_EQ(store->RemoveExpired().value().snapshots, 2);
-  EXPECT_TRUE(store->Get(kA).ok());
+  EXPECT_TRUE(store->Get(kA, kUnlimitedBytes).ok());
 }
 
 TEST_P(StoreTest, OfManyThatRaceOneWins) {
@@ -447,10 +455,11 @@ TEST_P(StoreTest, ProcessesThatRaceNeverLoseAWrite) {
   std::int64_t bytes = 0;
   for (int s = 0; s < kSessions; ++s) {
     const std::string id(32, static_cast<char>('a' + s));
-    bytes += std::ssize(*store->Get(id));
+    bytes += std::ssize(*store->Get(id, kUnlimitedBytes));
     EXPECT_GT(puts[static_cast<std::size_t>(s)], 0u);
     EXPECT_EQ(store->Head(id, "t")->generation, puts[static_cast<std::size_t>(s)]);
-    EXPECT_EQ(*store->Get(id), std::to_string(puts[static_cast<std::size_t>(s)]));
+    EXPECT_EQ(*store->Get(id, kUnlimitedBytes),
+              std::to_string(puts[static_cast<std::size_t>(s)]));
   }
   EXPECT_EQ(store->TenantBytes("t").value_or(-1), bytes);
 }
@@ -498,7 +507,7 @@ TEST_P(StoreTest, AClaimIsOfOneTenant) {
   const auto store = Open();
   const Claim claim = Take(*store, kA);
   EXPECT_TRUE(absl::IsFailedPrecondition(Put(*store, kA, claim, 1, "one", "u")));
-  EXPECT_TRUE(absl::IsNotFound(store->Get(kA).status()));
+  EXPECT_TRUE(absl::IsNotFound(store->Get(kA, kUnlimitedBytes).status()));
 }
 
 TEST_P(StoreTest, WhatATenantHasIsAddedUp) {
@@ -546,12 +555,12 @@ TEST_P(StoreTest, WhatIsBeyondTheTenantsLimitIsRefused) {
     return Put(*store, id, claim, generation, std::string(size, 'x'), "t", limit);
   };
   EXPECT_EQ(put(kA, a, 1, 11, 10), OverTenantLimit(11, 10));
-  EXPECT_TRUE(absl::IsNotFound(store->Get(kA).status()));
+  EXPECT_TRUE(absl::IsNotFound(store->Get(kA, kUnlimitedBytes).status()));
   ASSERT_TRUE(put(kA, a, 1, 10, 10).ok()) << "the limit itself is allowed";
   EXPECT_EQ(put(kB, b, 1, 1, 10), OverTenantLimit(11, 10));
   ASSERT_TRUE(put(kB, b, 1, 5, 15).ok());
   EXPECT_EQ(put(kA, a, 2, 11, 15), OverTenantLimit(16, 15)) << "the difference counts";
-  EXPECT_EQ(*store->Get(kA), std::string(10, 'x'));
+  EXPECT_EQ(*store->Get(kA, kUnlimitedBytes), std::string(10, 'x'));
   EXPECT_TRUE(put(kA, a, 2, 10, 3).ok()) << "not more than before";
   EXPECT_TRUE(put(kA, a, 3, 9, 3).ok());
   EXPECT_EQ(put(kA, a, 4, 10, 3), OverTenantLimit(15, 3));
