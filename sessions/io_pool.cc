@@ -1,8 +1,34 @@
 #include "sessions/io_pool.h"
 
+#include <iterator>
 #include <utility>
 
 namespace goldfinch {
+
+void IoPool::Queue::Push(const std::string& tenant, std::function<void()> work) {
+  std::deque<std::function<void()>>& mine = of_[tenant];
+  if (mine.empty()) turns_.push_back(tenant);
+  mine.push_back(std::move(work));
+}
+
+std::function<void()> IoPool::Queue::Pop() {
+  std::string tenant = std::move(turns_.front());
+  turns_.pop_front();
+  const auto mine = of_.find(tenant);
+  std::function<void()> work = std::move(mine->second.front());
+  mine->second.pop_front();
+  if (mine->second.empty()) {
+    of_.erase(mine);
+  } else {
+    turns_.push_back(std::move(tenant));
+  }
+  return work;
+}
+
+std::int64_t IoPool::Queue::NumOf(const std::string& tenant) const {
+  const auto mine = of_.find(tenant);
+  return mine == of_.end() ? 0 : std::ssize(mine->second);
+}
 
 IoPool::IoPool(int num_threads)
     : max_calls_(num_threads - 1), max_background_(num_threads / 2) {
@@ -20,12 +46,18 @@ IoPool::~IoPool() {
   for (std::thread& thread : threads_) thread.join();
 }
 
-void IoPool::Post(Urgency urgency, std::function<void()> work) {
+void IoPool::Post(Urgency urgency, const std::string& tenant,
+                  std::function<void()> work) {
   {
     const MutexLock lock(mu_);
-    (urgency == Urgency::kCall ? calls_ : background_).push_back(std::move(work));
+    (urgency == Urgency::kCall ? calls_ : background_).Push(tenant, std::move(work));
   }
   changed_.NotifyOne();
+}
+
+std::int64_t IoPool::NumWaiting(const std::string& tenant) const {
+  const MutexLock lock(mu_);
+  return calls_.NumOf(tenant);
 }
 
 bool IoPool::MayBegin(Urgency urgency) const {
@@ -46,9 +78,7 @@ void IoPool::Run() {
       changed_.Wait(mu_);
       continue;
     }
-    std::deque<std::function<void()>>& queue = call ? calls_ : background_;
-    std::function<void()> work = std::move(queue.front());
-    queue.pop_front();
+    std::function<void()> work = (call ? calls_ : background_).Pop();
     ++(call ? running_calls_ : running_background_);
     mu_.Unlock();
     work();

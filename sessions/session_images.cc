@@ -12,12 +12,13 @@ bool SessionManager::Impl::HasImageRoom(std::int64_t bytes) const {
 }
 
 // In turn: those that need little would else pass one that needs much for ever.
-void SessionManager::Impl::WithImage(std::shared_ptr<KeptPrefix> kept, ImageWork work,
+void SessionManager::Impl::WithImage(const std::string& tenant,
+                                     std::shared_ptr<KeptPrefix> kept, ImageWork work,
                                      Urgency urgency, WithoutRoom otherwise) {
   const std::int64_t bytes =
       kept->length() *
       (engine_.info().key_bytes + static_cast<std::int64_t>(sizeof(TokenId)));
-  ImageCopy copy{std::move(kept), bytes, std::move(work), urgency};
+  ImageCopy copy{tenant, std::move(kept), bytes, std::move(work), urgency};
   {
     const MutexLock lock(mu_);
     if (waiting_copies_.empty() && HasImageRoom(bytes)) {
@@ -32,6 +33,7 @@ void SessionManager::Impl::WithImage(std::shared_ptr<KeptPrefix> kept, ImageWork
   }
   if (copy.kept != nullptr) return CopyImage(std::move(copy));
   Async(
+      tenant,
       [work = std::move(copy.work)] {
         work(absl::ResourceExhaustedError(
             "too many sessions are being copied; the server has no room for more"));
@@ -44,6 +46,7 @@ void SessionManager::Impl::CopyImage(ImageCopy copy) {
   const bool empty = kept->length() == 0;
   scheduler_.GetImage(std::move(kept), [this, empty, copy = std::move(copy)](auto image) {
     Async(
+        copy.tenant,
         [this, empty, copy, image = std::move(image)]() mutable {
           if (image == nullptr && !empty) {
             copy.work(absl::UnavailableError(

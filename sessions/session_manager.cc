@@ -77,12 +77,13 @@ std::int64_t SessionManager::Impl::max_snapshot_bytes() const {
   return MaxSnapshotBytes(engine_.info(), options_.max_context_tokens);
 }
 
-void SessionManager::Impl::Async(std::function<void()> work, Urgency urgency) {
+void SessionManager::Impl::Async(const std::string& tenant, std::function<void()> work,
+                                 Urgency urgency) {
   {
     const MutexLock lock(mu_);
     ++under_way_;
   }
-  io_->Post(urgency, [this, work = std::move(work)]() mutable {
+  io_->Post(urgency, tenant, [this, work = std::move(work)]() mutable {
     work();
     work = nullptr;  // what it holds goes before Stop may return
     const MutexLock lock(mu_);
@@ -152,6 +153,7 @@ void SessionManager::Impl::AddNew(std::string tenant, std::shared_ptr<KeptPrefix
 }
 
 void SessionManager::Impl::Create(std::string tenant, UseCallback done) {
+  if (absl::Status queue = LockedCheckQueue(tenant); !queue.ok()) return done(queue);
   AddNew(std::move(tenant), KeptPrefix::Make({}, nullptr), nullptr,
          /*numerics_changed=*/false,
          [self = shared_from_this(), done = std::move(done)](auto session) {
@@ -177,13 +179,14 @@ void SessionManager::Impl::Acquire(std::string tenant, std::string id, UseCallba
   const auto use = [this, session = *taken, done = std::move(done)](absl::Status room) {
     UseWithRoom(session, room, done);
   };
-  here ? Async([use] { use(absl::OkStatus()); }) : WithRoom(tenant, use);
+  here ? Async(tenant, [use] { use(absl::OkStatus()); }) : WithRoom(tenant, use);
 }
 
 // Nothing is moved, and nobody told of limits, for what is not there.
 void SessionManager::Impl::AcquireWithoutRoom(std::string tenant, std::string id,
                                               UseCallback done) {
-  Async([this, tenant = std::move(tenant), id = std::move(id), done = std::move(done)] {
+  if (absl::Status queue = LockedCheckQueue(tenant); !queue.ok()) return done(queue);
+  Async(tenant, [this, tenant, id = std::move(id), done = std::move(done)] {
     const auto head = store_->Head(id, tenant);
     if (!head.ok()) return done(head.status());
     if (head->held_elsewhere) return done(HeldElsewhere());
@@ -216,7 +219,8 @@ void SessionManager::Impl::Get(std::string tenant, std::string id, InfoCallback 
   }
   if (held.has_value()) return done(*std::move(held));
   if (store_ == nullptr) return done(NoSuchSession());
-  Async([this, tenant = std::move(tenant), id = std::move(id), done = std::move(done)] {
+  if (absl::Status queue = LockedCheckQueue(tenant); !queue.ok()) return done(queue);
+  Async(tenant, [this, tenant, id = std::move(id), done = std::move(done)] {
     const auto head = store_->Head(id, tenant);
     if (!head.ok()) return done(head.status());
     // What is stored may be less than what that server has by now.
@@ -239,7 +243,8 @@ void SessionManager::Impl::List(std::string tenant, std::string after, std::size
     return infos;
   };
   if (store_ == nullptr) return done(held());
-  Async([this, held, tenant, after, limit, done = std::move(done)] {
+  if (absl::Status queue = LockedCheckQueue(tenant); !queue.ok()) return done(queue);
+  Async(tenant, [this, held, tenant, after, limit, done = std::move(done)] {
     // Before the store's: one that is parked in between is then in both, not in neither.
     // One that is loaded in between stays in the store.
     std::vector<SessionInfo> all = held();
@@ -289,6 +294,7 @@ absl::StatusOr<SessionPtr> SessionManager::Impl::Take(const std::string& tenant,
     if (session->busy) return SessionInUse();
   } else {
     if (store_ == nullptr) return NoSuchSession();
+    if (absl::Status queue = CheckQueue(tenant); !queue.ok()) return queue;
     absl::Status room = purpose == TakeTo::kForget ? CheckOpen() : CheckRoom(tenant);
     if (room.ok() && purpose == TakeTo::kUse) room = CheckResident(tenant);
     if (!room.ok()) return room;
@@ -330,7 +336,7 @@ void SessionManager::Impl::DeleteTaken(const SessionPtr& session, StatusCallback
     ++stats_.deleted;
     return done(absl::OkStatus());
   }
-  Async([this, session, done = std::move(done)] {
+  Async(session->tenant, [this, session, done = std::move(done)] {
     const absl::Status deleted = DeleteStored(session);
     if (deleted.ok()) ++stats_.deleted;
     done(deleted);
@@ -339,11 +345,11 @@ void SessionManager::Impl::DeleteTaken(const SessionPtr& session, StatusCallback
 
 void SessionManager::Impl::Export(std::string tenant, std::string id,
                                   BytesCallback done) {
-  Acquire(std::move(tenant), std::move(id),
-          [self = shared_from_this(), done = std::move(done)](auto use) {
+  Acquire(tenant, std::move(id),
+          [self = shared_from_this(), tenant, done = std::move(done)](auto use) {
             if (!use.ok()) return done(use.status());
             self->WithImage(
-                (*use)->kept(),
+                tenant, (*use)->kept(),
                 [self, done, use = *use](auto image) {
                   if (!image.ok()) {
                     use->Release();
@@ -367,9 +373,10 @@ void SessionManager::Impl::Export(std::string tenant, std::string id,
 
 void SessionManager::Impl::Import(std::string tenant, std::string snapshot,
                                   InfoCallback done) {
-  Async([self = shared_from_this(), tenant = std::move(tenant),
-         snapshot = std::make_shared<const std::string>(std::move(snapshot)),
-         done = std::move(done)] {
+  if (absl::Status queue = LockedCheckQueue(tenant); !queue.ok()) return done(queue);
+  Async(tenant, [self = shared_from_this(), tenant,
+                 snapshot = std::make_shared<const std::string>(std::move(snapshot)),
+                 done = std::move(done)] {
     auto decoded = self->Decode(snapshot);
     if (!decoded.ok()) return done(decoded.status());
     if (decoded->tenant != tenant) {

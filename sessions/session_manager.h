@@ -51,6 +51,8 @@ struct SessionOptions {
   // Host memory of sessions, alive ones' states included. Beyond it the ones used longest
   // ago are parked; without a store, new ones are refused.
   std::int64_t host_bytes = std::int64_t{4} << 30;
+  // Of one tenant, for the store or for room; more are refused. Tenants take turns.
+  std::int64_t max_waiting_calls = 1024;
   // Of what is copied out to be parked or exported, all together; one always has room.
   std::int64_t max_image_bytes = std::int64_t{1} << 30;
   // Without a call for so long, a session is moved down, or forgotten. 0: never.
@@ -124,6 +126,9 @@ class SessionManager {
   ~SessionManager();
   SessionManager(const SessionManager&) = delete;
   SessionManager& operator=(const SessionManager&) = delete;
+
+  // All methods that may wait for the store give RESOURCE_EXHAUSTED when too many calls
+  // of the tenant do.
 
   // A new session without history, already in use. RESOURCE_EXHAUSTED when there are too
   // many, or too much memory is taken and nothing that would make room can be parked;

@@ -88,17 +88,31 @@ class SessionManager::Impl : public std::enable_shared_from_this<SessionManager:
   // Parked at once: each may have a copy of its image in memory meanwhile.
   static constexpr std::int64_t kParksAtOnce = 16;
 
-  // Runs on a thread of the pool; Stop waits for it.
-  void Async(std::function<void()> work, Urgency urgency = Urgency::kCall);
+  // Runs on a thread of the pool, in the tenant's turn; Stop waits for it.
+  void Async(const std::string& tenant, std::function<void()> work,
+             Urgency urgency = Urgency::kCall);
+  // The same of what is no tenant's.
+  void Async(std::function<void()> work, Urgency urgency) {
+    Async("", std::move(work), urgency);
+  }
+  // RESOURCE_EXHAUSTED when as many calls of the tenant as may wait do: for what begins a
+  // call. What goes on with one, or with a session that is held, is not refused.
+  absl::Status CheckQueue(const std::string& tenant) const
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  absl::Status LockedCheckQueue(const std::string& tenant) const {
+    const MutexLock lock(mu_);
+    return CheckQueue(tenant);
+  }
   // session_images.cc. The same, with the image of `kept`; a failure when the scheduler
   // has stopped. When too much is being copied already it is RESOURCE_EXHAUSTED, or waits
   // until there is room.
   using ImageWork =
       std::function<void(absl::StatusOr<std::shared_ptr<const PrefixImage>>)>;
   enum class WithoutRoom { kRefuse, kWait };
-  void WithImage(std::shared_ptr<KeptPrefix> kept, ImageWork work, Urgency urgency,
-                 WithoutRoom otherwise);
+  void WithImage(const std::string& tenant, std::shared_ptr<KeptPrefix> kept,
+                 ImageWork work, Urgency urgency, WithoutRoom otherwise);
   struct ImageCopy {
+    std::string tenant;
     std::shared_ptr<KeptPrefix> kept;
     std::int64_t bytes;
     ImageWork work;
@@ -326,7 +340,7 @@ class SessionManager::Impl : public std::enable_shared_from_this<SessionManager:
   // By tenant: what waits for room. None is empty.
   std::map<std::string, std::deque<RoomWait>> waiting_ ABSL_GUARDED_BY(mu_);
 
-  std::unique_ptr<IoPool> io_;
+  std::unique_ptr<IoPool> io_;  // its lock is taken after mu_
   std::thread sweeper_, lease_keeper_, lapse_watch_;
 };
 

@@ -259,13 +259,15 @@ void SessionManager::Impl::StartPark(const SessionPtr& session, ParkMode mode,
   const WithoutRoom otherwise =
       urgency == Urgency::kCall ? WithoutRoom::kWait : WithoutRoom::kRefuse;
   if (limit == ParkLimit::kNone || !options_.quota_of) {
-    return WithImage(parked.kept, put, urgency, otherwise);
+    return WithImage(session->tenant, parked.kept, put, urgency, otherwise);
   }
   Async(
+      session->tenant,
       [this, parked, urgency, otherwise, put, end] {
         const absl::Status room = CheckParkLimit(parked);
-        room.ok() ? WithImage(parked.kept, put, urgency, otherwise)
-                  : end(room, /*let_go=*/false);
+        room.ok()
+            ? WithImage(parked.session->tenant, parked.kept, put, urgency, otherwise)
+            : end(room, /*let_go=*/false);
       },
       urgency);
 }
@@ -402,8 +404,8 @@ void SessionManager::Impl::AfterPark(const Parked& parked, const absl::Status& s
   }
   if (!status.ok()) NoteParkFailure(parked, status);
   if (doomed) DeleteDoomed(session);
-  for (std::string& tenant : awaiting) {
-    Async([this, tenant = std::move(tenant)] { MakeRoom(tenant); });
+  for (const std::string& tenant : awaiting) {
+    Async(tenant, [this, tenant] { MakeRoom(tenant); });
   }
   if (!claim.has_value()) return;
   GiveUp(session->id, *claim);

@@ -25,6 +25,16 @@ bool SessionManager::Impl::Parks(const std::string& tenant) const {
   return full == store_full_.end() || clock_.Now() >= full->second;
 }
 
+absl::Status SessionManager::Impl::CheckQueue(const std::string& tenant) const {
+  const auto waiting = waiting_.find(tenant);
+  const std::int64_t num = io_->NumWaiting(tenant) +
+                           (waiting == waiting_.end() ? 0 : std::ssize(waiting->second));
+  if (num < options_.max_waiting_calls) return absl::OkStatus();
+  return absl::ResourceExhaustedError(
+      absl::StrCat(num, " calls of this tenant wait for the session store; the limit is ",
+                   options_.max_waiting_calls));
+}
+
 absl::Status SessionManager::Impl::CheckRoom(const std::string& tenant) {
   if (absl::Status open = CheckOpen(); !open.ok()) return open;
   if (table_.size() >= options_.max_sessions) {
@@ -71,7 +81,7 @@ absl::Status SessionManager::Impl::GiveRoom(const std::string& tenant,
 
 void SessionManager::Impl::WithRoom(const std::string& tenant, RoomWork work,
                                     SessionPtr name) {
-  Async([this, tenant, wait = RoomWait{std::move(work), std::move(name)}] {
+  Async(tenant, [this, tenant, wait = RoomWait{std::move(work), std::move(name)}] {
     {
       const MutexLock lock(mu_);
       waiting_[tenant].push_back(wait);
@@ -80,38 +90,39 @@ void SessionManager::Impl::WithRoom(const std::string& tenant, RoomWork work,
   });
 }
 
-// Runs what waits, one after the other, as long as there is room, and refuses it when
-// none can be made. What is parked meanwhile comes here at its end.
+// Runs what waits first, if there is room, or refuses it when none can be made; the next
+// one comes in its tenant's next turn. What is parked meanwhile comes here at its end.
 void SessionManager::Impl::MakeRoom(const std::string& tenant) {
-  while (true) {
-    RoomWait next;
-    absl::Status room;
-    Leaving leaving;
-    {
-      const MutexLock lock(mu_);
-      const auto queue = waiting_.find(tenant);
-      if (queue == waiting_.end()) return;
-      const SessionPtr& name = queue->second.front().name;
-      room = CheckOpen();
-      if (room.ok() && name != nullptr && table_.Find(tenant, name->id) != nullptr) {
-        room = SessionInUse();  // another call came first
-      } else if (room.ok()) {
-        room = GiveRoom(tenant, name);
-        if (!room.ok()) leaving = PickLeaving(tenant);
-      }
-      if (!leaving.any) {
-        next = std::move(queue->second.front());
-        queue->second.pop_front();
-        if (queue->second.empty()) waiting_.erase(queue);
-      }
+  RoomWait next;
+  absl::Status room;
+  Leaving leaving;
+  bool more = false;
+  {
+    const MutexLock lock(mu_);
+    const auto queue = waiting_.find(tenant);
+    if (queue == waiting_.end()) return;
+    const SessionPtr& name = queue->second.front().name;
+    room = CheckOpen();
+    if (room.ok() && name != nullptr && table_.Find(tenant, name->id) != nullptr) {
+      room = SessionInUse();  // another call came first
+    } else if (room.ok()) {
+      room = GiveRoom(tenant, name);
+      if (!room.ok()) leaving = PickLeaving(tenant);
     }
-    for (const auto& [session, mode] : leaving.next) {
-      StartPark(session, mode, ParkLimit::kQuota, Urgency::kCall,
-                [](const absl::Status&) {});
+    if (!leaving.any) {
+      next = std::move(queue->second.front());
+      queue->second.pop_front();
+      more = !queue->second.empty();
+      if (!more) waiting_.erase(queue);
     }
-    if (leaving.any) return;
-    next.work(room);
   }
+  for (const auto& [session, mode] : leaving.next) {
+    StartPark(session, mode, ParkLimit::kQuota, Urgency::kCall,
+              [](const absl::Status&) {});
+  }
+  if (leaving.any) return;
+  if (more) Async(tenant, [this, tenant] { MakeRoom(tenant); });
+  next.work(room);
 }
 
 std::vector<std::string> SessionManager::Impl::WaitingFor(

@@ -193,6 +193,7 @@ void SessionManager::Impl::Expire(const SessionPtr& session) {
     return Forget(session);
   }
   Async(
+      session->tenant,
       [this, session, claim = *claim] {
         const absl::Status deleted = store_->Delete(session->id, claim);
         const bool over = deleted.ok() || absl::IsNotFound(deleted) ||

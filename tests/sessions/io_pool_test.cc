@@ -9,6 +9,7 @@
 #include <functional>
 #include <future>
 #include <memory>
+#include <string>
 #include <utility>
 #include <vector>
 
@@ -16,6 +17,7 @@ namespace goldfinch {
 namespace {
 
 constexpr int kThreads = 4;
+const std::string kTenant = "t";
 constexpr auto kNever = std::chrono::seconds(60);  // what takes so long does not come
 
 // Work that tells when it begins, and ends when it is let go; it may outlive this.
@@ -42,7 +44,8 @@ class Held {
 class HeldTogether {
  public:
   HeldTogether(IoPool& pool, Urgency urgency, int count) {
-    for (int i = 0; i < count; ++i) pool.Post(urgency, held_.emplace_back().Work());
+    for (int i = 0; i < count; ++i)
+      pool.Post(urgency, kTenant, held_.emplace_back().Work());
   }
   ~HeldTogether() {
     for (const Held& one : held_) one.LetGo();
@@ -58,7 +61,7 @@ class HeldTogether {
 void ExpectManyRun(IoPool& pool, Urgency urgency) {
   for (int i = 0; i < 50; ++i) {
     const auto ran = std::make_shared<std::promise<void>>();
-    pool.Post(urgency, [ran] { ran->set_value(); });
+    pool.Post(urgency, kTenant, [ran] { ran->set_value(); });
     ASSERT_EQ(ran->get_future().wait_for(kNever), std::future_status::ready) << i;
   }
 }
@@ -91,12 +94,12 @@ TEST(IoPoolTest, WhatACallWaitsForIsBegunFirst) {
   HeldTogether calls(pool, Urgency::kCall, kThreads / 2);
   HeldTogether background(pool, Urgency::kBackground, kThreads / 2 - 1);
   Held leaving, call;
-  pool.Post(Urgency::kBackground, leaving.Work());
+  pool.Post(Urgency::kBackground, kTenant, leaving.Work());
   ASSERT_TRUE(leaving.WaitUntilBegun());
   for (std::size_t i = 0; i < kThreads / 2; ++i) ASSERT_TRUE(calls[i].WaitUntilBegun());
   // All threads are taken. The next one to be free may do either, and only one is.
-  pool.Post(Urgency::kBackground, [&] { tell(Urgency::kBackground); });
-  pool.Post(Urgency::kCall, [&, work = call.Work()] {
+  pool.Post(Urgency::kBackground, kTenant, [&] { tell(Urgency::kBackground); });
+  pool.Post(Urgency::kCall, kTenant, [&, work = call.Work()] {
     tell(Urgency::kCall);
     work();
   });
@@ -111,11 +114,41 @@ TEST(IoPoolTest, WorkOfOneUrgencyIsBegunInTheOrderItWasPosted) {
     {
       IoPool pool(2);  // one thread for each urgency
       for (int i = 0; i < 100; ++i)
-        pool.Post(urgency, [&order, i] { order.push_back(i); });
+        pool.Post(urgency, kTenant, [&order, i] { order.push_back(i); });
     }
     ASSERT_EQ(order.size(), 100u);
     EXPECT_TRUE(std::ranges::is_sorted(order));
   }
+}
+
+// However much one of them has posted before.
+TEST(IoPoolTest, TenantsTakeTurns) {
+  for (const Urgency urgency : {Urgency::kCall, Urgency::kBackground}) {
+    std::string order;
+    {
+      IoPool pool(2);  // one thread for each urgency
+      Held first;
+      pool.Post(urgency, "a", first.Work());
+      ASSERT_TRUE(first.WaitUntilBegun());
+      const auto post = [&](const std::string& tenant, char name) {
+        pool.Post(urgency, tenant, [&order, name] { order += name; });
+      };
+      for (const char name : {'1', '2', '3', '4', '5'}) post("a", name);
+      for (const char name : {'x', 'y'}) post("b", name);
+      post("c", 'z');
+      EXPECT_EQ(pool.NumWaiting("a"), urgency == Urgency::kCall ? 5 : 0);
+      first.LetGo();
+    }
+    EXPECT_EQ(order, "1xz2y345");
+  }
+}
+
+TEST(IoPoolTest, WhatWasBegunDoesNotWait) {
+  IoPool pool(2);
+  HeldTogether calls(pool, Urgency::kCall, 3);
+  ASSERT_TRUE(calls[0].WaitUntilBegun());
+  EXPECT_EQ(pool.NumWaiting(kTenant), 2);
+  EXPECT_EQ(pool.NumWaiting("another"), 0);
 }
 
 TEST(IoPoolTest, WhatIsLeftAtTheEndIsRun) {
@@ -124,7 +157,8 @@ TEST(IoPoolTest, WhatIsLeftAtTheEndIsRun) {
     IoPool pool(kThreads);
     HeldTogether background(pool, Urgency::kBackground, 2);
     for (int i = 0; i < 100; ++i) {
-      pool.Post(i % 2 == 0 ? Urgency::kCall : Urgency::kBackground, [&] { ++ran; });
+      pool.Post(i % 2 == 0 ? Urgency::kCall : Urgency::kBackground, kTenant,
+                [&] { ++ran; });
     }
   }
   EXPECT_EQ(ran, 100);

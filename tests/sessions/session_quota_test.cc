@@ -338,6 +338,43 @@ TEST_F(SessionQuotaTest, CallsAtOnceDoNotExceedTheNumberOfSessions) {
   EXPECT_EQ(replica->List().size(), 2u);
 }
 
+TEST_F(SessionQuotaTest, OfATenantsCallsSoManyWaitForTheStore) {
+  constexpr int kRunning = 3, kWaiting = 2;  // a thread is left to the background
+  ReplicaOptions options;
+  options.sessions.max_waiting_calls = kWaiting;
+  const auto replica = Make("one", options);
+  const std::string held = Session(*replica), unknown(32, 'f');
+  const auto create = [&](const std::string& tenant) {
+    const auto promise = std::make_shared<std::promise<absl::Status>>();
+    replica->sessions().Create(tenant, [promise](const UseOr& use) {
+      promise->set_value(Detached(use.status()));
+    });
+    return promise->get_future();
+  };
+  medium_.HoldClaims();
+  std::vector<std::future<absl::Status>> accepted;
+  for (int i = 1; i <= kRunning; ++i) {
+    accepted.push_back(create("a"));
+    medium_.WaitForHeldClaims(i);
+  }
+  for (int i = 0; i < kWaiting; ++i) accepted.push_back(create("a"));
+  const auto list = Await<absl::StatusOr<std::vector<SessionInfo>>>(
+      [&](auto done) { replica->sessions().List("a", "", 9, std::move(done)); });
+  for (const absl::Status& refused :
+       {replica->TryCreate().status(), replica->Acquire(unknown).status(),
+        replica->Get(unknown).status(), replica->Park(unknown).status(),
+        replica->Delete(unknown), replica->Import("x").status(), list.status()}) {
+    EXPECT_EQ(refused, absl::ResourceExhaustedError(
+                           "2 calls of this tenant wait for the session store; the "
+                           "limit is 2"));
+  }
+  EXPECT_TRUE(replica->Acquire(held).ok()) << "it is here, and waits for nothing";
+  accepted.push_back(create("b"));
+  medium_.LetClaimsGo();
+  for (std::future<absl::Status>& one : accepted) EXPECT_EQ(one.get(), absl::OkStatus());
+  EXPECT_TRUE(absl::IsNotFound(replica->Delete(unknown)));
+}
+
 TEST_F(SessionQuotaTest, WhoMayHaveNoMoreSessionsMayDeleteParkedOnes) {
   const auto replica = Make("one");
   const std::string parked = Session(*replica);
