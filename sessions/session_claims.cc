@@ -94,6 +94,7 @@ bool SessionManager::Impl::DisownOne() {
     std::tie(name->tenant, name->id) = *one;
     name->busy = true;
     name->disowned = true;
+    name->takes_place = false;
     table_.Add(name);
     unheard_.erase(one);
   }

@@ -21,12 +21,20 @@ absl::Status Disowned() {
   return absl::UnavailableError("the session is being given up; try again");
 }
 
-// Of one that is not here, for the call that is to load or forget it.
+// Of one that is not here, for the call that is to load it.
 SessionPtr NameOf(const std::string& tenant, const std::string& id) {
   auto name = std::make_shared<HeldSession>();
   name->id = id;
   name->tenant = tenant;
   name->busy = true;
+  return name;
+}
+
+// The same for the call that is to forget it. Nobody knows yet whether it is anywhere, so
+// it counts in no limit.
+SessionPtr PlacelessNameOf(const std::string& tenant, const std::string& id) {
+  const SessionPtr name = NameOf(tenant, id);
+  name->takes_place = false;
   return name;
 }
 
@@ -298,7 +306,8 @@ absl::StatusOr<SessionPtr> SessionManager::Impl::Take(const std::string& tenant,
     absl::Status room = purpose == TakeTo::kForget ? CheckOpen() : CheckRoom(tenant);
     if (room.ok() && purpose == TakeTo::kUse) room = CheckResident(tenant);
     if (!room.ok()) return room;
-    session = NameOf(tenant, id);
+    session =
+        purpose == TakeTo::kForget ? PlacelessNameOf(tenant, id) : NameOf(tenant, id);
     table_.Add(session);
   }
   session->busy = true;
@@ -322,7 +331,7 @@ void SessionManager::Impl::Discard(std::string tenant, std::string id) {
     }
     if (session == nullptr) {
       if (store_ == nullptr || stopping_) return;
-      session = NameOf(tenant, id);  // parked
+      session = PlacelessNameOf(tenant, id);  // parked
       table_.Add(session);
     }
     session->busy = true;

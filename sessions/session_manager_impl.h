@@ -134,7 +134,7 @@ class SessionManager::Impl : public std::enable_shared_from_this<SessionManager:
     return InfoOf(session);
   }
   // Makes it busy for one call. One that is not here comes as a name only, to be loaded
-  // or forgotten by that call.
+  // or forgotten by that call; what is to be loaded takes a place from then on.
   enum class TakeTo { kUse, kForget };
   absl::StatusOr<SessionPtr> Take(const std::string& tenant, const std::string& id,
                                   TakeTo purpose);

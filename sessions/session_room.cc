@@ -37,10 +37,10 @@ absl::Status SessionManager::Impl::CheckQueue(const std::string& tenant) const {
 
 absl::Status SessionManager::Impl::CheckRoom(const std::string& tenant) {
   if (absl::Status open = CheckOpen(); !open.ok()) return open;
-  if (table_.size() >= options_.max_sessions) {
-    return absl::ResourceExhaustedError(absl::StrCat("the server holds ", table_.size(),
-                                                     " sessions; the limit is ",
-                                                     options_.max_sessions));
+  if (table_.num_places() >= options_.max_sessions) {
+    return absl::ResourceExhaustedError(
+        absl::StrCat("the server holds ", table_.num_places(), " sessions; the limit is ",
+                     options_.max_sessions));
   }
   // With a store that takes them, the sweep makes room.
   std::int64_t bytes = table_.host_bytes();
@@ -158,7 +158,7 @@ SessionManager::Impl::Leaving SessionManager::Impl::PickLeaving(
   places = std::min(places, quota.max_sessions - num_staying);
   const std::int64_t others = options_.max_sessions - places;
   // Who cannot give up places takes none of others'.
-  if (places <= 0 || table_.size() <= others || !Parks(tenant)) return leaving;
+  if (places <= 0 || table_.num_places() <= others || !Parks(tenant)) return leaving;
   PickOldest(
       table_.All(), kParksAtOnce,
       [&](const HeldSession&, std::int64_t num, std::int64_t) { return num > others; },
@@ -173,6 +173,7 @@ std::int64_t SessionManager::Impl::PickOldest(std::vector<SessionPtr> sessions,
   std::int64_t num_staying = 0, bytes_staying = 0, num_leaving = 0;
   const auto now = std::chrono::steady_clock::now();
   for (SessionPtr& session : sessions) {
+    if (!session->takes_place) continue;
     if (session->parking > 0) {
       ++num_leaving;
       continue;

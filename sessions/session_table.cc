@@ -11,12 +11,12 @@ SessionPtr SessionTable::Find(const std::string& tenant, const std::string& id) 
 
 void SessionTable::Add(SessionPtr session) {
   SessionPtr& held = sessions_[{session->tenant, session->id}];
-  if (held == nullptr) {
-    ++num_of_[session->tenant];
-  } else {
+  if (held != nullptr) {
+    CountPlace(*held, -1);
     SetCounted(*held, 0);
   }
   held = std::move(session);
+  CountPlace(*held, +1);
   SetCounted(*held, held->host_bytes());
 }
 
@@ -24,10 +24,17 @@ bool SessionTable::Remove(const SessionPtr& session) {
   const auto it = sessions_.find({session->tenant, session->id});
   if (it == sessions_.end() || it->second != session) return false;
   SetCounted(*session, 0);
+  CountPlace(*session, -1);
   sessions_.erase(it);
-  const auto num = num_of_.find(session->tenant);
-  if (--num->second == 0) num_of_.erase(num);
   return true;
+}
+
+void SessionTable::CountPlace(const HeldSession& session, std::int64_t sign) {
+  if (!session.takes_place) return;
+  num_places_ += sign;
+  const auto num = num_of_.try_emplace(session.tenant).first;
+  num->second += sign;
+  if (num->second == 0) num_of_.erase(num);
 }
 
 std::vector<SessionPtr> SessionTable::All() const {

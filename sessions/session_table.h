@@ -38,6 +38,7 @@ struct HeldSession {
   bool busy = false;                 // one call uses it
   bool doomed = false;               // to be deleted by whoever makes it busy no more
   bool disowned = false;             // only a name, while a claim on it is given up
+  bool takes_place = true;           // false: only a name, of one that will not be here
   int parking = 0;                   // snapshots of it that are under way
   bool resting = false;              // was told to move to host memory since its last use
   std::optional<RequestId> request;  // that runs on it
@@ -63,7 +64,9 @@ class SessionTable {
   // No more than this very one: another may have come under its id.
   bool Remove(const SessionPtr& session);
 
+  // Of those that take a place, which limits are of; names come and go as calls do.
   std::int64_t NumOf(const std::string& tenant) const;
+  std::int64_t num_places() const { return num_places_; }
   // In a time that grows with their number.
   std::int64_t HostBytesOf(const std::string& tenant) const;
 
@@ -85,6 +88,8 @@ class SessionTable {
   void Count(const SessionPtr& session);
 
  private:
+  // It comes (1) or goes (-1).
+  void CountPlace(const HeldSession& session, std::int64_t sign);
   void SetCounted(HeldSession& session, std::int64_t bytes) {
     host_bytes_ += bytes - session.counted_bytes;
     session.counted_bytes = bytes;
@@ -92,7 +97,8 @@ class SessionTable {
   }
 
   std::map<std::pair<std::string, std::string>, SessionPtr> sessions_;  // by tenant, id
-  std::map<std::string, std::int64_t> num_of_;
+  std::map<std::string, std::int64_t> num_of_;                          // none is 0
+  std::int64_t num_places_ = 0;                                         // their sum
   std::int64_t host_bytes_ = 0;  // the sum of counted_bytes
   bool exact_ = true;
 };

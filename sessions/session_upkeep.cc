@@ -112,7 +112,7 @@ SessionManager::Impl::Stock SessionManager::Impl::TakeStock() {
   std::int64_t busy = 0, alive = 0, leaving = 0;
   std::map<std::string, std::int64_t> held, staying;  // bytes by tenant
   for (const SessionPtr& session : table_.All()) {
-    busy += session->busy ? 1 : 0;
+    busy += session->busy && session->takes_place ? 1 : 0;
     held[session->tenant] += session->host_bytes();
     if (session->parking > 0) {
       leaving += session->host_bytes();
@@ -130,7 +130,7 @@ SessionManager::Impl::Stock SessionManager::Impl::TakeStock() {
   stats_.tenant_host_bytes.Set(std::move(held));
   stats_.busy = busy;
   stats_.alive = alive;
-  stats_.resting = table_.size() - alive;
+  stats_.resting = table_.num_places() - alive;
 
   stock.bytes = bytes - leaving;
   for (const auto& [tenant, mine] : staying) {

@@ -375,6 +375,44 @@ TEST_F(SessionQuotaTest, OfATenantsCallsSoManyWaitForTheStore) {
   EXPECT_TRUE(absl::IsNotFound(replica->Delete(unknown)));
 }
 
+// Whoever deletes what nobody has would else take everybody's places.
+TEST_F(SessionQuotaTest, WhatIsToBeForgottenTakesNoPlace) {
+  ReplicaOptions options;
+  options.sessions.max_sessions = 5;
+  const auto replica = Make("one", options);
+  max_sessions_ = 1;
+  std::vector<std::future<absl::Status>> created, deleted;
+  const auto create = [&](const std::string& tenant) {
+    const auto promise = std::make_shared<std::promise<absl::Status>>();
+    replica->sessions().Create(tenant, [promise](const UseOr& use) {
+      promise->set_value(Detached(use.status()));
+    });
+    created.push_back(promise->get_future());
+  };
+  medium_.HoldClaims();
+  for (int i = 1; i <= 3; ++i) {  // all threads for calls
+    create("c");
+    medium_.WaitForHeldClaims(i);
+  }
+  for (const char digit : {'1', '2', '3', '4', '5'}) {
+    const auto promise = std::make_shared<std::promise<absl::Status>>();
+    replica->sessions().Delete(
+        "a", std::string(32, digit),
+        [promise](const absl::Status& status) { promise->set_value(Detached(status)); });
+    deleted.push_back(promise->get_future());
+  }
+  replica->sessions().Sweep();
+  EXPECT_EQ(replica->sessions().stats().resting, 0);
+  EXPECT_EQ(replica->sessions().stats().busy, 0);
+  create("b");
+  create("a");
+  medium_.LetClaimsGo();
+  for (std::future<absl::Status>& one : created) EXPECT_EQ(one.get(), absl::OkStatus());
+  for (std::future<absl::Status>& one : deleted) {
+    EXPECT_TRUE(absl::IsNotFound(one.get()));
+  }
+}
+
 TEST_F(SessionQuotaTest, WhoMayHaveNoMoreSessionsMayDeleteParkedOnes) {
   const auto replica = Make("one");
   const std::string parked = Session(*replica);
