@@ -2,7 +2,6 @@
 
 #include <sys/stat.h>
 
-#include <algorithm>
 #include <cerrno>
 #include <utility>
 
@@ -64,7 +63,12 @@ DirectoryStore::DirectoryStore(DirectoryStoreOptions options, FileDescriptor dir
       totals_(options_.calls, directory_.get(),
               [this]()
                   ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_) { return TemporaryName(owner_); }),
-      spare_(options_.calls, directory_.get()) {}
+      spare_(options_.calls, directory_.get()),
+      tenants_([this](const std::string& id) -> absl::StatusOr<std::string> {
+        auto header = ReadSnapshotHeader(directory_.get(), id);
+        if (!header.ok()) return header.status();
+        return std::move(header->info.tenant);
+      }) {}
 
 DirectoryStore::~DirectoryStore() {
   const MutexLock lock(mu_);
@@ -445,17 +449,11 @@ absl::StatusOr<std::vector<StoredSession>> DirectoryStore::List(std::string_view
   if (!after.empty()) {
     if (auto status = CheckSessionId(after); !status.ok()) return status;
   }
-  auto names = FileNames(directory_.get());
-  if (!names.ok()) return names.status();
-  std::vector<std::string> ids;
-  for (const std::string& name : *names) {
-    std::string id = StemOf(name, kSnapshotSuffix);
-    if (!id.empty() && id > after) ids.push_back(std::move(id));
-  }
-  std::sort(ids.begin(), ids.end());
+  const auto files = FilesIn(directory_.get());
+  if (!files.ok()) return files.status();
   const std::string own = owner();
   std::vector<StoredSession> found;
-  for (const std::string& id : ids) {
+  for (const std::string& id : tenants_.IdsOf(tenant, after, *files)) {
     if (found.size() == limit) break;
     // One that is damaged, or has just gone, is nobody's to list.
     auto stored = Describe(id, own);

@@ -32,6 +32,7 @@
 #include "engine/sync/mutex.h"
 #include "sessions/directory_format.h"
 #include "sessions/directory_spare.h"
+#include "sessions/directory_tenants.h"
 #include "sessions/directory_totals.h"
 #include "sessions/files.h"
 #include "sessions/lease_clock.h"
@@ -139,6 +140,7 @@ class DirectoryStore final : public SnapshotStore {
   std::chrono::nanoseconds uptime_until_ ABSL_GUARDED_BY(mu_){0};  // as told to others
   DirectoryTotals totals_ ABSL_GUARDED_BY(mu_);
   DirectorySpare spare_ ABSL_GUARDED_BY(mu_);
+  DirectoryTenants tenants_;
 
   mutable Mutex good_mu_;  // never held while a file is touched
   std::uint64_t good_lease_ ABSL_GUARDED_BY(good_mu_) = 0;

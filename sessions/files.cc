@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <cerrno>
 #include <cstring>
+#include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "engine/file_descriptor.h"
@@ -129,7 +130,7 @@ void RemoveFile(int directory, const std::string& name) {
   unlinkat(directory, name.c_str(), 0);
 }
 
-absl::StatusOr<std::vector<std::string>> FileNames(int directory) {
+absl::StatusOr<std::vector<NamedFile>> FilesIn(int directory) {
   const int fd = openat(directory, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
   if (fd < 0) return FileError("listing", errno);
   DIR* stream = fdopendir(fd);
@@ -137,12 +138,23 @@ absl::StatusOr<std::vector<std::string>> FileNames(int directory) {
     close(fd);
     return FileError("listing", ENOMEM);
   }
-  std::vector<std::string> names;
+  std::vector<NamedFile> files;
   errno = 0;
-  while (const dirent* entry = readdir(stream)) names.emplace_back(entry->d_name);
+  while (const dirent* entry = readdir(stream)) {
+    files.push_back({.name = entry->d_name, .inode = entry->d_ino});
+  }
   const int error = errno;
   closedir(stream);
   if (error != 0) return FileError("listing", error);
+  return files;
+}
+
+absl::StatusOr<std::vector<std::string>> FileNames(int directory) {
+  auto files = FilesIn(directory);
+  if (!files.ok()) return files.status();
+  std::vector<std::string> names;
+  names.reserve(files->size());
+  for (NamedFile& file : *files) names.push_back(std::move(file.name));
   return names;
 }
 

@@ -12,6 +12,7 @@
 #include <unistd.h>
 
 #include <cstddef>
+#include <cstdint>
 #include <span>
 #include <string>
 #include <string_view>
@@ -65,7 +66,13 @@ absl::StatusOr<std::string> ReadSmallFile(int directory, const std::string& name
 // No error when it is not there.
 void RemoveFile(int directory, const std::string& name);
 
+struct NamedFile {
+  std::string name;
+  std::uint64_t inode = 0;
+};
+
 // In no order.
+absl::StatusOr<std::vector<NamedFile>> FilesIn(int directory);
 absl::StatusOr<std::vector<std::string>> FileNames(int directory);
 
 }  // namespace goldfinch
