@@ -293,6 +293,88 @@ TEST_F(WireGarbageTest, CompressedMessagesAreRefusedAndNotInflated) {
   EXPECT_THAT(status.error_message(), testing::HasSubstr("gzip"));
 }
 
+// Two bytes for some sixty of its own, likewise: as often as they fit into a message, on
+// every method, in fields that it does not have and in those that it has.
+TEST_F(WireGarbageTest, MessagesOfManyFieldsAreRefusedAndNotParsed) {
+  constexpr std::size_t kBytes = 8 << 20;
+  const std::string fields[] = {
+      std::string("\x0a\x00", 2),          // 1: a string, a list or a message of most
+      std::string("\x7a\x00", 2),          // 15: unknown to most
+      std::string("\x78\x00", 2),          // likewise, as a number
+      std::string("\xf2\x7f\x00", 3),      // 2046: unknown to all
+      std::string("\x2a\x02\x5a\x00", 4),  // 5.11: of Generate, a stop string
+      std::string("\x2a\x02\x7a\x00", 4),  // 5.15: a logit_bias
+  };
+  for (const std::string& method : AllMethods()) {
+    const bool imports = method.ends_with("ImportSession");
+    for (const std::string& field : fields) {
+      SCOPED_TRACE(absl::StrCat(method, " ", testing::PrintToString(field)));
+      std::string message;
+      message.reserve(kBytes);
+      while (message.size() + field.size() <= kBytes) message += field;
+      ASSERT_TRUE(ForgetPeakMemory());
+      const std::int64_t before = PeakMemory();
+      // A stream of messages ends there.
+      EXPECT_EQ(Send(method, message).error_code(),
+                imports ? StatusCode::DATA_LOSS : StatusCode::UNIMPLEMENTED);
+      // The client's copies and the library's; parsed it takes some 250 MB.
+      EXPECT_LT(PeakMemory() - before, static_cast<std::int64_t>(8 * kBytes));
+    }
+  }
+  witness_->Finish();
+  ExpectEnds({{"cancelled", 1}});
+}
+
+TEST_F(WireGarbageTest, MessagesOfMethodsThatNameASessionAreSmall) {
+  v1::GetSessionRequest request;
+  request.set_session_id(std::string(120 << 10, '0'));
+  const char* method = "/goldfinch.v1.SessionService/GetSession";
+  EXPECT_EQ(Send(method, request.SerializeAsString()).error_code(),
+            StatusCode::INVALID_ARGUMENT);
+  request.set_session_id(std::string(128 << 10, '0'));
+  EXPECT_EQ(Send(method, request.SerializeAsString()).error_code(),
+            StatusCode::UNIMPLEMENTED);
+}
+
+// The bound is beyond what any call needs, and how other clients write does not reach it.
+TEST_F(WireGarbageTest, TheLargestGoodMessagesAreServed) {
+  v1::GenerateRequest request = TextRequest("", 1);
+  for (int i = 0; i < 1000; ++i) {
+    (*request.mutable_sampling()->mutable_logit_bias())[i % kTestVocabularySize] = 1;
+  }
+  for (int i = 0; i < 16; ++i) {
+    request.mutable_sampling()->add_stop(std::string(256, static_cast<char>('a' + i)));
+  }
+  request.mutable_sampling()->set_n(16);
+  for (int i = 0; i < 20000; ++i) request.mutable_tokens()->add_ids(i % 1000);
+  const std::string packed = request.SerializeAsString();
+  channel_ = server().NewChannel();
+  EXPECT_TRUE(Checked(CallAny(channel_, kGenerate, {}, packed)).ok());
+
+  // Ids that are not packed, stop tokens too: a field each.
+  const auto delimited = [](char tag, const std::string& value) {
+    std::string bytes(1, tag);
+    for (std::size_t size = value.size(); true; size >>= 7) {
+      bytes += static_cast<char>((size & 127) | (size > 127 ? 128 : 0));
+      if (size <= 127) return bytes + value;
+    }
+  };
+  std::string ids, stops;
+  for (int i = 0; i < 20000; ++i) ids += {'\x08', static_cast<char>(i % 100)};
+  for (int i = 0; i < 64; ++i) stops += {'\x60', static_cast<char>(i)};
+  EXPECT_TRUE(Checked(CallAny(channel_, kGenerate, {},
+                              delimited('\x12', ids) + delimited('\x2a', stops)))
+                  .ok());
+
+  // What a client of a later version says is left out, as long as it is not absurd.
+  std::string later = v1::TokenizeRequest().SerializeAsString();
+  for (int i = 0; i < 4096; ++i) later += std::string("\x7a\x01x", 3);
+  EXPECT_TRUE(Checked(CallAny(channel_, kTokenize, {}, later)).ok());
+  later += std::string("\x7a\x01x", 3);
+  EXPECT_EQ(Checked(CallAny(channel_, kTokenize, {}, later)).error_code(),
+            StatusCode::UNIMPLEMENTED);
+}
+
 TEST_F(WireGarbageTest, HeadersThatAreNoneAreRefused) {
   const auto call = [&](const RawHeaders& headers) {
     return Say(Preface() +
