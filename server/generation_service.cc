@@ -11,6 +11,7 @@
 #include "server/generate_reactor.h"
 #include "server/score_reactor.h"
 #include "server/text/detokenizer.h"
+#include "server/unary_call.h"
 
 namespace goldfinch {
 namespace {
@@ -41,74 +42,71 @@ grpc::ServerUnaryReactor* GenerationService::Tokenize(
     grpc::CallbackServerContext* context, const v1::TokenizeRequest* request,
     v1::TokenizeResponse* response) {
   serving_.counts.Count(CallCounts::kTokenize);
-  const absl::Status admitted = Admit(*context);
-  if (!admitted.ok()) return Answer(context, admitted);
+  return UnaryCall::Answer(serving_, context, response, UnaryCall::Takes::kMemory,
+                           [&](UnaryCall* call, const TenantPtr&) {
+                             Tokenize(*request, *response);
+                             call->End(ValidateAnswer(*response));
+                           });
+}
+
+void GenerationService::Tokenize(const v1::TokenizeRequest& request,
+                                 v1::TokenizeResponse& response) const {
   std::vector<TokenId> tokens;
-  serving_.limits.tokenizer.Encode(request->text(), tokens);
-  response->mutable_tokens()->Add(tokens.begin(), tokens.end());
-  return AnswerIfItFits(context, *response);
+  serving_.limits.tokenizer.Encode(request.text(), tokens);
+  response.mutable_tokens()->Add(tokens.begin(), tokens.end());
 }
 
 grpc::ServerUnaryReactor* GenerationService::Detokenize(
     grpc::CallbackServerContext* context, const v1::DetokenizeRequest* request,
     v1::DetokenizeResponse* response) {
   serving_.counts.Count(CallCounts::kDetokenize);
-  const absl::Status admitted = Admit(*context);
-  if (!admitted.ok()) return Answer(context, admitted);
+  return UnaryCall::Answer(serving_, context, response, UnaryCall::Takes::kMemory,
+                           [&](UnaryCall* call, const TenantPtr&) {
+                             const absl::Status status = Detokenize(*request, *response);
+                             call->End(status.ok() ? ValidateAnswer(*response) : status);
+                           });
+}
+
+absl::Status GenerationService::Detokenize(const v1::DetokenizeRequest& request,
+                                           v1::DetokenizeResponse& response) const {
   const absl::Status status =
-      ValidateTokens("tokens", request->tokens(), serving_.limits.vocabulary);
-  if (!status.ok()) return Answer(context, status);
-  const std::vector<TokenId> tokens(request->tokens().begin(), request->tokens().end());
-  if (request->with_token_bytes() && std::ssize(tokens) > kMaxTokensWithBytes) {
-    return Answer(context, absl::InvalidArgumentError(absl::StrCat(
-                               "tokens has ", tokens.size(), " ids; the limit with ",
-                               "with_token_bytes is ", kMaxTokensWithBytes)));
+      ValidateTokens("tokens", request.tokens(), serving_.limits.vocabulary);
+  if (!status.ok()) return status;
+  const std::vector<TokenId> tokens(request.tokens().begin(), request.tokens().end());
+  if (request.with_token_bytes() && std::ssize(tokens) > kMaxTokensWithBytes) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("tokens has ", tokens.size(), " ids; the limit with ",
+                     "with_token_bytes is ", kMaxTokensWithBytes));
   }
   // A message of ids may stand for gigabytes: known before they are made.
   const absl::Status fits = ValidateAnswerBytes(
       serving_.limits.tokenizer.DecodedBytes(tokens), serving_.limits);
-  if (!fits.ok()) return Answer(context, fits);
-  response->set_text(ToValidUtf8(serving_.limits.tokenizer.Decode(tokens)));
-  if (request->with_token_bytes()) {
+  if (!fits.ok()) return fits;
+  response.set_text(ToValidUtf8(serving_.limits.tokenizer.Decode(tokens)));
+  if (request.with_token_bytes()) {
     for (const TokenId token : tokens) {
       const std::string_view bytes = serving_.limits.vocabulary.bytes(token);
-      response->add_token_bytes(bytes.data(), bytes.size());
+      response.add_token_bytes(bytes.data(), bytes.size());
     }
   }
-  return AnswerIfItFits(context, *response);
+  return absl::OkStatus();
 }
 
 grpc::ServerUnaryReactor* GenerationService::GetModel(
     grpc::CallbackServerContext* context, const v1::GetModelRequest*,
     v1::GetModelResponse* response) {
   serving_.counts.Count(CallCounts::kGetModel);
-  // Takes next to nothing, so it is answered when memory is short, too.
-  absl::Status admitted = Authenticate(serving_, *context).status();
-  if (admitted.ok() && serving_.calls.closed()) admitted = ShuttingDown();
-  if (!admitted.ok()) return Answer(context, admitted);
-  *response = model_;
-  return Answer(context, absl::OkStatus());
+  return UnaryCall::Answer(serving_, context, response, UnaryCall::Takes::kLittle,
+                           [&](UnaryCall* call, const TenantPtr&) {
+                             *response = model_;
+                             call->End(absl::OkStatus());
+                           });
 }
 
-absl::Status GenerationService::Admit(const grpc::CallbackServerContext& context) const {
-  const absl::Status status = Authenticate(serving_, context).status();
-  return status.ok() ? MayBegin(serving_, !serving_.calls.closed()) : status;
-}
-
-template <typename Response>
-grpc::ServerUnaryReactor* GenerationService::AnswerIfItFits(
-    grpc::CallbackServerContext* context, Response& response) {
-  const absl::Status fits = ValidateAnswerBytes(
-      static_cast<std::int64_t>(response.ByteSizeLong()), serving_.limits);
-  if (!fits.ok()) response.Clear();
-  return Answer(context, fits);
-}
-
-grpc::ServerUnaryReactor* GenerationService::Answer(grpc::CallbackServerContext* context,
-                                                    const absl::Status& status) {
-  grpc::ServerUnaryReactor* reactor = context->DefaultReactor();
-  reactor->Finish(EndStatus(serving_, status));
-  return reactor;
+absl::Status GenerationService::ValidateAnswer(
+    const google::protobuf::MessageLite& response) const {
+  return ValidateAnswerBytes(static_cast<std::int64_t>(response.ByteSizeLong()),
+                             serving_.limits);
 }
 
 }  // namespace goldfinch

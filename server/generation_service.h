@@ -30,17 +30,12 @@ class GenerationService final : public v1::GenerationService::CallbackService {
                                      v1::GetModelResponse* response) override;
 
  private:
-  // Whether a call that is answered on the spot and takes memory may be made: as
-  // Authenticate and MayBegin.
-  absl::Status Admit(const grpc::CallbackServerContext& context) const;
-  // Finishes it.
-  grpc::ServerUnaryReactor* Answer(grpc::CallbackServerContext* context,
-                                   const absl::Status& status);
-  // With `response`, or INVALID_ARGUMENT when it is more than may be sent: the library
-  // would find that out by itself, but for two gigabytes, at which it ends the process.
-  template <typename Response>
-  grpc::ServerUnaryReactor* AnswerIfItFits(grpc::CallbackServerContext* context,
-                                           Response& response);
+  void Tokenize(const v1::TokenizeRequest& request, v1::TokenizeResponse& response) const;
+  absl::Status Detokenize(const v1::DetokenizeRequest& request,
+                          v1::DetokenizeResponse& response) const;
+  // INVALID_ARGUMENT for an answer that is more than may be sent: the library would find
+  // that out by itself, but for two gigabytes, at which it ends the process.
+  absl::Status ValidateAnswer(const google::protobuf::MessageLite& response) const;
 
   const ServingContext& serving_;
   const v1::GetModelResponse model_;

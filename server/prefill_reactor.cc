@@ -57,6 +57,7 @@ PrefillReactor::PrefillReactor(Private, const char* method, const ServingContext
     : serving_(serving),
       context_(context),
       response_(response),
+      unread_(*context),
       log_(method, *context, serving.clock) {}
 
 template <typename Message>
@@ -176,7 +177,15 @@ absl::Status PrefillReactor::Tell(const absl::StatusOr<SessionInfo>& info) {
       response_);
 }
 
-void PrefillReactor::FinishWith(const absl::Status& status) {
+void PrefillReactor::FinishWith(absl::Status status) {
+  if (status.ok()) {
+    status = std::visit(
+        [this](const auto* response) {
+          return unread_.Begin(*response, serving_.transfers, tenant_->name,
+                               serving_.clock.Now());
+        },
+        response_);
+  }
   // The scheduler counts what it was asked, refused or not.
   const grpc::Status end =
       submitted_ ? ToGrpcStatus(status) : EndStatus(serving_, tenant_, status);

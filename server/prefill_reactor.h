@@ -20,6 +20,7 @@
 #include "server/call_log.h"
 #include "server/open_calls.h"
 #include "server/serving_context.h"
+#include "server/unread_answer.h"
 
 namespace goldfinch {
 
@@ -46,7 +47,8 @@ class PrefillReactor final : public grpc::ServerUnaryReactor,
   void OnCancel() override;
   void OnDone() override;
 
-  void CutOffIfStuck(TimePoint) override {}  // writes nothing before its end
+  // Writes nothing before its end.
+  void CutOffIfStuck(TimePoint since) override { unread_.CutOffIfStuck(since); }
 
  private:
   // The part of Create and Append that both have: who calls, and the text.
@@ -58,7 +60,7 @@ class PrefillReactor final : public grpc::ServerUnaryReactor,
   // With the session's description, or with what went wrong.
   void Answer(const absl::Status& status);
   absl::Status Tell(const absl::StatusOr<SessionInfo>& info);
-  void FinishWith(const absl::Status& status);
+  void FinishWith(absl::Status status);
   bool makes_session() const { return response_.index() == 0; }
 
   const ServingContext& serving_;
@@ -69,6 +71,7 @@ class PrefillReactor final : public grpc::ServerUnaryReactor,
   TenantPtr tenant_;                      // set by Begin; null: refused
   std::string session_id_;                // set before anything runs on it
   std::optional<TimePoint> late_from_;    // likewise
+  UnreadAnswer unread_;
   const CallLog log_;
   CallLog::End log_end_;  // what is known so far
   Request request_;       // the text to run, if any; until it is submitted

@@ -15,14 +15,17 @@ grpc::ServerUnaryReactor* ScoreReactor::Start(const ServingContext& serving,
   auto reactor = std::make_shared<ScoreReactor>(Private(), serving, context, response);
   reactor->self_ = reactor;
   const absl::Status status = reactor->Submit(request, *context);
-  if (!status.ok()) reactor->End(ToGrpcStatus(status));
+  if (!status.ok()) reactor->End(status);
   return reactor.get();
 }
 
 ScoreReactor::ScoreReactor(Private, const ServingContext& serving,
                            grpc::CallbackServerContext* context,
                            v1::ScoreResponse* response)
-    : serving_(serving), response_(response), log_("Score", *context, serving.clock) {}
+    : serving_(serving),
+      response_(response),
+      unread_(*context),
+      log_("Score", *context, serving.clock) {}
 
 absl::Status ScoreReactor::Submit(const v1::ScoreRequest& request,
                                   grpc::CallbackServerContext& context) {
@@ -73,12 +76,17 @@ void ScoreReactor::Advance() {
   }
   if (!batch.end.has_value()) return;
   finished_ = true;
-  End(ToGrpcStatus(*batch.end));
+  End(*batch.end);
 }
 
-void ScoreReactor::End(const grpc::Status& status) {
-  log_end_.status = status;
-  Finish(status);
+void ScoreReactor::End(absl::Status status) {
+  if (status.ok()) {
+    status = unread_.Begin(*response_, serving_.transfers, log_end_.tenant,
+                           serving_.clock.Now());
+  }
+  const grpc::Status end = ToGrpcStatus(status);
+  log_end_.status = end;
+  Finish(end);
 }
 
 void ScoreReactor::Fill(const StreamEvent& event) {

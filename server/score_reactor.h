@@ -18,6 +18,7 @@
 #include "server/call_log.h"
 #include "server/open_calls.h"
 #include "server/serving_context.h"
+#include "server/unread_answer.h"
 
 namespace goldfinch {
 
@@ -38,7 +39,8 @@ class ScoreReactor final : public grpc::ServerUnaryReactor,
   void OnCancel() override;
   void OnDone() override;
 
-  void CutOffIfStuck(TimePoint) override {}  // writes nothing before its end
+  // Writes nothing before its end.
+  void CutOffIfStuck(TimePoint since) override { unread_.CutOffIfStuck(since); }
 
  private:
   absl::Status Submit(const v1::ScoreRequest& request,
@@ -46,10 +48,11 @@ class ScoreReactor final : public grpc::ServerUnaryReactor,
   void Advance();
   void Fill(const StreamEvent& event);
 
-  void End(const grpc::Status& status);
+  void End(absl::Status status);
 
   const ServingContext& serving_;
   v1::ScoreResponse* const response_;  // gRPC's, until Finish
+  UnreadAnswer unread_;
   const CallLog log_;
   std::shared_ptr<ScoreReactor> self_;  // from Start until OnDone
 

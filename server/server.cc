@@ -102,7 +102,7 @@ SessionOptions SessionOptionsOf(const ServerOptions& options,
 
 std::int64_t RoomForTransfers(const ServerOptions& options, const EngineInfo& engine) {
   return std::max(MaxSnapshotBytes(engine, options.scheduler.max_context_tokens),
-                  kMaxTransferBytes);
+                  options.transfer_bytes);
 }
 
 ServingLimits LimitsOf(const ServerOptions& options, const Vocabulary& vocabulary,

@@ -28,6 +28,7 @@
 #include "server/server_credentials.h"
 #include "server/tenants/tenant_directory.h"
 #include "server/text/vocabulary.h"
+#include "server/transfer_room.h"
 #include "server/version.h"
 #include "sessions/session_manager.h"
 #include "sessions/store.h"
@@ -52,6 +53,8 @@ struct ServerOptions {
   // Outlives the server. Null: whoever calls is kAnonymousTenant.
   TenantDirectory* tenants = nullptr;
   MemoryGuard* memory = nullptr;  // likewise. Null: memory is no reason to refuse
+  // Of snapshots on their way and large answers; more where a snapshot may have more.
+  std::int64_t transfer_bytes = kMaxTransferBytes;
   std::int64_t default_max_tokens = 256;
   SchedulerOptions scheduler;
   SessionOptions sessions;  // max_context_tokens is the scheduler's

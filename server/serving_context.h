@@ -38,7 +38,7 @@ struct ServingContext {
   const TenantDirectory& tenants;
   MemoryGuard* memory;  // null: nothing is refused for it
   ServingLimits limits;
-  TransferRoom& transfers;  // of snapshots on their way out and in
+  TransferRoom& transfers;  // of snapshots on their way, and large answers
 };
 
 // Whose call it is, for as long as the call lasts.

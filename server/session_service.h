@@ -6,6 +6,7 @@
 
 #include "goldfinch/v1/session_service.grpc.pb.h"
 #include "server/serving_context.h"
+#include "server/unary_call.h"
 
 namespace goldfinch {
 
@@ -45,18 +46,8 @@ class SessionService final : public v1::SessionService::CallbackService {
       grpc::CallbackServerContext* context, v1::ImportSessionResponse* response) override;
 
  private:
-  // Calls `answer(reactor, tenant)` for who may call now; refuses the others.
-  template <typename AnswerFunction>
-  grpc::ServerUnaryReactor* ForTenant(grpc::CallbackServerContext* context,
-                                      const AnswerFunction& answer) const;
   void List(const Tenant& tenant, const v1::ListSessionsRequest& request,
-            v1::ListSessionsResponse* response, grpc::ServerUnaryReactor* reactor) const;
-  // Finishes `reactor`, counting what is refused.
-  void Finish(grpc::ServerUnaryReactor* reactor, const absl::Status& status) const;
-  // For a callback that gets a session: fills `response` with it.
-  template <typename Response>
-  SessionManager::InfoCallback AnswerWith(grpc::ServerUnaryReactor* reactor,
-                                          Response* response) const;
+            v1::ListSessionsResponse* response, UnaryCall* call) const;
 
   const ServingContext& serving_;
 };

@@ -24,8 +24,9 @@ grpc::ServerWriteReactor<v1::ExportSessionResponse>* ExportReactor::Start(
     return reactor.get();
   }
   reactor->entered_ = serving.calls.Enter(reactor);
-  if (!reactor->entered_) {
-    reactor->FinishWith(ShuttingDown());
+  const absl::Status may_begin = MayBegin(serving, reactor->entered_);
+  if (!may_begin.ok()) {
+    reactor->FinishWith(may_begin);
   } else {
     reactor->share_.emplace(serving.transfers, (*tenant)->name);
     serving.sessions.Export(
@@ -125,6 +126,7 @@ void ImportReactor::OnReadDone(bool ok) {
 
 void ImportReactor::CutOffIfStuck(TimePoint since) {
   read_.CutOffIfStuck(since, *context_, [this](bool ok) { GoOn(ok); });
+  unread_.CutOffIfStuck(since);
 }
 
 void ImportReactor::GoOn(bool ok) {
@@ -142,7 +144,15 @@ void ImportReactor::GoOn(bool ok) {
       });
 }
 
-void ImportReactor::FinishWith(const absl::Status& status) {
+void ImportReactor::FinishWith(absl::Status status) {
+  // The snapshot is a session now, or nothing.
+  snapshot_ = {};
+  message_ = {};
+  share_.reset();
+  if (status.ok()) {
+    status = unread_.Begin(*response_, serving_.transfers, tenant_->name,
+                           serving_.clock.Now());
+  }
   Finish(EndStatus(serving_, tenant_, status));
 }
 

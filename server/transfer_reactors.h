@@ -20,6 +20,7 @@
 #include "server/open_calls.h"
 #include "server/pending_operation.h"
 #include "server/serving_context.h"
+#include "server/unread_answer.h"
 
 namespace goldfinch {
 
@@ -70,7 +71,10 @@ class ImportReactor final : public grpc::ServerReadReactor<v1::ImportSessionRequ
 
   ImportReactor(Private, const ServingContext& serving,
                 grpc::CallbackServerContext* context, v1::ImportSessionResponse* response)
-      : serving_(serving), context_(context), response_(response) {}
+      : serving_(serving),
+        context_(context),
+        response_(response),
+        unread_(*context) {}
 
   void OnReadDone(bool ok) override;
   void OnDone() override;
@@ -81,7 +85,7 @@ class ImportReactor final : public grpc::ServerReadReactor<v1::ImportSessionRequ
   absl::Status Take(const std::string& chunk);
   void ReadNext();
   void GoOn(bool ok);
-  void FinishWith(const absl::Status& status);
+  void FinishWith(absl::Status status);
 
   const ServingContext& serving_;
   grpc::CallbackServerContext* const context_;
@@ -97,6 +101,7 @@ class ImportReactor final : public grpc::ServerReadReactor<v1::ImportSessionRequ
   std::int64_t waited_from_ = 0;
   TimePoint waiting_since_;
   PendingOperation read_;
+  UnreadAnswer unread_;
 };
 
 }  // namespace goldfinch

@@ -14,7 +14,8 @@ absl::Status TransferRoom::Take(const std::string& tenant, std::int64_t size,
       tenant_has + size <= bytes_ / 4 ? bytes_ : bytes_ - bytes_ / 4;
   if (!alone && taken_ + size > room) {
     return absl::ResourceExhaustedError(
-        "too many snapshots are being transferred; the server has no room for more");
+        "too many snapshots and large answers are on their way; the server has no room for "
+        "more");
   }
   taken_ += size;
   taken_by_[tenant] = tenant_has + size;

@@ -1,5 +1,6 @@
-// The memory that snapshots take which are being sent or received: a bound for all of
-// them together, of which no tenant can keep the others out.
+// The memory that snapshots take which are being sent or received, and large answers that
+// have not been taken yet: a bound for all of them together, of which no tenant can keep
+// the others out.
 //
 // The last quarter of the room is for tenants that have no more than a quarter. So one
 // that fills the rest, or holds it with transfers that do not move, leaves the others

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cstddef>
+#include <set>
 
 #include "engine/check.h"
 
@@ -9,6 +10,7 @@ namespace goldfinch {
 namespace {
 
 constexpr std::size_t kMaxFrameBytes = 16384;
+constexpr char kMagic[] = "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
 std::string BigEndian(std::uint64_t value, int bytes) {
   std::string out;
@@ -16,23 +18,37 @@ std::string BigEndian(std::uint64_t value, int bytes) {
   return out;
 }
 
-std::size_t PayloadSize(std::string_view head) {
-  std::size_t size = 0;
-  for (std::size_t i = 0; i < 3; ++i)
-    size = size << 8 | static_cast<std::uint8_t>(head[i]);
-  return size;
+std::uint32_t Number(std::string_view big_endian) {
+  std::uint32_t number = 0;
+  for (const char byte : big_endian)
+    number = number << 8 | static_cast<std::uint8_t>(byte);
+  return number;
 }
 
-// Calls `frame` with the type, the flags and what there is of the payload of each frame
-// whose head is in `bytes`.
+struct RawFrame {
+  FrameType type;
+  std::uint8_t flags;
+  std::uint32_t stream;
+  std::string_view payload;  // what there is of it
+};
+
+// Calls `function` with each frame whose head is in `bytes`.
 template <typename Function>
-void ForEachFrame(std::string_view bytes, const Function& frame) {
+void ForEachFrame(std::string_view bytes, const Function& function) {
   while (bytes.size() >= kFrameHeadBytes) {
-    const std::size_t size = PayloadSize(bytes);
-    frame(static_cast<FrameType>(bytes[3]), static_cast<std::uint8_t>(bytes[4]),
-          bytes.substr(kFrameHeadBytes, size));
+    const std::size_t size = Number(bytes.substr(0, 3));
+    function(RawFrame{static_cast<FrameType>(bytes[3]),
+                      static_cast<std::uint8_t>(bytes[4]), Number(bytes.substr(5, 4)),
+                      bytes.substr(kFrameHeadBytes, size)});
     bytes.remove_prefix(std::min(kFrameHeadBytes + size, bytes.size()));
   }
+}
+
+bool EndsItsStream(const RawFrame& frame) {
+  const bool may_carry =
+      frame.type == FrameType::kHeaders || frame.type == FrameType::kData;
+  return frame.type == FrameType::kReset ||
+         (may_carry && (frame.flags & kEndStream) != 0);
 }
 
 }  // namespace
@@ -46,8 +62,11 @@ std::string Frame(FrameType type, std::uint8_t flags, std::uint32_t stream,
   return frame.append(payload);
 }
 
-std::string Preface() {
-  return "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + Frame(FrameType::kSettings, 0, 0, "");
+std::string Preface() { return kMagic + Frame(FrameType::kSettings, 0, 0, ""); }
+
+std::string PrefaceWithoutWindow() {
+  constexpr std::string_view kNoInitialWindow("\0\x04\0\0\0\0", 6);
+  return kMagic + Frame(FrameType::kSettings, 0, 0, kNoInitialWindow);
 }
 
 std::string HeaderBlock(const RawHeaders& headers) {
@@ -95,28 +114,41 @@ std::string CallFrames(std::uint32_t stream, const std::string& method,
 
 std::vector<FrameType> FrameTypesIn(const std::string& bytes) {
   std::vector<FrameType> types;
-  ForEachFrame(bytes, [&](FrameType type, std::uint8_t, std::string_view) {
-    types.push_back(type);
-  });
+  ForEachFrame(bytes, [&](const RawFrame& frame) { types.push_back(frame.type); });
   return types;
 }
 
 std::string DataIn(const std::string& bytes) {
   std::string data;
-  ForEachFrame(bytes, [&](FrameType type, std::uint8_t, std::string_view payload) {
-    if (type == FrameType::kData) data += payload;
+  ForEachFrame(bytes, [&](const RawFrame& frame) {
+    if (frame.type == FrameType::kData) data += frame.payload;
   });
   return data;
 }
 
 bool EndsAStream(const std::string& bytes) {
   bool ends = false;
-  ForEachFrame(bytes, [&](FrameType type, std::uint8_t flags, std::string_view) {
-    const bool may_carry = type == FrameType::kHeaders || type == FrameType::kData;
-    ends |= type == FrameType::kReset || type == FrameType::kGoAway ||
-            (may_carry && (flags & kEndStream) != 0);
+  ForEachFrame(bytes, [&](const RawFrame& frame) {
+    ends |= EndsItsStream(frame) || frame.type == FrameType::kGoAway;
   });
   return ends;
+}
+
+int StreamsAnsweredIn(const std::string& bytes) {
+  std::set<std::uint32_t> streams;
+  ForEachFrame(bytes, [&](const RawFrame& frame) {
+    if (frame.type == FrameType::kHeaders || frame.type == FrameType::kReset)
+      streams.insert(frame.stream);
+  });
+  return static_cast<int>(streams.size());
+}
+
+int StreamsEndedIn(const std::string& bytes) {
+  std::set<std::uint32_t> streams;
+  ForEachFrame(bytes, [&](const RawFrame& frame) {
+    if (EndsItsStream(frame)) streams.insert(frame.stream);
+  });
+  return static_cast<int>(streams.size());
 }
 
 RawCall::RawCall(int port, const std::string& method, std::string_view message, bool more)

@@ -32,6 +32,8 @@ std::string Frame(FrameType type, std::uint8_t flags, std::uint32_t stream,
 
 // What a client says first: the preface and empty SETTINGS.
 std::string Preface();
+// The same with a window of nothing: no stream may be sent a byte of a message.
+std::string PrefaceWithoutWindow();
 
 // Names and values as HPACK literals; of at most 126 bytes each.
 using RawHeaders = std::vector<std::pair<std::string, std::string>>;
@@ -54,6 +56,10 @@ std::string DataIn(const std::string& bytes);
 
 // Whether a frame in it ends a stream or the connection.
 bool EndsAStream(const std::string& bytes);
+
+// How many streams its frames have begun to answer, and how many they have ended.
+int StreamsAnsweredIn(const std::string& bytes);
+int StreamsEndedIn(const std::string& bytes);
 
 // One call on a connection of its own.
 class RawCall {

@@ -89,6 +89,7 @@ TestServer::TestServer(const TestServerOptions& options) : engine_(options.engin
   server.admin = options.admin;
   server.on_drain = options.on_drain;
   server.memory = options.memory;
+  server.transfer_bytes = options.transfer_bytes;
   server.tenants = options.tenants;
   server.tls = options.tls;
   server.connections = options.connections;

@@ -44,6 +44,7 @@ struct TestServerOptions {
   std::string metrics = {};  // off: closing the endpoint takes its library two seconds
   std::string admin = {};    // off
   MemoryGuard* memory = nullptr;  // outlives the server
+  std::int64_t transfer_bytes = kMaxTransferBytes;
   std::function<void()> on_drain = {};
 };
 

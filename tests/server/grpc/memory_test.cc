@@ -237,10 +237,29 @@ TEST_F(SheddingTest, NewWorkIsRefusedAndWhatRunsGoesOn) {
   }
   {
     grpc::ClientContext context;
+    v1::GetSessionHistoryResponse response;
+    ExpectShed(server_.sessions().GetSessionHistory(&context, {}, &response));
+  }
+  {
+    grpc::ClientContext context;
+    v1::ForkSessionResponse response;
+    ExpectShed(server_.sessions().ForkSession(&context, {}, &response));
+  }
+  {
+    grpc::ClientContext context;
+    ExpectShed(server_.sessions().ExportSession(&context, {})->Finish());
+  }
+  {
+    grpc::ClientContext context;
+    v1::ListSessionsResponse response;
+    EXPECT_TRUE(server_.sessions().ListSessions(&context, {}, &response).ok());
+  }
+  {
+    grpc::ClientContext context;
     v1::GetModelResponse response;
     EXPECT_TRUE(server_.stub().GetModel(&context, {}, &response).ok()) << "is free";
   }
-  EXPECT_GE(server_.Metric("goldfinch_requests_shed_total"), 6);
+  EXPECT_GE(server_.Metric("goldfinch_requests_shed_total"), 9);
   EXPECT_EQ(server_.Metric("goldfinch_memory_limit_bytes"), 1000);
   for (int i = 0; i < 100; ++i) ASSERT_TRUE(stream->Read(&message));
 
