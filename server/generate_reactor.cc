@@ -15,35 +15,46 @@ namespace {
 
 constexpr std::size_t kMaxToldAgainAtOnce = 4 * ResponseBuilder::kMaxTokensPerMessage;
 
-// What a session's history says of its last generation, as events: of all its tokens,
-// and how it ended if it did.
-std::vector<StreamEvent> EventsOf(const Turn& turn, std::span<const TokenId> generated) {
+}  // namespace
+
+std::span<const TokenId> PastTurn::generated() const {
+  return std::span(kept_->history()).last(static_cast<std::size_t>(turn_->num_generated));
+}
+
+std::size_t PastTurn::size() const {
+  return generated().size() + (turn_->end.has_value() ? 1 : 0);
+}
+
+std::vector<StreamEvent> PastTurn::Events(std::size_t first, std::size_t count) const {
+  const std::span<const TokenId> tokens = generated();
   std::vector<StreamEvent> events;
-  events.reserve(generated.size());
-  for (std::size_t i = 0; i < generated.size(); ++i) {
+  for (std::size_t i = first; i < std::min(first + count, size()); ++i) {
+    if (i == tokens.size()) {
+      events.push_back(End());
+      break;
+    }
     StreamEvent& event = events.emplace_back();
     event.kind = StreamEvent::Kind::kToken;
-    if (i < turn.logprobs.size()) {
-      event.sample = turn.logprobs[i];
+    if (i < turn_->logprobs.size()) {
+      event.sample = turn_->logprobs[i];
     } else {
-      event.sample.token = generated[i];
+      event.sample.token = tokens[i];
     }
   }
   return events;
 }
 
-StreamEvent EndOf(const Turn& turn, std::int64_t prompt_tokens) {
+StreamEvent PastTurn::End() const {
+  const std::int64_t prompt = std::ssize(kept_->history()) - turn_->num_generated;
   StreamEvent event;
   event.kind = StreamEvent::Kind::kFinished;
-  event.finish_reason = turn.end->reason;
-  event.stop = turn.end->match;
-  event.usage.prompt_tokens = prompt_tokens;
-  event.usage.cached_prompt_tokens = prompt_tokens;
-  event.usage.generated_tokens = turn.num_generated;
+  event.finish_reason = turn_->end->reason;
+  event.stop = turn_->end->match;
+  event.usage.prompt_tokens = prompt;
+  event.usage.cached_prompt_tokens = prompt;
+  event.usage.generated_tokens = turn_->num_generated;
   return event;
 }
-
-}  // namespace
 
 grpc::ServerWriteReactor<v1::GenerateResponse>* GenerateReactor::Start(
     const ServingContext& serving, grpc::CallbackServerContext* context,
@@ -90,7 +101,7 @@ void GenerateReactor::Begin(const v1::GenerateRequest& request) {
                       : nullptr;
   call->request.use_prefix_cache = true;
   Turn turn = TurnOf(*call);
-  const absl::Status status = Submit(use, *std::move(call), std::move(turn), {}, 0);
+  const absl::Status status = Submit(use, *std::move(call), std::move(turn));
   if (!status.ok()) Refuse(status);
 }
 
@@ -111,7 +122,7 @@ absl::Status GenerateReactor::GoOn(const Use& use, GenerateCall call) {
   if (!status.ok()) return status;
   GoOnFrom(use->kept(), call.request);
   Turn turn = TurnOf(call);
-  return Submit(use, std::move(call), std::move(turn), {}, 0);
+  return Submit(use, std::move(call), std::move(turn));
 }
 
 absl::Status GenerateReactor::Resume(const Use& use, std::int64_t after) {
@@ -141,20 +152,17 @@ absl::Status GenerateReactor::Resume(const Use& use, std::int64_t after) {
   }
   SetTenant(tenant_, call->request);
   call->request.base = use->kept();
-  std::vector<StreamEvent> events = EventsOf(turn, generated);
-  if (turn.end.has_value()) {
-    events.push_back(EndOf(turn, prompt));
-  }
+  PastTurn past(use->kept(), use->turn());
   const auto num_known = static_cast<std::size_t>(after);
   if (!turn.end.has_value()) {
-    return Submit(use, *std::move(call), turn, std::move(events), num_known);
+    return Submit(use, *std::move(call), turn, std::move(past), num_known);
   }
   // It had ended: there is nothing to run.
   use->Release();
   {
     const MutexLock lock(mu_);
     builder_.emplace(serving_.limits.vocabulary, *call);
-    BeginTellingAgain(std::move(events), num_known);
+    BeginTellingAgain(std::move(past), num_known);
     builder_->set_numerics_changed(use->numerics_changed());
     prompt_tokens_ = prompt;
     had_ended_ = true;
@@ -163,10 +171,10 @@ absl::Status GenerateReactor::Resume(const Use& use, std::int64_t after) {
   return absl::OkStatus();
 }
 
-// `events` come before what the request generates; the client has the first `num_known`
-// of them.
+// The events of `past` come before what the request generates; the client has the first
+// `num_known` of them.
 absl::Status GenerateReactor::Submit(const Use& use, GenerateCall call, Turn turn,
-                                     std::vector<StreamEvent> events,
+                                     std::optional<PastTurn> past,
                                      std::size_t num_known) {
   call.request.deadline = deadline_;
   call.request.arrived = log_.started();
@@ -180,7 +188,7 @@ absl::Status GenerateReactor::Submit(const Use& use, GenerateCall call, Turn tur
   {
     const MutexLock lock(mu_);
     builder_.emplace(serving_.limits.vocabulary, call);
-    BeginTellingAgain(std::move(events), num_known);
+    BeginTellingAgain(std::move(past), num_known);
     if (use != nullptr) builder_->set_numerics_changed(use->numerics_changed());
     tokens_sent_ = static_cast<std::int64_t>(num_known);
     prompt_tokens_ = PromptTokens(call.request);
@@ -292,26 +300,24 @@ void GenerateReactor::Refill() {
   }
 }
 
-void GenerateReactor::BeginTellingAgain(std::vector<StreamEvent> events,
+void GenerateReactor::BeginTellingAgain(std::optional<PastTurn> past,
                                         std::size_t num_known) {
-  builder_->Skip(std::span(events).first(num_known));
-  if (num_known == events.size()) return;
-  told_again_ = std::move(events);
+  if (!past.has_value()) return;
+  for (std::size_t i = 0; i < num_known; i += kMaxToldAgainAtOnce) {
+    builder_->Skip(past->Events(i, std::min(kMaxToldAgainAtOnce, num_known - i)));
+  }
   next_told_again_ = num_known;
+  if (num_known < past->size()) told_again_ = std::move(past);
 }
 
-// A few messages at a time: of a long generation all of them would take its memory again.
+// A few messages at a time: of a long generation all of them would take its memory many
+// times.
 void GenerateReactor::TellAgain() {
-  while (next_ == outbox_.size() && next_told_again_ < told_again_.size()) {
-    const auto rest = std::span(told_again_).subspan(next_told_again_);
-    const auto some = rest.first(std::min(rest.size(), kMaxToldAgainAtOnce));
-    outbox_ = builder_->Build(some);
+  while (next_ == outbox_.size() && told_again_.has_value()) {
+    outbox_ = builder_->Build(told_again_->Events(next_told_again_, kMaxToldAgainAtOnce));
     next_ = 0;
-    next_told_again_ += some.size();
-    if (some.size() == rest.size()) {
-      told_again_ = {};
-      next_told_again_ = 0;
-    }
+    next_told_again_ += kMaxToldAgainAtOnce;
+    if (next_told_again_ >= told_again_->size()) told_again_.reset();
   }
 }
 

@@ -29,6 +29,8 @@
 
 #include <memory>
 #include <optional>
+#include <span>
+#include <utility>
 #include <vector>
 
 #include "engine/sync/mutex.h"
@@ -40,6 +42,26 @@
 #include "server/serving_context.h"
 
 namespace goldfinch {
+
+// What a session's history says of its last generation, as events: of all its tokens, and
+// how it ended if it did. They are made as they are told: an event takes thirty times
+// what its token does.
+class PastTurn {
+ public:
+  PastTurn(std::shared_ptr<const KeptPrefix> kept, std::shared_ptr<const Turn> turn)
+      : kept_(std::move(kept)), turn_(std::move(turn)) {}
+
+  std::size_t size() const;
+  // Up to `count` of them, from `first` on.
+  std::vector<StreamEvent> Events(std::size_t first, std::size_t count) const;
+
+ private:
+  std::span<const TokenId> generated() const;
+  StreamEvent End() const;
+
+  std::shared_ptr<const KeptPrefix> kept_;
+  std::shared_ptr<const Turn> turn_;
+};
 
 class GenerateReactor final : public grpc::ServerWriteReactor<v1::GenerateResponse>,
                               public OpenCall,
@@ -70,13 +92,13 @@ class GenerateReactor final : public grpc::ServerWriteReactor<v1::GenerateRespon
   absl::Status GoOn(const Use& use, GenerateCall call);
   absl::Status Resume(const Use& use, std::int64_t after);
   absl::Status Submit(const Use& use, GenerateCall call, Turn turn,
-                      std::vector<StreamEvent> events, std::size_t num_known);
+                      std::optional<PastTurn> past = {}, std::size_t num_known = 0);
   void ListenTo(const std::shared_ptr<TokenStream>& stream);
   void Refuse(const absl::Status& status);
   void OnParked(const absl::Status& status);
   void Advance();
   void Refill() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
-  void BeginTellingAgain(std::vector<StreamEvent> events, std::size_t num_known)
+  void BeginTellingAgain(std::optional<PastTurn> past, std::size_t num_known)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   void TellAgain() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   absl::Status ClientIsGone() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
@@ -102,7 +124,7 @@ class GenerateReactor final : public grpc::ServerWriteReactor<v1::GenerateRespon
   std::optional<StreamEvent> last_end_ ABSL_GUARDED_BY(mu_);  // of a candidate
   // Of a resume: from next_told_again_ on, events the client has yet to be told before
   // what the request generates.
-  std::vector<StreamEvent> told_again_ ABSL_GUARDED_BY(mu_);
+  std::optional<PastTurn> told_again_ ABSL_GUARDED_BY(mu_);
   std::size_t next_told_again_ ABSL_GUARDED_BY(mu_) = 0;
   bool had_ended_ ABSL_GUARDED_BY(mu_) = false;  // and there is no request
   // Messages from next_ on are still to be written; the one at next_ is in flight when

@@ -15,6 +15,8 @@
 #include "sessions/snapshot.h"
 #include "tests/hostile/attacked_server.h"
 #include "tests/hostile/checked_status.h"
+#include "tests/hostile/peak_memory.h"
+#include "tests/hostile/raw_call.h"
 #include "tests/hostile/shared_server.h"
 #include "tests/hostile/step_gate.h"
 #include "tests/hostile/witness.h"
@@ -270,6 +272,43 @@ TEST_F(SnapshotTest, OfAWholeGenerationWithoutEndIsDataLossToResume) {
   EXPECT_EQ(status.error_code(), StatusCode::DATA_LOSS);
   // What was said can be gone on from all the same.
   EXPECT_TRUE(Generate(server().stub(), TurnRequest(imported->id(), "x", 3)).status.ok());
+  EXPECT_TRUE(DeleteSession(server(), imported->id()).ok());
+  EXPECT_TRUE(DeleteSession(server(), id).ok());
+}
+
+// Of a generation no longer than a context may be, by calls of forty bytes whose answers
+// nobody takes: each holds a few messages and not the whole of it as events, 136 bytes a
+// token.
+TEST_F(SnapshotTest, OfALongGenerationTakesItsMemoryOnceForAllWhoResumeIt) {
+  constexpr std::int64_t kTokens = 500'000;
+  constexpr int kCalls = 10;
+  const std::string id = CreateSession(server())->id();
+  ASSERT_TRUE(Generate(server().stub(), TurnRequest(id, "begun", 5)).status.ok());
+  const std::string forged = Changed(*ExportSession(server(), id), [](Snapshot& s) {
+    s.tokens.resize(s.tokens.size() + kTokens, s.tokens.back());
+    s.turn->num_generated += kTokens;
+    s.turn->max_tokens = s.turn->num_generated;
+  });
+  const auto imported = ImportSession(server(), forged);
+  ASSERT_TRUE(imported.ok()) << imported.status();
+  ASSERT_TRUE(ForgetPeakMemory());
+  const std::int64_t before = PeakMemory();
+  const std::string request = ResumeRequest(imported->id(), 1000).SerializeAsString();
+  RawConnection connection(server().port());
+  connection.Send(PrefaceWithoutWindow());
+  std::string answers;
+  for (std::uint32_t i = 0; i < kCalls; ++i) {
+    connection.Send(
+        CallFrames(2 * i + 1, "/goldfinch.v1.GenerationService/Generate", request));
+    while (StreamsAnsweredIn(answers) <= static_cast<int>(i)) {
+      const std::string some = connection.ReadSome();
+      ASSERT_FALSE(some.empty());
+      answers += some;
+    }
+  }
+  EXPECT_EQ(StreamsEndedIn(answers), 0);
+  EXPECT_LT(PeakMemory() - before, kTokens * kCalls * 10);
+  connection.Reset();
   EXPECT_TRUE(DeleteSession(server(), imported->id()).ok());
   EXPECT_TRUE(DeleteSession(server(), id).ok());
 }

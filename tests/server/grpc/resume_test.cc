@@ -161,7 +161,7 @@ TEST_F(ResumeTest, ALongGenerationIsToldAgain) {
   const GenerateOutput whole = Generate(server.stub(), request);
   ASSERT_TRUE(whole.status.ok()) << whole.status.error_message();
   const CandidateOutput& first = whole.candidates[0];
-  for (const std::size_t received : {0, 1, 5000}) {
+  for (const std::size_t received : {0, 1, 4095, 4096, 4097, 5000, 8999, 9000}) {
     const GenerateOutput again =
         Generate(server.stub(), ResumeRequest(id, static_cast<std::int64_t>(received)));
     ASSERT_TRUE(again.status.ok()) << again.status.error_message();
