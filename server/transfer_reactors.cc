@@ -31,6 +31,7 @@ grpc::ServerWriteReactor<v1::ExportSessionResponse>* ExportReactor::Start(
     reactor->share_.emplace(serving.transfers, (*tenant)->name);
     serving.sessions.Export(
         (*tenant)->name, request.session_id(),
+        [reactor](std::int64_t bytes) { return reactor->share_->Take(bytes); },
         [reactor](auto snapshot) { reactor->OnSnapshot(std::move(snapshot)); });
   }
   return reactor.get();
@@ -38,8 +39,6 @@ grpc::ServerWriteReactor<v1::ExportSessionResponse>* ExportReactor::Start(
 
 void ExportReactor::OnSnapshot(absl::StatusOr<std::string> snapshot) {
   if (!snapshot.ok()) return FinishWith(snapshot.status());
-  const absl::Status room = share_->Take(static_cast<std::int64_t>(snapshot->size()));
-  if (!room.ok()) return FinishWith(room);
   snapshot_ = *std::move(snapshot);
   message_.set_total_bytes(static_cast<std::int64_t>(snapshot_.size()));
   WriteNext();

@@ -17,6 +17,17 @@ constexpr int kIoThreads = 4;
 constexpr std::int64_t kLogprobBytes = 16 + 20 * 8;
 constexpr std::int64_t kSnapshotSlack = 1 << 20;
 
+// What a snapshot has beside what can be counted of a session: names, sums, and sampling
+// fields of a fixed size.
+constexpr std::int64_t kSnapshotHeadBytes = 4096;
+
+std::int64_t SnapshotBytesAtMost(const EngineInfo& engine, const KeptPrefix& kept,
+                                 const Turn* turn) {
+  return kept.history_bytes() + kept.length() * engine.key_bytes +
+         (kept.length() > 0 ? engine.state_bytes : 0) +
+         (turn == nullptr ? 0 : turn->host_bytes()) + kSnapshotHeadBytes;
+}
+
 absl::Status Disowned() {
   return absl::UnavailableError("the session is being given up; try again");
 }
@@ -353,10 +364,17 @@ void SessionManager::Impl::DeleteTaken(const SessionPtr& session, StatusCallback
 }
 
 void SessionManager::Impl::Export(std::string tenant, std::string id,
-                                  BytesCallback done) {
+                                  RoomCallback take_room, BytesCallback done) {
   Acquire(tenant, std::move(id),
-          [self = shared_from_this(), tenant, done = std::move(done)](auto use) {
+          [self = shared_from_this(), tenant, take_room = std::move(take_room),
+           done = std::move(done)](auto use) {
             if (!use.ok()) return done(use.status());
+            const absl::Status room = take_room(SnapshotBytesAtMost(
+                self->engine_.info(), *(*use)->kept(), (*use)->turn().get()));
+            if (!room.ok()) {
+              (*use)->Release();
+              return done(room);
+            }
             self->WithImage(
                 tenant, (*use)->kept(),
                 [self, done, use = *use](auto image) {
@@ -445,8 +463,9 @@ void SessionManager::Delete(std::string tenant, std::string id, StatusCallback d
 void SessionManager::Discard(std::string tenant, std::string id) {
   impl_->Discard(std::move(tenant), std::move(id));
 }
-void SessionManager::Export(std::string tenant, std::string id, BytesCallback done) {
-  impl_->Export(std::move(tenant), std::move(id), std::move(done));
+void SessionManager::Export(std::string tenant, std::string id, RoomCallback take_room,
+                            BytesCallback done) {
+  impl_->Export(std::move(tenant), std::move(id), std::move(take_room), std::move(done));
 }
 void SessionManager::Import(std::string tenant, std::string snapshot, InfoCallback done) {
   impl_->Import(std::move(tenant), std::move(snapshot), std::move(done));

@@ -118,6 +118,7 @@ class SessionManager {
   using UseCallback = std::function<void(absl::StatusOr<std::shared_ptr<SessionUse>>)>;
   using ListCallback = std::function<void(absl::StatusOr<std::vector<SessionInfo>>)>;
   using BytesCallback = std::function<void(absl::StatusOr<std::string>)>;
+  using RoomCallback = std::function<absl::Status(std::int64_t bytes)>;
   using StatusCallback = std::function<void(absl::Status)>;
 
   // `store` may be null: sessions then live in memory only.
@@ -160,8 +161,10 @@ class SessionManager {
   // deleted once what it is busy with is over, be it a park, also while everything is
   // parked; if the store does not answer then, it stays until its time to live.
   void Discard(std::string tenant, std::string id);
-  // The whole snapshot.
-  void Export(std::string tenant, std::string id, BytesCallback done);
+  // The whole snapshot. First asks `take_room` for as much as it may have, once and
+  // before anything is copied; what that refuses is the end.
+  void Export(std::string tenant, std::string id, RoomCallback take_room,
+              BytesCallback done);
   void Import(std::string tenant, std::string snapshot, InfoCallback done);
 
   // Parks all that is held until `deadline` passes, and gives the number that is left.

@@ -58,7 +58,8 @@ class SessionManager::Impl : public std::enable_shared_from_this<SessionManager:
   void Fork(std::string tenant, std::string id, InfoCallback done);
   void Delete(std::string tenant, std::string id, StatusCallback done);
   void Discard(std::string tenant, std::string id);
-  void Export(std::string tenant, std::string id, BytesCallback done);
+  void Export(std::string tenant, std::string id, RoomCallback take_room,
+              BytesCallback done);
   void Import(std::string tenant, std::string snapshot, InfoCallback done);
   const SessionStats& stats() const { return stats_; }
   bool has_store() const { return store_ != nullptr; }

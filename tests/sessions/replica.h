@@ -105,8 +105,13 @@ class Replica {
   }
   absl::StatusOr<std::string> Export(const std::string& id,
                                      const std::string& tenant = "a") {
-    return Await<absl::StatusOr<std::string>>(
-        [&](auto done) { manager_->Export(tenant, id, std::move(done)); });
+    return Export(id, tenant, [](std::int64_t) { return absl::OkStatus(); });
+  }
+  absl::StatusOr<std::string> Export(const std::string& id, const std::string& tenant,
+                                     SessionManager::RoomCallback take_room) {
+    return Await<absl::StatusOr<std::string>>([&](auto done) {
+      manager_->Export(tenant, id, std::move(take_room), std::move(done));
+    });
   }
   InfoOr Import(const std::string& bytes, const std::string& tenant = "a") {
     return Await<InfoOr>(

@@ -10,6 +10,7 @@
 #include <limits>
 #include <random>
 #include <thread>
+#include <utility>
 
 #include "tests/sessions/replica.h"
 #include "tests/sessions/samples.h"
@@ -132,6 +133,29 @@ TEST_F(SessionManagerTest, SecondCallIsRefusedAtOnce) {
   EXPECT_TRUE(absl::IsFailedPrecondition(replica->Delete(id)));
   (*use)->Release();
   EXPECT_TRUE(replica->Say(id, 5, 5, 2).ok());
+}
+
+// Before anything is copied, and for no less than it takes.
+TEST_F(SessionManagerTest, ExportsAskForRoomFirst) {
+  const auto replica = Make("one");
+  const std::string id = replica->Create();
+  ASSERT_TRUE(replica->Say(id, 500, 50, 1).ok());
+  std::int64_t asked = 0;
+  const auto room = [&asked](const absl::Status& answer) {
+    return [&asked, answer](std::int64_t bytes) {
+      asked = bytes;
+      return answer;
+    };
+  };
+  const auto refused = replica->Export(id, "a", room(absl::ResourceExhaustedError("")));
+  EXPECT_TRUE(absl::IsResourceExhausted(refused.status()));
+  EXPECT_FALSE(replica->Get(id)->busy);
+  const std::int64_t asked_first = std::exchange(asked, 0);
+  const auto snapshot = replica->Export(id, "a", room(absl::OkStatus()));
+  ASSERT_TRUE(snapshot.ok()) << snapshot.status();
+  EXPECT_EQ(asked, asked_first);
+  EXPECT_GE(asked, std::ssize(*snapshot));
+  EXPECT_LE(asked, std::ssize(*snapshot) + 8192);
 }
 
 TEST_F(SessionManagerTest, UseThatIsDroppedLetsGo) {
