@@ -1,10 +1,12 @@
 #include "server/accept_guard.h"
 
 #include <fcntl.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 
 #include "engine/sync/mutex.h"
@@ -48,6 +50,16 @@ SpareDescriptor& Spare() {
   return *spare;
 }
 
+// Whether no connection may have this descriptor: of the last ones, for what the process
+// opens by itself; a quarter of them, where it may have very few.
+bool IsReserved(long descriptor) {
+  constexpr rlim_t kReserved = 64;
+  rlimit limit{};
+  if (getrlimit(RLIMIT_NOFILE, &limit) != 0) return false;
+  const rlim_t reserved = std::min(kReserved, limit.rlim_cur / 4);
+  return static_cast<rlim_t>(descriptor) >= limit.rlim_cur - reserved;
+}
+
 }  // namespace
 
 void GuardAccept() { Spare().Take(); }
@@ -57,6 +69,11 @@ void GuardAccept() { Spare().Take(); }
 // In the place of the C library's.
 extern "C" int accept4(int listener, sockaddr* address, socklen_t* size, int flags) {
   const long connection = syscall(SYS_accept4, listener, address, size, flags);
+  if (connection >= 0 && goldfinch::IsReserved(connection)) {
+    close(static_cast<int>(connection));
+    errno = EINTR;  // the next one is looked at, too
+    return -1;
+  }
   if (connection >= 0 || (errno != EMFILE && errno != ENFILE)) {
     return static_cast<int>(connection);
   }

@@ -8,6 +8,12 @@
 // taken with it and closed, so that its client may go elsewhere, and the caller is told
 // that it was interrupted.
 //
+// Nor do connections get that far: the last 64 descriptors are none of theirs. Who needs
+// no key to connect could else take those that the store and the log need, and a server
+// that cannot renew its lease interrupts every session. The system gives the lowest
+// descriptor that is free, so a connection with a high one says that those below are
+// taken; it is closed.
+//
 // Threads: any.
 #pragma once
 

@@ -243,6 +243,31 @@ TEST(FilesTest, ThatRunOutAreWaitedFor) {
   EXPECT_TRUE(stream.GetsMore());
 }
 
+// Connections leave some files to the server itself: it can be scraped, which takes one,
+// and looks at what the system says of it, which takes others.
+TEST(FilesTest, TheLastOnesAreNotForConnections) {
+  constexpr rlim_t kMore = 200, kReserved = 50;
+  RealServer server;
+  const auto open = static_cast<rlim_t>(server.Metric("process_open_fds"));
+  const rlim_t most = open + kMore;
+  rlimit before{};
+  ASSERT_EQ(prlimit(server.program().pid(), RLIMIT_NOFILE, nullptr, &before), 0);
+  const rlimit few = {.rlim_cur = most, .rlim_max = before.rlim_max};
+  ASSERT_EQ(prlimit(server.program().pid(), RLIMIT_NOFILE, &few, nullptr), 0);
+  std::vector<std::unique_ptr<RawConnection>> connections;
+  for (rlim_t i = 0; i < 2 * kMore; ++i) {
+    connections.push_back(std::make_unique<RawConnection>(server.port()));
+    ASSERT_TRUE(connections.back()->connected());  // by the system
+    connections.back()->Send(Preface());
+  }
+  EXPECT_EQ(connections.back()->ReadToEnd(), "");
+  const auto taken = static_cast<rlim_t>(server.Metric("process_open_fds"));
+  EXPECT_GT(taken, open + kMore / 2);
+  EXPECT_LE(taken, most - kReserved);
+  connections.clear();
+  EXPECT_TRUE(IsServing(server.NewChannel()));
+}
+
 // Numbers that are almost none, through the arithmetic of a real model.
 TEST(TinyNumbersTest, WorkAndAreNeverNaN) {
   RealServer server;
