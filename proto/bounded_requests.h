@@ -11,6 +11,7 @@
 #include "goldfinch/v1/admin_service.pb.h"
 #include "goldfinch/v1/generation_service.pb.h"
 #include "goldfinch/v1/session_service.pb.h"
+#include "grpc/reflection/v1alpha/reflection.pb.h"
 #include "proto/wire_bounds.h"
 
 namespace goldfinch {
@@ -41,33 +42,49 @@ class BoundedRequestTraits {
 
 namespace grpc {
 
-#define GOLDFINCH_BOUNDED_REQUEST(Request, max_bytes)     \
-  template <>                                             \
-  class SerializationTraits<goldfinch::v1::Request, void> \
-      : public goldfinch::BoundedRequestTraits<goldfinch::v1::Request, max_bytes> {}
+#define GOLDFINCH_BOUNDED_REQUEST(Request, max_bytes) \
+  template <>                                         \
+  class SerializationTraits<Request, void>            \
+      : public goldfinch::BoundedRequestTraits<Request, max_bytes> {}
 
-GOLDFINCH_BOUNDED_REQUEST(GenerateRequest, goldfinch::kAnyRequestBytes);
-GOLDFINCH_BOUNDED_REQUEST(ScoreRequest, goldfinch::kAnyRequestBytes);
-GOLDFINCH_BOUNDED_REQUEST(TokenizeRequest, goldfinch::kAnyRequestBytes);
-GOLDFINCH_BOUNDED_REQUEST(DetokenizeRequest, goldfinch::kAnyRequestBytes);
-GOLDFINCH_BOUNDED_REQUEST(GetModelRequest, goldfinch::kSmallRequestBytes);
+GOLDFINCH_BOUNDED_REQUEST(goldfinch::v1::GenerateRequest, goldfinch::kAnyRequestBytes);
+GOLDFINCH_BOUNDED_REQUEST(goldfinch::v1::ScoreRequest, goldfinch::kAnyRequestBytes);
+GOLDFINCH_BOUNDED_REQUEST(goldfinch::v1::TokenizeRequest, goldfinch::kAnyRequestBytes);
+GOLDFINCH_BOUNDED_REQUEST(goldfinch::v1::DetokenizeRequest, goldfinch::kAnyRequestBytes);
+GOLDFINCH_BOUNDED_REQUEST(goldfinch::v1::GetModelRequest, goldfinch::kSmallRequestBytes);
 
-GOLDFINCH_BOUNDED_REQUEST(CreateSessionRequest, goldfinch::kAnyRequestBytes);
-GOLDFINCH_BOUNDED_REQUEST(AppendToSessionRequest, goldfinch::kAnyRequestBytes);
-GOLDFINCH_BOUNDED_REQUEST(GetSessionRequest, goldfinch::kSmallRequestBytes);
-GOLDFINCH_BOUNDED_REQUEST(GetSessionHistoryRequest, goldfinch::kSmallRequestBytes);
-GOLDFINCH_BOUNDED_REQUEST(ListSessionsRequest, goldfinch::kSmallRequestBytes);
-GOLDFINCH_BOUNDED_REQUEST(ForkSessionRequest, goldfinch::kSmallRequestBytes);
-GOLDFINCH_BOUNDED_REQUEST(ParkSessionRequest, goldfinch::kSmallRequestBytes);
-GOLDFINCH_BOUNDED_REQUEST(DeleteSessionRequest, goldfinch::kSmallRequestBytes);
-GOLDFINCH_BOUNDED_REQUEST(ExportSessionRequest, goldfinch::kSmallRequestBytes);
-GOLDFINCH_BOUNDED_REQUEST(ImportSessionRequest, goldfinch::kAnyRequestBytes);
+GOLDFINCH_BOUNDED_REQUEST(goldfinch::v1::CreateSessionRequest,
+                          goldfinch::kAnyRequestBytes);
+GOLDFINCH_BOUNDED_REQUEST(goldfinch::v1::AppendToSessionRequest,
+                          goldfinch::kAnyRequestBytes);
+GOLDFINCH_BOUNDED_REQUEST(goldfinch::v1::GetSessionRequest,
+                          goldfinch::kSmallRequestBytes);
+GOLDFINCH_BOUNDED_REQUEST(goldfinch::v1::GetSessionHistoryRequest,
+                          goldfinch::kSmallRequestBytes);
+GOLDFINCH_BOUNDED_REQUEST(goldfinch::v1::ListSessionsRequest,
+                          goldfinch::kSmallRequestBytes);
+GOLDFINCH_BOUNDED_REQUEST(goldfinch::v1::ForkSessionRequest,
+                          goldfinch::kSmallRequestBytes);
+GOLDFINCH_BOUNDED_REQUEST(goldfinch::v1::ParkSessionRequest,
+                          goldfinch::kSmallRequestBytes);
+GOLDFINCH_BOUNDED_REQUEST(goldfinch::v1::DeleteSessionRequest,
+                          goldfinch::kSmallRequestBytes);
+GOLDFINCH_BOUNDED_REQUEST(goldfinch::v1::ExportSessionRequest,
+                          goldfinch::kSmallRequestBytes);
+GOLDFINCH_BOUNDED_REQUEST(goldfinch::v1::ImportSessionRequest,
+                          goldfinch::kAnyRequestBytes);
 
-GOLDFINCH_BOUNDED_REQUEST(DrainRequest, goldfinch::kSmallRequestBytes);
-GOLDFINCH_BOUNDED_REQUEST(ReloadRequest, goldfinch::kSmallRequestBytes);
-GOLDFINCH_BOUNDED_REQUEST(ListRequestsRequest, goldfinch::kSmallRequestBytes);
-GOLDFINCH_BOUNDED_REQUEST(CancelRequestRequest, goldfinch::kSmallRequestBytes);
-GOLDFINCH_BOUNDED_REQUEST(SetLogLevelRequest, goldfinch::kSmallRequestBytes);
+GOLDFINCH_BOUNDED_REQUEST(goldfinch::v1::DrainRequest, goldfinch::kSmallRequestBytes);
+GOLDFINCH_BOUNDED_REQUEST(goldfinch::v1::ReloadRequest, goldfinch::kSmallRequestBytes);
+GOLDFINCH_BOUNDED_REQUEST(goldfinch::v1::ListRequestsRequest,
+                          goldfinch::kSmallRequestBytes);
+GOLDFINCH_BOUNDED_REQUEST(goldfinch::v1::CancelRequestRequest,
+                          goldfinch::kSmallRequestBytes);
+GOLDFINCH_BOUNDED_REQUEST(goldfinch::v1::SetLogLevelRequest,
+                          goldfinch::kSmallRequestBytes);
+
+GOLDFINCH_BOUNDED_REQUEST(grpc::reflection::v1alpha::ServerReflectionRequest,
+                          goldfinch::kSmallRequestBytes);
 
 #undef GOLDFINCH_BOUNDED_REQUEST
 

@@ -1,6 +1,5 @@
 #include "server/server.h"
 
-#include <grpcpp/ext/proto_server_reflection_plugin.h>
 #include <grpcpp/health_check_service_interface.h>
 #include <grpcpp/server.h>
 #include <grpcpp/server_builder.h>
@@ -18,6 +17,7 @@
 #include "server/log.h"
 #include "server/loopback.h"
 #include "server/metrics.h"
+#include "server/reflection_service.h"
 #include "server/session_service.h"
 #include "server/stuck_call_sweep.h"
 #include "server/version.h"
@@ -114,17 +114,6 @@ ServingLimits LimitsOf(const ServerOptions& options, const Vocabulary& vocabular
           .max_message_bytes = options.connections.max_message_bytes};
 }
 
-// For this server; what is linked is in all servers of a process by itself.
-class WithoutReflection final : public grpc::ServerBuilderOption {
- public:
-  void UpdateArguments(grpc::ChannelArguments*) override {}
-  void UpdatePlugins(
-      std::vector<std::unique_ptr<grpc::ServerBuilderPlugin>>* plugins) override {
-    const std::string name = grpc::reflection::ProtoServerReflectionPlugin().name();
-    std::erase_if(*plugins, [&](const auto& plugin) { return plugin->name() == name; });
-  }
-};
-
 // What whoever reaches the port should know.
 void WarnOfOpenness(const std::string& address, const ServerOptions& options,
                     bool anonymous) {
@@ -215,7 +204,7 @@ class Server::Impl {
   std::unique_ptr<grpc::Server> Open(const ServerOptions& options,
                                      const std::string& address,
                                      std::initializer_list<grpc::Service*> services,
-                                     int& port) const;
+                                     ReflectionService& reflection, int& port) const;
 
   const std::unique_ptr<TenantDirectory> everybody_ = TenantDirectory::Anonymous();
   TenantDirectory& tenants_;
@@ -230,6 +219,9 @@ class Server::Impl {
   GenerationService service_;
   SessionService session_service_;
   AdminService admin_service_;
+  ReflectionService reflection_{{v1::GenerationService::service_full_name(),
+                                 v1::SessionService::service_full_name()}};
+  ReflectionService admin_reflection_{{v1::AdminService::service_full_name()}};
   StuckCallSweep sweep_;
   std::unique_ptr<MetricsEndpoint> endpoint_;
   int port_ = 0;
@@ -253,11 +245,12 @@ AdminActions Server::Impl::ActionsOf(const ServerOptions& options) {
 
 std::unique_ptr<grpc::Server> Server::Impl::Open(
     const ServerOptions& options, const std::string& address,
-    std::initializer_list<grpc::Service*> services, int& port) const {
+    std::initializer_list<grpc::Service*> services, ReflectionService& reflection,
+    int& port) const {
   grpc::ServerBuilder builder;
-  if (!options.reflection) builder.SetOption(std::make_unique<WithoutReflection>());
   builder.AddListeningPort(address, credentials_, &port);
   for (grpc::Service* service : services) builder.RegisterService(service);
+  if (options.reflection) builder.RegisterService(&reflection);
   Limit(options.connections, builder);
   std::unique_ptr<grpc::Server> server = builder.BuildAndStart();
   return port == 0 ? nullptr : std::move(server);
@@ -277,9 +270,9 @@ absl::Status Server::Impl::Listen(const ServerOptions& options) {
   scheduler_.Start();
 
   grpc::EnableDefaultHealthCheckService(true);
-  grpc::reflection::InitProtoReflectionServerBuilderPlugin();
   if (!options.admin.empty()) {
-    auto server = Open(options, options.admin, {&admin_service_}, admin_port_);
+    auto server =
+        Open(options, options.admin, {&admin_service_}, admin_reflection_, admin_port_);
     if (server == nullptr) return CannotListen(options.admin);
     {
       const MutexLock lock(open_mu_);
@@ -287,7 +280,8 @@ absl::Status Server::Impl::Listen(const ServerOptions& options) {
     }
     WarnOfOpenness(options.admin, options, tenants_.anonymous());
   }
-  auto server = Open(options, options.listen, {&service_, &session_service_}, port_);
+  auto server =
+      Open(options, options.listen, {&service_, &session_service_}, reflection_, port_);
   if (server == nullptr) return CannotListen(options.listen);
   {
     const MutexLock lock(open_mu_);

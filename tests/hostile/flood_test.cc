@@ -5,12 +5,15 @@
 #include <gtest/gtest.h>
 
 #include <chrono>
+#include <cstdlib>
+#include <fstream>
 #include <memory>
 #include <random>
 #include <string>
 #include <vector>
 
 #include "absl/strings/str_cat.h"
+#include "server/reflection_service.h"
 #include "tests/hostile/attacked_server.h"
 #include "tests/hostile/many_calls.h"
 #include "tests/hostile/raw_call.h"
@@ -130,6 +133,48 @@ TEST_F(FloodTest, OfConnectionsIsServedAllTheSame) {
     ExpectServedRightly(*client);
   }
   clients.clear();
+  witness.Finish();
+}
+
+int NumThreads() {
+  std::ifstream status("/proc/self/status");
+  for (std::string line; std::getline(status, line);) {
+    if (line.starts_with("Threads:")) return std::atoi(line.c_str() + 8);
+  }
+  return -1;
+}
+
+// Which needs no key, of calls that stay open.
+TEST_F(FloodTest, OfReflectionTakesNoThreadsAndIsBounded) {
+  constexpr int kCalls = 200;
+  constexpr char kReflection[] =
+      "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo";
+  const std::string list_services("\x3a\x00", 2);
+  Start();
+  Witness witness(server());
+  EXPECT_TRUE(CallAny(server().NewChannel(), kReflection, {}, list_services).ok());
+  const int before = NumThreads();
+  RawConnection connection(server().port());
+  std::string bytes = Preface();
+  for (std::uint32_t i = 0; i < kCalls; ++i) {
+    bytes += CallFrames(2 * i + 1, kReflection, list_services, /*last=*/false);
+  }
+  connection.Send(bytes);
+  std::string answers;
+  while (StreamsAnsweredIn(answers) < kCalls) {
+    const std::string some = connection.ReadSome();
+    ASSERT_FALSE(some.empty());
+    answers += some;
+  }
+  EXPECT_LT(NumThreads() - before, 20);
+  EXPECT_EQ(StreamsEndedIn(answers), kCalls - ReflectionService::kMaxCalls);
+  EXPECT_EQ(CallAny(server().NewChannel(), kReflection, {}, list_services).error_code(),
+            StatusCode::RESOURCE_EXHAUSTED);
+  witness.ExpectGoesOn();
+  connection.Reset();
+  EXPECT_TRUE(Eventually([&] {
+    return CallAny(server().NewChannel(), kReflection, {}, list_services).ok();
+  }));
   witness.Finish();
 }
 

@@ -27,6 +27,8 @@ using testing::AnyOf;
 
 constexpr char kGenerate[] = "/goldfinch.v1.GenerationService/Generate";
 constexpr char kTokenize[] = "/goldfinch.v1.GenerationService/Tokenize";
+constexpr char kReflection[] =
+    "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo";
 
 std::string Nonsense(std::mt19937& random, std::size_t size) {
   std::string bytes(size, '\0');
@@ -291,10 +293,14 @@ TEST_F(WireGarbageTest, MessagesOfManyFieldsAreRefusedAndNotParsed) {
       std::string("\x2a\x02\x5a\x00", 4),  // 5.11: of Generate, a stop string
       std::string("\x2a\x02\x7a\x00", 4),  // 5.15: a logit_bias
   };
-  for (const std::string& method : AllMethods()) {
+  std::vector<std::string> methods = AllMethods();
+  methods.push_back(kReflection);
+  for (const std::string& method : methods) {
     // A stream of messages ends there.
-    const StatusCode code = method.ends_with("ImportSession") ? StatusCode::DATA_LOSS
-                                                              : StatusCode::UNIMPLEMENTED;
+    const StatusCode code = method == kReflection ? StatusCode::OK
+                            : method.ends_with("ImportSession")
+                                ? StatusCode::DATA_LOSS
+                                : StatusCode::UNIMPLEMENTED;
     for (const std::string& field : fields) {
       SCOPED_TRACE(absl::StrCat(method, " ", testing::PrintToString(field)));
       std::string message;
