@@ -281,7 +281,7 @@ TEST_F(DirectoryStoreTest, AtAStartNothingIsRemovedForItsAge) {
   EXPECT_TRUE(fs::exists(SnapshotPath()));
   clock->JumpWorld(-std::chrono::hours(10));
   EXPECT_EQ((*store)->RemoveExpired().value().expired, 0);
-  EXPECT_EQ((*store)->Get(kSampleId).value_or(""), "some bytes");
+  EXPECT_EQ((*store)->Get(kSampleId, kUnlimitedBytes).value_or(""), "some bytes");
 }
 
 // Damage of what is small and can be made again harms nobody.
