@@ -64,6 +64,11 @@ TokenStream::Batch TokenStream::Take() {
   return batch;
 }
 
+void TokenStream::NoteReading(TimePoint now) {
+  MutexLock lock(mu_);
+  if (!events_.empty()) oldest_push_ = now;
+}
+
 TokenStream::Batch TokenStream::WaitAndTake(TimePoint deadline) {
   {
     MutexLock lock(mu_);

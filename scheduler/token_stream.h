@@ -62,11 +62,16 @@ class TokenStream {
   // another thread) and will not be called again; so hold no lock here that it takes.
   void SetReadyCallback(std::function<void()> ready);
 
+  // The reader is there, but busy with what comes before this stream: what is held waits
+  // from now on.
+  void NoteReading(TimePoint now);
+
   // Blocks until there is something to take or `deadline` passes, then takes it. For
   // tests and synchronous readers.
   Batch WaitAndTake(TimePoint deadline);
 
-  // When the oldest event that is still held was pushed; empty when none is held.
+  // Since when the oldest event that is still held waits: when it was pushed, or the last
+  // NoteReading after that. Empty when none is held.
   std::optional<TimePoint> waiting_since() const;
 
  private:
@@ -86,7 +91,7 @@ class TokenStream {
   CondVar changed_;
   std::vector<StreamEvent> events_ ABSL_GUARDED_BY(mu_);
   std::int64_t tokens_held_ ABSL_GUARDED_BY(mu_) = 0;
-  TimePoint oldest_push_ ABSL_GUARDED_BY(mu_);            // of events_.front()
+  TimePoint oldest_push_ ABSL_GUARDED_BY(mu_);            // see waiting_since
   std::optional<absl::Status> end_ ABSL_GUARDED_BY(mu_);  // until it is taken
   bool ended_ ABSL_GUARDED_BY(mu_) = false;
   mutable bool room_wanted_ ABSL_GUARDED_BY(mu_) = false;

@@ -288,9 +288,7 @@ void GenerateReactor::Refill() {
   TokenStream::Batch batch = stream_->Take();
   outbox_ = builder_->Build(batch.events);
   next_ = 0;
-  for (const StreamEvent& event : batch.events) {
-    if (event.kind == StreamEvent::Kind::kFinished) last_end_ = event;
-  }
+  NoteEnd(batch.events);
   if (!batch.end.has_value()) return;
   if (use_ != nullptr && use_->interrupted()) {
     interrupted_ = *batch.end;
@@ -313,11 +311,21 @@ void GenerateReactor::BeginTellingAgain(std::optional<PastTurn> past,
 // A few messages at a time: of a long generation all of them would take its memory many
 // times.
 void GenerateReactor::TellAgain() {
+  telling_again_ = told_again_.has_value();
   while (next_ == outbox_.size() && told_again_.has_value()) {
-    outbox_ = builder_->Build(told_again_->Events(next_told_again_, kMaxToldAgainAtOnce));
+    const std::vector<StreamEvent> events =
+        told_again_->Events(next_told_again_, kMaxToldAgainAtOnce);
+    NoteEnd(events);
+    outbox_ = builder_->Build(events);
     next_ = 0;
     next_told_again_ += kMaxToldAgainAtOnce;
     if (next_told_again_ >= told_again_->size()) told_again_.reset();
+  }
+}
+
+void GenerateReactor::NoteEnd(std::span<const StreamEvent> events) {
+  for (const StreamEvent& event : events) {
+    if (event.kind == StreamEvent::Kind::kFinished) last_end_ = event;
   }
 }
 
@@ -328,6 +336,10 @@ void GenerateReactor::OnWriteDone(bool ok) {
     MutexLock lock(mu_);
     writing_since_.reset();
     if (ok) tokens_sent_ += outbox_[next_].tokens_size();
+    // What the request generates meanwhile waits for this reader, who reads.
+    if (ok && telling_again_ && stream_ != nullptr) {
+      stream_->NoteReading(serving_.clock.Now());
+    }
     ++next_;
     if (!ok) {
       cancel = id_;

@@ -101,6 +101,7 @@ class GenerateReactor final : public grpc::ServerWriteReactor<v1::GenerateRespon
   void BeginTellingAgain(std::optional<PastTurn> past, std::size_t num_known)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   void TellAgain() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  void NoteEnd(std::span<const StreamEvent> events) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   absl::Status ClientIsGone() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
 
   const ServingContext& serving_;
@@ -126,6 +127,7 @@ class GenerateReactor final : public grpc::ServerWriteReactor<v1::GenerateRespon
   // what the request generates.
   std::optional<PastTurn> told_again_ ABSL_GUARDED_BY(mu_);
   std::size_t next_told_again_ ABSL_GUARDED_BY(mu_) = 0;
+  bool telling_again_ ABSL_GUARDED_BY(mu_) = false;  // such messages are being written
   bool had_ended_ ABSL_GUARDED_BY(mu_) = false;  // and there is no request
   // Messages from next_ on are still to be written; the one at next_ is in flight when
   // writing_since_ is set.

@@ -59,7 +59,6 @@ void ResponseBuilder::Skip(std::span<const StreamEvent> events) {
     Build(events.first(std::min(kAtOnce, events.size())));
   }
   for (Candidate& candidate : candidates_) candidate.started = false;
-  generated_tokens_ = 0;
 }
 
 v1::GenerateResponse& ResponseBuilder::MessageOf(

@@ -41,6 +41,7 @@ class ResponseBuilder {
   // To be told in the first message.
   void set_numerics_changed(bool changed) { numerics_changed_ = changed; }
 
+  // What was skipped included.
   std::int64_t generated_tokens() const { return generated_tokens_; }
 
  private:

@@ -92,6 +92,23 @@ TEST_F(SlowReaderTest, ReadingAnythingStartsItsTimeAgain) {
   EXPECT_EQ(slow.reader.tokens(), ExpectedTokens(request));
 }
 
+// As one does who is told an earlier part of the generation first.
+TEST_F(SlowReaderTest, AReaderWhoIsBusyWithWhatComesBeforeHasTime) {
+  options.stream_buffer_tokens = 4;
+  Submitted busy = Submit(Generation(3, 20));
+  RunUntilIdle();
+  for (int i = 0; i < 5; ++i) {
+    clock.Advance(seconds(29));
+    busy.reader.stream().NoteReading(clock.Now());
+    Step();
+    EXPECT_EQ(observer.levels.paused_requests, 1);
+  }
+  clock.Advance(seconds(30));
+  Step();
+  busy.reader.Take();
+  EXPECT_TRUE(absl::IsAborted(busy.reader.status()));
+}
+
 TEST_F(SlowReaderTest, WhoNeverReadsAStreamThatFitsLosesNothing) {
   options.stream_buffer_tokens = 20;
   const Request request = Generation(3, 20);

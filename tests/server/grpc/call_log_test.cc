@@ -146,6 +146,30 @@ TEST_F(CallLogTest, SoHaveTextsThatAreAppended) {
   EXPECT_EQ(lines[1]["status"], "INVALID_ARGUMENT");
 }
 
+// What is told again counts as it does in the usage, and so does how it ended.
+TEST_F(CallLogTest, ALineOfAResumedGenerationIsOfTheWholeOfIt) {
+  std::string id;
+  {
+    TestServer server;
+    id = CreateSession(server, "once")->id();
+    EXPECT_TRUE(Generate(server.stub(), TurnRequest(id, "abc", 20)).status.ok());
+    v1::GenerateRequest resume;
+    resume.mutable_resume()->set_session_id(id);
+    resume.mutable_resume()->set_tokens_received(15);
+    const GenerateOutput output = Generate(server.stub(), resume);
+    EXPECT_TRUE(output.status.ok()) << output.status.error_message();
+    EXPECT_EQ(output.candidates.at(0).tokens.size(), 5u);
+  }
+  std::vector<nlohmann::json> lines = Requests();
+  std::erase_if(lines, [](const auto& line) { return line["method"] != "Generate"; });
+  ASSERT_EQ(lines.size(), 2u);
+  for (const nlohmann::json& line : lines) {
+    EXPECT_EQ(line["generated_tokens"], 20);
+    EXPECT_EQ(line["finish_reason"], "length");
+    EXPECT_EQ(line["session_id"], id);
+  }
+}
+
 TEST_F(CallLogTest, OneLineACallWithLengthsTimesAndTrace) {
   std::string generate_id, score_id;
   std::int64_t context_tokens = 0, scored = 0;
