@@ -135,7 +135,8 @@ absl::StatusOr<SessionTimes> MeasureSession(ModelEngine& engine, SequenceId sequ
       const FileDescriptor file(openat(plain.fd(), "file", O_RDONLY | O_CLOEXEC));
       GOLDFINCH_CHECK(ReadUpTo(file.get(), bytes->size()).ok());
     }));
-    gets.push_back(Time([&] { GOLDFINCH_CHECK((*store)->Get(parker.id()).ok()); }));
+    gets.push_back(Time(
+        [&] { GOLDFINCH_CHECK((*store)->Get(parker.id(), kUnlimitedBytes).ok()); }));
   }
   return SessionTimes{.bytes = static_cast<double>(bytes->size()),
                       .copy = Median(copies),
