@@ -235,6 +235,8 @@ void Hold(const Kernel& next, std::size_t index) {
   held_index = index;
   StartBlock(next, launches + 1, index);
   RunThreads();
+  // Or they would count as those of the kernel that runs first.
+  if (Counting()) EndRequests(next.launch.name);
   block->variables = SaveSharedVariables();
 }
 
