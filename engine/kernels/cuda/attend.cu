@@ -284,27 +284,12 @@ __global__ void __launch_bounds__(kNormThreads)
     const float* const head = all + i / kHeadSize * kCarrySize;
     return head[i % kHeadSize] / head[kHeadSize + 1];
   };
-  if (norm.weight == nullptr) {
-    for (int i = static_cast<int>(threadIdx.x); i < cols; i += kNormThreads)
-      Put(read(i), out, row, i);
-    return;
-  }
-  const Moments m = BlockMoments(read, cols, norm.eps, scratch);
-  for (int at = static_cast<int>(threadIdx.x); at < cols; at += kEach * kNormThreads) {
-    float value[kEach];
-#pragma unroll
-    for (int e = 0; e < kEach; ++e) {
-      const int i = at + e * kNormThreads;
-      if (i >= cols) break;
-      value[e] = Normalised(read(i), m, norm, i);
-    }
-#pragma unroll
-    for (int e = 0; e < kEach; ++e) {
-      const int i = at + e * kNormThreads;
-      if (i >= cols) break;
-      Put(value[e], out, row, i);
-    }
-  }
+  const bool normed = norm.weight != nullptr;
+  Moments m = {};
+  if (normed) m = BlockMoments(read, cols, norm.eps, scratch);
+  ForColumns(
+      cols, [&](int i) { return normed ? Normalised(read(i), m, norm, i) : read(i); },
+      [&](int i, float value) { Put(value, out, row, i); });
 }
 
 __global__ void __launch_bounds__(kThreads)

@@ -48,8 +48,34 @@ __device__ __forceinline__ float Normalised(float x, const Moments& m,
   return Fma((x - m.mean) * m.inverse_deviation, norm.weight[i], norm.bias[i]);
 }
 
-// Columns whose operands a thread asks for before it writes one of them: a store might be
-// to what the next column reads, for all the compiler knows, and would make it wait.
-inline constexpr int kEach = 4;
+// write(i, read(i)) of this thread's columns: first, first + step, ... below cols. It
+// asks for the operands of some before it writes one: a store might be to what the next
+// column reads, for all the compiler knows, and would make it wait.
+template <typename ReadAt, typename WriteAt>
+__device__ __forceinline__ void ForColumns(int cols, int first, int step,
+                                           const ReadAt& read, const WriteAt& write) {
+  constexpr int kEach = 4;
+  for (int at = first; at < cols; at += kEach * step) {
+    decltype(read(0)) values[kEach];
+#pragma unroll
+    for (int e = 0; e < kEach; ++e) {
+      const int i = at + e * step;
+      if (i >= cols) break;
+      values[e] = read(i);
+    }
+#pragma unroll
+    for (int e = 0; e < kEach; ++e) {
+      const int i = at + e * step;
+      if (i >= cols) break;
+      write(i, values[e]);
+    }
+  }
+}
+// The same where a block of kNormThreads has the row.
+template <typename ReadAt, typename WriteAt>
+__device__ __forceinline__ void ForColumns(int cols, const ReadAt& read,
+                                           const WriteAt& write) {
+  ForColumns(cols, static_cast<int>(threadIdx.x), kNormThreads, read, write);
+}
 
 }  // namespace goldfinch::GOLDFINCH_CUDA

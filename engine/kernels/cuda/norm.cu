@@ -25,16 +25,17 @@ __global__ void __launch_bounds__(kThreads)
   float* const to = Row<float>(out, blockIdx.x);
   const Moments m =
       BlockMoments([row](int i) { return Read(row + i); }, cols, norm.eps, scratch);
-  for (int i = threadIdx.x; i < cols; i += kThreads) {
-    const float value = Normalised(Read(row + i), m, norm, i);
-    to[i] = value;
-    if (copy.data != nullptr) Put(value, copy, blockIdx.x, i);
-  }
+  ForColumns(
+      cols, [&](int i) { return Normalised(Read(row + i), m, norm, i); },
+      [&](int i, float value) {
+        to[i] = value;
+        if (copy.data != nullptr) Put(value, copy, blockIdx.x, i);
+      });
 }
 
-// The span that `row` is of; spans.begin ascends. Every span has a row, so where there are
-// no more rows it is the row's number, and a step that decodes need not wait for as many
-// answers of the memory as a search has steps.
+// The span that `row` is of; spans.begin ascends. Every span has a row, so where there
+// are no more rows it is the row's number, and a step that decodes need not wait for as
+// many answers of the memory as a search has steps.
 __device__ __forceinline__ int SpanOf(const RowSpans& spans, int row, int rows) {
   if (rows == spans.count) return row;
   int low = 0, high = spans.count;
@@ -68,35 +69,33 @@ __global__ void __launch_bounds__(kThreads) NormShiftKernel(NormShiftArgs args) 
   };
   const Moments m = moments(x);
   const Moments of_other = other == x ? m : moments(other);
-  for (int at = static_cast<int>(threadIdx.x); at < cols; at += kEach * kThreads) {
-    float cur[kEach], theirs[kEach], kept[kEach];
-    float mix[NormShiftArgs::kMaxMixes][kEach];
+  constexpr int kMaxMixes = NormShiftArgs::kMaxMixes;
+  struct Column {
+    float cur, theirs, kept, mix[kMaxMixes];
+  };
+  ForColumns(
+      cols,
+      [&](int i) {
+        Column c;
+        c.cur = Normalised(x[i], m, args.norm, i);
+        c.theirs = Normalised(other[i], of_other, args.norm, i);
+        c.kept = first ? state[i] : c.theirs;
 #pragma unroll
-    for (int e = 0; e < kEach; ++e) {
-      const int i = at + e * kThreads;
-      if (i >= cols) break;
-      cur[e] = Normalised(x[i], m, args.norm, i);
-      theirs[e] = Normalised(other[i], of_other, args.norm, i);
-      kept[e] = first ? state[i] : theirs[e];
+        for (int j = 0; j < kMaxMixes; ++j)
+          c.mix[j] = j < args.num_mixes ? args.mix[j][i] : 0.0f;
+        return c;
+      },
+      [&](int i, const Column& c) {
+        const float diff = c.kept - c.cur;
+        if (args.cur.data != nullptr) {
+          Row<float>(args.cur, row)[i] = c.cur;
+          Row<float>(args.diff, row)[i] = diff;
+        }
 #pragma unroll
-      for (int j = 0; j < NormShiftArgs::kMaxMixes; ++j)
-        mix[j][e] = j < args.num_mixes ? args.mix[j][i] : 0.0f;
-    }
-#pragma unroll
-    for (int e = 0; e < kEach; ++e) {
-      const int i = at + e * kThreads;
-      if (i >= cols) break;
-      const float diff = kept[e] - cur[e];
-      if (args.cur.data != nullptr) {
-        Row<float>(args.cur, row)[i] = cur[e];
-        Row<float>(args.diff, row)[i] = diff;
-      }
-#pragma unroll
-      for (int j = 0; j < NormShiftArgs::kMaxMixes; ++j)
-        if (j < args.num_mixes) Put(Fma(diff, mix[j][e], cur[e]), args.mixed[j], row, i);
-      if (first) next[i] = theirs[e];
-    }
-  }
+        for (int j = 0; j < kMaxMixes; ++j)
+          if (j < args.num_mixes) Put(Fma(diff, c.mix[j], c.cur), args.mixed[j], row, i);
+        if (first) next[i] = c.theirs;
+      });
 }
 
 __global__ void __launch_bounds__(kThreads)
@@ -109,8 +108,9 @@ __global__ void __launch_bounds__(kThreads)
   float* const to = Row<float>(state, slots[blockIdx.x]);
   const Moments m =
       BlockMoments([row](int i) { return row[i]; }, cols, norm.eps, scratch);
-  for (int i = threadIdx.x; i < cols; i += kThreads)
-    to[i] = Normalised(row[i], m, norm, i);
+  ForColumns(
+      cols, [&](int i) { return Normalised(row[i], m, norm, i); },
+      [&](int i, float value) { to[i] = value; });
 }
 
 // Columns [begin, begin + cols) of a row, of which this thread has first, first + step...
@@ -125,23 +125,20 @@ __device__ __forceinline__ void AddNormGroup(const AddNormArgs& args, std::int64
   const Moments m = MomentsOf(read, cols, args.norm.eps, first, step, sum);
   const float* const gates =
       args.gate.data != nullptr ? Row<float>(args.gate, row) + begin : nullptr;
-  for (int at = first; at < cols; at += kEach * step) {
-    float v[kEach], gate[kEach];
-#pragma unroll
-    for (int e = 0; e < kEach; ++e) {
-      const int i = at + e * step;
-      if (i >= cols) break;
-      v[e] = Normalised(read(i), m, args.norm, begin + i);
-      gate[e] = gates != nullptr ? gates[i] : 0.0f;
-    }
-#pragma unroll
-    for (int e = 0; e < kEach; ++e) {
-      const int i = at + e * step;
-      if (i >= cols) break;
-      if (gates != nullptr) v[e] *= gate[e] * Sigmoid(gate[e]);
-      Put(v[e], args.out, row, begin + i);
-    }
-  }
+  struct Column {
+    float value, gate;
+  };
+  ForColumns(
+      cols, first, step,
+      [&](int i) {
+        return Column{Normalised(read(i), m, args.norm, begin + i),
+                      gates != nullptr ? gates[i] : 0.0f};
+      },
+      [&](int i, const Column& c) {
+        const float value =
+            gates != nullptr ? c.value * (c.gate * Sigmoid(c.gate)) : c.value;
+        Put(value, args.out, row, begin + i);
+      });
 }
 
 // A block for each row and group.
@@ -189,23 +186,18 @@ __global__ void __launch_bounds__(kThreads)
   const float norm = sqrtf(BlockSum<kThreads>(square, scratch)) / root + 1e-8f;
   const float norm_before =
       sqrtf(BlockSum<kThreads>(square_before, scratch)) / root + 1e-8f;
-  for (int at = static_cast<int>(threadIdx.x); at < cols; at += kEach * kThreads) {
-    float mine[kEach], theirs[kEach];
-#pragma unroll
-    for (int e = 0; e < kEach; ++e) {
-      const int i = at + e * kThreads;
-      if (i >= cols) break;
-      mine[e] = x[i] / norm;
-      theirs[e] = follows ? before[i] / norm_before : 0.0f;
-    }
-#pragma unroll
-    for (int e = 0; e < kEach; ++e) {
-      const int i = at + e * kThreads;
-      if (i >= cols) break;
-      cur[i] = mine[e];
-      diff[i] = theirs[e] - mine[e];
-    }
-  }
+  struct Column {
+    float mine, theirs;
+  };
+  ForColumns(
+      cols,
+      [&](int i) {
+        return Column{x[i] / norm, follows ? before[i] / norm_before : 0.0f};
+      },
+      [&](int i, const Column& c) {
+        cur[i] = c.mine;
+        diff[i] = c.theirs - c.mine;
+      });
 }
 
 dim3 RowsOf(std::int64_t rows) { return dim3(static_cast<unsigned>(rows)); }

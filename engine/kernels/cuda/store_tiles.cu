@@ -40,26 +40,19 @@ __global__ void __launch_bounds__(kNormThreads)
     MakeRopeTurn(args.position[blockIdx.x], args.frequency, turn);
     __syncthreads();
   }
+  const bool normed = norm.weight != nullptr;
   Moments m = {};
-  if (norm.weight != nullptr)
-    m = BlockMoments([x](int i) { return x[i]; }, cols, norm.eps, scratch);
+  if (normed) m = BlockMoments([x](int i) { return x[i]; }, cols, norm.eps, scratch);
   // Whole heads, so whole warps.
-  for (int at = static_cast<int>(threadIdx.x); at < cols; at += kEach * kNormThreads) {
-    float value[kEach];
-#pragma unroll
-    for (int e = 0; e < kEach; ++e) {
-      const int i = at + e * kNormThreads;
-      if (i >= cols) break;
-      value[e] = norm.weight != nullptr ? Normalised(x[i], m, norm, i) : x[i];
-      if (turns) value[e] = Turned(value[e], i, turn);
-    }
-#pragma unroll
-    for (int e = 0; e < kEach; ++e) {
-      const int i = at + e * kNormThreads;
-      if (i >= cols) break;
-      Write(value[e], to + i / kHeadSize * 2 * head_elements + i % kHeadSize);
-    }
-  }
+  ForColumns(
+      cols,
+      [&](int i) {
+        const float value = normed ? Normalised(x[i], m, norm, i) : x[i];
+        return turns ? Turned(value, i, turn) : value;
+      },
+      [&](int i, float value) {
+        Write(value, to + i / kHeadSize * 2 * head_elements + i % kHeadSize);
+      });
 }
 
 }  // namespace
