@@ -44,7 +44,8 @@ absl::StatusOr<std::unique_ptr<DirectoryStore>> DirectoryStore::Open(
       new DirectoryStore(std::move(options), std::move(directory), std::move(lock)));
   // First, since in a full directory it makes the room that a lease needs. What is old
   // stays if it can: a machine's clock may be wrong until some time after its start.
-  absl::Status status = store->RemoveLeftOvers();
+  const auto names = FileNames(store->directory_.get());
+  absl::Status status = names.ok() ? store->RemoveLeftOvers(*names) : names.status();
   if (status.ok()) status = store->Renew();
   if (absl::IsResourceExhausted(status)) {
     status = store->RemoveExpired().status();

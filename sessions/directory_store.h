@@ -90,7 +90,7 @@ class DirectoryStore final : public SnapshotStore {
   class Locked;
 
   absl::Status Count();
-  absl::Status RemoveLeftOvers();
+  absl::Status RemoveLeftOvers(const std::vector<std::string>& names);
   std::string owner() const;
   // Who has a session, as `owner` sees it.
   struct Holder {

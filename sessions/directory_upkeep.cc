@@ -52,10 +52,8 @@ void DirectoryStore::RemoveClaimIfLeftOver(const std::string& id) {
 }
 
 // One at a time, here and below, so that nobody waits for all of them.
-absl::Status DirectoryStore::RemoveLeftOvers() {
-  const auto names = FileNames(directory_.get());
-  if (!names.ok()) return names.status();
-  for (const std::string& name : *names) {
+absl::Status DirectoryStore::RemoveLeftOvers(const std::vector<std::string>& names) {
+  for (const std::string& name : names) {
     if (!StemOf(name, kSnapshotSuffix).empty()) continue;
     const MutexLock lock(mu_);
     const Locked locked(*this);
@@ -66,10 +64,10 @@ absl::Status DirectoryStore::RemoveLeftOvers() {
 }
 
 absl::StatusOr<StoreUsage> DirectoryStore::RemoveExpired() {
-  const absl::Status status = RemoveLeftOvers();
-  if (!status.ok()) return status;
   const auto names = FileNames(directory_.get());
   if (!names.ok()) return names.status();
+  const absl::Status status = RemoveLeftOvers(*names);
+  if (!status.ok()) return status;
   StoreUsage left;
   for (const std::string& name : *names) {
     const std::string id = StemOf(name, kSnapshotSuffix);
