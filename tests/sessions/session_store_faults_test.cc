@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 
 #include <future>
+#include <memory>
 #include <string>
 #include <thread>
 
@@ -16,7 +17,16 @@
 namespace goldfinch {
 namespace {
 
-class SessionStoreFaultsTest : public ReplicaTest {};
+class SessionStoreFaultsTest : public ReplicaTest {
+ protected:
+  // One whose warnings are kept; there are none yet.
+  std::unique_ptr<Replica> MakeWarning() {
+    ReplicaOptions options;
+    options.sessions.warn = Warnings::Add;
+    Warnings::Take();
+    return Make("one", options);
+  }
+};
 
 TEST_F(SessionStoreFaultsTest, WhatExpiresIsKeptWhileTheStoreCannotDeleteIt) {
   ReplicaOptions options;
@@ -105,10 +115,7 @@ TEST_F(SessionStoreFaultsTest, AnOlderSnapshotOfTheSameSessionIsDataLoss) {
 }
 
 TEST_F(SessionStoreFaultsTest, WhatCannotBeLoadedOrParkedIsNamed) {
-  ReplicaOptions options;
-  options.sessions.warn = Warnings::Add;
-  Warnings::Take();
-  const auto one = Make("one", options);
+  const auto one = MakeWarning();
   const std::string id = HeldAndStored(*one);
   medium_.FailPuts(absl::ResourceExhaustedError("it is full"));
   EXPECT_FALSE(one->Park(id).ok());
@@ -127,10 +134,7 @@ TEST_F(SessionStoreFaultsTest, WhatCannotBeLoadedOrParkedIsNamed) {
 
 // That is not what the session has to be looked at for.
 TEST_F(SessionStoreFaultsTest, AStoreThatDoesNotAnswerIsNoFailedLoad) {
-  ReplicaOptions options;
-  options.sessions.warn = Warnings::Add;
-  Warnings::Take();
-  const auto one = Make("one", options);
+  const auto one = MakeWarning();
   const std::string id = HeldAndStored(*one);
   ASSERT_TRUE(one->Park(id).ok());
   medium_.FailGets(absl::UnavailableError("no answer"));
@@ -145,10 +149,7 @@ TEST_F(SessionStoreFaultsTest, AStoreThatDoesNotAnswerIsNoFailedLoad) {
 
 // It tries each of them several times a second.
 TEST_F(SessionStoreFaultsTest, ADrainTellsOnceOfEachWayToFailAndThenOfItsEnd) {
-  ReplicaOptions options;
-  options.sessions.warn = Warnings::Add;
-  Warnings::Take();
-  const auto one = Make("one", options);
+  const auto one = MakeWarning();
   for (int i = 0; i < 3; ++i) ASSERT_TRUE(one->Say(one->Create(), 20, 5, 1).ok());
   const auto failures = [&] { return one->sessions().stats().park_failures.load(); };
   medium_.FailPuts(absl::UnavailableError("no answer"));
