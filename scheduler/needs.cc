@@ -1,5 +1,6 @@
 #include "scheduler/needs.h"
 
+#include <algorithm>
 #include <iterator>
 
 #include "absl/status/status.h"
@@ -95,10 +96,14 @@ absl::StatusOr<RequestNeeds> NeedsOf(const Request& request, const EngineInfo& e
     return absl::InvalidArgumentError(absl::StrCat(
         "request has ", needs.slots, " candidates; the limit is ", engine.num_slots));
   }
-  if (needs.pages > engine.num_pages) {
+  // What is kept of it goes on as a base, should it be interrupted within a page.
+  const bool resumed_alone = request.on_end && request.kind == RequestKind::kGenerate;
+  const std::int64_t most =
+      std::max(needs.pages, pages + (resumed_alone && pages > 0 ? 1 : 0));
+  if (most > engine.num_pages) {
     return absl::InvalidArgumentError(
-        absl::StrCat("request needs ", needs.pages, " cache pages of ",
-                     engine.page_tokens, " tokens; the limit is ", engine.num_pages));
+        absl::StrCat("request needs ", most, " cache pages of ", engine.page_tokens,
+                     " tokens; the limit is ", engine.num_pages));
   }
   return needs;
 }

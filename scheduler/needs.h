@@ -37,7 +37,7 @@ std::int64_t PromptTokens(const Request& request);
 std::int64_t TokensToFeed(const Request& request);
 
 // INVALID_ARGUMENT, naming the value and the limit, when the request could not run even
-// with the whole engine to itself.
+// with the whole engine to itself, or could not be resumed there.
 absl::StatusOr<RequestNeeds> NeedsOf(const Request& request, const EngineInfo& engine,
                                      std::int64_t max_context_tokens);
 

@@ -3,6 +3,8 @@
 #include <gtest/gtest.h>
 
 #include <limits>
+#include <memory>
+#include <vector>
 
 #include "tests/scheduler/harness.h"
 
@@ -90,6 +92,25 @@ TEST(NeedsTest, MessagesNameTheValueAndTheLimit) {
   Request none = Generation(1, 1);
   none.num_candidates = 0;
   EXPECT_EQ(message(none), "number of candidates is 0; it must be at least 1");
+}
+
+// An equal server takes up what this one was interrupted in.
+TEST(NeedsTest, WhatIsKeptOfAnAcceptedRequestCanGoOn) {
+  Request kept = Generation(1500, 101);
+  kept.on_end = [](RequestEnd) {};
+  EXPECT_EQ(NeedsOf(kept, Info(), 8192).status().message(),
+            "request needs 101 cache pages of 16 tokens; the limit is 100");
+  kept.max_tokens = 85;  // 1,584 tokens, 99 pages
+  EXPECT_TRUE(NeedsOf(kept, Info(), 8192).ok());
+
+  Request resumed = Generation(0, 85);
+  const auto image = std::make_shared<PrefixImage>();
+  image->length = 1509;
+  resumed.base = KeptPrefix::Make(std::vector<TokenId>(1510, 7), image);
+  resumed.num_generated = 10;
+  const auto needs = NeedsOf(resumed, Info(), 8192);
+  ASSERT_TRUE(needs.ok()) << needs.status();
+  EXPECT_EQ(needs->pages, 100);
 }
 
 TEST(NeedsTest, WhatJustFitsIsAccepted) {
