@@ -24,12 +24,14 @@ SequenceTable::SequenceTable(const EngineInfo& info, std::int64_t spare_slots,
 }
 
 Sequence& SequenceTable::Get(SequenceId id) {
+  GOLDFINCH_CHECK(static_cast<std::size_t>(id) < sequences_.size());
   Sequence& sequence = sequences_[static_cast<std::size_t>(id)];
   GOLDFINCH_CHECK(sequence.open);
   return sequence;
 }
 
 Prefix& SequenceTable::Get(PrefixId id) {
+  GOLDFINCH_CHECK(static_cast<std::size_t>(id) < prefixes_.size());
   Prefix& prefix = prefixes_[static_cast<std::size_t>(id)];
   GOLDFINCH_CHECK(prefix.kept);
   return prefix;
@@ -64,6 +66,7 @@ absl::StatusOr<SequenceId> SequenceTable::Open(const SequenceSpec& spec,
 
   const std::int32_t id = free_ids_.back();
   free_ids_.pop_back();
+  GOLDFINCH_CHECK(static_cast<std::size_t>(id) < sequences_.size());
   Sequence& sequence = sequences_[static_cast<std::size_t>(id)];
   sequence = Sequence{.open = true,
                       .slot = TakeSlot(),

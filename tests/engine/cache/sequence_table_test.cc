@@ -140,5 +140,15 @@ TEST_F(SequenceTableTest, SequencesMoveToASecondSlotAndBack) {
   EXPECT_LT(*slots.rbegin(), 6);
 }
 
+using SequenceTableDeathTest = SequenceTableTest;
+
+TEST_F(SequenceTableDeathTest, WhatIsNotThereIsNotLookedUp) {
+  EXPECT_DEATH(table_.Get(SequenceId{-1}), "CHECK failed");
+  EXPECT_DEATH(table_.Get(SequenceId{0}), "CHECK failed");
+  EXPECT_DEATH(table_.Get(SequenceId{4}), "CHECK failed");
+  EXPECT_DEATH(table_.Get(PrefixId::kNone), "CHECK failed");
+  EXPECT_DEATH(table_.Get(PrefixId{0}), "CHECK failed");
+}
+
 }  // namespace
 }  // namespace goldfinch
