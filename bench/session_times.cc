@@ -121,7 +121,7 @@ absl::StatusOr<SessionTimes> MeasureSession(ModelEngine& engine, SequenceId sequ
     writes.push_back(Time([&] {
       GOLDFINCH_CHECK(
           WriteFile(calls, plain.fd(), "new", {&piece, 1}, Durability::kFlushed).ok());
-      GOLDFINCH_CHECK(RenameFile(calls, plain.fd(), "new", "file").ok());
+      GOLDFINCH_CHECK(RenameOrRemove(calls, plain.fd(), "new", "file").ok());
       GOLDFINCH_CHECK(fsync(plain.fd()) == 0);
     }));
     puts.push_back(Time([&] {

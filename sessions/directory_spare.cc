@@ -6,7 +6,7 @@ namespace goldfinch {
 
 void DirectorySpare::Keep(const std::string& name) {
   if (!name_.empty() && name != name_) {
-    RenameFile(calls_, directory_, name_, name).IgnoreError();
+    RenameOrRemove(calls_, directory_, name_, name).IgnoreError();
   }
   name_ = name;
   if (faccessat(directory_, name.c_str(), F_OK, 0) == 0) return;

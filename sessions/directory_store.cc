@@ -121,8 +121,8 @@ absl::Status DirectoryStore::Renew() {
     ++lease_;
     // The file stays for the new one, which a full directory would have no room for; what
     // is in it has ended.
-    RenameFile(options_.calls, directory_.get(), FileName(before, kOwnerSuffix),
-               FileName(owner_, kOwnerSuffix))
+    RenameOrRemove(options_.calls, directory_.get(), FileName(before, kOwnerSuffix),
+                   FileName(owner_, kOwnerSuffix))
         .IgnoreError();
   }
   return WriteLease();
@@ -289,8 +289,8 @@ absl::Status DirectoryStore::Replace(const std::string& id, const Claim& claim,
     RemoveFile(directory_.get(), temporary);
     return status;
   }
-  return RenameFile(options_.calls, directory_.get(), temporary,
-                    FileName(id, kSnapshotSuffix));
+  return RenameOrRemove(options_.calls, directory_.get(), temporary,
+                        FileName(id, kSnapshotSuffix));
 }
 
 // Under the directory's lock.

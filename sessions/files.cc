@@ -63,8 +63,8 @@ absl::Status WriteFile(const FileCalls& calls, int directory, const std::string&
   return FileError("writing", error);
 }
 
-absl::Status RenameFile(const FileCalls& calls, int directory, const std::string& from,
-                        const std::string& to) {
+absl::Status RenameOrRemove(const FileCalls& calls, int directory,
+                            const std::string& from, const std::string& to) {
   if (calls.renameat(directory, from.c_str(), directory, to.c_str()) == 0) {
     return absl::OkStatus();
   }
@@ -78,7 +78,7 @@ absl::Status ReplaceFile(const FileCalls& calls, int directory,
                          std::string_view bytes) {
   const absl::Status status =
       WriteFile(calls, directory, temporary, {&bytes, 1}, Durability::kAsItComes);
-  return status.ok() ? RenameFile(calls, directory, temporary, name) : status;
+  return status.ok() ? RenameOrRemove(calls, directory, temporary, name) : status;
 }
 
 absl::Status RewriteFile(const FileCalls& calls, int directory, const std::string& name,

@@ -43,8 +43,9 @@ enum class Durability { kFlushed, kAsItComes };
 absl::Status WriteFile(const FileCalls& calls, int directory, const std::string& name,
                        std::span<const std::string_view> pieces, Durability durability);
 
-absl::Status RenameFile(const FileCalls& calls, int directory, const std::string& from,
-                        const std::string& to);
+// On an error `from` is gone, too.
+absl::Status RenameOrRemove(const FileCalls& calls, int directory,
+                            const std::string& from, const std::string& to);
 
 // Makes `bytes` the file `name`, in one piece by way of `temporary`. Not flushed.
 absl::Status ReplaceFile(const FileCalls& calls, int directory,

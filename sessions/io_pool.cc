@@ -3,6 +3,8 @@
 #include <iterator>
 #include <utility>
 
+#include "engine/check.h"
+
 namespace goldfinch {
 
 void IoPool::Queue::Push(const std::string& tenant, std::function<void()> work) {
@@ -32,6 +34,7 @@ std::int64_t IoPool::Queue::NumOf(const std::string& tenant) const {
 
 IoPool::IoPool(int num_threads)
     : max_calls_(num_threads - 1), max_background_(num_threads / 2) {
+  GOLDFINCH_CHECK(num_threads >= 2);
   for (int i = 0; i < num_threads; ++i) {
     threads_.emplace_back([this] { Run(); });
   }

@@ -428,6 +428,7 @@ absl::StatusOr<StoredSession> RedisStore::Head(std::string_view session_id,
 absl::Status RedisStore::Delete(std::string_view session_id, const Claim& claim) {
   if (auto status = CheckSessionId(session_id); !status.ok()) return status;
   const Lease by = lease();
+  if (claim.lease != by.number) return ClaimLost();
   const std::string remembered =
       std::to_string(std::chrono::milliseconds(kDeletedLeases * options_.lease).count());
   const auto reply = Eval(
@@ -437,9 +438,7 @@ absl::Status RedisStore::Delete(std::string_view session_id, const Claim& claim)
       {by.owner, std::to_string(claim.epoch), session_id, Key("ids", ""), remembered});
   if (!reply.ok()) return reply.status();
   const std::string_view outcome = TextOf(reply->get());
-  if (claim.lease != by.number || outcome == "lost") {
-    return ClaimLost();
-  }
+  if (outcome == "lost") return ClaimLost();
   return outcome == "none" ? NoSuchSession() : absl::OkStatus();
 }
 

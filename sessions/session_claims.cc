@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <memory>
 #include <optional>
-#include <tuple>
 #include <utility>
 
 #include "sessions/session_manager_impl.h"
@@ -83,7 +82,7 @@ void SessionManager::Impl::DisownUnheard() {
 // False when there are no more, or the store does not answer. What is in the table will
 // be claimed anew, or go. Meanwhile a name in there keeps calls from claiming it.
 bool SessionManager::Impl::DisownOne() {
-  const auto name = std::make_shared<HeldSession>();
+  SessionPtr name;
   {
     const MutexLock lock(mu_);
     auto one = unheard_.begin();
@@ -91,7 +90,7 @@ bool SessionManager::Impl::DisownOne() {
       ++one;
     }
     if (one == unheard_.end()) return false;
-    std::tie(name->tenant, name->id) = *one;
+    name = std::make_shared<HeldSession>(one->first, one->second);
     name->busy = true;
     name->disowned = true;
     name->takes_place = false;

@@ -4,6 +4,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "scheduler/request_limits.h"
 #include "sessions/session_manager_impl.h"
 #include "sessions/session_use.h"
 
@@ -13,8 +14,8 @@ namespace {
 constexpr int kIoThreads = 4;
 
 // What a snapshot has beside history, keys and state: the log-probabilities of a token
-// and twenty others, and sampling fields.
-constexpr std::int64_t kLogprobBytes = 16 + 20 * 8;
+// and the most others, and sampling fields.
+constexpr std::int64_t kLogprobBytes = 16 + kMaxLogprobs * 8;
 constexpr std::int64_t kSnapshotSlack = 1 << 20;
 
 // What a snapshot has beside what can be counted of a session: names, sums, and sampling
@@ -34,9 +35,7 @@ absl::Status Disowned() {
 
 // Of one that is not here, for the call that is to load it.
 SessionPtr NameOf(const std::string& tenant, const std::string& id) {
-  auto name = std::make_shared<HeldSession>();
-  name->id = id;
-  name->tenant = tenant;
+  auto name = std::make_shared<HeldSession>(tenant, id);
   name->busy = true;
   return name;
 }
@@ -128,9 +127,7 @@ SessionInfo SessionManager::Impl::InfoOf(const HeldSession& session) const {
 void SessionManager::Impl::AddNew(std::string tenant, std::shared_ptr<KeptPrefix> kept,
                                   std::shared_ptr<const Turn> turn, bool numerics_changed,
                                   std::function<void(absl::StatusOr<SessionPtr>)> done) {
-  auto session = std::make_shared<HeldSession>();
-  session->id = NewSessionId();
-  session->tenant = std::move(tenant);
+  auto session = std::make_shared<HeldSession>(std::move(tenant), NewSessionId());
   session->kept = std::move(kept);
   session->turn = std::move(turn);
   session->numerics_changed = numerics_changed;

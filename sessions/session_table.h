@@ -2,7 +2,7 @@
 // requests. By tenant and id: what one tenant looks for under an id is not in the way of
 // the tenant whose session it is.
 //
-// Threads: under the owner's lock.
+// Threads: under the owner's lock, but for a session's id and tenant.
 #pragma once
 
 #include <chrono>
@@ -23,8 +23,11 @@
 namespace goldfinch {
 
 struct HeldSession {
-  std::string id;
-  std::string tenant;
+  HeldSession(std::string of_tenant, std::string its_id)
+      : id(std::move(its_id)), tenant(std::move(of_tenant)) {}
+
+  const std::string id;
+  const std::string tenant;
   std::shared_ptr<KeptPrefix> kept;  // null while it is being loaded
   std::shared_ptr<const Turn> turn;  // the last one, if any
   std::optional<Claim> claim;

@@ -54,9 +54,7 @@ SessionPtr SessionManager::Impl::Finish(SessionPtr session, const std::string& t
     if (session == nullptr) {
       // Who was told to call again may do so with the id alone.
       if (!resumable || store_ == nullptr) return nullptr;
-      session = std::make_shared<HeldSession>();
-      session->id = NewSessionId();
-      session->tenant = tenant;
+      session = std::make_shared<HeldSession>(tenant, NewSessionId());
       table_.Add(session);
       ++stats_.created;
     }
