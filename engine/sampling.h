@@ -16,6 +16,9 @@
 
 namespace goldfinch {
 
+// Most that SamplingParams::num_logprobs may ask for: a device has so much room.
+inline constexpr std::int32_t kMaxTopTokens = 20;
+
 // Values are already validated (finite, inside the contract's bounds) when they get here.
 struct SamplingParams {
   float temperature = 1.0f;  // below 1e-5: the highest logit, ties to the lowest id
@@ -32,7 +35,9 @@ struct SamplingParams {
   std::int64_t min_tokens = 0;
   std::vector<TokenId> banned_before_min_tokens;
   std::vector<std::pair<TokenId, float>> logit_bias;
-  std::int32_t num_logprobs = -1;  // -1: none; 0: the chosen token's; n <= 20: and the top n
+  // -1: none; 0: the chosen token's; n <= kMaxTopTokens: and those of the n most
+  // probable.
+  std::int32_t num_logprobs = -1;
 
   bool Greedy() const { return temperature < 1e-5f; }
   bool HasPenalties() const {

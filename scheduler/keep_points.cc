@@ -3,11 +3,12 @@
 #include <algorithm>
 #include <set>
 
+#include "scheduler/prefix_cache.h"
+
 namespace goldfinch {
 namespace {
 
-// Fewer tokens than this are fed again rather than kept.
-constexpr std::int64_t kWorthKeeping = 32;
+constexpr std::int64_t kWorthKeeping = PrefixCache::kMinTokens;
 constexpr std::int64_t kLadderPrompt = 512;  // shorter prompts have none
 constexpr std::int64_t kFirstRung = 64;      // before the end
 constexpr std::int64_t kRungGrowth = 4;

@@ -3,6 +3,8 @@
 // when they are read: what is beyond would take memory that nobody counts.
 #pragma once
 
+#include "engine/sampling.h"
+
 namespace goldfinch {
 
 inline constexpr double kMaxTemperature = 100;
@@ -12,7 +14,7 @@ inline constexpr int kMaxLogitBiases = 1024;
 inline constexpr int kMaxStops = 16;
 inline constexpr int kMaxStopBytes = 256;  // of each
 inline constexpr int kMaxStopTokens = 64;
-inline constexpr int kMaxLogprobs = 20;
+inline constexpr int kMaxLogprobs = kMaxTopTokens;
 inline constexpr int kMaxCandidates = 16;
 inline constexpr int kMaxPriority = 100;  // and at least its negative
 

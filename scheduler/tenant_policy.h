@@ -8,6 +8,8 @@
 
 #include <cstdint>
 
+#include "scheduler/request_limits.h"
+
 namespace goldfinch {
 
 struct TenantPolicy {
@@ -26,7 +28,7 @@ struct TenantPolicy {
   // INVALID_ARGUMENT.
   std::int64_t max_prompt_tokens = 16777216;
   // A higher priority is INVALID_ARGUMENT.
-  std::int32_t max_priority = 100;
+  std::int32_t max_priority = kMaxPriority;
 };
 
 }  // namespace goldfinch

@@ -32,6 +32,8 @@ class Logprobs {
   const double log_sum_exp_;
 };
 
+static_assert(kMaxTopLogits == kMaxTopTokens);
+
 std::int32_t NumTop(std::int32_t num_logprobs, std::int64_t vocab_size) {
   GOLDFINCH_CHECK(num_logprobs <= kMaxTopLogits);
   return static_cast<std::int32_t>(std::min<std::int64_t>(num_logprobs, vocab_size));
@@ -57,9 +59,10 @@ CudaSampler::CudaSampler(Stream& stream, HostCopies& copies)
     : stream_(stream), copies_(copies) {}
 
 void CudaSampler::Prepare(std::int64_t vocab_size, std::int64_t logit_rows) {
-  if (vocab_size <= vocab_size_) return;
-  max_tasks_ =
-      std::max(max_tasks_, static_cast<std::size_t>(std::max(logit_rows, kMinTasks)));
+  const auto tasks = static_cast<std::size_t>(std::max(logit_rows, kMinTasks));
+  if (vocab_size <= vocab_size_ && tasks <= max_tasks_) return;
+  max_tasks_ = std::max(max_tasks_, tasks);
+  vocab_size = std::max(vocab_size, vocab_size_);
   tasks_.reserve(max_tasks_);
   score_tasks_.reserve(max_tasks_);
   score_results_.reserve(max_tasks_);

@@ -17,6 +17,7 @@
 #include <vector>
 
 #include "absl/status/statusor.h"
+#include "scheduler/request_limits.h"
 #include "server/tenants/tenant.h"
 
 namespace goldfinch {
@@ -29,7 +30,7 @@ inline constexpr TenantPolicy kHighestPolicy = {
     .max_queued_tokens = std::int64_t{1} << 40,
     .max_tokens_per_minute = std::int64_t{1} << 40,
     .max_prompt_tokens = std::int64_t{1} << 30,
-    .max_priority = 100,  // the contract's
+    .max_priority = kMaxPriority,
 };
 inline constexpr SessionQuota kHighestQuota = {
     .max_sessions = 100000000,
