@@ -6,6 +6,7 @@
 
 #include "absl/status/status.h"
 #include "absl/strings/str_cat.h"
+#include "engine/check.h"
 #include "scheduler/needs.h"
 #include "scheduler/retry_after.h"
 
@@ -95,10 +96,16 @@ absl::Status Inbox::CheckTenant(const Tenant& tenant,
                         ahead - kRatePeriod);
 }
 
+Inbox::Tenant& Inbox::Known(const std::string& name) {
+  const auto tenant = tenants_.find(name);
+  GOLDFINCH_CHECK(tenant != tenants_.end());
+  return tenant->second;
+}
+
 void Inbox::Generated(std::span<const GeneratedTokens> of_tenants, TimePoint now) {
   MutexLock lock(mu_);
   for (const auto& [tenant, tokens] : of_tenants) {
-    Tenant& spender = tenants_[*tenant];
+    Tenant& spender = Known(*tenant);
     spender.spent_until = std::max(spender.spent_until, now) + spender.TimeOf(tokens);
   }
 }
@@ -178,7 +185,7 @@ void Inbox::LeftQueue(const AcceptedRequest& accepted, Left why) {
   const std::int64_t tokens = TokensToFeed(accepted.request);
   MutexLock lock(mu_);
   waiting_.Count(tokens, -1);
-  Tenant& tenant = tenants_[accepted.request.tenant];
+  Tenant& tenant = Known(accepted.request.tenant);
   tenant.waiting.Count(tokens, -1);
   if (why == Left::kUnserved) tenant.spent_until -= tenant.TimeOf(tokens);
 }

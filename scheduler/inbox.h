@@ -145,6 +145,8 @@ class Inbox {
     std::chrono::nanoseconds TimeOf(std::int64_t tokens) const;
   };
 
+  // Of one that has asked for something.
+  Tenant& Known(const std::string& name) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   absl::Status CheckTenant(const Tenant& tenant, const AcceptedRequest& accepted) const
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
 

@@ -42,7 +42,7 @@ class TokenStream {
   TokenStream& operator=(const TokenStream&) = delete;
 
   // Appends; never blocks and never drops. Ignored after End.
-  void Push(StreamEvent event, TimePoint now = std::chrono::steady_clock::now());
+  void Push(StreamEvent event, TimePoint now);
 
   // Sets the request's one status (code and message); later calls are ignored.
   void End(const absl::Status& status);

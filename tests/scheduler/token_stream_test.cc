@@ -11,6 +11,8 @@
 namespace goldfinch {
 namespace {
 
+constexpr TimePoint kNow{};
+
 StreamEvent Token(TokenId token) {
   StreamEvent event;
   event.sample.token = token;
@@ -20,14 +22,14 @@ StreamEvent Token(TokenId token) {
 TEST(TokenStreamTest, EventsComeOutInOrderAndTheEndAfterThem) {
   TokenStream stream(4);
   EXPECT_TRUE(stream.Take().events.empty());
-  stream.Push(Token(1));
-  stream.Push(Token(2));
+  stream.Push(Token(1), kNow);
+  stream.Push(Token(2), kNow);
   TokenStream::Batch batch = stream.Take();
   ASSERT_EQ(batch.events.size(), 2u);
   EXPECT_EQ(batch.events[0].sample.token, 1);
   EXPECT_EQ(batch.events[1].sample.token, 2);
   EXPECT_FALSE(batch.end);
-  stream.Push(Token(3));
+  stream.Push(Token(3), kNow);
   stream.End(absl::CancelledError("first"));
   batch = stream.Take();
   EXPECT_EQ(batch.events.size(), 1u);
@@ -39,7 +41,7 @@ TEST(TokenStreamTest, TheEndIsSetAndTakenOnce) {
   TokenStream stream(4);
   stream.End(absl::CancelledError("first"));
   stream.End(absl::OkStatus());
-  stream.Push(Token(1));
+  stream.Push(Token(1), kNow);
   TokenStream::Batch batch = stream.Take();
   EXPECT_TRUE(batch.events.empty());
   EXPECT_EQ(batch.end->message(), "first");
@@ -51,12 +53,12 @@ TEST(TokenStreamTest, TheEndIsSetAndTakenOnce) {
 TEST(TokenStreamTest, OnlyTokenEventsTakeRoom) {
   TokenStream stream(2);
   EXPECT_TRUE(stream.HasRoom(2));
-  stream.Push(Token(1));
+  stream.Push(Token(1), kNow);
   EXPECT_TRUE(stream.HasRoom(1));
   EXPECT_FALSE(stream.HasRoom(2));
   StreamEvent finished;
   finished.kind = StreamEvent::Kind::kFinished;
-  stream.Push(finished);
+  stream.Push(finished, kNow);
   EXPECT_TRUE(stream.HasRoom(1));
   stream.Take();
   EXPECT_TRUE(stream.HasRoom(5)) << "an empty stream always has room";
@@ -65,10 +67,10 @@ TEST(TokenStreamTest, OnlyTokenEventsTakeRoom) {
 TEST(TokenStreamTest, ATakeWakesAWriterThatFoundNoRoomOnce) {
   int woken = 0;
   TokenStream stream(1, [&] { ++woken; });
-  stream.Push(Token(1));
+  stream.Push(Token(1), kNow);
   stream.Take();
   EXPECT_EQ(woken, 0);
-  stream.Push(Token(2));
+  stream.Push(Token(2), kNow);
   EXPECT_FALSE(stream.HasRoom(1));
   stream.Take();
   EXPECT_EQ(woken, 1);
@@ -94,12 +96,12 @@ TEST(TokenStreamTest, ReadyIsCalledWhenThereWasNothingToTakeBefore) {
   int calls = 0;
   stream.SetReadyCallback([&] { ++calls; });
   EXPECT_EQ(calls, 0);
-  stream.Push(Token(1));
+  stream.Push(Token(1), kNow);
   EXPECT_EQ(calls, 1);
-  stream.Push(Token(2));
+  stream.Push(Token(2), kNow);
   EXPECT_EQ(calls, 1);
   stream.Take();
-  stream.Push(Token(3));
+  stream.Push(Token(3), kNow);
   EXPECT_EQ(calls, 2);
   stream.Take();
   stream.End(absl::OkStatus());
@@ -110,7 +112,7 @@ TEST(TokenStreamTest, ReadyIsNotCalledForAnEndBehindEventsNotYetTaken) {
   TokenStream stream(8);
   int calls = 0;
   stream.SetReadyCallback([&] { ++calls; });
-  stream.Push(Token(1));
+  stream.Push(Token(1), kNow);
   stream.End(absl::OkStatus());
   EXPECT_EQ(calls, 1);
   EXPECT_TRUE(stream.Take().end);
@@ -118,13 +120,13 @@ TEST(TokenStreamTest, ReadyIsNotCalledForAnEndBehindEventsNotYetTaken) {
 
 TEST(TokenStreamTest, ReadyIsCalledAtOnceForWhatIsAlreadyThere) {
   TokenStream stream(8);
-  stream.Push(Token(1));
+  stream.Push(Token(1), kNow);
   int calls = 0;
   stream.SetReadyCallback([&] { ++calls; });
   EXPECT_EQ(calls, 1);
   stream.SetReadyCallback(nullptr);
   stream.Take();
-  stream.Push(Token(2));
+  stream.Push(Token(2), kNow);
   EXPECT_EQ(calls, 1) << "called after it was detached";
 }
 
@@ -135,7 +137,7 @@ TEST(TokenStreamTest, ReadyMayTakeAndDetach) {
     taken += stream.Take().events.size();
     if (taken == 2) stream.SetReadyCallback(nullptr);
   });
-  for (TokenId token = 0; token < 5; ++token) stream.Push(Token(token));
+  for (TokenId token = 0; token < 5; ++token) stream.Push(Token(token), kNow);
   EXPECT_EQ(taken, 2u);
 }
 
@@ -150,7 +152,7 @@ TEST(TokenStreamTest, DetachingWaitsForARunningCallback) {
     leave.wait(false);
     left = true;
   });
-  std::thread writer([&] { stream.Push(Token(1)); });
+  std::thread writer([&] { stream.Push(Token(1), kNow); });
   entered.wait(false);
   std::thread detacher([&] {
     stream.SetReadyCallback(nullptr);
@@ -166,7 +168,7 @@ TEST(TokenStreamTest, AReaderThreadGetsEverything) {
   TokenStream stream(16);
   constexpr TokenId kCount = 20000;
   std::thread writer([&] {
-    for (TokenId token = 0; token < kCount; ++token) stream.Push(Token(token));
+    for (TokenId token = 0; token < kCount; ++token) stream.Push(Token(token), kNow);
     stream.End(absl::OkStatus());
   });
   TokenId next = 0;
