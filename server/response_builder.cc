@@ -1,5 +1,7 @@
 #include "server/response_builder.h"
 
+#include <google/protobuf/util/time_util.h>
+
 #include <algorithm>
 #include <chrono>
 
@@ -9,9 +11,7 @@ namespace goldfinch {
 namespace {
 
 void FillDuration(std::chrono::nanoseconds duration, google::protobuf::Duration& out) {
-  constexpr std::int64_t kNanosPerSecond = 1'000'000'000;
-  out.set_seconds(duration.count() / kNanosPerSecond);
-  out.set_nanos(static_cast<std::int32_t>(duration.count() % kNanosPerSecond));
+  out = google::protobuf::util::TimeUtil::NanosecondsToDuration(duration.count());
 }
 
 }  // namespace

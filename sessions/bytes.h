@@ -18,8 +18,8 @@
 
 namespace goldfinch {
 
-// Where memory holds integers as the bytes do, arrays of them are copied whole.
-inline constexpr bool kMemoryIsLittleEndian = std::endian::native == std::endian::little;
+// Arrays of integers are copied whole.
+static_assert(std::endian::native == std::endian::little);
 
 class ByteWriter {
  public:
@@ -42,11 +42,7 @@ class ByteWriter {
   template <std::integral T>
   void Ints(const std::vector<T>& values) {
     Int(std::uint64_t{values.size()});
-    if constexpr (kMemoryIsLittleEndian) {
-      Raw({reinterpret_cast<const char*>(values.data()), values.size() * sizeof(T)});
-    } else {
-      for (const T value : values) Int(value);
-    }
+    Raw({reinterpret_cast<const char*>(values.data()), values.size() * sizeof(T)});
   }
 
   const std::string& bytes() const { return out_; }
@@ -102,12 +98,8 @@ class ByteReader {
   template <std::integral T>
   std::vector<T> Ints(std::uint64_t count) {
     std::vector<T> values(count);
-    if constexpr (kMemoryIsLittleEndian) {
-      const std::string_view raw = Raw(count * sizeof(T));
-      if (!raw.empty()) std::memcpy(values.data(), raw.data(), raw.size());
-    } else {
-      for (T& value : values) value = Int<T>();
-    }
+    const std::string_view raw = Raw(count * sizeof(T));
+    if (!raw.empty()) std::memcpy(values.data(), raw.data(), raw.size());
     return values;
   }
 

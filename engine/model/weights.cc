@@ -4,6 +4,7 @@
 #include <utility>
 
 #include "engine/bf16.h"
+#include "engine/model/tensor_layout.h"
 
 namespace goldfinch {
 namespace {
@@ -36,7 +37,7 @@ class Loader {
 
  private:
   LayerWeights Layer(std::int32_t index) {
-    const std::string block = "blocks." + std::to_string(index) + ".";
+    const std::string block = LayerTensorName(index, "");
     // GOLD layers see the last rows of a prompt only, which are few.
     of_prompts_ = index < checkpoint_.config().num_recurrent();
     LayerWeights layer;

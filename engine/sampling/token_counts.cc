@@ -1,6 +1,5 @@
 #include "engine/sampling/token_counts.h"
 
-#include <algorithm>
 #include <atomic>
 
 #include "engine/check.h"
@@ -43,14 +42,6 @@ void TokenCounts::AddOutput(TokenId id) {
   ++counts_[token];
   ++num_outputs_;
   last_output_ = id;
-}
-
-void TokenCounts::Clear() {
-  std::fill(in_prompt_.begin(), in_prompt_.end(), 0);
-  std::fill(in_output_.begin(), in_output_.end(), 0);
-  std::fill(counts_.begin(), counts_.end(), 0);
-  num_outputs_ = num_prompt_ = 0;
-  id_ = {};
 }
 
 std::int64_t TokenCounts::num_distinct() const {

@@ -43,11 +43,8 @@ class TokenCounts {
   void AddPrompt(std::span<const TokenId> tokens);
   void AddOutput(TokenId token);
 
-  // Back to nothing seen, for the next sequence.
-  void Clear();
-
   // No two objects of a process have had the same, nor has one before and after it was
-  // cleared or copied onto. So whoever keeps a copy elsewhere knows by id, num_prompt and
+  // copied onto. So whoever keeps a copy elsewhere knows by id, num_prompt and
   // num_outputs what has changed since: nothing, the last output, or more.
   std::uint64_t id() const { return id_.value; }
   // Tokens given to AddPrompt, and the last one given to AddOutput, if any.

@@ -44,7 +44,7 @@ TEST_F(CountTablesTest, ATableLacksWhatWasCountedSinceItWasUsed) {
   EXPECT_EQ(UseInNextLaunch(a_), Lacks::kNothing);
   EXPECT_EQ(table_, table);
   // The numbers are the same again, what was counted is not.
-  a_.Clear();
+  a_ = TokenCounts(a_.vocab_size());
   a_.AddPrompt(std::vector<TokenId>{4});
   for (int i = 0; i < 3; ++i) a_.AddOutput(5);
   EXPECT_EQ(UseInNextLaunch(a_), Lacks::kAll);

@@ -352,7 +352,7 @@ TEST_P(SampleTest, PenaltiesFollowEachSequenceTokenByToken) {
       add_output(sequences[1], 9);
       add_output(sequences[1], 8);
       sequences[2] = sequences[3];
-      sequences[4].counts.Clear();
+      sequences[4].counts = TokenCounts(sequences[4].counts.vocab_size());
       sequences[4].history = {};
     }
     const std::size_t count = step % 3 == 2 ? 5 : sequences.size();
