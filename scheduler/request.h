@@ -145,7 +145,7 @@ struct StreamEvent {
 
   FinishReason finish_reason = FinishReason::kStop;  // kFinished
   StopMatch stop;
-  RequestUsage usage;  // kFinished and kScores
+  RequestUsage usage;  // but with kToken
 
   std::vector<ScoredToken> scores;  // kScores: one a token of the continuation
 };

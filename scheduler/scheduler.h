@@ -15,8 +15,8 @@
 // that were running, with INTERNAL, and no others. A request's memory is free, and its
 // end reported to the observer, before its stream ends.
 //
-// Threads: Submit, Cancel and Shutdown by any thread (Shutdown not inside a stream's
-// callback: it waits for the step thread). Step by one thread: either the one Start()
+// Threads: all but Step by any thread (Shutdown not inside a stream's callback: it waits
+// for the step thread). Step by one thread: either the one Start()
 // makes, or, in tests, the caller's (then Start is never called).
 #pragma once
 

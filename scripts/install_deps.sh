@@ -16,7 +16,7 @@ packages=(
   libcli11-dev libgtest-dev libgmock-dev libbenchmark-dev
   libdnnl-dev nlohmann-json3-dev libspdlog-dev libxxhash-dev libssl-dev
   libhiredis-dev libboost-context-dev
-  curl python3 python3-numpy python3-yaml
+  curl python3 python3-venv python3-numpy python3-yaml
 )
 # A server that tests start and stop themselves. Not for who only runs a model: its
 # package starts one as a service.

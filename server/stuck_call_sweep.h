@@ -1,4 +1,5 @@
-// A thread that now and then cuts off calls whose client has stopped reading.
+// A thread that now and then cuts off calls whose client has stopped reading, or sending
+// what it began to send (open_calls.h).
 //
 // The scheduler ends the request of such a client by itself (SchedulerOptions:
 // slow_reader), but a call with a write that never completes cannot be told so and would

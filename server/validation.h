@@ -1,6 +1,7 @@
 // Turns a message of the contract into a Request the scheduler can trust, or says what
-// is wrong with it. Every bound written in the proto is checked here and nowhere else;
-// what depends on the scheduler's own state (queue, pool) is checked by Submit.
+// is wrong with it. Every bound that the proto writes of what becomes a Request is
+// checked here and nowhere else; what depends on the scheduler's own state (queue, pool)
+// is checked by Submit.
 //
 // Invariant: a Request that comes out has finite numbers inside the contract's bounds,
 // token ids inside the vocabulary and at least one prompt token, the history of the

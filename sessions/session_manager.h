@@ -11,7 +11,8 @@
 // With a store, this server claims what it holds (store.h), from a session's creation on,
 // so that of several replicas one continues it. When the lease lapses, calls that run on
 // sessions are interrupted, and each session is claimed anew before its next call; if
-// another replica has written it meanwhile, what is here is stale and forgotten.
+// another replica has written it meanwhile, what is here is stale, and what is stored
+// takes its place.
 //
 // Invariants: one call at a time uses a session. A session is forgotten only when the
 // store has acknowledged it, at its owner's request, after its time to live, or when it
@@ -62,7 +63,8 @@ struct SessionOptions {
   std::chrono::seconds lease{30};  // as the store's
   std::int64_t max_context_tokens = 1048576;
   std::optional<SnapshotKey> key;
-  // Of one tenant; called under a lock, quickly. Empty: no limits but those above.
+  // Of one tenant; called under a lock: quick, and calls nothing of the manager. Empty:
+  // no limits but those above.
   std::function<SessionQuota(const std::string& tenant)> quota_of;
   // What an operator should hear of; any thread, without locks. May be null.
   void (*warn)(const std::string& message) = nullptr;

@@ -5,7 +5,9 @@
 // need in session_claims.cc, what happens by itself in session_upkeep.cc.
 //
 // Locking: mu_ guards the table and everything in its sessions; it is held for moments,
-// never while a store, the scheduler or a callback is called. A session that is busy
+// never while the scheduler, a callback or a store that may wait is called: of a store
+// only whether a lease or a claim is good is asked under it, and of callbacks only
+// SessionOptions::quota_of is called. A session that is busy
 // belongs to one call, which alone claims, loads or forgets it; parking beside calls
 // only reads it, and forgets it only if nothing has happened to it meanwhile.
 #pragma once

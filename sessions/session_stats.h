@@ -65,7 +65,7 @@ struct SessionStats {
   std::atomic<std::uint64_t> deleted{0};
   std::atomic<std::uint64_t> expired{0};         // of those held
   std::atomic<std::uint64_t> expired_stored{0};  // of those in the store, by this server
-  std::atomic<std::uint64_t> stale{0};  // forgotten: another replica went on with them
+  std::atomic<std::uint64_t> stale{0};  // values here: another replica went on with them
   std::atomic<std::uint64_t> park_failures{0};
   std::atomic<std::uint64_t> over_quota{0};  // not parked for their tenant's limit
   std::atomic<std::uint64_t> load_failures{0};  // but for a store that does not answer

@@ -10,9 +10,9 @@
 
 namespace goldfinch {
 
-// What weights, matrix inputs, cache and expanded keys and values are stored in. The
-// residual stream, norms, matrix outputs, softmax, logits and recurrent state are
-// float32 in both.
+// What weights (but for StorageType), matrix inputs, cache and expanded keys and values
+// are stored in. The residual stream, norms, matrix outputs, softmax, logits and
+// recurrent state are float32 in both.
 enum class ComputeType { kF32, kBf16 };
 
 // What the large matrices, or the compressed keys, are kept in: the compute type, or

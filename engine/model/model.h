@@ -97,13 +97,13 @@ class Model {
   // follows from it", 2).
   void PoisonGoldShifts(std::int32_t slot);
 
-  // Expands up to `max_tokens` of the first `length` tokens on `pages`, which the next
-  // span attends to; see Engine::Prepare. Needs GOLD layers.
   // ExpandedArena::BeginStep and Reserve.
   void StartReserving() { arena_->BeginStep(); }
   bool ReserveExpanded(std::span<const std::int32_t> pages) {
     return arena_->Reserve(pages);
   }
+  // Expands up to `max_tokens` of the first `length` tokens on `pages`, which the next
+  // span attends to; see Engine::Prepare. Needs GOLD layers.
   Preparation Prepare(std::span<const std::int32_t> pages, std::int64_t length,
                       std::int64_t max_tokens) {
     return attention_->Prepare({.pages = pages, .length = length}, max_tokens);

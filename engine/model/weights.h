@@ -1,7 +1,8 @@
 // All weights of a model on a backend, in the groups and under the names of the paper.
 //
-// Vectors are float32; matrices are packed in the compute type. A low-rank pair
-// (`*_w1`, `*_w2`, stored [in, out]) is applied as up(f(down(x))).
+// Vectors are float32; matrices are packed in the compute type, the large ones in a byte
+// an element if StorageType says so. A low-rank pair (`*_w1`, `*_w2`, stored [in, out])
+// is applied as up(f(down(x))).
 #pragma once
 
 #include <cstdint>

@@ -27,8 +27,7 @@ class Detokenizer {
   // Ends the stream: a pending beginning becomes one U+FFFD.
   void Flush(std::string& text);
 
-  // The bytes held back. Pushing them into a fresh Detokenizer restores this state, which
-  // is how a snapshot carries it.
+  // The bytes held back. Pushing them into a fresh Detokenizer restores this state.
   std::string_view pending() const { return {pending_.data(), size_}; }
 
  private:

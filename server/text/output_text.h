@@ -39,9 +39,9 @@ class OutputText {
   // The index of the stop string that matched.
   std::optional<int> matched_stop() const { return matcher_.matched(); }
 
-  // Bytes taken in and not yet released, for a snapshot. Pushing them with PushBytes into
-  // a fresh object of the same stops restores this state and releases nothing; with other
-  // stops it releases what they do not hold back.
+  // Bytes taken in and not yet released. Pushing them with PushBytes into a fresh object
+  // of the same stops restores this state and releases nothing; with other stops it
+  // releases what they do not hold back.
   std::string Held() const;
   void PushBytes(std::string_view bytes, std::string& text);
 

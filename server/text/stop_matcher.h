@@ -30,7 +30,7 @@
 namespace goldfinch {
 
 // The automaton of one request's stop strings. Shared, because the copies of its matchers
-// (step thread, server, snapshots) end at different times.
+// (step thread, server) end at different times.
 class StopStrings {
  public:
   // No strings at all is a list that never matches. Each must be valid UTF-8 and not
@@ -82,7 +82,7 @@ class StopMatcher {
   std::optional<int> matched() const;
 
   // The text held back. Pushing it into a fresh matcher of the same strings restores this
-  // state, which is how a snapshot carries it.
+  // state.
   std::string_view held() const { return strings_->TextOf(node_); }
 
  private:
