@@ -8,10 +8,11 @@ namespace goldfinch {
 
 std::optional<int> ParseFlags(int argc, char** argv, BenchFlags& flags) {
   CLI::App app("Measures the engine against what the machine allows.");
-  const auto add_switch = [&app](const char* name, std::string& value) {
+  const auto add_switch = [&app](const char* name, bool& value) {
     app.add_option(name, value)
         ->check(CLI::IsMember({"on", "off"}))
-        ->capture_default_str();
+        ->type_name("TEXT")
+        ->default_str(value ? "on" : "off");
   };
   app.add_option("--shape", flags.shape, "LAYERSxWIDTH of a random model")
       ->capture_default_str();

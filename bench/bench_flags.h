@@ -16,11 +16,11 @@ struct BenchFlags {
   std::string cache_dtype = "auto";
   std::string backend = "cpu";
   int device = 0;
-  std::string cuda_graphs = "on";
-  std::string cuda_overlap = "on";
-  std::string cublas = "on";
-  std::string run_ahead = "on";
-  std::string batch_invariant = "on";
+  bool cuda_graphs = true;
+  bool cuda_overlap = true;
+  bool cublas = true;
+  bool run_ahead = true;
+  bool batch_invariant = true;
   std::string cpu_isa = "auto";
   double case_seconds = 60;
   int threads = 0;

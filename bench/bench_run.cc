@@ -42,10 +42,10 @@ BenchRun::BenchRun(const BenchFlags& flags, Checkpoint checkpoint)
 BackendOptions BenchRun::OptionsOfBackend() const {
   return {.kind = flags_.backend,
           .device = flags_.device,
-          .cuda_graphs = flags_.cuda_graphs == "on",
-          .cuda_overlap = flags_.cuda_overlap == "on",
-          .cublas = flags_.cublas == "on",
-          .batch_invariant = flags_.batch_invariant == "on",
+          .cuda_graphs = flags_.cuda_graphs,
+          .cuda_overlap = flags_.cuda_overlap,
+          .cublas = flags_.cublas,
+          .batch_invariant = flags_.batch_invariant,
           .cpu_isa = flags_.cpu_isa,
           .num_threads = threads_,
           .pin_threads = !flags_.float_threads};
@@ -78,7 +78,7 @@ ModelEngine& BenchRun::EngineFor(const TokenRoom& room) {
   options.compute_type = ParseComputeDtype(flags_.compute_dtype);
   options.weight_storage = ParseStorageDtype(flags_.weight_dtype).value();
   options.cache_storage = ParseStorageDtype(flags_.cache_dtype).value();
-  options.run_ahead = flags_.run_ahead == "on";
+  options.run_ahead = flags_.run_ahead;
   options.vocab_table = flags_.vocab_table;
   options.max_sequences = room.sequences;
   options.max_step_tokens = flags_.step_tokens;
@@ -102,7 +102,7 @@ bool BenchRun::Wanted(const std::string& name) const {
 
 bool BenchRun::FitsMemory(const std::string& name, std::int64_t tokens, int sequences,
                           bool rebuilt) const {
-  const bool ahead = flags_.backend != "cpu" && flags_.run_ahead == "on";
+  const bool ahead = flags_.backend != "cpu" && flags_.run_ahead;
   const double need =
       costs_.weight_bytes * 2 +
       sequences * (costs_.state_bytes * (ahead ? 2 : 1) +

@@ -106,7 +106,7 @@ void Decode(BenchRun& run, const DecodeCase& decode) {
   const double bytes =
       costs.weight_bytes + decode.batch * (2 * costs.state_bytes + expanded);
   // A name of its own, to be beside the others in a report.
-  const char* const how = run.flags().run_ahead == "on" ? "" : "/run_ahead:off";
+  const char* const how = run.flags().run_ahead ? "" : "/run_ahead:off";
   run.rows().Print(absl::StrCat(decode.name, how), decode.batch / Median(seconds),
                    "tokens/s", decode.batch * Median(bandwidths) / bytes);
   for (const SequenceId id : ids) engine.Close(id);

@@ -34,11 +34,13 @@ std::string UsageMistake(const CLI::App& app, const CLI::ParseError& error) {
   return what.substr(0, what.find('\n'));
 }
 
-CLI::Option* AddSwitch(CLI::App& app, const std::string& name, std::string& value,
+CLI::Option* AddSwitch(CLI::App& app, const std::string& name, bool& value,
                        const std::string& help) {
+  // The library reads these two, and more that nobody needs, as a bool.
   return app.add_option(name, value, help)
       ->check(CLI::IsMember({"on", "off"}))
-      ->capture_default_str();
+      ->type_name("TEXT")
+      ->default_str(value ? "on" : "off");
 }
 
 }  // namespace goldfinch

@@ -29,8 +29,9 @@ std::vector<std::string> ReversedArguments(int argc, const char* const* argv);
 // library would not tell.
 std::string UsageMistake(const CLI::App& app, const CLI::ParseError& error);
 
-// Adds an option that is `value`, "on" or "off", and has what it is now as its default.
-CLI::Option* AddSwitch(CLI::App& app, const std::string& name, std::string& value,
+// Adds an option that says "on" or "off" for `value`, and has what it is now as its
+// default.
+CLI::Option* AddSwitch(CLI::App& app, const std::string& name, bool& value,
                        const std::string& help);
 
 }  // namespace goldfinch

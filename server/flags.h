@@ -21,7 +21,7 @@ struct ServerFlags {
   std::string admin_listen;  // empty: no admin service
   std::string tenants_file;  // empty: none, everybody is one tenant
   bool insecure_allow_anonymous = false;
-  std::string reflection = "on";
+  bool reflection = true;
   std::string tls_cert;  // empty: no TLS
   std::string tls_key;
   std::string tls_client_ca;  // empty: clients need no certificate
@@ -39,14 +39,14 @@ struct ServerFlags {
   std::string cache_dtype = "auto";
   std::string backend = "cpu";
   std::int64_t device = 0;
-  std::string cuda_graphs = "on";
-  std::string cuda_overlap = "on";
-  std::string cublas = "on";
-  std::string run_ahead = "on";
-  std::string batch_invariant = "on";
+  bool cuda_graphs = true;
+  bool cuda_overlap = true;
+  bool cublas = true;
+  bool run_ahead = true;
+  bool batch_invariant = true;
   std::string cpu_isa = "auto";
   std::string pin_threads = "auto";
-  std::string vocab_table = "off";
+  bool vocab_table = false;
   std::int64_t threads = 0;  // 0, when not given: one a CPU it may use
   std::int64_t cache_bytes = std::int64_t{1} << 30;
   std::int64_t cache_percent = 0;  // of what is left; above 0 instead of cache_bytes

@@ -64,19 +64,19 @@ ModelEngineOptions EngineOptions(const ServerFlags& flags, std::int64_t max_memo
   options.cache_storage = ParseStorageDtype(flags.cache_dtype).value();
   options.backend = {.kind = flags.backend,
                      .device = static_cast<std::int32_t>(flags.device),
-                     .cuda_graphs = flags.cuda_graphs == "on",
-                     .cuda_overlap = flags.cuda_overlap == "on",
-                     .cublas = flags.cublas == "on",
-                     .batch_invariant = flags.batch_invariant == "on",
+                     .cuda_graphs = flags.cuda_graphs,
+                     .cuda_overlap = flags.cuda_overlap,
+                     .cublas = flags.cublas,
+                     .batch_invariant = flags.batch_invariant,
                      .cpu_isa = flags.cpu_isa,
                      .num_threads = static_cast<std::int32_t>(flags.threads),
                      .pin_threads = flags.pin_threads == "auto"};
-  options.run_ahead = flags.run_ahead == "on";
+  options.run_ahead = flags.run_ahead;
   options.cache_bytes = flags.cache_bytes;
   options.cache_share = static_cast<double>(flags.cache_percent) / 100.0;
   options.host_bytes = max_memory - MemoryTaken();
   options.expanded_bytes = flags.expanded_bytes;
-  options.vocab_table = flags.vocab_table == "on";
+  options.vocab_table = flags.vocab_table;
   options.max_sequences = static_cast<std::int32_t>(flags.max_sequences);
   options.max_step_tokens = static_cast<std::int32_t>(flags.step_tokens);
   options.page_tokens = static_cast<std::int32_t>(flags.page_tokens);
@@ -102,7 +102,7 @@ ServerOptions OptionsOf(const ServerFlags& flags, const ModelEngine& engine) {
   options.metrics = flags.metrics;
   options.admin = flags.admin_listen;
   options.tls = TlsFilesOf(flags);
-  options.reflection = flags.reflection == "on";
+  options.reflection = flags.reflection;
   options.connections = {
       .max_message_bytes = flags.max_message_bytes,
       .max_metadata_bytes = flags.max_metadata_bytes,

@@ -45,7 +45,7 @@ struct GenerateFlags {
   std::optional<std::int32_t> logprobs;
   std::optional<std::int32_t> n;
   std::int32_t priority = 0;
-  std::string resume = "on";  // or "off"
+  bool resume = true;
   bool json = false;
   bool stats = false;
 };

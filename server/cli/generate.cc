@@ -132,7 +132,7 @@ int RunGenerate(const GenerateFlags& flags) {
   Signals signals;
   Connection connection(flags.connection, &signals);
   const GenerationOptions options = {.limits = LimitsOf(flags.connection),
-                                     .resume = flags.resume == "on"};
+                                     .resume = flags.resume};
   Printer printer(flags);
   const GenerationResult result =
       RunGeneration(connection, signals, request, options,

@@ -35,7 +35,7 @@ CLI::App* AddGenerate(CLI::App& app, GenerateFlags& flags) {
   CLI::App* command =
       app.add_subcommand("generate", "Streams the continuation of a prompt");
   AddPatientConnection(*command, flags.connection);
-  const TextOptions prompt =
+  const TextOptionPair prompt =
       AddText(*command, "--prompt", flags.prompt,
               "Text to continue; -, and without a session the default: standard input, "
               "less a newline at its end");
@@ -80,8 +80,8 @@ CLI::App* AddChat(CLI::App& app, ChatFlags& flags) {
                       ->add_option("--session", flags.session,
                                    "Session to continue (default: a new one)")
                       ->check(Utf8());
-  const TextOptions prompt = AddText(*command, "--prompt,--system", flags.prompt,
-                                     "Text a new session begins with");
+  const TextOptionPair prompt = AddText(*command, "--prompt,--system", flags.prompt,
+                                        "Text a new session begins with");
   session->excludes(prompt.text)->excludes(prompt.file);
   AddSampling(*command, flags.sampling);
   command->add_option("--priority", flags.priority, "Higher goes first");

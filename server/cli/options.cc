@@ -45,11 +45,11 @@ CLI::Validator Utf8() {
   return {[](std::string& text) { return TextMistake(text); }, ""};
 }
 
-TextOptions AddText(CLI::App& app, const std::string& flag, TextFlags& flags,
-                    const std::string& help) {
+TextOptionPair AddText(CLI::App& app, const std::string& flag, TextFlags& flags,
+                       const std::string& help) {
   std::vector<std::string> files = absl::StrSplit(flag, ',');
   for (std::string& name : files) name += "_file";
-  const TextOptions options = {
+  const TextOptionPair options = {
       app.add_option(flag, flags.text, help)->check(Utf8()),
       app.add_option(absl::StrJoin(files, ","), flags.file,
                      "File that has it, less a newline at its end")};
@@ -58,7 +58,7 @@ TextOptions AddText(CLI::App& app, const std::string& flag, TextFlags& flags,
 }
 
 CLI::Option* AddTokens(CLI::App& app, const std::string& flag, TokenFlags& flags,
-                       const TextOptions& text) {
+                       const TextOptionPair& text) {
   return app.add_option(flag, flags, "The same as token ids")
       ->delimiter(',')
       ->excludes(text.text)
@@ -99,7 +99,7 @@ void AddSampling(CLI::App& app, SamplingFlags& flags) {
                  "Tokens before anything may end the text");
   app.add_option("--temperature", flags.temperature, "0 is greedy");
   app.add_option("--top_p", flags.top_p, "Keep the likeliest tokens up to this sum");
-  app.add_option("--top_k", flags.top_k, "Keep the k likeliest tokens; 0: all");
+  app.add_option("--top_k", flags.top_k, "Keep the k likeliest tokens; 0 or -1: all");
   app.add_option("--min_p", flags.min_p,
                  "Keep tokens this probable, relative to the likeliest");
   app.add_option("--repetition_penalty", flags.repetition_penalty,

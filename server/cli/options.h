@@ -21,15 +21,15 @@ CLI::Validator NonNegative();
 CLI::Validator Utf8();
 
 // A text, by `flag`, and a file that has it, by `flag`_file: "--prompt,--system".
-struct TextOptions {
+struct TextOptionPair {
   CLI::Option* text;
   CLI::Option* file;
 };
-TextOptions AddText(CLI::App& app, const std::string& flag, TextFlags& flags,
-                    const std::string& help);
+TextOptionPair AddText(CLI::App& app, const std::string& flag, TextFlags& flags,
+                       const std::string& help);
 // In the place of `text`.
 CLI::Option* AddTokens(CLI::App& app, const std::string& flag, TokenFlags& flags,
-                       const TextOptions& text);
+                       const TextOptionPair& text);
 
 // Which server, and for how long; as whom, besides; and how often, of a command whose
 // calls can be made again.
