@@ -42,6 +42,8 @@ class VocabularyTest(unittest.TestCase):
     def test_encoding_takes_the_longest_token(self) -> None:
         vocabulary = Vocabulary({1: b"a", 2: b"ab", 3: b"abcd", 4: b"b", 5: b"c", 6: b"bc"})
         self.assertEqual(vocabulary.encode(b"abcdabcab"), [3, 2, 5, 2])
+        self.assertEqual(vocabulary.encode(b"ab<|endoftext|>a"), [2, 0, 1])
+        self.assertEqual(vocabulary.decode([2, 0, 1]), b"ab<|endoftext|>a")
         with self.assertRaisesRegex(ValueError, "byte 120 at offset 1 has no token"):
             vocabulary.encode(b"ax")
 

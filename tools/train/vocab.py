@@ -1,7 +1,7 @@
 """A vocabulary in the RWKV World format: build it from books, read and write it, encode and decode with it.
 
 The file has one line per token, `id python-literal byte-length`. Encoding is greedy: always the longest token
-that matches, as the server does it. Id 0 is end of text and has no line.
+that matches, as the server does it. Id 0 is end of text and has no line; in a text it is spelled <|endoftext|>.
 
     python3 vocab.py BOOKS vocab.txt --exclude The-Secret-Garden_113.txt --size 4096
 """
@@ -16,6 +16,7 @@ from collections import Counter, defaultdict
 from pathlib import Path
 
 END_OF_TEXT = 0
+END_OF_TEXT_SPELLED = b"<|endoftext|>"
 # Candidates for tokens never cross these pieces: a word with its leading space, punctuation, a run of white space.
 PIECE = re.compile(rb" ?[A-Za-z\x80-\xff]+| ?[0-9]+| ?[^\sA-Za-z0-9\x80-\xff]+|\s+")
 # The escapes that the server reads, in a bytes and in a str literal; Python reads more, some with a warning.
@@ -38,6 +39,8 @@ class Vocabulary:
     def __init__(self, tokens: dict[int, bytes]) -> None:
         self.tokens = tokens
         self._ids = {token: index for index, token in tokens.items()}
+        # Unless a line of the file has it.
+        self._ids.setdefault(END_OF_TEXT_SPELLED, END_OF_TEXT)
         # The longest token by its first two bytes bounds the search at each position.
         self._longest: dict[bytes, int] = defaultdict(lambda: 1)
         for token in self._ids:
@@ -59,7 +62,7 @@ class Vocabulary:
         return result
 
     def decode(self, ids: list[int]) -> bytes:
-        return b"".join(self.tokens[index] for index in ids if index != END_OF_TEXT)
+        return b"".join(self.tokens[index] if index != END_OF_TEXT else END_OF_TEXT_SPELLED for index in ids)
 
     @staticmethod
     def read(path: Path) -> Vocabulary:
