@@ -71,6 +71,9 @@ struct EngineInfo {
   std::int32_t prompt_grid = 1;
   bool runs_ahead = false;    // QueueNext is of use
   std::string compute_dtype;  // "f32" or "bf16"
+  // Of the large matrices and of compressed keys; "int8" or "fp8", else compute_dtype.
+  std::string weight_dtype = {};
+  std::string cache_dtype = {};
   // Backend, instruction-set path, kernel version, dtypes and page size: equal ids
   // promise equal bits, of one build.
   std::string numerics_id;

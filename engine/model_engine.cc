@@ -183,6 +183,10 @@ absl::StatusOr<std::unique_ptr<ModelEngine>> ModelEngine::Create(
 
 namespace {
 
+std::string StoredDtype(StorageType type, const char* compute_dtype) {
+  return type == StorageType::kCompute ? compute_dtype : DtypeName(type);
+}
+
 // What the numerics id says behind the backend's part.
 std::string NumericsSuffix(const ModelEngineOptions& options, const char* compute_dtype) {
   const char* weights = options.weight_storage == StorageType::kInt8  ? "-w8"
@@ -217,6 +221,8 @@ absl::StatusOr<std::unique_ptr<ModelEngine>> ModelEngine::Create(
                   .prompt_grid = static_cast<std::int32_t>(backend->prompt_grid()),
                   .runs_ahead = options.run_ahead && backend->runs_ahead(),
                   .compute_dtype = name,
+                  .weight_dtype = StoredDtype(options.weight_storage, name),
+                  .cache_dtype = StoredDtype(options.cache_storage, name),
                   .numerics_id = NumericsSuffix(options, name),
                   .model_fingerprint = checkpoint.fingerprint()};
   limits->max_rows += info.prompt_grid - 1;

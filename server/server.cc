@@ -5,6 +5,7 @@
 #include <grpcpp/server_builder.h>
 
 #include <algorithm>
+#include <cmath>
 #include <initializer_list>
 #include <optional>
 #include <utility>
@@ -42,6 +43,8 @@ v1::GetModelResponse DescribeModel(const ServerOptions& options,
   out.set_vocab_size(engine.vocab_size);
   out.set_num_parameters(options.model.num_parameters);
   out.set_compute_dtype(engine.compute_dtype);
+  out.set_weight_dtype(engine.weight_dtype);
+  out.set_cache_dtype(engine.cache_dtype);
   out.set_cache_bytes_per_token(options.model.cache_bytes_per_token);
   out.set_state_bytes_per_sequence(options.model.state_bytes_per_sequence);
   out.set_training_context_tokens(options.model.training_context_tokens);
@@ -78,11 +81,19 @@ absl::Status WarmUp(Engine& engine, const SchedulerOptions& options, const Clock
   request.prompt = {kEndOfText};
   request.max_tokens = 1;
   request.sampling.temperature = 0;
+  request.sampling.num_logprobs = 0;
   absl::StatusOr<Scheduler::Submission> submission = scheduler.Submit(std::move(request));
   if (!submission.ok()) return submission.status();
   const auto deadline = std::chrono::steady_clock::now() + kWarmupLimit;
   while (std::chrono::steady_clock::now() < deadline) {
     const TokenStream::Batch batch = submission->stream->WaitAndTake(deadline);
+    // Without a number among the logits every answer would be empty, and called one.
+    for (const StreamEvent& event : batch.events) {
+      if (event.kind == StreamEvent::Kind::kToken &&
+          !std::isfinite(event.sample.logprob)) {
+        return absl::InternalError("its logits are not finite numbers");
+      }
+    }
     if (batch.end.has_value()) return *batch.end;
   }
   return absl::DeadlineExceededError("it did not answer in time");

@@ -101,6 +101,8 @@ absl::Status Measure(const PerplexityOptions& options, const std::string& text) 
   }
   if (shows_progress) std::fprintf(stderr, "\n");
   const double loss = -sum / static_cast<double>(tokens.size());
+  if (!std::isfinite(loss))
+    return absl::InternalError("the model gives some token no finite log-probability");
   std::printf("%zu tokens, %.0f bytes, %s\n", tokens.size(), bytes,
               (*engine)->info().numerics_id.c_str());
   std::printf("loss %.5f nats a token, perplexity %.3f, %.5f bits a byte\n", loss,

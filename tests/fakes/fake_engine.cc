@@ -4,6 +4,7 @@
 #include <array>
 #include <cstring>
 #include <iterator>
+#include <limits>
 #include <memory>
 #include <utility>
 
@@ -91,7 +92,8 @@ EngineInfo InfoOf(const FakeEngineOptions& options) {
   info.max_step_tokens = options.max_step_tokens;
   info.prompt_grid = options.prompt_grid;
   info.runs_ahead = options.runs_ahead;
-  info.compute_dtype = "f32";
+  info.compute_dtype = info.cache_dtype = "f32";
+  info.weight_dtype = "int8";
   info.numerics_id = options.numerics_id;
   info.state_bytes = options.state_bytes;
   info.key_bytes = options.num_pages == 0 ? 0 : kKeyBytes;
@@ -538,6 +540,8 @@ void FakeEngine::Sample(Sequence& sequence, SpanResult& result) const {
   GOLDFINCH_CHECK(generated == sequence.spec.num_generated + sequence.num_sampled++);
   result.sample =
       SampleOf(sequence.hash, sequence.spec.sampling, generated, info_.vocab_size);
+  if (options_.broken_logits)
+    result.sample.logprob = -std::numeric_limits<float>::infinity();
 }
 
 void FakeEngine::Score(Sequence& sequence, const Span& span, SpanResult& result) {

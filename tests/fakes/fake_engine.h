@@ -44,6 +44,7 @@ struct FakeEngineOptions {
   std::int64_t expanded_pages = 0;  // of EngineInfo
   bool expands_in_vain = false;  // and it is always gone again
   bool runs_ahead = false;       // results are told by Wait
+  bool broken_logits = false;    // log-probabilities are not finite
 };
 
 class FakeEngine final : public Engine {

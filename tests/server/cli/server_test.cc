@@ -9,8 +9,12 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <cstdint>
 #include <cstdlib>
 #include <filesystem>
+#include <fstream>
+#include <iterator>
+#include <nlohmann/json.hpp>
 #include <string>
 #include <vector>
 
@@ -183,19 +187,47 @@ class ServingTest : public testing::Test {
   }
 };
 
+// Finite weights, and no logit is: an answer would be empty, and called one.
+TEST(ServerModelTest, AModelWithoutFiniteLogitsIsNotServed) {
+  const std::filesystem::path dir =
+      absl::StrCat(testing::TempDir(), "/broken_", getpid());
+  std::filesystem::copy(kDemo, dir);
+  std::fstream weights(dir / "model.safetensors",
+                       std::ios::in | std::ios::out | std::ios::binary);
+  std::uint64_t header_bytes = 0;
+  weights.read(reinterpret_cast<char*>(&header_bytes), sizeof header_bytes);
+  std::string header(header_bytes, ' ');
+  weights.read(header.data(), std::ssize(header));
+  const auto range = nlohmann::json::parse(header)["head.weight"]["data_offsets"];
+  const std::int64_t begin = range[0], end = range[1];
+  weights.seekp(8 + std::ssize(header) + begin);
+  weights << std::string(static_cast<std::size_t>(end - begin), '\x7f');  // bf16: 3.4e38
+  weights.close();
+  ASSERT_TRUE(weights.good());
+
+  ExpectRefused({"--model=" + dir.string(), "--listen=127.0.0.1:0"},
+                "failed its first request: its logits are not finite numbers", 1);
+  const ProgramOutput output = RunProgram("goldfinch", {"perplexity", dir, "-"}, "The");
+  EXPECT_EQ(output.exit_code, 1);
+  EXPECT_THAT(output.err, HasSubstr("no finite log-probability"));
+  std::filesystem::remove_all(dir);
+}
+
 TEST_F(ServingTest, ServesUntilItIsToldToStopAndExitsZero) {
   Program server(
       "goldfinch-server",
       Flags({"--listen=127.0.0.1:0", "--metrics=127.0.0.1:0", "--max_sequences=4",
              "--model_name=test name", "--max_context_tokens=2000",
              "--default_max_tokens=3", "--compute_dtype=f32", "--cpu_isa=plain",
-             "--page_tokens=32", "--step_tokens=100", "--log_level=info"}));
+             "--page_tokens=32", "--step_tokens=100", "--log_level=info",
+             "--weight_dtype=fp8", "--cache_dtype=int8"}));
   const int port = PortOf(server, "serving on");
   EXPECT_EQ(Client(port, {"health", "--wait=60"}).out, "SERVING\n");
   const std::string model = Client(port, {"model"}).out;
   for (const char* line :
        {"name: \"test name\"", "max_context_tokens: 2000", "default_max_tokens: 3",
-        "max_sequences: 4", "page_tokens: 32", "compute_dtype: \"f32\""}) {
+        "max_sequences: 4", "page_tokens: 32", "compute_dtype: \"f32\"",
+        "weight_dtype: \"fp8\"", "cache_dtype: \"int8\""}) {
     EXPECT_THAT(model, HasSubstr(line));
   }
   EXPECT_THAT(model, HasSubstr("plain"));

@@ -90,6 +90,12 @@ TEST(HealthTest, TheModelAnswersBeforeThePortOpens) {
   const auto server = Server::Start(OnFreePorts(), engine, TestVocabulary(), clock);
   EXPECT_TRUE(server.ok());
   EXPECT_EQ(engine.num_forwards(), 2);
+
+  FakeEngine nonsense({.vocab_size = kTestVocabularySize, .broken_logits = true});
+  const auto refused = Server::Start(OnFreePorts(), nonsense, TestVocabulary(), clock);
+  ASSERT_FALSE(refused.ok());
+  EXPECT_THAT(std::string(refused.status().message()),
+              HasSubstr("its first request: its logits are not finite"));
 }
 
 TEST(ReflectionTest, ListsTheServices) {

@@ -190,6 +190,8 @@ TEST_F(UnaryTest, GetModelDescribesTheModelAndTheLimits) {
   EXPECT_EQ(model.vocab_size(), kTestVocabularySize);
   EXPECT_EQ(model.num_parameters(), 1234567);
   EXPECT_EQ(model.compute_dtype(), "f32");
+  EXPECT_EQ(model.weight_dtype(), "int8");
+  EXPECT_EQ(model.cache_dtype(), "f32");
   EXPECT_EQ(model.cache_bytes_per_token(), 68);
   EXPECT_EQ(model.state_bytes_per_sequence(), 4096);
   EXPECT_EQ(model.training_context_tokens(), 512);
