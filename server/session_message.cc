@@ -1,5 +1,7 @@
 #include "server/session_message.h"
 
+#include <google/protobuf/util/time_util.h>
+
 #include <chrono>
 #include <iterator>
 #include <span>
@@ -39,10 +41,8 @@ void FillSession(const SessionInfo& info, v1::Session& out) {
   out.set_numerics_changed(info.numerics_changed);
   out.set_bytes(info.bytes);
   if (info.place == SessionPlace::kParked) return;
-  constexpr std::int64_t kNanosPerSecond = 1'000'000'000;
-  out.mutable_idle_time()->set_seconds(info.idle.count() / kNanosPerSecond);
-  out.mutable_idle_time()->set_nanos(
-      static_cast<std::int32_t>(info.idle.count() % kNanosPerSecond));
+  *out.mutable_idle_time() =
+      google::protobuf::util::TimeUtil::NanosecondsToDuration(info.idle.count());
 }
 
 absl::Status TellOfNewSession(const ServingContext& serving,

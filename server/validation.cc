@@ -1,12 +1,15 @@
 #include "server/validation.h"
 
 #include <algorithm>
+#include <array>
+#include <charconv>
 #include <cmath>
 #include <iterator>
 #include <memory>
 #include <optional>
 #include <random>
 #include <span>
+#include <string>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -28,15 +31,22 @@ absl::Status OutOfRange(absl::string_view name, Value value, absl::string_view o
       absl::StrCat(name, " is ", value, "; it must be in ", open, low, ", ", high, "]"));
 }
 
-// Both tests are written so that a NaN fails them.
-absl::Status InRange(absl::string_view name, double value, double low, double high) {
-  if (value >= low && value <= high) return absl::OkStatus();
-  return OutOfRange(name, value, "[", low, high);
+// In as many digits as tell it from its neighbours: one just beyond a bound does not look
+// like the bound.
+std::string Digits(float value) {
+  std::array<char, 32> text{};
+  return {text.data(), std::to_chars(text.data(), text.data() + text.size(), value).ptr};
 }
 
-absl::Status AboveZero(absl::string_view name, double value, double high) {
+// Both tests are written so that a NaN fails them.
+absl::Status InRange(absl::string_view name, float value, double low, double high) {
+  if (value >= low && value <= high) return absl::OkStatus();
+  return OutOfRange(name, Digits(value), "[", low, high);
+}
+
+absl::Status AboveZero(absl::string_view name, float value, double high) {
   if (value > 0 && value <= high) return absl::OkStatus();
-  return OutOfRange(name, value, "(", 0, high);
+  return OutOfRange(name, Digits(value), "(", 0, high);
 }
 
 absl::Status IntInRange(absl::string_view name, std::int64_t value, std::int64_t low,
@@ -71,7 +81,7 @@ std::uint64_t RandomSeed() {
 absl::Status ReadNumbers(const v1::SamplingParams& in, SamplingParams& out) {
   out.temperature = in.has_temperature() ? in.temperature() : 1.0f;
   out.top_p = in.has_top_p() ? in.top_p() : 1.0f;
-  out.top_k = in.top_k();
+  out.top_k = in.top_k() == -1 ? 0 : in.top_k();
   out.min_p = in.min_p();
   out.repetition_penalty = in.has_repetition_penalty() ? in.repetition_penalty() : 1.0f;
   out.frequency_penalty = in.frequency_penalty();
@@ -79,7 +89,7 @@ absl::Status ReadNumbers(const v1::SamplingParams& in, SamplingParams& out) {
   out.seed = in.has_seed() ? in.seed() : RandomSeed();
   if (out.top_k < 0) {
     return absl::InvalidArgumentError(
-        absl::StrCat("top_k is ", out.top_k, "; it must be 0 or more"));
+        absl::StrCat("top_k is ", out.top_k, "; it must be -1 or more"));
   }
   return FirstError({
       InRange("temperature", out.temperature, 0, kMaxTemperature),
@@ -175,9 +185,11 @@ absl::Status ReadTokenCounts(const v1::SamplingParams& in, const ServingLimits& 
   const auto prompt = static_cast<std::int64_t>(call.request.prompt.size());
   const std::int64_t left = limits.max_context_tokens - prompt;
   const std::int64_t max_tokens =
-      in.has_max_tokens() ? in.max_tokens()
-                          : std::clamp<std::int64_t>(limits.default_max_tokens, 1,
-                                                     std::max<std::int64_t>(left, 1));
+      in.has_max_tokens()
+          ? in.max_tokens()
+          : std::clamp<std::int64_t>(
+                std::max<std::int64_t>(limits.default_max_tokens, in.min_tokens()), 1,
+                std::max<std::int64_t>(left, 1));
   absl::Status status =
       FirstError({IntInRange("max_tokens", max_tokens, 1, limits.max_context_tokens),
                   IntInRange("min_tokens", in.min_tokens(), 0, max_tokens)});

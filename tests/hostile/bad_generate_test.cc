@@ -149,8 +149,8 @@ const BadGenerate kBadGenerates[] = {
     Sampling(
         "TopPNaN", [](S& s) { s.set_top_p(kNaN); }, "top_p is nan"),
     Sampling(
-        "TopKNegative", [](S& s) { s.set_top_k(-1); },
-        "top_k is -1; it must be 0 or more"),
+        "TopKNegative", [](S& s) { s.set_top_k(-2); },
+        "top_k is -2; it must be -1 or more"),
     Sampling(
         "MinPNegative", [](S& s) { s.set_min_p(-0.5f); },
         "min_p is -0.5; it must be in [0, 1]"),
@@ -298,9 +298,11 @@ TEST(BadNumbersTest, NoCountIsNegative) {
       continue;
     }
     ++fields;
+    // -1 is "off" of this one.
+    const std::int64_t least = field->name() == "top_k" ? -1 : 0;
     for (const std::int64_t bad :
-         {std::int64_t{-1}, is_long ? std::numeric_limits<std::int64_t>::min()
-                                    : std::numeric_limits<std::int32_t>::min()}) {
+         {least - 1, is_long ? std::numeric_limits<std::int64_t>::min()
+                             : std::numeric_limits<std::int32_t>::min()}) {
       SCOPED_TRACE(testing::Message() << field->name() << " is " << bad);
       v1::GenerateRequest request;
       request.set_text("fine");

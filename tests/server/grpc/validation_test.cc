@@ -5,6 +5,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <cmath>
 #include <limits>
 #include <memory>
 #include <string>
@@ -98,6 +99,32 @@ TEST(ValidationTest, ATurnMakesTheCallThatItCameFrom) {
   EXPECT_EQ(again->text.stop_text, StopText::kInclude);
   EXPECT_NE(again->text.stops, nullptr);
   EXPECT_NE(b.make_stop_condition, nullptr);
+}
+
+TEST(ValidationTest, TopKOfMinusOneIsOff) {
+  v1::GenerateRequest request = TextRequest("text", 100);
+  request.mutable_sampling()->set_top_k(-1);
+  EXPECT_EQ(Validated(request).request.sampling.top_k, 0);
+}
+
+TEST(ValidationTest, AnUnsetMaxTokensLeavesRoomForMinTokens) {
+  v1::GenerateRequest request = TextRequest("text", 100);
+  request.mutable_sampling()->clear_max_tokens();
+  EXPECT_EQ(Validated(request).request.max_tokens, Limits().default_max_tokens);
+  request.mutable_sampling()->set_min_tokens(300);
+  EXPECT_EQ(Validated(request).request.max_tokens, 300);
+  request.mutable_sampling()->set_min_tokens((1 << 20) + 1);
+  EXPECT_FALSE(ValidateGenerate(request, Limits()).ok());
+}
+
+TEST(ValidationTest, WhatIsJustBeyondABoundLooksBeyondIt) {
+  v1::GenerateRequest request = TextRequest("text", 100);
+  request.mutable_sampling()->set_min_p(std::nextafter(1.0f, 2.0f));
+  EXPECT_EQ(ValidateGenerate(request, Limits()).status().message(),
+            "min_p is 1.0000001; it must be in [0, 1]");
+  request.mutable_sampling()->set_min_p(1.1f);
+  EXPECT_EQ(ValidateGenerate(request, Limits()).status().message(),
+            "min_p is 1.1; it must be in [0, 1]");
 }
 
 // Whatever a snapshot says: a request for no more tokens would be one that never ends.
