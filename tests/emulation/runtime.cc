@@ -242,6 +242,13 @@ cudaError_t cudaFuncGetAttributes(cudaFuncAttributes* attributes, const void* ke
   attributes->ptxVersion = 90;
   return cudaSuccess;
 }
+// How much of its memory a multiprocessor shares cannot be told here.
+cudaError_t cudaFuncSetAttribute(const void* kernel, cudaFuncAttribute attribute,
+                                 int value) {
+  if (attribute == cudaFuncAttributePreferredSharedMemoryCarveout)
+    return value < -1 || value > 100 ? cudaErrorInvalidValue : Call();
+  return emulation::AllowShared(kernel, value);
+}
 cudaError_t cudaGetDeviceCount(int* count) {
   switch (emulation::driver) {
     case emulation::Driver::kNoDevice:

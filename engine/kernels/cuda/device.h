@@ -246,6 +246,33 @@ __device__ __forceinline__ void AwaitLaunch() {
 #endif
 }
 
+// Has the second level cache fetch `bytes` from p on, by the threads of a block, who ask
+// for lines of it and wait for none. Before AwaitLaunch only what no kernel writes.
+// Between two steps of few rows more weights pass through that cache than it holds, so
+// that each small one, asked for behind the wait and the barriers of a norm, would take
+// as long as the memory to answer. p may be null.
+__device__ __forceinline__ void FetchEarly(const void* p, std::int64_t bytes) {
+#if defined(__CUDA_ARCH__)
+  constexpr int kLine = 128;
+  if (p == nullptr) return;
+  for (std::int64_t at = std::int64_t{threadIdx.x} * kLine; at < bytes;
+       at += std::int64_t{blockDim.x} * kLine)
+    asm volatile("prefetch.global.L2 [%0];" ::"l"(
+        __cvta_generic_to_global(static_cast<const char*>(p) + at)));
+#else
+  (void)p;
+  (void)bytes;
+#endif
+}
+// By the first block of a launch for all the others, of which there may be thousands.
+__device__ __forceinline__ void FetchForAll(const float* p, std::int64_t count) {
+  if (blockIdx.x == 0) FetchEarly(p, count * static_cast<std::int64_t>(sizeof(float)));
+}
+__device__ __forceinline__ void FetchForAll(const NormWeights& norm, std::int64_t cols) {
+  FetchForAll(norm.weight, cols);
+  FetchForAll(norm.bias, cols);
+}
+
 // d += a b of one warp, m16n8k16 in bf16 with float32 sums. Lane l holds, with g = l / 4
 // and q = l % 4 (PTX ISA, "Matrix fragments for mma.m16n8k16"):
 //   a[0]: row g, k 2q and 2q+1     a[1]: row g+8     a[2], a[3]: the same at k + 8

@@ -23,6 +23,7 @@ __device__ __forceinline__ std::int64_t Column() {
 // The mix is the grid's third dimension.
 __global__ void __launch_bounds__(kThreads)
     LerpKernel(const __grid_constant__ LerpArgs args) {
+  if (blockIdx.y == 0) FetchForAll(args.mix[blockIdx.z], args.out.cols);
   AwaitLaunch();
   const std::int64_t row = blockIdx.x, col = Column();
   if (col >= args.out.cols) return;

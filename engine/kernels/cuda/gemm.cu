@@ -8,15 +8,16 @@
 // row or as a decoded one (gemm_few_rows.h, gemm_many_rows.h):
 //   few rows   A block of threads has 16 or 32 outputs and all inputs, a warp one of the
 //              parts. Weights are the left operand, which wants 16 of them and 8 rows;
-//              each lane copies its own of them to shared memory, two to seven strips
+//              each lane copies its own of them to shared memory, two to eight strips
 //              ahead.
 //   many rows  128 outputs by 64 or 128 rows, the parts one after another. Strips of both
-//              operands pass through shared memory, three or seven ahead. Where such
+//              operands pass through shared memory, three to seven ahead. Where such
 //              tiles are too few to keep a GPU busy, each part is a block of its own and
 //              leaves its sums to a second kernel, which adds them in the same order.
 // In float32 (gemm_f32.h; the golden cases, not for speed) a sum runs over ascending
 // inputs.
 #include <algorithm>
+#include <type_traits>
 
 #include "engine/kernels/cuda/gemm.h"
 #include "engine/kernels/cuda/gemm_f32.h"
@@ -82,11 +83,23 @@ Shape ManyRowsShape() {
 
 template <typename Weights, int kBlocks, int kGroups>
 Shape FewRowsShape() {
-  return {.aligned = FewRows<Weights, kBlocks, kGroups, true>,
-          .any = FewRows<Weights, kBlocks, kGroups, false>,
+  return {.aligned = FewRows<Weights, kBlocks, kGroups, false, true>,
+          .any = FewRows<Weights, kBlocks, kGroups, false, false>,
           .outputs = kBlocks * kBlockOutputs,
           .rows = kGroups * 8,
-          .shared = FewRowsRing<Weights, kBlocks, kGroups>::kBytes};
+          .shared = FewRowsRing<Weights, kBlocks, kGroups, false>::kBytes};
+}
+
+// Of weights in bytes as many strips are under way as it is, and what is not aligned is
+// not for speed: less code to load.
+template <typename Weights>
+Shape DeepShape() {
+  Shape shape = FewRowsShape<Weights, 1, 1>();
+  if constexpr (std::is_same_v<Weights, Bf16Weights>) {
+    shape.aligned = FewRows<Weights, 1, 1, true, true>;
+    shape.shared = FewRowsRing<Weights, 1, 1, true>::kBytes;
+  }
+  return shape;
 }
 
 template <typename Weights>
@@ -94,6 +107,8 @@ Shape ShapeFor(GemmShape shape) {
   switch (shape) {
     case GemmShape::kRows8:
       return FewRowsShape<Weights, 1, 1>();
+    case GemmShape::kRows8Deep:
+      return DeepShape<Weights>();
     case GemmShape::kRows16:
       return FewRowsShape<Weights, 1, 2>();
     case GemmShape::kRows32:
@@ -109,9 +124,10 @@ Shape ShapeFor(GemmShape shape) {
   }
   return {};
 }
-constexpr GemmShape kShapes[] = {
-    GemmShape::kRows8,   GemmShape::kRows16, GemmShape::kRows32, GemmShape::kRows32Wide,
-    GemmShape::kSplit64, GemmShape::kRows64, GemmShape::kRows128};
+constexpr GemmShape kShapes[] = {GemmShape::kRows8,      GemmShape::kRows8Deep,
+                                 GemmShape::kRows16,     GemmShape::kRows32,
+                                 GemmShape::kRows32Wide, GemmShape::kSplit64,
+                                 GemmShape::kRows64,     GemmShape::kRows128};
 
 // Shared memory beyond 48 KiB must be asked for.
 template <typename Weights>

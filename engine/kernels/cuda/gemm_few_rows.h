@@ -11,22 +11,26 @@ namespace goldfinch::GOLDFINCH_CUDA {
 // those can be copied. A lane uses what it has copied itself, so that waiting for its own
 // copies is all it waits for. Copies, not loads: of loads a warp can tell no more than
 // six apart, and the compiler had it wait for all at once.
-template <typename Weights, int kBlocks, int kGroups>
+template <typename Weights, int kBlocks, int kGroups, bool kDeep>
 struct FewRowsRing {
   static constexpr int kInputs = kBlocks * Weights::kStripBytes;  // where they begin
   static constexpr int kStageBytes = kInputs + kGroups * kWarp * 16;
-  // Of 228 KiB that a multiprocessor has three blocks take a third each, and one alone
-  // has enough under way to keep its share of the memory busy.
-  static constexpr int kOfStages = (72 << 10) / (kSlices * kStageBytes);
-  static constexpr int kStages = kOfStages < 3 ? 3 : kOfStages > 8 ? 8 : kOfStages;
+  // Of 228 KiB that a multiprocessor has three blocks take a third each. One that has it
+  // to itself may take what the smallest device gives a block, so that of 2048 inputs
+  // nearly all are on their way before the kernel waits.
+  static constexpr int kOfStages = ((kDeep ? 99 : 72) << 10) / (kSlices * kStageBytes);
+  static constexpr int kMost = kDeep ? 9 : 8;
+  static constexpr int kStages = kOfStages < 3       ? 3
+                                 : kOfStages > kMost ? kMost
+                                                     : kOfStages;
   static constexpr int kBytes = kSlices * kStages * kStageBytes;  // of a block
 };
 
 // kBlocks blocks of 16 outputs by kGroups groups of 8 rows; warp i sums slice i.
-template <typename Weights, int kBlocks, int kGroups, bool kAligned>
+template <typename Weights, int kBlocks, int kGroups, bool kDeep, bool kAligned>
 __global__ void __launch_bounds__(kGemmThreads)
     FewRows(const __grid_constant__ Products products) {
-  using Ring = FewRowsRing<Weights, kBlocks, kGroups>;
+  using Ring = FewRowsRing<Weights, kBlocks, kGroups, kDeep>;
   constexpr int kOutputs = kBlocks * kBlockOutputs, kRows = kGroups * 8;
   constexpr int kStages = Ring::kStages, kPart = kWarp * 16;
   // The lanes that have one register of their sums have eight neighbours of four rows two
@@ -66,6 +70,7 @@ __global__ void __launch_bounds__(kGemmThreads)
                     w[b] + strip * Weights::kStripBytes + at, 0);
   };
   for (int i = 0; i < kStages - 1; ++i) start_weights(begin + i);
+  FetchEnds(p, first_block * kBlockOutputs, kOutputs);
   AwaitLaunch();
 
   const std::uint16_t* x[kGroups];

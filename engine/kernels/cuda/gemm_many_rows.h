@@ -14,10 +14,12 @@ constexpr int kWarpRows = 32;
 // Strips of a tile that are used or under way. Up to 64 rows the products of a layer of
 // the 1.5B shape are 66 and 72 tiles: fewer than there are multiprocessors, so each that
 // has one needs more under way to make up for the others, 84 KB instead of 36. Tiles
-// whose slices are blocks of their own are enough for all.
+// whose slices are blocks of their own are enough for all, but 128 of them have to have
+// 4.3 MB of weights on their way to keep a memory of 4.3 TB/s busy that answers in 1 us:
+// five strips of 8 KB each.
 template <typename Weights, int kRows, bool kSplit>
 struct ManyRowsRing {
-  static constexpr int kStages = kRows == 64 && !kSplit ? 8 : 4;
+  static constexpr int kStages = kRows == 64 ? (kSplit ? 6 : 8) : 4;
   static constexpr int kStageBytes =
       kTileBlocks * Weights::kStripBytes + kRows * static_cast<int>(kStripInputs) * 2;
   static constexpr int kBytes = kStages * kStageBytes;
@@ -135,6 +137,7 @@ __global__ void __launch_bounds__(kGemmThreads, kRows == 128 ? 1 : 2)
   };
   for (std::int64_t strip = begin; strip < begin + kStages - 1; ++strip)
     if (strip < end) copies.StartWeights(strip, stage(strip));
+  if (!kSplit) FetchEnds(p, first_block * kBlockOutputs, kTileOutputs);
   AwaitLaunch();
   // The first of them waits for the weights of all.
   for (std::int64_t strip = begin; strip < begin + kStages - 1; ++strip) {
@@ -232,9 +235,10 @@ constexpr int kSumsEach = 4, kRowsEach = kSumsEach * kGemmThreads / kTileOutputs
 template <int kRows>
 __global__ void __launch_bounds__(kGemmThreads)
     AddSlices(const __grid_constant__ Products products) {
-  AwaitLaunch();
   const unsigned index = blockIdx.x / (kRows / kRowsEach);
   const auto [p, tile] = FindTile(products, index);
+  FetchEnds(p, tile / p.row_tiles * kTileOutputs, kTileOutputs);
+  AwaitLaunch();
   const int output = static_cast<int>(threadIdx.x) % kTileOutputs;
   const int first = static_cast<int>(blockIdx.x) % (kRows / kRowsEach) * kRowsEach +
                     static_cast<int>(threadIdx.x) / kTileOutputs;

@@ -52,6 +52,15 @@ __device__ __forceinline__ Tile FindTile(const Products& products, unsigned inde
   return {products.at[i], index - products.at[i].first_tile};
 }
 
+// Of columns [col, col + count), what no kernel writes and FinishProducts reads.
+__device__ __forceinline__ void FetchEnds(const Product& p, std::int64_t col,
+                                          std::int64_t count) {
+  const std::int64_t bytes = (count < p.out - col ? count : p.out - col) *
+                             static_cast<std::int64_t>(sizeof(float));
+  if (p.epilogue.bias != nullptr) FetchEarly(p.epilogue.bias + col, bytes);
+  if (p.scales != nullptr) FetchEarly(p.scales + col, bytes);
+}
+
 template <int kSums>
 __device__ __forceinline__ void FinishProducts(const Product& p, Sums<kSums>& sums) {
   if (p.scales != nullptr) {

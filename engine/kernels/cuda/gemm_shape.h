@@ -9,13 +9,16 @@
 
 namespace goldfinch {
 
-// Up to so many tiles of 64 rows are split: a product of 2048 outputs and 128 rows.
-// Beyond it, writing and reading partial sums costs more than the blocks that are
-// missing.
-inline constexpr std::int64_t kMaxSplitTiles = 32;
+// Up to so many tiles of 64 rows are split: a product of 2048 outputs and 128 rows, or of
+// 256 if its sums are long. Beyond it, writing and reading partial sums costs more than
+// the blocks that are missing.
+inline constexpr std::int64_t kMaxSplitTiles = 64;
+inline constexpr std::int64_t kMaxShortSplitTiles = 32;
+inline constexpr std::int64_t kLongStrips = 128;
 
 enum class GemmShape : std::uint8_t {
   kRows8,       // 16 outputs by so many rows, a warp a slice
+  kRows8Deep,   // the same with more under way
   kRows16,      //
   kRows32,      //
   kRows32Wide,  // 32 outputs
@@ -45,12 +48,21 @@ constexpr GemmShape ShapeOf(const GemmSizes& sizes, std::int64_t multiprocessors
   constexpr std::int64_t kCost64 = 5, kCost128 = 8;
   // A slice has two strips at least.
   constexpr std::int64_t kMinSplitStrips = 2 * kSlices;
-  if (sizes.rows <= 8) return GemmShape::kRows8;
+  // Of tiles that have a multiprocessor to themselves each needs more on its way.
+  if (sizes.rows <= 8)
+    return sizes.outputs <= 16 * multiprocessors ? GemmShape::kRows8Deep
+                                                 : GemmShape::kRows8;
   if (sizes.rows <= 16) return GemmShape::kRows16;
   if (sizes.rows <= 32)
     return sizes.outputs < 32 * multiprocessors ? GemmShape::kRows32
                                                 : GemmShape::kRows32Wide;
-  if (sizes.tiles64 <= kMaxSplitTiles && sizes.fewest_strips >= kMinSplitStrips)
+  // Few outputs, as of a low rank: a second kernel that adds slices would take as long as
+  // the product.
+  if (sizes.rows <= 64 && 4 * sizes.outputs <= 16 * multiprocessors)
+    return GemmShape::kRows32;
+  const std::int64_t most_split =
+      sizes.fewest_strips >= kLongStrips ? kMaxSplitTiles : kMaxShortSplitTiles;
+  if (sizes.tiles64 <= most_split && sizes.fewest_strips >= kMinSplitStrips)
     return GemmShape::kSplit64;
   // Half of a tile of 128 rows would be zeros; and where ends take the time, one block of
   // two should be at its sums.

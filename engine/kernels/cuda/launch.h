@@ -70,12 +70,19 @@ void Launch(Stream& stream, const char* name, void (*kernel)(P...), dim3 grid, i
 }
 
 // Has the driver load these kernels now: else their first launch would, which takes time,
-// and memory of the device, in the midst of a step.
+// and memory of the device, in the midst of a step. All want as much shared memory of a
+// multiprocessor as it can have, also those that use none: to change what its first level
+// cache has of it, it may have to be idle, and no kernel could begin beside the one
+// before. What is left for that cache is enough for them.
 template <typename... K>
 void LoadKernels(Stream& stream, K*... kernels) {
   const auto load = [&stream](const void* kernel) {
     cudaFuncAttributes attributes = {};
     stream.Check(cudaFuncGetAttributes(&attributes, kernel), "loading kernels");
+    stream.Check(
+        cudaFuncSetAttribute(kernel, cudaFuncAttributePreferredSharedMemoryCarveout,
+                             cudaSharedmemCarveoutMaxShared),
+        "cudaFuncSetAttribute");
   };
   (load(reinterpret_cast<const void*>(kernels)), ...);
 }

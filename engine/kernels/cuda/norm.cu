@@ -19,6 +19,7 @@ __global__ void __launch_bounds__(kThreads)
     EmbedNormKernel(const std::int32_t* tokens, Matrix table, NormWeights norm,
                     Matrix out, Matrix copy) {
   __shared__ float scratch[kWarps];
+  FetchForAll(norm, out.cols);
   AwaitLaunch();
   const int cols = static_cast<int>(out.cols);
   const T* const row = Row<T>(table, tokens[blockIdx.x]);
@@ -54,6 +55,10 @@ __device__ __forceinline__ int SpanOf(const RowSpans& spans, int row, int rows) 
 // slot that gets it.
 __global__ void __launch_bounds__(kThreads) NormShiftKernel(NormShiftArgs args) {
   __shared__ float scratch[kWarps];
+  FetchForAll(args.norm, args.x.cols);
+#pragma unroll
+  for (int i = 0; i < NormShiftArgs::kMaxMixes; ++i)
+    if (i < args.num_mixes) FetchForAll(args.mix[i], args.x.cols);
   AwaitLaunch();
   const int row = static_cast<int>(blockIdx.x), cols = static_cast<int>(args.x.cols);
   const int span = SpanOf(args.spans, row, static_cast<int>(gridDim.x));
@@ -102,6 +107,7 @@ __global__ void __launch_bounds__(kThreads)
     NormToStateKernel(Matrix x, NormWeights norm, const std::int32_t* rows,
                       const std::int32_t* slots, Matrix state) {
   __shared__ float scratch[kWarps];
+  FetchForAll(norm, x.cols);
   AwaitLaunch();
   const int cols = static_cast<int>(x.cols);
   const float* const row = Row<float>(x, rows[blockIdx.x]);
@@ -144,6 +150,7 @@ __device__ __forceinline__ void AddNormGroup(const AddNormArgs& args, std::int64
 // A block for each row and group.
 __global__ void __launch_bounds__(kThreads) AddNormKernel(AddNormArgs args) {
   __shared__ float scratch[kWarps];
+  if (blockIdx.y == 0) FetchForAll(args.norm, args.a.cols);
   AwaitLaunch();
   const int cols = static_cast<int>(args.a.cols / args.groups);
   float* const shared = scratch;
@@ -154,6 +161,7 @@ __global__ void __launch_bounds__(kThreads) AddNormKernel(AddNormArgs args) {
 
 // Narrow groups: a warp for each.
 __global__ void __launch_bounds__(kThreads) AddNormByWarpKernel(AddNormArgs args) {
+  FetchForAll(args.norm, args.a.cols);
   AwaitLaunch();
   const std::int64_t task = std::int64_t{blockIdx.x} * kWarps + threadIdx.x / kWarp;
   if (task >= args.a.rows * args.groups) return;

@@ -24,10 +24,11 @@ __global__ void __launch_bounds__(kNormThreads)
     StoreTilesKernel(const __grid_constant__ StoreTilesArgs args) {
   __shared__ float scratch[kNormWarps];
   __shared__ RopeTurn turn;
-  AwaitLaunch();
   const StoreTilesArgs::Layer& layer = args.layer[blockIdx.y];
   const bool keys = blockIdx.z == 0, turns = keys && args.frequency != nullptr;
   const NormWeights& norm = keys ? layer.norm_k : layer.norm_v;
+  FetchForAll(norm, layer.k.cols);
+  AwaitLaunch();
   const KvTiles& tiles = layer.tiles;
   const int cols = static_cast<int>(tiles.heads) * kHeadSize;
   const float* const x = Row<float>(keys ? layer.k : layer.v, blockIdx.x);

@@ -26,7 +26,8 @@ GemmSizes Sizes(std::int64_t rows, std::int64_t in,
 GemmShape Of(const GemmSizes& sizes) { return ShapeOf(sizes, kH200); }
 
 TEST(GemmShapeTest, FewRowsHaveTilesOfAsMany) {
-  EXPECT_EQ(Of(Sizes(1, 2048, {2048})), GemmShape::kRows8);
+  EXPECT_EQ(Of(Sizes(1, 2048, {7168})), GemmShape::kRows8);
+  EXPECT_EQ(Of(Sizes(1, 2048, {2048})), GemmShape::kRows8Deep);
   EXPECT_EQ(Of(Sizes(9, 2048, {2048})), GemmShape::kRows16);
   EXPECT_EQ(Of(Sizes(17, 2048, {2048})), GemmShape::kRows32);
   EXPECT_EQ(Of(Sizes(32, 2048, {65536})), GemmShape::kRows32Wide);
@@ -35,7 +36,17 @@ TEST(GemmShapeTest, FewRowsHaveTilesOfAsMany) {
 TEST(GemmShapeTest, ProductsOfFewTilesAreSplitIfTheirSumsAreLong) {
   EXPECT_EQ(Of(Sizes(64, 7168, {2048})), GemmShape::kSplit64);
   EXPECT_EQ(Of(Sizes(128, 2048, {2048})), GemmShape::kSplit64);
+  EXPECT_EQ(Of(Sizes(256, 7168, {2048})), GemmShape::kSplit64);
+  EXPECT_EQ(Of(Sizes(257, 7168, {2048})), GemmShape::kRows64);
+  EXPECT_EQ(Of(Sizes(256, 2048, {2048})), GemmShape::kRows64);
   EXPECT_EQ(Of(Sizes(64, 480, {2048})), GemmShape::kRows64);
+}
+
+TEST(GemmShapeTest, ProductsOfFewOutputsAreOneKernel) {
+  EXPECT_EQ(Of(Sizes(64, 2048, {160})), GemmShape::kRows32);
+  EXPECT_EQ(Of(Sizes(65, 2048, {160})), GemmShape::kSplit64);
+  EXPECT_EQ(Of(Sizes(64, 2048, {528})), GemmShape::kRows32);
+  EXPECT_EQ(Of(Sizes(64, 2048, {529})), GemmShape::kSplit64);
 }
 
 TEST(GemmShapeTest, NoTileIsHalfEmptyHoweverManyThereAre) {
