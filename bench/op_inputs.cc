@@ -4,6 +4,7 @@
 #include <numeric>
 
 #include "engine/check.h"
+#include "engine/model/attend_runs.h"
 
 namespace goldfinch {
 namespace {
@@ -60,7 +61,8 @@ WkvArgs OpInputs::Wkv(std::int64_t rows, std::int64_t d, bool single) {
           .y = Floats(rows, d, 0.0f)};
 }
 
-AttendArgs OpInputs::Attend(const std::vector<std::int64_t>& contexts, std::int64_t d) {
+AttendArgs OpInputs::Attend(const std::vector<std::int64_t>& contexts, std::int64_t d,
+                            Pasts pasts) {
   std::vector<std::int64_t> position, tile_position;
   std::vector<std::int32_t> list, tile_begin = {0}, chunk_begin = {0};
   for (const std::int64_t context : contexts) {
@@ -75,28 +77,37 @@ AttendArgs OpInputs::Attend(const std::vector<std::int64_t>& contexts, std::int6
   }
   std::vector<std::int32_t> tile(tile_position.size());
   std::iota(tile.begin(), tile.end(), 0);
+  std::int32_t num_tiles = tile_begin.back();
+  if (pasts == Pasts::kShared) {
+    num_tiles = tile_begin[1];
+    for (std::int32_t& index : tile) index %= num_tiles;  // contexts are of one length
+  }
+  AttendRuns runs;
+  runs.Build(tile_begin, tile, list);
 
   KvTiles kv = {.type = DType::kBf16, .heads = d / kHeadSize, .page_tokens = kPage};
   // A small number throughout, as the bytes that both halves of it are.
   const std::vector<std::byte> one(static_cast<std::size_t>(kv.tile_bytes()),
                                    std::byte{0x3c});
-  kv.data = Bytes(tile_begin.back() * kv.tile_bytes());
+  kv.data = Bytes(num_tiles * kv.tile_bytes());
   auto* place = static_cast<std::byte*>(kv.data);
-  for (std::int32_t i = 0; i < tile_begin.back(); ++i, place += kv.tile_bytes())
+  for (std::int32_t i = 0; i < num_tiles; ++i, place += kv.tile_bytes())
     backend_.CopyToDevice(place, one.data(), kv.tile_bytes());
 
   const auto batch = static_cast<std::int64_t>(contexts.size());
-  return {.q = Floats(batch, d),
-          .tiles = kv,
-          .heads = kv.heads,
-          .position = Array(position),
-          .span = Array(list),
-          .tile_begin = Array(tile_begin),
-          .tile = Array(tile),
-          .tile_position = Array(tile_position),
-          .chunk_begin = Array(chunk_begin),
-          .num_chunks = chunk_begin.back(),
-          .carry = Floats(batch, kv.heads * kCarrySize, 0.0f)};
+  return {
+      .q = Floats(batch, d),
+      .tiles = kv,
+      .heads = kv.heads,
+      .position = Array(position),
+      .order = Array(std::vector(runs.order().begin(), runs.order().end())),
+      .runs = Array(std::vector(runs.runs().begin(), runs.runs().end())),
+      .num_runs = Array<std::int32_t>({static_cast<std::int32_t>(runs.runs().size())}),
+      .tile = Array(tile),
+      .tile_position = Array(tile_position),
+      .chunk_begin = Array(chunk_begin),
+      .num_chunks = chunk_begin.back(),
+      .carry = Floats(batch, kv.heads * kCarrySize, 0.0f)};
 }
 
 }  // namespace goldfinch

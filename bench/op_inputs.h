@@ -44,9 +44,12 @@ class OpInputs {
 
   // Of so many rows, of width d.
   WkvArgs Wkv(std::int64_t rows, std::int64_t d, bool single);
-  // One query each of sequences with contexts of their own, in pages of 64 that are
-  // expanded in bf16. Reads d * 4 bytes for each token of them.
-  AttendArgs Attend(const std::vector<std::int64_t>& contexts, std::int64_t d);
+  // One query each of sequences with contexts of their own, or with one that all have in
+  // common, in pages of 64 that are expanded in bf16. Reads d * 4 bytes for each token of
+  // them.
+  enum class Pasts { kOwn, kShared };
+  AttendArgs Attend(const std::vector<std::int64_t>& contexts, std::int64_t d,
+                    Pasts pasts = Pasts::kOwn);
 
  private:
   Backend& backend_;

@@ -1,10 +1,7 @@
 #include "engine/backend/cpu_backend.h"
 
-#include <sys/mman.h>
-
 #include <algorithm>
 #include <cstring>
-#include <new>
 #include <utility>
 #include <vector>
 
@@ -58,7 +55,8 @@ class CpuBackend final : public Backend {
   }
   void Synchronize() override {}
   void Prepare(std::int64_t rows, std::int64_t vocab_size, std::int64_t) override {
-    attend_rows_.reserve(static_cast<std::size_t>(rows) + 1);
+    attend_roots_.reserve(static_cast<std::size_t>(rows));
+    attend_parts_.reserve(static_cast<std::size_t>(rows));
     parts_.Reserve(rows);
     while (scratch_.size() < static_cast<std::size_t>(pool_.num_threads()))
       scratch_.emplace_back(static_cast<std::int32_t>(vocab_size));
@@ -215,15 +213,23 @@ class CpuBackend final : public Backend {
     });
   }
 
+  // Of rows that read tiles together on one thread: not so many that what they carry does
+  // not stay close.
+  static constexpr std::int64_t kAttendRows = 64;
+  // An Attend has so many parts for each thread, if rows can be cut apart.
+  static constexpr std::int64_t kPartsOfThread = 4;
+  static std::int64_t WorkOf(const AttendArgs& args, const AttendPart& part);
+  void FindRoots(const AttendArgs& args);
+
   static std::int64_t PanelsOf(const Product& p) {
     return (p.w->out() + kPanelColumns - 1) / kPanelColumns;
   }
 
   const CpuKernels& kernels_;
   ThreadPool pool_;
-  std::vector<std::int64_t> attend_rows_;  // first rows of an Attend's groups
-  UnevenParts parts_;                      // of an Attend or a Wkv
-  std::vector<SampleScratch> scratch_;     // one a piece of a sampling loop
+  std::vector<AttendPart> attend_roots_, attend_parts_;  // of an Attend, for all heads
+  UnevenParts parts_;                                    // of an Attend or a Wkv
+  std::vector<SampleScratch> scratch_;                   // one a piece of a sampling loop
 };
 
 void CpuBackend::Gemm(std::span<const Product> products) {
@@ -326,35 +332,65 @@ void CpuBackend::StoreTiles(const StoreTilesArgs& args) {
           });
 }
 
-void CpuBackend::Attend(const AttendArgs& args) {
-  // Rows that see the same tiles read them together; not too many, so that what they
-  // carry stays close.
-  constexpr std::int64_t kMaxRows = 64;
-  attend_rows_.clear();
-  for (std::int64_t row = 0; row < args.q.rows; ++row) {
-    const bool joins = row > 0 && args.span[row] == args.span[row - 1] &&
-                       row - attend_rows_.back() < kMaxRows;
-    if (!joins) attend_rows_.push_back(row);
+// Of a head.
+std::int64_t CpuBackend::WorkOf(const AttendArgs& args, const AttendPart& part) {
+  std::int64_t work = 0;
+  for (std::int64_t i = part.run_begin; i < part.run_end; ++i) {
+    const AttendRun& run = args.runs[i];
+    const std::int64_t rows = std::min<std::int64_t>(run.row_end, part.row_end) -
+                              std::max<std::int64_t>(run.row_begin, part.row_begin);
+    if (rows > 0) work += (run.tile_end - run.tile_begin) * WorkOf(rows);
   }
-  const std::size_t groups = attend_rows_.size();
-  attend_rows_.push_back(args.q.rows);
+  return std::max<std::int64_t>(1, work);  // padding sees no tile
+}
+
+// A part for each run that no other leads to, with all that it leads to. Whoever reads
+// tiles together is on one thread.
+void CpuBackend::FindRoots(const AttendArgs& args) {
+  attend_roots_.clear();
+  const std::int64_t num_runs = *args.num_runs;
+  for (std::int64_t begin = 0, end = 0; begin < num_runs; begin = end) {
+    const AttendRun& root = args.runs[begin];
+    for (end = begin + 1; end < num_runs && args.runs[end].row_begin < root.row_end;)
+      ++end;
+    attend_roots_.push_back({.run_begin = begin,
+                             .run_end = end,
+                             .row_begin = root.row_begin,
+                             .row_end = root.row_end});
+  }
+}
+
+void CpuBackend::Attend(const AttendArgs& args) {
+  FindRoots(args);
+  std::int64_t all = 0;
+  for (const AttendPart& root : attend_roots_) all += WorkOf(args, root);
+  attend_parts_.clear();
   parts_.Clear();
-  for (std::size_t group = 0; group < groups; ++group) {
-    const std::int64_t row = attend_rows_[group], rows = attend_rows_[group + 1] - row;
-    const std::int32_t* const begin = args.tile_begin + args.span[row];
-    // Padding sees no tile.
-    const std::int64_t tiles = std::max(1, begin[1] - begin[0]);
-    parts_.Add(args.heads, tiles * WorkOf(rows));
+  const std::int64_t wanted = kPartsOfThread * pool_.num_threads();
+  for (const AttendPart& root : attend_roots_) {
+    // As many rows are cut apart as there have to be, and more of them where a head's
+    // work is so much of all that threads would have nothing to do.
+    const std::int64_t rows = root.row_end - root.row_begin;
+    const std::int64_t share = all * args.heads;
+    const std::int64_t pieces =
+        std::clamp<std::int64_t>((wanted * WorkOf(args, root) + share - 1) / share,
+                                 (rows + kAttendRows - 1) / kAttendRows, rows);
+    for (std::int64_t i = 0; i < pieces; ++i) {
+      AttendPart part = root;
+      part.row_begin = root.row_begin + rows * i / pieces;
+      part.row_end = root.row_begin + rows * (i + 1) / pieces;
+      attend_parts_.push_back(part);
+      parts_.Add(args.heads, WorkOf(args, part));
+    }
   }
   ForParts([&](std::int64_t first, std::int64_t end) {
     for (std::int64_t task = first; task < end;) {
-      const std::int64_t group = task / args.heads, head = task % args.heads;
-      const std::int64_t last = std::min(args.heads, head + end - task);
-      const std::int64_t* row = &attend_rows_[static_cast<std::size_t>(group)];
-      kernels_.attend(
-          args,
-          {.row_begin = row[0], .row_end = row[1], .head_begin = head, .head_end = last});
-      task += last - head;
+      const std::int64_t head = task % args.heads;
+      AttendPart part = attend_parts_[static_cast<std::size_t>(task / args.heads)];
+      part.head_begin = head;
+      part.head_end = std::min(args.heads, head + end - task);
+      kernels_.attend(args, part);
+      task += part.head_end - head;
     }
   });
 }

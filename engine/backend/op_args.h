@@ -188,23 +188,39 @@ struct StoreTilesArgs {
   const double* frequency = nullptr;       // [kRopePairs]; null: no rope
 };
 
+// Tiles that some rows of an Attend see, each as far as its position, and what they are
+// read together for: rows `order[row_begin, row_end)`, entries [tile_begin, tile_end) of
+// the lists of tiles. Each of these rows sees `first_chunk` chunks of KvTiles::kCutTiles
+// tiles before. A device that takes so many rows and one chunk at once has work items for
+// it, `first_item` and the next ones.
+struct AttendRun {
+  static constexpr std::int32_t kRowsAtOnce = 4;
+  std::int32_t row_begin = 0, row_end = 0;
+  std::int32_t tile_begin = 0, tile_end = 0;
+  std::int32_t first_chunk = 0;
+  std::int32_t first_item = 0;
+};
+
 // Causal attention of query rows over tiles, continuing earlier calls: tiles come in
 // consecutive ascending positions and the running maximum, sum and weighted values are
-// carried in `carry`. Each call's lists begin at a multiple of KvTiles::kCutTiles tiles
-// of their sequence; any such cut of the tiles into calls gives the same bits.
+// carried in `carry`. The tiles that a row sees are those of its runs, in the order of
+// runs: every row is in one at least, a run's rows are all among those of the run that
+// leads to it (engine/model/attend_runs.h). Each call's lists begin at a multiple of
+// KvTiles::kCutTiles tiles of their sequence; any such cut of the tiles into calls gives
+// the same bits, and so do any runs.
 struct AttendArgs {
   Matrix q = {};  // [rows, A] float32
   KvTiles tiles = {};
   std::int64_t heads = 0;
-  const std::int64_t* position = nullptr;  // [rows] of the query
-  const std::int32_t* span = nullptr;      // [rows] which list of tiles it sees
-  // Tiles of list s are entries [tile_begin[s], tile_begin[s + 1]) of the next two.
-  const std::int32_t* tile_begin = nullptr;
+  const std::int64_t* position = nullptr;       // [rows] of the query
+  const std::int32_t* order = nullptr;          // [rows] each of them once
+  const AttendRun* runs = nullptr;              // [*num_runs]
+  const std::int32_t* num_runs = nullptr;       // where ops read it
   const std::int32_t* tile = nullptr;           // index into `tiles`
   const std::int64_t* tile_position = nullptr;  // position of the tile's first token
-  // A row sees its list in chunks of KvTiles::kCutTiles tiles, as far as its position:
-  // those of row i are numbers [chunk_begin[i], chunk_begin[i + 1]), [rows + 1]. The CPU
-  // does not read this.
+  // A row sees its tiles in chunks of KvTiles::kCutTiles, as far as its position: those
+  // of row i are numbers [chunk_begin[i], chunk_begin[i + 1]), [rows + 1]. The CPU does
+  // not read this.
   const std::int32_t* chunk_begin = nullptr;
   std::int64_t num_chunks = 0;  // of all rows, known to the host
   Matrix carry = {};            // [rows, heads * kCarrySize]

@@ -25,14 +25,18 @@ GoldAttention::GoldAttention(DeviceArena& memory, StepInputs& inputs, GoldCache&
       num_gold_(num_gold),
       scratch_tiles_(cache.shape().num_tiles - arena.num_frames()),
       position_(inputs, max_rows),
-      row_sequence_(inputs, max_rows),
-      tile_begin_(inputs, max_sequences + 1),
+      order_(inputs, max_rows),
+      run_(inputs, 2 * max_sequences),
+      num_runs_(inputs, 1),
       chunk_begin_(inputs, max_rows + 1),
       tile_(inputs, kMaxGroupTiles),
       tile_position_(inputs, kMaxGroupTiles),
       carry_(memory.Take(max_rows, num_heads * kCarrySize, DType::kF32)) {
   GOLDFINCH_CHECK(scratch_tiles_ >= KvTiles::kCutTiles);
   sequences_.reserve(static_cast<std::size_t>(max_sequences));
+  row_sequence_.reserve(static_cast<std::size_t>(max_rows));
+  tile_begin_.reserve(static_cast<std::size_t>(max_sequences + 1));
+  runs_.Reserve(max_sequences, max_rows);
   // Steps of more pages, those that sequences share counted for each, want more.
   tiles_.reserve(static_cast<std::size_t>(kMaxGroupTiles + max_sequences));
   targets_.reserve(static_cast<std::size_t>(cache.shape().max_targets));
@@ -43,9 +47,8 @@ void GoldAttention::Begin(std::span<const AttendedSequence> sequences,
                           std::span<const std::int64_t> row_position,
                           std::int64_t padding) {
   position_.Clear();
-  row_sequence_.Clear();
   for (const std::int64_t position : row_position) position_.Push(position);
-  for (const std::int32_t sequence : row_sequence) row_sequence_.Push(sequence);
+  row_sequence_.assign(row_sequence.begin(), row_sequence.end());
 
   sequences_.assign(sequences.begin(), sequences.end());
   tiles_.clear();
@@ -55,7 +58,6 @@ void GoldAttention::Begin(std::span<const AttendedSequence> sequences,
     PlanSequence(static_cast<std::int32_t>(i), sequences_[i]);
   for (std::int64_t i = 0; i < padding; ++i) AddPadding(i);
   position_.Stage();
-  row_sequence_.Stage();
   cache_.StageTargets(targets_);
   targets_.clear();
 
@@ -73,7 +75,7 @@ void GoldAttention::Begin(std::span<const AttendedSequence> sequences,
 
 void GoldAttention::AddPadding(std::int64_t index) {
   position_.Push(0);
-  row_sequence_.Push(static_cast<std::int32_t>(sequences_.size()));
+  row_sequence_.push_back(static_cast<std::int32_t>(sequences_.size()));
   sequences_.push_back({});  // without tiles
   // A row of its own, after one of its own; and no sequence reads what is in a scratch
   // tile from before.
@@ -186,13 +188,13 @@ bool GoldAttention::ChunkFits(std::size_t begin, std::int64_t scratch) const {
 
 std::size_t GoldAttention::BuildGroup(std::size_t begin, std::int64_t gold_layer) {
   const std::int64_t page_tokens = cache_.shape().page_tokens;
-  tile_begin_.Clear();
+  tile_begin_.clear();
   tile_.Clear();
   tile_position_.Clear();
   std::int64_t scratch = 0;
   std::size_t i = begin;
   for (std::size_t s = 0; s < sequences_.size(); ++s) {
-    tile_begin_.Push(static_cast<std::int32_t>(tile_.size()));
+    tile_begin_.push_back(static_cast<std::int32_t>(tile_.size()));
     for (; i < tiles_.size() && tiles_[i].sequence == static_cast<std::int32_t>(s); ++i) {
       const Tile& tile = tiles_[i];
       if (tile.page_index % KvTiles::kCutTiles == 0 && !ChunkFits(i, scratch)) break;
@@ -209,13 +211,26 @@ std::size_t GoldAttention::BuildGroup(std::size_t begin, std::int64_t gold_layer
       tile_position_.Push(tile.page_index * page_tokens);
     }
   }
-  tile_begin_.Push(static_cast<std::int32_t>(tile_.size()));
+  tile_begin_.push_back(static_cast<std::int32_t>(tile_.size()));
   FlushTargets(gold_layer, gold_layer + 1);
-  tile_begin_.Stage();
   tile_.Stage();
   tile_position_.Stage();
+  PlanRuns();
   CountChunks();
   return i;
+}
+
+void GoldAttention::PlanRuns() {
+  runs_.Build(tile_begin_, tile_.host(), row_sequence_);
+  order_.Clear();
+  run_.Clear();
+  num_runs_.Clear();
+  for (const std::int32_t row : runs_.order()) order_.Push(row);
+  for (const AttendRun& run : runs_.runs()) run_.Push(run);
+  num_runs_.Push(static_cast<std::int32_t>(run_.size()));
+  order_.Stage();
+  run_.Stage();
+  num_runs_.Stage();
 }
 
 void GoldAttention::CountChunks() {
@@ -226,13 +241,15 @@ void GoldAttention::CountChunks() {
   for (std::int64_t row = 0; row < position_.size(); ++row) {
     chunk_begin_.Push(chunks);
     const auto i = static_cast<std::size_t>(row);
-    const auto list = static_cast<std::size_t>(row_sequence_.host()[i]);
-    const std::int32_t first = tile_begin_.host()[list];
-    const std::int32_t tiles = tile_begin_.host()[list + 1] - first;
+    const auto list = static_cast<std::size_t>(row_sequence_[i]);
+    const std::int32_t first = tile_begin_[list];
+    const std::int32_t tiles = tile_begin_[list + 1] - first;
     if (tiles == 0) continue;
     const std::int64_t before = tile_position_.host()[static_cast<std::size_t>(first)];
     const std::int64_t seen =
         std::min(position_.host()[i] + 1 - before, tiles * page_tokens);
+    // All tiles of a row are there at once, or it sees those of this group later.
+    GOLDFINCH_CHECK(seen > 0 || !one_group_);
     if (seen > 0)
       chunks += static_cast<std::int32_t>((seen + chunk_tokens - 1) / chunk_tokens);
   }
@@ -246,8 +263,9 @@ void GoldAttention::Attend(std::int64_t gold_layer, const Matrix& q,
                   .tiles = cache_.tiles(gold_layer),
                   .heads = num_heads_,
                   .position = position_.device(),
-                  .span = row_sequence_.device(),
-                  .tile_begin = tile_begin_.device(),
+                  .order = order_.device(),
+                  .runs = run_.device(),
+                  .num_runs = num_runs_.device(),
                   .tile = tile_.device(),
                   .tile_position = tile_position_.device(),
                   .chunk_begin = chunk_begin_.device(),

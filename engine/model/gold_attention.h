@@ -15,6 +15,7 @@
 
 #include "engine/cache/expanded_arena.h"
 #include "engine/engine.h"
+#include "engine/model/attend_runs.h"
 #include "engine/model/gold_cache.h"
 
 namespace goldfinch {
@@ -92,6 +93,8 @@ class GoldAttention {
   // Whether the tiles from `begin` to the next place where their list may be cut go into
   // the group that is being built, which has `scratch` scratch tiles so far.
   bool ChunkFits(std::size_t begin, std::int64_t scratch) const;
+  // Stages which rows read what together.
+  void PlanRuns();
   // Stages the tile arrays, filled from tiles_[begin, ...); returns the end of the group.
   std::size_t BuildGroup(std::size_t begin, std::int64_t gold_layer);
   // Stages where each row's chunks begin.
@@ -110,10 +113,15 @@ class GoldAttention {
   bool flushed_ = false;    // some of the step's targets have been expanded
   bool repeats_ = false;
 
-  StepArray<std::int64_t> position_;      // [rows]
-  StepArray<std::int32_t> row_sequence_;  // [rows]
-  StepArray<std::int32_t> tile_begin_;    // [sequences + 1]
-  StepArray<std::int32_t> chunk_begin_;   // [rows + 1]
+  std::vector<std::int32_t> row_sequence_;  // [rows]
+  std::vector<std::int32_t> tile_begin_;    // [sequences + 1] of the group's tile arrays
+  AttendRuns runs_;
+
+  StepArray<std::int64_t> position_;     // [rows]
+  StepArray<std::int32_t> order_;        // [rows] see AttendArgs
+  StepArray<AttendRun> run_;             // [num_runs_]
+  StepArray<std::int32_t> num_runs_;     // [1]
+  StepArray<std::int32_t> chunk_begin_;  // [rows + 1]
   // Last of all, since they are large.
   StepArray<std::int32_t> tile_;
   StepArray<std::int64_t> tile_position_;

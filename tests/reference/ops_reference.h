@@ -108,7 +108,8 @@ Grid Wkv(const WkvInputs& in, Grid& state);
 Grid Rope(const Grid& x, const std::vector<std::int64_t>& position,
           const std::vector<double>& frequency);
 
-// As AttendArgs, over all tiles at once.
+// As AttendArgs, over all tiles at once. Tiles of list s are entries [tile_begin[s],
+// tile_begin[s + 1]); row i sees list span[i].
 struct Attention {
   Grid q, keys, values;
   std::int64_t page_tokens = 0;

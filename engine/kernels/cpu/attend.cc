@@ -9,8 +9,8 @@
 // maximum first, then its weights in ascending tokens. Tiles start at fixed positions of
 // the sequence and come in order, so a query's bits depend on the tokens before it alone.
 //
-// A call takes rows that see the same tiles and some of the heads: a tile's head is read
-// once for all the rows, and a later one is asked for meanwhile.
+// A call takes rows and some of the heads. A tile's head is read once for all rows that
+// see it, and a later one is asked for meanwhile.
 //
 // Rope: pairs (2i, 2i+1) of each head are rotated by position * frequency[i], the angle
 // in float64 so that the error does not grow with the position.
@@ -32,25 +32,35 @@ struct Fold {
 
 // What to ask memory for: the same bytes of a head that is read soon.
 struct Ahead {
-  const char* next;
+  const char* next;  // null: nothing
   template <typename T>
   GOLDFINCH_INLINE void Ask(std::int64_t element, std::int64_t count) const {
+    if (next == nullptr) return;
     const char* p = next + element * static_cast<std::int64_t>(sizeof(T));
     for (std::int64_t i = 0; i < count * static_cast<std::int64_t>(sizeof(T)); i += 64)
       __builtin_prefetch(p + i, 0, 2);
   }
 };
 
-// sum += w * x over 16 kVectors neighbouring elements, each on its own.
+// 16 kVectors neighbouring elements, read once for several sums, and a sum:
+// sum += w * x, element by element.
+template <int kVectors, typename T>
+struct Vectors {
+  F32x16 x[kVectors];
+
+  GOLDFINCH_INLINE explicit Vectors(const T* from) {
+    for (int i = 0; i < kVectors; ++i) x[i] = Load(from + i * kLanes);
+  }
+};
 template <int kVectors, typename T>
 struct Sums {
   F32x16 sum[kVectors];
 
-  GOLDFINCH_INLINE explicit Sums(const F32x16* from) {
+  GOLDFINCH_INLINE void Take(const F32x16* from) {
     for (int i = 0; i < kVectors; ++i) sum[i] = from[i];
   }
-  GOLDFINCH_INLINE void Add(F32x16 w, const T* x) {
-    for (int i = 0; i < kVectors; ++i) sum[i] = MulAdd(w, Load(x + i * kLanes), sum[i]);
+  GOLDFINCH_INLINE void Add(F32x16 w, const Vectors<kVectors, T>& read) {
+    for (int i = 0; i < kVectors; ++i) sum[i] = MulAdd(w, read.x[i], sum[i]);
   }
   GOLDFINCH_INLINE void Give(F32x16* to) const {
     for (int i = 0; i < kVectors; ++i) to[i] = sum[i];
@@ -60,6 +70,19 @@ struct Sums {
 #if defined(__AVX512F__)
 // The same for bf16: 32 elements are one load, and their even and odd ones one more
 // instruction each, so sums are kept apart and put back in order at the end.
+template <>
+struct Vectors<4, std::uint16_t> {
+  F32x16 even[2], odd[2];
+
+  GOLDFINCH_INLINE explicit Vectors(const std::uint16_t* from) {
+    for (int i = 0; i < 2; ++i) {
+      const __m512i both = _mm512_loadu_si512(from + 2 * i * kLanes);
+      const __m512i high = _mm512_set1_epi32(static_cast<int>(0xffff0000u));
+      even[i] = reinterpret_cast<F32x16>(_mm512_slli_epi32(both, 16));
+      odd[i] = reinterpret_cast<F32x16>(_mm512_and_si512(both, high));
+    }
+  }
+};
 template <>
 struct Sums<4, std::uint16_t> {
   F32x16 even[2], odd[2];
@@ -75,18 +98,16 @@ struct Sums<4, std::uint16_t> {
                                                            reinterpret_cast<__m512>(b)));
   }
 
-  GOLDFINCH_INLINE explicit Sums(const F32x16* from) {
+  GOLDFINCH_INLINE void Take(const F32x16* from) {
     for (int i = 0; i < 2; ++i) {
       even[i] = Pick(from[2 * i], from[2 * i + 1], 0, 2);
       odd[i] = Pick(from[2 * i], from[2 * i + 1], 1, 2);
     }
   }
-  GOLDFINCH_INLINE void Add(F32x16 w, const std::uint16_t* x) {
+  GOLDFINCH_INLINE void Add(F32x16 w, const Vectors<4, std::uint16_t>& read) {
     for (int i = 0; i < 2; ++i) {
-      const __m512i both = _mm512_loadu_si512(x + 2 * i * kLanes);
-      const __m512i high = _mm512_set1_epi32(static_cast<int>(0xffff0000u));
-      even[i] = MulAdd(w, reinterpret_cast<F32x16>(_mm512_slli_epi32(both, 16)), even[i]);
-      odd[i] = MulAdd(w, reinterpret_cast<F32x16>(_mm512_and_si512(both, high)), odd[i]);
+      even[i] = MulAdd(w, read.even[i], even[i]);
+      odd[i] = MulAdd(w, read.odd[i], odd[i]);
     }
   }
   GOLDFINCH_INLINE void Give(F32x16* to) const {
@@ -98,36 +119,36 @@ struct Sums<4, std::uint16_t> {
 };
 #endif
 
-// Scores of kCount vectors of tokens.
-template <int kCount, typename T>
-GOLDFINCH_INLINE void ScoreVectors(const float* q, const T* keys, std::int64_t padded,
-                                   float* score, const Ahead& ahead, std::int64_t at) {
+// Of several rows, so many vectors are summed up at once as there are registers for.
+#if defined(__AVX512F__)
+inline constexpr int kVectorsOfRows = 4;
+#else
+inline constexpr int kVectorsOfRows = 1;
+#endif
+inline constexpr int kRowsAtOnce = 4;
+
+// Scores of kCount vectors of tokens from token `at` on, for kRows rows.
+template <int kRows, int kCount, typename T>
+GOLDFINCH_INLINE void ScoreVectors(const float (*q)[kHeadSize], const T* keys,
+                                   std::int64_t padded, float (*score)[kMaxPageTokens],
+                                   const Ahead& ahead, std::int64_t at) {
   F32x16 sum[kCount] = {};
-  Sums<kCount, T> sums(sum);
+  Sums<kCount, T> sums[kRows];
+  for (int r = 0; r < kRows; ++r) sums[r].Take(sum);
   for (std::int64_t d = 0; d < kHeadSize; ++d) {
     ahead.Ask<T>(at + d * padded, kCount * kLanes);
-    sums.Add(Splat(q[d]), keys + d * padded);
+    const Vectors<kCount, T> key(keys + at + d * padded);
+    for (int r = 0; r < kRows; ++r) sums[r].Add(Splat(q[r][d]), key);
   }
-  sums.Give(sum);
-  for (int i = 0; i < kCount; ++i) Store(sum[i], score + i * kLanes);
+  for (int r = 0; r < kRows; ++r) {
+    sums[r].Give(sum);
+    for (int i = 0; i < kCount; ++i) Store(sum[i], score[r] + at + i * kLanes);
+  }
 }
 
-// Scores of the first `count` tokens of a head, then -infinity up to a whole vector;
-// returns their maximum.
-template <typename T>
-GOLDFINCH_INLINE float Scores(const float* q, const T* keys, std::int64_t padded,
-                              std::int64_t count, float* score, const Ahead& ahead) {
-  alignas(64) float query[kHeadSize];
-  for (int part = 0; part < kParts; ++part)
-    Store(Load(q + part * kLanes) * kScoreScale, query + part * kLanes);
-  std::int64_t t = 0;
-  for (; t + 4 * kLanes <= padded && t < count; t += 4 * kLanes)
-    ScoreVectors<4>(query, keys + t, padded, score + t, ahead, t);
-  for (; t < count; t += kLanes)
-    ScoreVectors<1>(query, keys + t, padded, score + t, ahead, t);
-  for (t = count; t % kLanes != 0; ++t) score[t] = -__builtin_inff();
+GOLDFINCH_INLINE float Largest(const float* score, std::int64_t count) {
   F32x16 maximum = Splat(-__builtin_inff());
-  for (t = 0; t < count; t += kLanes) {
+  for (std::int64_t t = 0; t < count; t += kLanes) {
     const F32x16 s = Load(score + t);
     maximum = Larger(s, maximum);
   }
@@ -136,31 +157,66 @@ GOLDFINCH_INLINE float Scores(const float* q, const T* keys, std::int64_t padded
   return largest;
 }
 
-// A NaN among the scores does not become the maximum, but its weight is NaN, and so are
-// the sums.
-template <typename T>
-GOLDFINCH_INLINE void FoldTile(const float* q, const T* tile, std::int64_t padded,
-                               std::int64_t count, const Ahead& ahead, Fold& fold) {
-  alignas(64) float weight[kMaxPageTokens];
-  const float tile_maximum = Scores(q, tile, padded, count, weight, ahead);
-  const float maximum = tile_maximum > fold.maximum ? tile_maximum : fold.maximum;
-  const F32x16 correction = Exp(Splat(fold.maximum - maximum));
-  fold.maximum = maximum;
-  F32x16 total = {};
-  for (std::int64_t t = 0; t < count; t += kLanes) {
-    const F32x16 w = Exp(Load(weight + t) - maximum);
-    Store(w, weight + t);
-    total += w;
-  }
-  fold.weights = fold.weights * correction[0] + SumLanes(total);
-  for (int part = 0; part < kParts; ++part) fold.sum[part] *= correction;
-  const T* values = tile + kHeadSize * padded;
-  Sums<kParts, T> sums(fold.sum);
+// Scores of the first `count` tokens of a head, then -infinity up to a whole vector.
+template <int kRows, typename T>
+GOLDFINCH_INLINE void Scores(const float* const* q, const T* keys, std::int64_t padded,
+                             std::int64_t count, float (*score)[kMaxPageTokens],
+                             const Ahead& ahead) {
+  alignas(64) float query[kRows][kHeadSize];
+  for (int r = 0; r < kRows; ++r)
+    for (int part = 0; part < kParts; ++part)
+      Store(Load(q[r] + part * kLanes) * kScoreScale, query[r] + part * kLanes);
+  constexpr int kCount = kRows == 1 ? 4 : kVectorsOfRows;
+  std::int64_t t = 0;
+  for (; t + kCount * kLanes <= padded && t < count; t += kCount * kLanes)
+    ScoreVectors<kRows, kCount>(query, keys, padded, score, ahead, t);
+  for (; t < count; t += kLanes)
+    ScoreVectors<kRows, 1>(query, keys, padded, score, ahead, t);
+  for (int r = 0; r < kRows; ++r)
+    for (t = count; t % kLanes != 0; ++t) score[r][t] = -__builtin_inff();
+}
+
+// Adds kVectors vectors of values from element `at` on, weighted, for kRows rows.
+template <int kRows, int kVectors, typename T>
+GOLDFINCH_INLINE void AddValues(const T* values, std::int64_t count,
+                                const float (*weight)[kMaxPageTokens], const Ahead& ahead,
+                                std::int64_t values_begin, int at, Fold* fold) {
+  Sums<kVectors, T> sums[kRows];
+  for (int r = 0; r < kRows; ++r) sums[r].Take(fold[r].sum + at / kLanes);
   for (std::int64_t t = 0; t < count; ++t) {
-    ahead.Ask<T>(kHeadSize * padded + t * kHeadSize, kHeadSize);
-    sums.Add(Splat(weight[t]), values + t * kHeadSize);
+    ahead.Ask<T>(values_begin + t * kHeadSize + at, kVectors * kLanes);
+    const Vectors<kVectors, T> value(values + t * kHeadSize + at);
+    for (int r = 0; r < kRows; ++r) sums[r].Add(Splat(weight[r][t]), value);
   }
-  sums.Give(fold.sum);
+  for (int r = 0; r < kRows; ++r) sums[r].Give(fold[r].sum + at / kLanes);
+}
+
+// The first `count` tokens of a tile's head, for kRows rows that see as many of it. A NaN
+// among the scores does not become the maximum, but its weight is NaN, and so are the
+// sums.
+template <int kRows, typename T>
+GOLDFINCH_INLINE void FoldTile(const float* const* q, const T* tile, std::int64_t padded,
+                               std::int64_t count, const Ahead& ahead, Fold* fold) {
+  alignas(64) float weight[kRows][kMaxPageTokens];
+  Scores<kRows>(q, tile, padded, count, weight, ahead);
+  for (int r = 0; r < kRows; ++r) {
+    const float tile_maximum = Largest(weight[r], count);
+    const float maximum = tile_maximum > fold[r].maximum ? tile_maximum : fold[r].maximum;
+    const F32x16 correction = Exp(Splat(fold[r].maximum - maximum));
+    fold[r].maximum = maximum;
+    F32x16 total = {};
+    for (std::int64_t t = 0; t < count; t += kLanes) {
+      const F32x16 w = Exp(Load(weight[r] + t) - maximum);
+      Store(w, weight[r] + t);
+      total += w;
+    }
+    fold[r].weights = fold[r].weights * correction[0] + SumLanes(total);
+    for (int part = 0; part < kParts; ++part) fold[r].sum[part] *= correction;
+  }
+  constexpr int kVectors = kRows == 1 ? kParts : kVectorsOfRows;
+  const std::int64_t values = kHeadSize * padded;
+  for (int at = 0; at < kHeadSize; at += kVectors * kLanes)
+    AddValues<kRows, kVectors>(tile + values, count, weight, ahead, values, at, fold);
 }
 
 GOLDFINCH_INLINE Fold Resume(const float* carry, bool first) {
@@ -182,23 +238,38 @@ GOLDFINCH_INLINE void Save(const Fold& fold, float* carry) {
   carry[kHeadSize + 1] = fold.weights;
 }
 
+// Of tile `i` of the lists, tokens that a row sees; 0 or less: none.
+GOLDFINCH_INLINE std::int64_t SeenOf(const AttendArgs& args, std::int64_t row,
+                                     std::int64_t i) {
+  const std::int64_t seen = args.position[row] + 1 - args.tile_position[i];
+  return seen < args.tiles.page_tokens ? seen : args.tiles.page_tokens;
+}
+
+template <int kRows, typename T>
+void FoldRows(const AttendArgs& args, const std::int32_t* rows, std::int64_t head,
+              const T* tile, std::int64_t count, const Ahead& ahead) {
+  Fold fold[kRows];
+  const float* q[kRows];
+  for (int r = 0; r < kRows; ++r) {
+    q[r] = args.q.f32(rows[r]) + head * kHeadSize;
+    fold[r] = Resume(args.carry.f32(rows[r]) + head * kCarrySize, false);
+  }
+  FoldTile<kRows>(q, tile, args.tiles.padded_tokens(), count, ahead, fold);
+  for (int r = 0; r < kRows; ++r)
+    Save(fold[r], args.carry.f32(rows[r]) + head * kCarrySize);
+}
+
 template <typename T>
-void AttendTiles(const AttendArgs& args, const AttendPart& part) {
+GOLDFINCH_INLINE void FoldRun(const AttendArgs& args, const AttendRun& run,
+                              const AttendPart& part) {
   const KvTiles& kv = args.tiles;
-  const std::int64_t padded = kv.padded_tokens(), head_size = 2 * kv.head_elements();
-  const std::int32_t list = args.span[part.row_begin];
-  const std::int32_t first = args.tile_begin[list], last = args.tile_begin[list + 1];
+  const std::int64_t head_size = 2 * kv.head_elements();
+  const std::int32_t last = run.tile_end;
   const auto tile_head = [&](std::int32_t i, std::int64_t head) {
     return static_cast<const T*>(kv.data) + (args.tile[i] * kv.heads + head) * head_size;
   };
-  if (args.first) {
-    const Fold none = Resume(nullptr, true);
-    for (std::int64_t row = part.row_begin; row < part.row_end; ++row)
-      for (std::int64_t head = part.head_begin; head < part.head_end; ++head)
-        Save(none, args.carry.f32(row) + head * kCarrySize);
-  }
   const std::int64_t heads = part.head_end - part.head_begin;
-  for (std::int32_t i = first; i < last; ++i) {
+  for (std::int32_t i = run.tile_begin; i < last; ++i) {
     for (std::int64_t head = part.head_begin; head < part.head_end; ++head) {
       const T* tile = tile_head(i, head);
       // Two heads on, in the order in which they are read.
@@ -206,17 +277,42 @@ void AttendTiles(const AttendArgs& args, const AttendPart& part) {
       const std::int64_t later = i + on / heads;
       const T* next = tile_head(later < last ? static_cast<std::int32_t>(later) : i,
                                 part.head_begin + on % heads);
-      for (std::int64_t row = part.row_begin; row < part.row_end; ++row) {
-        const std::int64_t seen = args.position[row] + 1 - args.tile_position[i];
-        const std::int64_t count = seen < kv.page_tokens ? seen : kv.page_tokens;
-        if (count <= 0) continue;
-        float* carry = args.carry.f32(row) + head * kCarrySize;
-        Fold fold = Resume(carry, false);
-        FoldTile(args.q.f32(row) + head * kHeadSize, tile, padded, count,
-                 Ahead{reinterpret_cast<const char*>(next)}, fold);
-        Save(fold, carry);
+      // The first rows ask for what is next.
+      Ahead ahead{reinterpret_cast<const char*>(next)};
+      for (std::int64_t at = part.row_begin; at < part.row_end;) {
+        const std::int64_t count = SeenOf(args, args.order[at], i);
+        std::int64_t same = at + 1;
+        while (same < part.row_end && same < at + kRowsAtOnce &&
+               SeenOf(args, args.order[same], i) == count)
+          ++same;
+        if (same < at + kRowsAtOnce) same = at + 1;
+        if (count > 0) {
+          if (same == at + kRowsAtOnce)
+            FoldRows<kRowsAtOnce>(args, args.order + at, head, tile, count, ahead);
+          else
+            FoldRows<1>(args, args.order + at, head, tile, count, ahead);
+          ahead.next = nullptr;
+        }
+        at = same;
       }
     }
+  }
+}
+
+template <typename T>
+void AttendTiles(const AttendArgs& args, const AttendPart& part) {
+  if (args.first) {
+    const Fold none = Resume(nullptr, true);
+    for (std::int64_t i = part.row_begin; i < part.row_end; ++i)
+      for (std::int64_t head = part.head_begin; head < part.head_end; ++head)
+        Save(none, args.carry.f32(args.order[i]) + head * kCarrySize);
+  }
+  for (std::int64_t i = part.run_begin; i < part.run_end; ++i) {
+    const AttendRun& run = args.runs[i];
+    AttendPart own = part;
+    own.row_begin = run.row_begin > part.row_begin ? run.row_begin : part.row_begin;
+    own.row_end = run.row_end < part.row_end ? run.row_end : part.row_end;
+    if (own.row_begin < own.row_end) FoldRun<T>(args, run, own);
   }
 }
 

@@ -27,8 +27,10 @@ struct GemmPanels {
   std::int64_t panel_bytes = 0;
 };
 
-// Rows that see one list of tiles, and some of the heads.
+// Runs [run_begin, run_end) as far as rows order[row_begin, row_end) are in them, all of
+// whose runs they are, and some of the heads.
 struct AttendPart {
+  std::int64_t run_begin = 0, run_end = 0;
   std::int64_t row_begin = 0, row_end = 0;
   std::int64_t head_begin = 0, head_end = 0;
 };

@@ -85,8 +85,14 @@ void Count(std::int64_t work) {
 CpuKernels CountingKernels() {
   CpuKernels kernels = **SelectCpuKernels("plain");
   kernels.attend = [](const AttendArgs& args, const AttendPart& part) {
-    const std::int32_t* tiles = args.tile_begin + args.span[part.row_begin];
-    Count((tiles[1] - tiles[0]) * (part.head_end - part.head_begin));
+    std::int64_t tiles = 0;
+    for (std::int64_t i = part.run_begin; i < part.run_end; ++i) {
+      const AttendRun& run = args.runs[i];
+      const std::int64_t rows = std::min<std::int64_t>(run.row_end, part.row_end) -
+                                std::max<std::int64_t>(run.row_begin, part.row_begin);
+      if (rows > 0) tiles += rows * (run.tile_end - run.tile_begin);
+    }
+    Count(tiles * (part.head_end - part.head_begin));
   };
   kernels.wkv = [](const WkvArgs& args, std::int64_t begin, std::int64_t end) {
     std::int64_t rows = 0;
@@ -107,17 +113,22 @@ TEST(CpuBackendTest, ALongPastAndALongPromptAreSharedByAllThreads) {
   for (const int threads : {2, 4, 16}) {
     const auto backend = CpuBackendOf(kernels, threads, /*pin_threads=*/false);
     for (const std::int64_t at : {0, 31, 63}) {
-      std::vector<std::int32_t> begin = {0}, span;
-      for (std::int64_t i = 0; i < kSequences; ++i) {
+      std::vector<std::int32_t> begin = {0};
+      std::vector<AttendRun> runs;
+      for (std::int32_t i = 0; i < kSequences; ++i) {
         begin.push_back(begin.back() + (i == at ? 1600 : 16));
-        span.push_back(static_cast<std::int32_t>(i));
+        runs.push_back({.row_begin = i,
+                        .row_end = i + 1,
+                        .tile_begin = begin[static_cast<std::size_t>(i)],
+                        .tile_end = begin.back()});
       }
+      const auto num_runs = static_cast<std::int32_t>(runs.size());
       const std::int64_t all = kHeads * (63 * 16 + 1600);
       all_counted = most_counted = 0;
       backend->Attend({.q = {.rows = kSequences},
                        .heads = kHeads,
-                       .span = span.data(),
-                       .tile_begin = begin.data()});
+                       .runs = runs.data(),
+                       .num_runs = &num_runs});
       EXPECT_EQ(all_counted, all);
       EXPECT_LT(most_counted, all / threads) << threads << " threads, it is " << at;
 
@@ -127,6 +138,55 @@ TEST(CpuBackendTest, ALongPastAndALongPromptAreSharedByAllThreads) {
       EXPECT_EQ(all_counted, all);
       EXPECT_LT(most_counted, all / threads) << threads << " threads, it is " << at;
     }
+  }
+}
+
+// Rows that read a past together are one piece of work for a head, unless there would not
+// be enough for all threads.
+TEST(CpuBackendTest, RowsOfAPastAreCutApartOnlyForIdleThreads) {
+  constexpr std::int32_t kRows = 100, kTiles = 1000;
+  const CpuKernels kernels = CountingKernels();
+  for (const std::int64_t heads : {2, 64}) {
+    for (const int threads : {1, 2, 4, 16}) {
+      const auto backend = CpuBackendOf(kernels, threads, /*pin_threads=*/false);
+      const AttendRun runs[] = {
+          {.row_begin = 0, .row_end = kRows, .tile_begin = 0, .tile_end = kTiles},
+          {.row_begin = 3, .row_end = 5, .tile_begin = kTiles, .tile_end = kTiles + 8}};
+      const std::int32_t num_runs = 2;
+      all_counted = most_counted = 0;
+      backend->Attend(
+          {.q = {.rows = kRows}, .heads = heads, .runs = runs, .num_runs = &num_runs});
+      const std::int64_t all = heads * (kRows * kTiles + 2 * 8);
+      EXPECT_EQ(all_counted, all);
+      EXPECT_LE(most_counted, all / threads * 5 / 4) << threads << " threads";
+      EXPECT_GE(most_counted, all / threads / 8) << threads << " threads";
+    }
+  }
+}
+
+// That there are enough parts is not enough, if one past is nearly all of the work.
+TEST(CpuBackendTest, APastOfManyRowsAmongShortOnesIsCutApart) {
+  constexpr std::int32_t kRows = 16, kOthers = 48, kTiles = 1000;
+  constexpr std::int64_t kHeads = 32;
+  const CpuKernels kernels = CountingKernels();
+  std::vector<AttendRun> runs = {
+      {.row_begin = 0, .row_end = kRows, .tile_begin = 0, .tile_end = kTiles}};
+  for (std::int32_t i = 0; i < kOthers; ++i)
+    runs.push_back({.row_begin = kRows + i,
+                    .row_end = kRows + i + 1,
+                    .tile_begin = kTiles + i,
+                    .tile_end = kTiles + i + 1});
+  const auto num_runs = static_cast<std::int32_t>(runs.size());
+  const std::int64_t all = kHeads * (kRows * kTiles + kOthers);
+  for (const int threads : {2, 64}) {
+    const auto backend = CpuBackendOf(kernels, threads, /*pin_threads=*/false);
+    all_counted = most_counted = 0;
+    backend->Attend({.q = {.rows = kRows + kOthers},
+                     .heads = kHeads,
+                     .runs = runs.data(),
+                     .num_runs = &num_runs});
+    EXPECT_EQ(all_counted, all);
+    EXPECT_LE(most_counted, all / threads * 5 / 4) << threads << " threads";
   }
 }
 

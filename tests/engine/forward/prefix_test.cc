@@ -339,6 +339,69 @@ TEST_P(PrefixTest, SequencesFromOnePrefixDoNotMeet) {
   }
 }
 
+// Pages in common are read once for all that have them (engine/model/attend_runs.h): some
+// sequences share all of a past but its end, some only its beginning. Each has a twin
+// that steps alone.
+TEST_P(PrefixTest, ReadingACommonPastTogetherChangesNoBit) {
+  for (const char* const kind : {"cpu", "cuda_emulated"}) {
+    SCOPED_TRACE(kind);
+    const auto engine =
+        MakeEngine(folder_.path(), GetParam().compute, [&](ModelEngineOptions& options) {
+          options.cache_storage = GetParam().cache;
+          options.backend.kind = kind;
+          options.page_tokens = 4;
+          options.max_sequences = 12;
+        });
+    const std::vector<TokenId> start = RandomTokens(192, config().vocab_size, 8);
+    SequenceSpec spec = kSpec(200, 192);
+    spec.keep_at = {64, 192};
+    const auto parent = engine->Open(spec);
+    ASSERT_TRUE(parent.ok()) << parent.status();
+    std::vector<PrefixId> prefixes;
+    for (std::size_t at = 0; at < start.size(); at += 64) {
+      Span span;
+      span.sequence = *parent;
+      span.tokens = std::span(start).subspan(at, 64);
+      Forward(*engine, std::span(&span, 1));
+      if (at != 64) prefixes.push_back(engine->Keep(*parent));
+    }
+    engine->Close(*parent);
+
+    const std::int64_t lengths[] = {64, 192, 192, 64, 192, 192};
+    std::vector<SequenceId> together, alone;
+    for (const std::int64_t length : lengths) {
+      for (auto* const ids : {&together, &alone}) {
+        const auto id = engine->OpenFrom(prefixes[length == 64 ? 0 : 1],
+                                         kSpec(length + 40, length), {});
+        ASSERT_TRUE(id.ok()) << id.status();
+        ids->push_back(*id);
+      }
+    }
+    for (std::uint64_t step = 0; step < 3; ++step) {
+      // Of one sequence more than one, as of a prompt.
+      std::vector<std::vector<TokenId>> tokens;
+      for (std::uint64_t i = 0; i < std::size(lengths); ++i)
+        tokens.push_back(
+            RandomTokens(i == 2 ? 9 : 1, config().vocab_size, 100 * step + i));
+      std::vector<std::vector<float>> got(tokens.size());
+      std::vector<Span> batch;
+      for (std::size_t i = 0; i < tokens.size(); ++i)
+        batch.push_back(
+            LogitsSpan(together[i], tokens[i], 0, got[i], config().vocab_size));
+      Forward(*engine, batch);
+      for (std::size_t i = 0; i < tokens.size(); ++i) {
+        std::vector<float> want;
+        const Span span = LogitsSpan(alone[i], tokens[i], 0, want, config().vocab_size);
+        Forward(*engine, std::span(&span, 1));
+        EXPECT_TRUE(SameBits(got[i], want)) << "sequence " << i << ", step " << step;
+      }
+    }
+    for (const PrefixId prefix : prefixes) engine->Drop(prefix);
+    for (const auto* const ids : {&together, &alone})
+      for (const SequenceId id : *ids) engine->Close(id);
+  }
+}
+
 INSTANTIATE_TEST_SUITE_P(Family, PrefixTest, testing::ValuesIn(Variants()),
                          [](const auto& variant) {
                            std::string name = testing::PrintToString(variant.param);

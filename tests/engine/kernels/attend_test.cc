@@ -11,8 +11,10 @@
 #include <memory>
 #include <numeric>
 #include <random>
+#include <span>
 #include <vector>
 
+#include "engine/model/attend_runs.h"
 #include "tests/engine/kernels/op_test.h"
 
 namespace goldfinch {
@@ -48,6 +50,8 @@ struct Shape {
   std::int64_t page_tokens = 16;
   std::vector<std::int64_t> lengths = {};  // tokens of each sequence
   std::int64_t queries = 1;                // the last tokens of each sequence
+  // Tiles that all sequences begin with, as far as they go.
+  std::int64_t shared = 0;
 };
 
 // Sequences in tiles at random places; what no query may see is NaN.
@@ -68,9 +72,13 @@ Attention RandomAttention(const Shape& shape, DType type, std::uint64_t seed) {
   const Grid values = RandomGrid(rows, shape.heads * 64, seed + 2, type);
   for (std::size_t s = 0; s < shape.lengths.size(); ++s) {
     for (std::int64_t at = 0; at < shape.lengths[s]; at += shape.page_tokens) {
+      in.tile_position.push_back(at);
+      if (s > 0 && at / shape.page_tokens < shape.shared) {
+        in.tile.push_back(in.tile[static_cast<std::size_t>(at / shape.page_tokens)]);
+        continue;
+      }
       const std::int32_t tile = places[in.tile.size()];
       in.tile.push_back(tile);
-      in.tile_position.push_back(at);
       const std::int64_t filled = std::min(shape.page_tokens, shape.lengths[s] - at);
       for (std::int64_t t = 0; t < filled; ++t) {
         const std::int64_t row = tile * shape.page_tokens + t;
@@ -94,11 +102,7 @@ Attention RandomAttention(const Shape& shape, DType type, std::uint64_t seed) {
 class DeviceAttention {
  public:
   DeviceAttention(Backend& backend, const Attention& in, DType type)
-      : backend_(backend),
-        in_(in),
-        q_(backend, in.q),
-        position_(backend, in.position),
-        span_(backend, in.span) {
+      : backend_(backend), in_(in), q_(backend, in.q), position_(backend, in.position) {
     tiles_ = {.type = type, .heads = in.q.cols() / 64, .page_tokens = in.page_tokens};
     const std::int64_t count = in.keys.rows() / in.page_tokens;
     // Everything that is not scattered is NaN, between the tiles' tokens too.
@@ -135,15 +139,25 @@ class DeviceAttention {
     }
     const std::vector<std::int32_t> chunks =
         ChunkBegins(begin, carry->rows, tile_begin, position);
-    const DeviceArray<std::int32_t> begins(backend_, tile_begin), tiles(backend_, tile),
-        chunk_begins(backend_, chunks);
+    const DeviceArray<std::int32_t> tiles(backend_, tile), chunk_begins(backend_, chunks);
     const DeviceArray<std::int64_t> positions(backend_, position);
+    AttendRuns plan;
+    plan.Build(tile_begin, tile,
+               std::span(in_.span).subspan(static_cast<std::size_t>(begin),
+                                           static_cast<std::size_t>(carry->rows)));
+    const DeviceArray<std::int32_t> order(
+        backend_, std::vector(plan.order().begin(), plan.order().end()));
+    const DeviceArray<AttendRun> runs(
+        backend_, std::vector(plan.runs().begin(), plan.runs().end()));
+    const DeviceArray<std::int32_t> num_runs(
+        backend_, {static_cast<std::int32_t>(plan.runs().size())});
     backend_.Attend({.q = q_->RowsFrom(begin, carry->rows),
                      .tiles = tiles_,
                      .heads = in_.q.cols() / 64,
                      .position = position_.data() + begin,
-                     .span = span_.data() + begin,
-                     .tile_begin = begins.data(),
+                     .order = order.data(),
+                     .runs = runs.data(),
+                     .num_runs = num_runs.data(),
                      .tile = tiles.data(),
                      .tile_position = positions.data(),
                      .chunk_begin = chunk_begins.data(),
@@ -200,7 +214,6 @@ class DeviceAttention {
   KvTiles tiles_;
   std::unique_ptr<DeviceArray<std::uint8_t>> memory_;
   const DeviceArray<std::int64_t> position_;
-  const DeviceArray<std::int32_t> span_;
 };
 
 class AttendTest : public OpTest {};
@@ -215,7 +228,8 @@ TEST_P(AttendTest, AttentionIsTheSoftmaxOverAllTokensUpToTheQuery) {
       {.heads = 3, .page_tokens = 64, .lengths = {200, 63}, .queries = 70},
       {.page_tokens = 5, .lengths = {23, 4}, .queries = 23},
       {.page_tokens = 256, .lengths = {300}, .queries = 2},
-      {.page_tokens = 1, .lengths = {7, 2}, .queries = 7}};
+      {.page_tokens = 1, .lengths = {7, 2}, .queries = 7},
+      {.heads = 2, .lengths = {400, 290, 257, 300, 510}, .queries = 2, .shared = 16}};
   for (const Shape& shape : shapes) {
     for (const DType type : kTypes) {
       const Attention in = RandomAttention(shape, type, 1);
@@ -262,8 +276,30 @@ TEST_P(AttendTest, QueriesStandAlone) {
   }
 }
 
+// What several have in common is read for all of them; of the last one, nothing else.
+TEST_P(AttendTest, QueriesOfSequencesWithACommonPastStandAlone) {
+  const Shape shapes[] = {
+      {.heads = 2, .lengths = {200, 150, 190, 300, 270, 128}, .queries = 1, .shared = 8},
+      {.lengths = {410, 280, 300}, .queries = 3, .shared = 17},
+      {.heads = 3,
+       .page_tokens = 64,
+       .lengths = {1100, 1030},
+       .queries = 9,
+       .shared = 16}};
+  for (const Shape& shape : shapes) {
+    for (const DType type : kTypes) {
+      const Attention in = RandomAttention(shape, type, 21);
+      const DeviceAttention attention(backend(), in, type);
+      ExpectRowsStandAlone(in.q.rows(), [&](std::int64_t begin, std::int64_t count) {
+        return attention.Attend(begin, count).Bits();
+      });
+    }
+  }
+}
+
 TEST_P(AttendTest, AnyCutOfTheTilesIntoCallsGivesTheSameBits) {
-  const Shape shape = {.heads = 2, .lengths = {400, 33, 270, 1}, .queries = 20};
+  const Shape shape = {
+      .heads = 2, .lengths = {400, 133, 270, 129}, .queries = 20, .shared = 8};
   // The CPU keeps more than is promised.
   const std::int32_t cut = GetParam().device == Device::kCpu ? 1 : KvTiles::kCutTiles;
   for (const DType type : kTypes) {
@@ -278,7 +314,8 @@ TEST_P(AttendTest, AnyCutOfTheTilesIntoCallsGivesTheSameBits) {
       for (bool first = true; first || from != ends; first = false) {
         std::vector<std::int32_t> to = from;
         for (std::size_t s = 0; s < to.size(); ++s)
-          to[s] = std::min(ends[s], to[s] + cut * static_cast<std::int32_t>(random() % 4));
+          to[s] =
+              std::min(ends[s], to[s] + cut * static_cast<std::int32_t>(random() % 4));
         attention.Fold(0, from, to, first, carry);
         from = to;
       }
