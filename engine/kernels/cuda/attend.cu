@@ -360,30 +360,40 @@ __global__ void __launch_bounds__(kHeadSize)
   const std::int32_t first = begin > pass.first ? begin : pass.first;
   const std::int64_t pass_end = std::int64_t{pass.first} + pass.most;
   if (!fresh && (first >= end || first >= pass_end)) return;  // none of it is here
-  // Some are asked for at once: each by itself would take as long as memory takes to
-  // answer.
+  // Some are asked for at once, and the next ones before these are folded: each by itself
+  // would take as long as memory takes to answer.
   constexpr int kAtOnce = 8;
+  struct Partials {
+    float max[kAtOnce], sum[kAtOnce], value[kAtOnce];
+  };
   const std::int64_t last = end < pass_end ? end : pass_end;
-  for (std::int64_t at = first; at < last; at += kAtOnce) {
-    float maxima[kAtOnce], sums[kAtOnce], values[kAtOnce];
+  // The last one again instead of one that is not there: with a branch between them each
+  // would wait for the one before.
+  const auto ask = [&](std::int64_t at, Partials& to) {
 #pragma unroll
     for (int i = 0; i < kAtOnce; ++i) {
-      if (at + i >= last) break;
+      const std::int64_t number = at + i < last ? at + i : last - 1;
       const float* const partial =
-          pass.Partial(args, static_cast<std::int32_t>(at + i), head);
-      maxima[i] = partial[kHeadSize];
-      sums[i] = partial[kHeadSize + 1];
-      values[i] = partial[d];
+          pass.Partial(args, static_cast<std::int32_t>(number), head);
+      to.max[i] = partial[kHeadSize];
+      to.sum[i] = partial[kHeadSize + 1];
+      to.value[i] = partial[d];
     }
+  };
+  Partials now = {}, next = {};
+  if (first < last) ask(first, now);
+  for (std::int64_t at = first; at < last; at += kAtOnce) {
+    ask(at + kAtOnce, next);
 #pragma unroll
     for (int i = 0; i < kAtOnce; ++i) {
       if (at + i >= last) break;
-      const float new_max = maxima[i] > max ? maxima[i] : max;
-      const float mine = expf(max - new_max), other = expf(maxima[i] - new_max);
-      weights = Fma(weights, mine, sums[i] * other);
-      acc = Fma(acc, mine, values[i] * other);
+      const float new_max = now.max[i] > max ? now.max[i] : max;
+      const float mine = expf(max - new_max), other = expf(now.max[i] - new_max);
+      weights = Fma(weights, mine, now.sum[i] * other);
+      acc = Fma(acc, mine, now.value[i] * other);
       max = new_max;
     }
+    now = next;
   }
   // Every thread has read what the first one is about to overwrite.
   __syncthreads();

@@ -50,7 +50,8 @@ __device__ __forceinline__ float Normalised(float x, const Moments& m,
 
 // write(i, read(i)) of this thread's columns: first, first + step, ... below cols. It
 // asks for the operands of some before it writes one: a store might be to what the next
-// column reads, for all the compiler knows, and would make it wait.
+// column reads, for all the compiler knows, and would make it wait. So would a branch
+// between two reads: a column that is not there is read as the first one again.
 template <typename ReadAt, typename WriteAt>
 __device__ __forceinline__ void ForColumns(int cols, int first, int step,
                                            const ReadAt& read, const WriteAt& write) {
@@ -60,8 +61,7 @@ __device__ __forceinline__ void ForColumns(int cols, int first, int step,
 #pragma unroll
     for (int e = 0; e < kEach; ++e) {
       const int i = at + e * step;
-      if (i >= cols) break;
-      values[e] = read(i);
+      values[e] = read(i < cols ? i : at);
     }
 #pragma unroll
     for (int e = 0; e < kEach; ++e) {
