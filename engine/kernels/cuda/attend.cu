@@ -412,18 +412,41 @@ __global__ void __launch_bounds__(kNormThreads)
   const std::int64_t row = blockIdx.x;
   const int cols = static_cast<int>(out.cols);
   const float* const all = Row<float>(carry, row);
+  const bool normed = norm.weight != nullptr;
+  struct Column {
+    float sum, weights;
+
+    __device__ __forceinline__ float value() const {
+      // Padding has seen nothing, and should not look like a fault.
+      return weights == 0.0f ? 0.0f : sum / weights;
+    }
+  };
   const auto read = [all](int i) {
     const float* const head = all + i / kHeadSize * kCarrySize;
-    const float weights = head[kHeadSize + 1];
-    // Padding has seen nothing, and should not look like a fault.
-    return weights == 0.0f ? 0.0f : head[i % kHeadSize] / weights;
+    return Column{head[i % kHeadSize], head[kHeadSize + 1]};
   };
-  const bool normed = norm.weight != nullptr;
   Moments m = {};
-  if (normed) m = BlockMoments(read, cols, norm.eps, scratch);
+  if (normed)
+    m = MomentsBy(
+        [&](const auto& add) {
+          ForColumns<8>(cols, read, [&](int, const Column& c) { add(c.value()); });
+        },
+        cols, norm.eps,
+        [&](float value) { return BlockSum<kNormThreads>(value, scratch); });
+  struct NormedColumn {
+    Column column;
+    float weight, bias;
+  };
   ForColumns(
-      cols, [&](int i) { return normed ? Normalised(read(i), m, norm, i) : read(i); },
-      [&](int i, float value) { Put(value, out, row, i); });
+      cols,
+      [&](int i) {
+        return NormedColumn{read(i), normed ? norm.weight[i] : 0.0f,
+                            normed ? norm.bias[i] : 0.0f};
+      },
+      [&](int i, const NormedColumn& c) {
+        const float value = c.column.value();
+        Put(normed ? Normalised({value, c.weight, c.bias}, m) : value, out, row, i);
+      });
 }
 
 __global__ void __launch_bounds__(kThreads)

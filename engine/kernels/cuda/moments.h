@@ -17,21 +17,32 @@ struct Moments {
   float inverse_deviation;
 };
 
-// Of read(0) .. read(cols - 1), of which this thread has first, first + step, ...; `sum`
-// adds over all that take part.
-template <typename ReadAt, typename Sum>
-__device__ __forceinline__ Moments MomentsOf(const ReadAt& read, int cols, float eps,
-                                             int first, int step, const Sum& sum) {
+// Of `cols` numbers; visit(add) calls add(x) for those that this thread has, in ascending
+// order, and `sum` adds over all threads that take part.
+template <typename Visit, typename Sum>
+__device__ __forceinline__ Moments MomentsBy(const Visit& visit, int cols, float eps,
+                                             const Sum& sum) {
   float own = 0.0f;
-  for (int i = first; i < cols; i += step) own += read(i);
+  visit([&own](float x) { own += x; });
   const auto count = static_cast<float>(cols);
   const float mean = sum(own) / count;
   float square = 0.0f;
-  for (int i = first; i < cols; i += step) {
-    const float d = read(i) - mean;
+  visit([&square, mean](float x) {
+    const float d = x - mean;
     square = Fma(d, d, square);
-  }
+  });
   return {mean, 1.0f / sqrtf(sum(square) / count + eps)};
+}
+
+// Of read(0) .. read(cols - 1), of which this thread has first, first + step, ...
+template <typename ReadAt, typename Sum>
+__device__ __forceinline__ Moments MomentsOf(const ReadAt& read, int cols, float eps,
+                                             int first, int step, const Sum& sum) {
+  return MomentsBy(
+      [&](const auto& add) {
+        for (int i = first; i < cols; i += step) add(read(i));
+      },
+      cols, eps, sum);
 }
 
 // By a block of kNormThreads, with room for kNormWarps numbers.
@@ -43,19 +54,26 @@ __device__ __forceinline__ Moments BlockMoments(const ReadAt& read, int cols, fl
       [scratch](float value) { return BlockSum<kNormThreads>(value, scratch); });
 }
 
+// A column with what its normalisation multiplies by and adds.
+struct NormColumn {
+  float x, weight, bias;
+};
+__device__ __forceinline__ float Normalised(const NormColumn& c, const Moments& m) {
+  return Fma((c.x - m.mean) * m.inverse_deviation, c.weight, c.bias);
+}
 __device__ __forceinline__ float Normalised(float x, const Moments& m,
                                             const NormWeights& norm, int i) {
-  return Fma((x - m.mean) * m.inverse_deviation, norm.weight[i], norm.bias[i]);
+  return Normalised({x, norm.weight[i], norm.bias[i]}, m);
 }
 
 // write(i, read(i)) of this thread's columns: first, first + step, ... below cols. It
 // asks for the operands of some before it writes one: a store might be to what the next
 // column reads, for all the compiler knows, and would make it wait. So would a branch
-// between two reads: a column that is not there is read as the first one again.
-template <typename ReadAt, typename WriteAt>
+// between two reads, as of a division: a column that is not there is read as the first
+// one again, and what is read is worked on in `write`.
+template <int kEach = 4, typename ReadAt, typename WriteAt>
 __device__ __forceinline__ void ForColumns(int cols, int first, int step,
                                            const ReadAt& read, const WriteAt& write) {
-  constexpr int kEach = 4;
   for (int at = first; at < cols; at += kEach * step) {
     decltype(read(0)) values[kEach];
 #pragma unroll
@@ -72,10 +90,10 @@ __device__ __forceinline__ void ForColumns(int cols, int first, int step,
   }
 }
 // The same where a block of kNormThreads has the row.
-template <typename ReadAt, typename WriteAt>
+template <int kEach = 4, typename ReadAt, typename WriteAt>
 __device__ __forceinline__ void ForColumns(int cols, const ReadAt& read,
                                            const WriteAt& write) {
-  ForColumns(cols, static_cast<int>(threadIdx.x), kNormThreads, read, write);
+  ForColumns<kEach>(cols, static_cast<int>(threadIdx.x), kNormThreads, read, write);
 }
 
 }  // namespace goldfinch::GOLDFINCH_CUDA

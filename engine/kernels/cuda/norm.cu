@@ -200,11 +200,12 @@ __global__ void __launch_bounds__(kThreads)
   ForColumns(
       cols,
       [&](int i) {
-        return Column{x[i] / norm, follows ? before[i] / norm_before : 0.0f};
+        return Column{x[i], before[i]};
       },
       [&](int i, const Column& c) {
-        cur[i] = c.mine;
-        diff[i] = c.theirs - c.mine;
+        const float mine = c.mine / norm;
+        cur[i] = mine;
+        diff[i] = (follows ? c.theirs / norm_before : 0.0f) - mine;
       });
 }
 

@@ -48,11 +48,13 @@ __global__ void __launch_bounds__(kNormThreads)
   ForColumns(
       cols,
       [&](int i) {
-        const float value = normed ? Normalised(x[i], m, norm, i) : x[i];
-        return turns ? Turned(value, i, turn) : value;
+        return NormColumn{x[i], normed ? norm.weight[i] : 0.0f,
+                          normed ? norm.bias[i] : 0.0f};
       },
-      [&](int i, float value) {
-        Write(value, to + i / kHeadSize * 2 * head_elements + i % kHeadSize);
+      [&](int i, const NormColumn& c) {
+        const float value = normed ? Normalised(c, m) : c.x;
+        Write(turns ? Turned(value, i, turn) : value,
+              to + i / kHeadSize * 2 * head_elements + i % kHeadSize);
       });
 }
 
