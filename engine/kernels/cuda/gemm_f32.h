@@ -22,7 +22,8 @@ __global__ void __launch_bounds__(kGemmThreads)
     F32Tile(const __grid_constant__ Products products) {
   __shared__ float inputs[kF32Depth][kF32Tile + 1], weights[kF32Depth][kF32Tile + 1];
   AwaitLaunch();
-  const auto [p, tile] = FindTile(products, blockIdx.x);
+  const auto [product, tile] = FindTile(products, blockIdx.x);
+  const Product& p = products.at[product];
   const std::int64_t first_col = tile / p.row_tiles * kF32Tile;
   const std::int64_t first_row = tile % p.row_tiles * kF32Tile;
   const auto* const w = static_cast<const Storage*>(p.w);

@@ -26,6 +26,21 @@ struct FewRowsRing {
   static constexpr int kBytes = kSlices * kStages * kStageBytes;  // of a block
 };
 
+// Where the sums of a thread belong, of a tile of `outputs` by `rows` from `col` and
+// `row`.
+template <int kSums>
+__device__ __forceinline__ void Place(const Product& p, std::int64_t col,
+                                      std::int64_t row, int outputs, int rows,
+                                      Sums<kSums>& own) {
+#pragma unroll
+  for (int i = 0; i < kSums; ++i) {
+    const int at = static_cast<int>(threadIdx.x) + i * kGemmThreads;
+    own.row[i] = row + at / outputs;
+    own.col[i] = col + at % outputs;
+    own.inside[i] = at < outputs * rows && own.row[i] < p.rows && own.col[i] < p.out;
+  }
+}
+
 // kBlocks blocks of 16 outputs by kGroups groups of 8 rows; warp i sums slice i.
 template <typename Weights, int kBlocks, int kGroups, bool kDeep, bool kAligned>
 __global__ void __launch_bounds__(kGemmThreads)
@@ -39,7 +54,8 @@ __global__ void __launch_bounds__(kGemmThreads)
   static_assert(kSlices * kRows * kPitch * sizeof(float) <= Ring::kBytes);
   auto* const shared = static_cast<unsigned char*>(DynamicShared());
 
-  const auto [p, tile] = FindTile(products, blockIdx.x);
+  const auto [product, tile] = FindTile(products, blockIdx.x);
+  const Product& p = products.at[product];
   const std::int64_t first_block = tile / p.row_tiles * kBlocks;
   const std::int64_t first_row = tile % p.row_tiles * kRows;
   const unsigned lane = threadIdx.x % kWarp, warp = threadIdx.x / kWarp;
@@ -95,6 +111,15 @@ __global__ void __launch_bounds__(kGemmThreads)
     start_inputs(begin + i);
     AsyncCommit();
   }
+  // What finishes a sum is on its way while it is added up, where a thread has one: for
+  // more there are no registers.
+  constexpr int kSums = (kOutputs * kRows + kGemmThreads - 1) / kGemmThreads;
+  Sums<kSums> own = {};
+  FinishOperands<kSums> operands = {};
+  if constexpr (kSums == 1) {
+    Place(p, first_block * kBlockOutputs, first_row, kOutputs, kRows, own);
+    AskOperands(p.y, p.epilogue, own, operands);
+  }
   float sum[kBlocks][kGroups][4] = {};
   for (std::int64_t strip = begin; strip < end; ++strip) {
     AsyncWait<kStages - 2>();
@@ -131,15 +156,19 @@ __global__ void __launch_bounds__(kGemmThreads)
                                   sums[warp][row][output] = sum[b][g][i];
                                 });
   __syncthreads();
-  for (int i = threadIdx.x; i < kOutputs * kRows; i += kGemmThreads) {
-    const int output = i % kOutputs, r = i / kOutputs;
-    const std::int64_t col = first_block * kBlockOutputs + output, row = first_row + r;
-    if (col >= p.out || row >= p.rows) continue;
+  if constexpr (kSums > 1) {
+    Place(p, first_block * kBlockOutputs, first_row, kOutputs, kRows, own);
+    AskOperands(p.y, p.epilogue, own, operands);
+  }
+  ForInside(own, [&](int i) {
+    const int at = static_cast<int>(threadIdx.x) + i * kGemmThreads;
+    const int output = at % kOutputs, r = at / kOutputs;
     float total = sums[0][r][output];
 #pragma unroll
     for (int s = 1; s < kSlices; ++s) total += sums[s][r][output];
-    FinishProduct(p, row, col, total);
-  }
+    own.value[i] = total;
+  });
+  FinishProducts(p, own, operands);
 }
 
 }  // namespace goldfinch::GOLDFINCH_CUDA

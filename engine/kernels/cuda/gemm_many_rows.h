@@ -119,8 +119,9 @@ __global__ void __launch_bounds__(kGemmThreads, kRows == 128 ? 1 : 2)
   static_assert(Ring::kBytes >=
                 kStagedRows * kTileOutputs * static_cast<int>(sizeof(float)));
   auto* const shared = static_cast<unsigned char*>(DynamicShared());
-  const auto [p, tile] =
+  const auto [product, tile] =
       FindTile(products, kSplit ? blockIdx.x / unsigned{kSlices} : blockIdx.x);
+  const Product& p = products.at[product];
   const std::int64_t first_block = tile / p.row_tiles * kTileBlocks;
   const std::int64_t first_row = tile % p.row_tiles * kRows;
   const int lane = static_cast<int>(threadIdx.x % kWarp);
@@ -236,7 +237,8 @@ template <int kRows>
 __global__ void __launch_bounds__(kGemmThreads)
     AddSlices(const __grid_constant__ Products products) {
   const unsigned index = blockIdx.x / (kRows / kRowsEach);
-  const auto [p, tile] = FindTile(products, index);
+  const auto [product, tile] = FindTile(products, index);
+  const Product& p = products.at[product];
   FetchEnds(p, tile / p.row_tiles * kTileOutputs, kTileOutputs);
   AwaitLaunch();
   const int output = static_cast<int>(threadIdx.x) % kTileOutputs;

@@ -39,17 +39,19 @@ struct Products {
 // What a kernel of any toolkit and device may be given.
 static_assert(sizeof(Products) <= 4096);
 
-// What tile number `index` of the launch is.
+// What tile number `index` of the launch is. A number and no pointer to the product: from
+// where that points the compiler could not tell, and would read constants of the launch
+// as it reads memory that kernels write.
 struct Tile {
-  const Product& product;
+  unsigned product;
   std::int64_t number;  // among the product's
 };
 __device__ __forceinline__ Tile FindTile(const Products& products, unsigned index) {
   const auto count = static_cast<unsigned>(products.count);
-  if (products.tile_by_tile) return {products.at[index % count], index / count};
+  if (products.tile_by_tile) return {index % count, index / count};
   unsigned i = 0;
   while (i + 1 < count && index >= products.at[i + 1].first_tile) ++i;
-  return {products.at[i], index - products.at[i].first_tile};
+  return {i, index - products.at[i].first_tile};
 }
 
 // Of columns [col, col + count), what no kernel writes and FinishProducts reads.
@@ -62,13 +64,17 @@ __device__ __forceinline__ void FetchEnds(const Product& p, std::int64_t col,
 }
 
 template <int kSums>
+__device__ __forceinline__ void FinishProducts(const Product& p, Sums<kSums>& sums,
+                                               const FinishOperands<kSums>& operands) {
+  if (p.scales != nullptr)
+    ForInside(sums, [&](int i) { sums.value[i] *= p.scales[sums.col[i]]; });
+  FinishEach(p.y, p.epilogue, sums, operands);
+}
+template <int kSums>
 __device__ __forceinline__ void FinishProducts(const Product& p, Sums<kSums>& sums) {
-  if (p.scales != nullptr) {
-#pragma unroll
-    for (int i = 0; i < kSums; ++i)
-      if (sums.inside[i]) sums.value[i] *= p.scales[sums.col[i]];
-  }
-  FinishEach(p.y, p.epilogue, sums);
+  FinishOperands<kSums> operands = {};
+  AskOperands(p.y, p.epilogue, sums, operands);
+  FinishProducts(p, sums, operands);
 }
 __device__ __forceinline__ void FinishProduct(const Product& p, std::int64_t row,
                                               std::int64_t col, float sum) {
