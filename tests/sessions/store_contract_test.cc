@@ -293,10 +293,24 @@ TEST_P(StoreTest, ALapsedLeaseLosesItsClaims) {
   EXPECT_TRUE(one->lease_is_good());
   EXPECT_FALSE(one->is_good(claim));
   EXPECT_TRUE(absl::IsFailedPrecondition(Put(*one, kA, claim, 2, "late")));
+  EXPECT_TRUE(absl::IsFailedPrecondition(one->Delete(kA, claim)));
   EXPECT_TRUE(absl::IsUnavailable(one->Acquire(kA, "t", AcquireMode::kStored).status()));
   ASSERT_TRUE(Put(*two, kA, taken, 2, "two").ok());
   ASSERT_TRUE(two->Release(kA, taken).ok());
   EXPECT_EQ(Take(*one, kA).generation, 2u);
+}
+
+// Nobody else has the session by then: it is the lease that is another one.
+TEST_P(StoreTest, AClaimOfALeaseThatLapsedDeletesNothing) {
+  const auto one = Open();
+  const Claim claim = Take(*one, kA);
+  ASSERT_TRUE(Put(*one, kA, claim, 1, "one").ok());
+  medium_->Lapse();
+  ASSERT_TRUE(one->Renew().ok());
+  ASSERT_TRUE(one->lease_is_good());
+  EXPECT_TRUE(absl::IsFailedPrecondition(one->Delete(kA, claim)));
+  EXPECT_EQ(*one->Get(kA, kUnlimitedBytes), "one");
+  EXPECT_TRUE(one->Delete(kA, Take(*one, kA)).ok());
 }
 
 TEST_P(StoreTest, ARenewedLeaseKeepsItsClaims) {
