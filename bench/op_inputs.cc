@@ -80,7 +80,9 @@ AttendArgs OpInputs::Attend(const std::vector<std::int64_t>& contexts, std::int6
   std::int32_t num_tiles = tile_begin.back();
   if (pasts == Pasts::kShared) {
     num_tiles = tile_begin[1];
-    for (std::int32_t& index : tile) index %= num_tiles;  // contexts are of one length
+    for (const std::int64_t context : contexts)
+      GOLDFINCH_CHECK(context == contexts.front());
+    for (std::int32_t& index : tile) index %= num_tiles;
   }
   AttendRuns runs;
   runs.Build(tile_begin, tile, list);

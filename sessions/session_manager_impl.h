@@ -7,9 +7,9 @@
 // Locking: mu_ guards the table and everything in its sessions; it is held for moments,
 // never while the scheduler, a callback or a store that may wait is called: of a store
 // only whether a lease or a claim is good is asked under it, and of callbacks only
-// SessionOptions::quota_of is called. A session that is busy
-// belongs to one call, which alone claims, loads or forgets it; parking beside calls
-// only reads it, and forgets it only if nothing has happened to it meanwhile.
+// SessionOptions::quota_of is called. A session that is busy belongs to one call, which
+// alone claims, loads or forgets it; parking beside calls only reads it, and forgets it
+// only if nothing has happened to it meanwhile.
 #pragma once
 
 #include <cstdint>

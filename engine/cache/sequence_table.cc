@@ -66,7 +66,6 @@ absl::StatusOr<SequenceId> SequenceTable::Open(const SequenceSpec& spec,
 
   const std::int32_t id = free_ids_.back();
   free_ids_.pop_back();
-  GOLDFINCH_CHECK(static_cast<std::size_t>(id) < sequences_.size());
   Sequence& sequence = sequences_[static_cast<std::size_t>(id)];
   sequence = Sequence{.open = true,
                       .slot = TakeSlot(),

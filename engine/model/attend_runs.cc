@@ -22,10 +22,10 @@ void AttendRuns::Reserve(std::int64_t lists, std::int64_t rows) {
   runs_.reserve(2 * count);  // a tree with as many leaves
 }
 
-std::span<const std::int32_t> AttendRuns::TilesOf(std::size_t place) const {
-  const auto list = static_cast<std::size_t>(lists_[place]);
-  const auto begin = static_cast<std::size_t>(tile_begin_[list]);
-  return tile_.subspan(begin, static_cast<std::size_t>(tile_begin_[list + 1]) - begin);
+std::span<const std::int32_t> AttendRuns::TilesOf(std::int32_t list) const {
+  const auto at = static_cast<std::size_t>(list);
+  const auto begin = static_cast<std::size_t>(tile_begin_[at]);
+  return tile_.subspan(begin, static_cast<std::size_t>(tile_begin_[at + 1]) - begin);
 }
 
 void AttendRuns::Build(std::span<const std::int32_t> tile_begin,
@@ -35,14 +35,8 @@ void AttendRuns::Build(std::span<const std::int32_t> tile_begin,
   tile_ = tile;
   lists_.resize(tile_begin.size() - 1);
   std::iota(lists_.begin(), lists_.end(), 0);
-  const auto tiles = [&](std::int32_t list) {
-    return tile.subspan(
-        static_cast<std::size_t>(tile_begin[static_cast<std::size_t>(list)]),
-        static_cast<std::size_t>(tile_begin[static_cast<std::size_t>(list) + 1] -
-                                 tile_begin[static_cast<std::size_t>(list)]));
-  };
   std::ranges::sort(lists_, [&](std::int32_t a, std::int32_t b) {
-    const auto of_a = tiles(a), of_b = tiles(b);
+    const auto of_a = TilesOf(a), of_b = TilesOf(b);
     const auto [in_a, in_b] = std::ranges::mismatch(of_a, of_b);
     if (in_a == of_a.end() || in_b == of_b.end())
       return of_a.size() != of_b.size() ? of_a.size() < of_b.size() : a < b;
@@ -51,7 +45,7 @@ void AttendRuns::Build(std::span<const std::int32_t> tile_begin,
   Order(row_list);
   shared_.assign(lists_.size(), 0);
   for (std::size_t place = 1; place < lists_.size(); ++place) {
-    const auto before = TilesOf(place - 1), own = TilesOf(place);
+    const auto before = TilesOf(lists_[place - 1]), own = TilesOf(lists_[place]);
     const auto same = std::ranges::mismatch(before, own).in1 - before.begin();
     shared_[place] = static_cast<std::size_t>(same - same % kCut);
   }
@@ -85,7 +79,7 @@ void AttendRuns::Order(std::span<const std::int32_t> row_list) {
 // Lists at places [begin, end), which begin with `depth` tiles that are in runs already.
 void AttendRuns::Split(std::size_t begin, std::size_t end, std::size_t depth) {
   if (end - begin == 1) {
-    const std::size_t all = TilesOf(begin).size();
+    const std::size_t all = TilesOf(lists_[begin]).size();
     if (all > depth || depth == 0) Add(begin, end, depth, all);
     return;
   }

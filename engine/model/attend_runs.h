@@ -40,7 +40,7 @@ class AttendRuns {
   std::span<const std::int32_t> order() const { return order_; }
 
  private:
-  std::span<const std::int32_t> TilesOf(std::size_t place) const;
+  std::span<const std::int32_t> TilesOf(std::int32_t list) const;
   void Order(std::span<const std::int32_t> row_list);
   void Split(std::size_t begin, std::size_t end, std::size_t depth);
   void Add(std::size_t begin, std::size_t end, std::size_t first, std::size_t last);

@@ -10,11 +10,10 @@
 // weights, weighted values; the results are folded in ascending order. So a long past is
 // spread over the whole device, what rows have in common is read once for four of them,
 // and a row's bits depend on its own position and tokens alone. Lists of tiles are
-// consecutive and begin at a chunk's first tile (KvTiles::kCutTiles). There are
-// as many blocks as the device runs at once, eight on a multiprocessor if its shared
-// memory is enough for them, whatever there is to do: they share out what
-// they find in the device's memory, so the same launch serves any lengths, and no block
-// begins when others are done.
+// consecutive and begin at a chunk's first tile (KvTiles::kCutTiles). There are as many
+// blocks as the device runs at once, eight on a multiprocessor if its shared memory is
+// enough for them, whatever there is to do: they share out what they find in the device's
+// memory, so the same launch serves any lengths, and no block begins when others are done.
 //
 // Eight lanes share a token: sixteen bytes each of its key, and of its value.
 //
@@ -241,28 +240,27 @@ __device__ __forceinline__ void AttendItem(const AttendArgs& args, const Tiles& 
   float max[kRows];
 #pragma unroll
   for (int r = 0; r < kRows; ++r) max[r] = MinusInfinity();
-  for (int i = 0; i < item.num_tiles && count(i) > 0; ++i) {
+  const auto score_token = [&](int token, bool exists, const Eight& key) {
+#pragma unroll
+    for (int r = 0; r < kRows; ++r) {
+      if (r >= item.rows) break;
+      float q[kDims];
+      query(r, q);
+      float score = 0.0f;
+#pragma unroll
+      for (int d = 0; d < kDims; ++d) score = Fma(q[d], key.v[d], score);
+      for (int lanes = kLanes / 2; lanes > 0; lanes /= 2)
+        score += __shfl_xor_sync(kAllLanes, score, lanes);
+      if (!exists || token >= seen[r]) continue;
+      if (lane % kLanes == 0) weights[r * chunk_tokens + token] = score;
+      max[r] = score > max[r] ? score : max[r];
+    }
+  };
+  for (int i = 0; i < item.num_tiles && count(i) > 0; ++i)
     ForTokens<kRows == 1 ? 4 : 2>(tile(i), count(i),
                                   [&](int t, bool exists, const Eight& key) {
-                                    const int token = i * tiles.page_tokens + t;
-#pragma unroll
-                                    for (int r = 0; r < kRows; ++r) {
-                                      if (r >= item.rows) break;
-                                      float q[kDims];
-                                      query(r, q);
-                                      float score = 0.0f;
-#pragma unroll
-                                      for (int d = 0; d < kDims; ++d)
-                                        score = Fma(q[d], key.v[d], score);
-                                      for (int lanes = kLanes / 2; lanes > 0; lanes /= 2)
-                                        score += __shfl_xor_sync(kAllLanes, score, lanes);
-                                      if (!exists || token >= seen[r]) continue;
-                                      if (lane % kLanes == 0)
-                                        weights[r * chunk_tokens + token] = score;
-                                      max[r] = score > max[r] ? score : max[r];
-                                    }
+                                    score_token(i * tiles.page_tokens + t, exists, key);
                                   });
-  }
   // A NaN among the scores does not become the maximum, but its weight is NaN, and so are
   // the sums.
   float sum[kRows] = {};
@@ -279,20 +277,20 @@ __device__ __forceinline__ void AttendItem(const AttendArgs& args, const Tiles& 
   }
 
   Eight acc[kRows] = {};
-  for (int i = 0; i < item.num_tiles && count(i) > 0; ++i) {
+  const auto add_token = [&](int token, bool exists, const Eight& value) {
+#pragma unroll
+    for (int r = 0; r < kRows; ++r) {
+      if (!exists || token >= seen[r]) continue;
+      const float w = weights[r * chunk_tokens + token];
+#pragma unroll
+      for (int d = 0; d < kDims; ++d) acc[r].v[d] = Fma(w, value.v[d], acc[r].v[d]);
+    }
+  };
+  for (int i = 0; i < item.num_tiles && count(i) > 0; ++i)
     ForTokens<kRows == 1 ? 4 : 1>(tile(i) + tiles.head_elements, count(i),
                                   [&](int t, bool exists, const Eight& value) {
-                                    const int token = i * tiles.page_tokens + t;
-#pragma unroll
-                                    for (int r = 0; r < kRows; ++r) {
-                                      if (!exists || token >= seen[r]) continue;
-                                      const float w = weights[r * chunk_tokens + token];
-#pragma unroll
-                                      for (int d = 0; d < kDims; ++d)
-                                        acc[r].v[d] = Fma(w, value.v[d], acc[r].v[d]);
-                                    }
+                                    add_token(i * tiles.page_tokens + t, exists, value);
                                   });
-  }
 #pragma unroll
   for (int r = 0; r < kRows; ++r) {
     if (r >= item.rows) break;

@@ -116,10 +116,11 @@ __global__ void __launch_bounds__(kGemmThreads)
   constexpr int kSums = (kOutputs * kRows + kGemmThreads - 1) / kGemmThreads;
   Sums<kSums> own = {};
   FinishOperands<kSums> operands = {};
-  if constexpr (kSums == 1) {
+  const auto ask = [&] {
     Place(p, first_block * kBlockOutputs, first_row, kOutputs, kRows, own);
     AskOperands(p.y, p.epilogue, own, operands);
-  }
+  };
+  if (kSums == 1) ask();
   float sum[kBlocks][kGroups][4] = {};
   for (std::int64_t strip = begin; strip < end; ++strip) {
     AsyncWait<kStages - 2>();
@@ -156,10 +157,7 @@ __global__ void __launch_bounds__(kGemmThreads)
                                   sums[warp][row][output] = sum[b][g][i];
                                 });
   __syncthreads();
-  if constexpr (kSums > 1) {
-    Place(p, first_block * kBlockOutputs, first_row, kOutputs, kRows, own);
-    AskOperands(p.y, p.epilogue, own, operands);
-  }
+  if (kSums > 1) ask();
   ForInside(own, [&](int i) {
     const int at = static_cast<int>(threadIdx.x) + i * kGemmThreads;
     const int output = at % kOutputs, r = at / kOutputs;
