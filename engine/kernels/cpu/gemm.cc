@@ -22,16 +22,22 @@
 namespace goldfinch::GOLDFINCH_ISA {
 namespace {
 
-// Rows that keep their accumulators (two vectors each) in registers, and panels taken
-// side by side when rows are so few that the latency of a sum would show.
+// Rows that keep their accumulators (two vectors each) in registers, also of weights in
+// bf16, and panels taken side by side when rows are so few that the latency of a sum
+// would show.
 #if defined(__AVX512F__)
-inline constexpr int kRows = 12;
+inline constexpr int kRows = 12, kBf16Rows = 12;
 constexpr int PanelsFor(int rows) { return rows == 1 ? 4 : rows <= 4 ? 2 : 1; }
-#elif defined(__AVX2__) || defined(__aarch64__)
-inline constexpr int kRows = 2;
+#elif defined(__AVX2__)
+// More than two rows keep those of half a panel at a time. It is worth it where widening
+// a weight is more than an instruction, or none.
+inline constexpr int kRows = 6, kBf16Rows = 2;
+constexpr int PanelsFor(int rows) { return rows == 1 ? 2 : 1; }
+#elif defined(__aarch64__)
+inline constexpr int kRows = 2, kBf16Rows = 2;
 constexpr int PanelsFor(int rows) { return rows == 1 ? 2 : 1; }
 #else
-inline constexpr int kRows = 1;
+inline constexpr int kRows = 1, kBf16Rows = 1;
 constexpr int PanelsFor(int) { return 1; }
 #endif
 
@@ -44,6 +50,12 @@ GOLDFINCH_INLINE float Value(const std::uint16_t* x) { return ToFloat(*x); }
 template <int kCount, int kPanels = 1>
 struct Accumulators {
   F32x16 sum[kPanels][kCount][2];
+};
+
+// Lines to ask for, one after the other.
+struct Lines {
+  const char* next;
+  std::int64_t step;
 };
 
 // What to ask memory for while weights are used. One of two: every panel ahead of
@@ -61,6 +73,14 @@ struct AskAhead {
     for (int p = 0; p < kPanels; ++p, ahead += panel_bytes)
       for (std::int64_t i = 0; i < bytes; i += 64) __builtin_prefetch(ahead + i);
   }
+
+  // What one of two passes over `count` rows of `bytes` each asks for.
+  GOLDFINCH_INLINE Lines OfPass(int pass, const void* w, std::int64_t count,
+                                std::int64_t bytes) {
+    static_assert(kPanels == 1);
+    const char* next = static_cast<const char*>(w) + count * bytes;
+    return {next + pass * count * bytes / 2, bytes / 2};
+  }
 };
 
 // or a line a step of something that comes next.
@@ -71,6 +91,12 @@ struct AskNext {
   GOLDFINCH_INLINE void Ask(const void*, std::int64_t, std::int64_t) {
     __builtin_prefetch(next, 0, 2);
     next += step;
+  }
+
+  GOLDFINCH_INLINE Lines OfPass(int, const void*, std::int64_t count, std::int64_t) {
+    const Lines lines = {next, step / 2};
+    next += count * lines.step;
+    return lines;
   }
 };
 
@@ -214,11 +240,13 @@ GOLDFINCH_INLINE void WideStep(const std::uint16_t* w, std::int64_t panel,
   }
 }
 
+// A function of its own, as its sums take all registers.
 template <int kCount, int kPanels, typename Asker>
-GOLDFINCH_INLINE void AccumulateWide(const std::uint16_t* x, std::int64_t stride,
-                                     const std::uint16_t* w, std::int64_t panel,
-                                     std::int64_t in, Asker ask,
-                                     Accumulators<kCount, kPanels>& acc) {
+__attribute__((noinline)) void AccumulateWide(const std::uint16_t* x, std::int64_t stride,
+                                              const std::uint16_t* w, std::int64_t panel,
+                                              std::int64_t in, Asker ask,
+                                              Accumulators<kCount, kPanels>& sums) {
+  Accumulators<kCount, kPanels> acc = sums;
   constexpr std::int64_t kStep = kPanelColumns * 2;
   for (int p = 0; p < kPanels; ++p)
     for (int m = 0; m < kCount; ++m)
@@ -242,7 +270,58 @@ GOLDFINCH_INLINE void AccumulateWide(const std::uint16_t* x, std::int64_t stride
         w, panel, [&](int m) { return SplatVector(ToFloat(x[m * stride + k])); }, acc);
   for (int p = 0; p < kPanels; ++p)
     for (int m = 0; m < kCount; ++m)
-      for (int i = 0; i < 2; ++i) acc.sum[p][m][i] = InOrder(acc.sum[p][m][i]);
+      for (int i = 0; i < 2; ++i) sums.sum[p][m][i] = InOrder(acc.sum[p][m][i]);
+}
+
+// Inputs that pass over one half of a panel before they pass over the other one: the
+// weights of so many, and the inputs as float32, stay in the first level cache meanwhile.
+inline constexpr std::int64_t kHalfPiece = 256;
+
+// sums[2 m] += x[m, k] w[k], of half a panel. A function of its own, so that the compiler
+// has all registers for it, and loops that it unrolls before it looks for any.
+template <int kCount, typename W>
+__attribute__((noinline)) void AccumulateHalf(const float* x, std::int64_t stride,
+                                              const W* w, std::int64_t count, Lines ask,
+                                              F32x16* sums) {
+  F32x16 sum[kCount];
+#pragma GCC unroll 8
+  for (int m = 0; m < kCount; ++m) sum[m] = sums[2 * m];
+  for (std::int64_t k = 0; k < count; ++k, ++x, w += kPanelColumns) {
+    __builtin_prefetch(ask.next, 0, 2);
+    ask.next += ask.step;
+    const F32x16 columns = Load(w);
+#pragma GCC unroll 8
+    for (int m = 0; m < kCount; ++m)
+      sum[m] = MulAdd(Splat(x[m * stride]), columns, sum[m]);
+  }
+#pragma GCC unroll 8
+  for (int m = 0; m < kCount; ++m) sums[2 * m] = sum[m];
+}
+
+// More rows than have the sums of a whole panel in registers.
+template <int kCount, typename T, typename W, typename Asker>
+GOLDFINCH_INLINE void AccumulateHalves(const T* x, std::int64_t stride, const W* w,
+                                       std::int64_t in, Asker ask,
+                                       F32x16 (&sums)[kCount][2]) {
+  constexpr bool kIsWide = sizeof(T) == sizeof(float);
+  constexpr auto kRowBytes = kPanelColumns * static_cast<std::int64_t>(sizeof(W));
+  float wide[kIsWide ? 1 : kCount * kHalfPiece];
+  for (std::int64_t k = 0; k < in; k += kHalfPiece, w += kHalfPiece * kPanelColumns) {
+    const std::int64_t count = in - k < kHalfPiece ? in - k : kHalfPiece;
+    const float* rows = wide;
+    std::int64_t rows_stride = kHalfPiece;
+    if constexpr (kIsWide) {
+      rows = x + k;
+      rows_stride = stride;
+    } else {
+      for (int m = 0; m < kCount; ++m)
+        for (std::int64_t i = 0; i < count; i += kLanes)
+          Store(LoadPart(x + m * stride + k + i, count - i), wide + m * kHalfPiece + i);
+    }
+    for (int half = 0; half < 2; ++half)
+      AccumulateHalf<kCount>(rows, rows_stride, w + half * kLanes, count,
+                             ask.OfPass(half, w, count, kRowBytes), &sums[0][half]);
+  }
 }
 #endif
 
@@ -253,7 +332,9 @@ GOLDFINCH_INLINE void AccumulateBf16(const std::uint16_t* x, std::int64_t stride
 #if defined(__AVX512BF16__)
   AccumulatePairs<kCount, kPanels>(x, stride, w, panel, in, ask, acc);
 #elif defined(__AVX2__) && !defined(__AVX512F__)
-  if constexpr (sizeof(W) == 2)
+  if constexpr (kCount > kBf16Rows)
+    AccumulateHalves<kCount>(x, stride, w, in, ask, acc.sum[0]);
+  else if constexpr (sizeof(W) == 2)
     AccumulateWide<kCount, kPanels>(x, stride, w, panel, in, ask, acc);
   else
     AccumulatePlain<kCount, kPanels>(x, stride, w, panel, in, ask, acc);
@@ -263,12 +344,23 @@ GOLDFINCH_INLINE void AccumulateBf16(const std::uint16_t* x, std::int64_t stride
 }
 
 template <int kCount, int kPanels, typename W, typename Asker>
+GOLDFINCH_INLINE void AccumulateF32(const float* x, std::int64_t stride, const W* w,
+                                    std::int64_t panel, std::int64_t in, Asker ask,
+                                    Accumulators<kCount, kPanels>& acc) {
+#if defined(__AVX2__) && !defined(__AVX512F__)
+  if constexpr (kCount > kBf16Rows)
+    return AccumulateHalves<kCount>(x, stride, w, in, ask, acc.sum[0]);
+#endif
+  AccumulatePlain<kCount, kPanels>(x, stride, w, panel, in, ask, acc);
+}
+
+template <int kCount, int kPanels, typename W, typename Asker>
 GOLDFINCH_INLINE void AccumulateBytes(const Matrix& x, std::int64_t row,
                                       const GemmPanels& w, const W* data, Asker ask,
                                       Accumulators<kCount, kPanels>& acc) {
   if (w.type == DType::kF32)
-    AccumulatePlain<kCount, kPanels>(x.f32(row), x.stride, data, w.panel_bytes, w.in, ask,
-                                     acc);
+    AccumulateF32<kCount, kPanels>(x.f32(row), x.stride, data, w.panel_bytes, w.in, ask,
+                                   acc);
   else
     AccumulateBf16<kCount, kPanels>(x.bf16(row), x.stride, data, w.panel_bytes, w.in, ask,
                                     acc);
@@ -285,9 +377,9 @@ GOLDFINCH_INLINE void Accumulate(const Matrix& x, std::int64_t row, const GemmPa
   } else if (w.storage == DType::kFp8) {
     AccumulateBytes<kCount, kPanels>(x, row, w, static_cast<const Fp8*>(data), ask, acc);
   } else if (w.type == DType::kF32) {
-    AccumulatePlain<kCount, kPanels>(
-        x.f32(row), x.stride, static_cast<const float*>(data), panel, w.in, ask, acc);
-  } else {
+    AccumulateF32<kCount, kPanels>(x.f32(row), x.stride, static_cast<const float*>(data),
+                                   panel, w.in, ask, acc);
+  } else if constexpr (kCount <= kBf16Rows) {
     AccumulateBf16<kCount, kPanels>(x.bf16(row), x.stride,
                                     static_cast<const std::uint16_t*>(data), panel, w.in,
                                     ask, acc);
@@ -363,11 +455,12 @@ void Stream(const GemmArgs& args, std::int64_t row, std::int64_t begin,
 }
 
 // Calls f<number of rows>(first row, blocks left) on blocks of nearly equal numbers of
-// rows, at most kRows.
+// rows, at most `most` of up to kRows.
 template <typename F>
-GOLDFINCH_INLINE void ForBlocks(std::int64_t begin, std::int64_t end, const F& f) {
+GOLDFINCH_INLINE void ForBlocks(std::int64_t begin, std::int64_t end, int most,
+                                const F& f) {
   const std::int64_t rows = end - begin;
-  for (std::int64_t left = (rows + kRows - 1) / kRows, row = begin; left > 0; --left) {
+  for (std::int64_t left = (rows + most - 1) / most, row = begin; left > 0; --left) {
     const std::int64_t count = (end - row + left - 1) / left;
     WithCount<kRows>(count,
                      [&]<int kCount>() { f.template operator()<kCount>(row, left); });
@@ -397,7 +490,7 @@ GOLDFINCH_INLINE void PanelInPieces(const GemmArgs& args, std::int64_t row_begin
       const char* next = static_cast<const char*>(args.w.data) +
                          panel * args.w.panel_bytes +
                          (k + count) * kPanelColumns * SizeOf(args.w.storage);
-      ForBlocks(first, last, [&]<int kCount>(std::int64_t row, std::int64_t left) {
+      ForBlocks(first, last, kRows, [&]<int kCount>(std::int64_t row, std::int64_t left) {
         Accumulators<kCount> acc = {};
         F32x16(*kept)[2] = sums + (row - first);
         if (k == 0) StartPanel<kCount>(args, row, panel, acc.sum[0]);
@@ -406,7 +499,7 @@ GOLDFINCH_INLINE void PanelInPieces(const GemmArgs& args, std::int64_t row_begin
         const T* rows = x + row * args.x.stride + k;
         const AskNext ask = {next, left == 1 ? 64 : 0};
         if constexpr (sizeof(T) == sizeof(float))
-          AccumulatePlain<kCount, 1>(rows, args.x.stride, w, 0, count, ask, acc);
+          AccumulateF32<kCount, 1>(rows, args.x.stride, w, 0, count, ask, acc);
         else
           AccumulateBf16<kCount, 1>(rows, args.x.stride, w, 0, count, ask, acc);
         if (k + count == in) return FinishPanel<kCount>(args, row, panel, acc.sum[0]);
@@ -450,7 +543,8 @@ void Gemm(const GemmArgs& args, std::int64_t row_begin, std::int64_t row_end,
           std::int64_t panel_begin, std::int64_t panel_end) {
   const GemmPanels& w = args.w;
   const std::int64_t rows = row_end - row_begin;
-  if (rows <= kRows)
+  const int most = w.storage == DType::kBf16 ? kBf16Rows : kRows;
+  if (rows <= most)
     return WithCount<kRows>(rows, [&]<int kCount>() {
       Stream<kCount>(args, row_begin, panel_begin, panel_end);
     });
@@ -474,13 +568,14 @@ void Gemm(const GemmArgs& args, std::int64_t row_begin, std::int64_t row_end,
       continue;
     }
     const char* next = static_cast<const char*>(w.data) + (panel + 1) * w.panel_bytes;
-    ForBlocks(row_begin, row_end, [&]<int kCount>(std::int64_t row, std::int64_t left) {
-      // The last two blocks ask for half of the next panel each, the others for the rows
-      // of the block behind them.
-      const char* half = left == 2 ? next : next + w.panel_bytes / 2 / 64 * 64;
-      Block<kCount, 1>(args, row, panel,
-                       AskNext{left <= 2 ? half : rows_at(row + kCount), 64});
-    });
+    ForBlocks(row_begin, row_end, most,
+              [&]<int kCount>(std::int64_t row, std::int64_t left) {
+                // The last two blocks ask for half of the next panel each, the others for
+                // the rows of the block behind them.
+                const char* half = left == 2 ? next : next + w.panel_bytes / 2 / 64 * 64;
+                Block<kCount, 1>(args, row, panel,
+                                 AskNext{left <= 2 ? half : rows_at(row + kCount), 64});
+              });
   }
 }
 
