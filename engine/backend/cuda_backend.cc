@@ -112,7 +112,8 @@ class CudaBackend final : public Backend {
         pack_pool_(UsableCpus()) {
     // What was compiled for less does not wait for the kernel before it.
     stream_.overlap = options.overlap && device.major >= 9 && KernelsWait(stream_);
-    stream_.multiprocessors = device.multiProcessorCount;
+    stream_.multiprocessors = options.multiprocessors > 0 ? options.multiprocessors
+                                                          : device.multiProcessorCount;
     PrepareGemm(stream_);
     PrepareNorms(stream_);
     PrepareElementwise(stream_);

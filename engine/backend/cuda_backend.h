@@ -41,6 +41,9 @@ struct CudaBackendOptions {
   // Matrices with a shorter side stay with our own kernels: these run small products side
   // by side, and what makes a narrow one long is the finish of its sums.
   std::int64_t lt_least_side = 256;
+  // That kernels are chosen for, some of which a device of another size never runs; 0:
+  // those the device has.
+  int multiprocessors = 0;
 };
 
 }  // namespace goldfinch

@@ -75,6 +75,11 @@ shift 4
 "$@"; code=$?
 echo "========= ERROR SUMMARY: 0 errors"; exit $code
 """
+SLOW_SANITIZER = """#!/bin/sh
+echo "========= COMPUTE-SANITIZER"
+[ -z "$FOUND" ] || echo "$FOUND"
+exec sleep 60
+"""
 PASSING = """#!/bin/sh
 echo "[  PASSED  ] 5 tests."
 """
@@ -171,12 +176,21 @@ class GpuCheckTest(unittest.TestCase):
         report = self.report()
         for row in ("device | A Device of a Test", "driver | 580.1", "memory, MiB | 81559"):
             self.assertIn(f"| {row} |", report)
-        for tests in (r"\*/cuda_t1\*", r"\*LogitsOfEveryPromptPosition\*/goldfinch_cuda_bf16"):
+        for tests in (r"\*/cuda_t1\*.*:-.*\*FunctionsTest\*.*", r"\*LogitsOfEveryPromptPosition\*/goldfinch_cuda_bf16"):
             self.assertRegex(report, rf"`compute-sanitizer --tool memcheck .*{tests}` \| 0 \| \d+ \| 5 passed \|")
         self.assertIn("| `compute-sanitizer --tool racecheck` | - | - | not permitted: ========= Error: Operation not "
                       "permitted |", report)
         self.assertIn("| ok, at most 4321 MiB of the device in use, cuda-of-a-test |", report)
         self.assertIn(f"--memory_bytes={81559 * 9 * (1 << 20) // 10}", (self.folder / "out" / "log.txt").read_text())
+
+    def test_a_sanitizer_that_takes_long_has_failed_only_if_it_found_something(self) -> None:
+        bundle = self.programs(goldfinch=VERIFY, **{"nvidia-smi": NVIDIA_SMI, "compute-sanitizer": SLOW_SANITIZER})
+        for found, said in (("", "not finished in 1 s, with nothing found"),
+                            ("========= Invalid __global__ read of size 4 bytes", "FAILED: ended after 1 s")):
+            with self.subTest(found=found), unittest.mock.patch.dict(os.environ, FOUND=found):
+                result = self.check(bundle / "gpu_check.sh", "--steps=sanitizer", "--step_seconds=1")
+                self.assertEqual(result.returncode, 1 if found else 0, result.stderr)
+                self.assertEqual(self.report().count(f"| {said} |"), 4)
 
     def test_cublas_is_found_where_the_loader_does_not_look(self) -> None:
         self.find_cublas(13, "bundle.txt", "commit: 1234abc\n")  # a bundle that does not say

@@ -93,7 +93,7 @@ class EpilogueTest : public OpTest {
       case Finish::kLerp:
         return 4 * kF32Unit * (std::abs(a) + std::abs(b) * (std::abs(bias) + s));
       case Finish::kDecay:  // the sum with the bias is rounded; |dw/dx| is at most 1/e
-        return kF32Unit * (3 + 0.37 * (std::abs(bias) + s));
+        return kF32Unit * (ExpUnits() + 0.37 * (std::abs(bias) + s));
       case Finish::kAdd:
         return kF32Unit * (std::abs(y) + s);
       case Finish::kGatedAdd:

@@ -57,6 +57,9 @@ std::vector<BackendCase> BackendCases() {
   }
   cases.push_back({"cuda_emulated", 1, Device::kEmulatedCuda});
   cases.push_back({"cuda", 1, Device::kCuda});
+  // What tests have is little work for a large device, for which few kernels are chosen;
+  // here those that large models have there, as on the emulated device.
+  cases.push_back({"cuda_small", 1, Device::kCuda, 4});
   return cases;
 }
 
@@ -75,9 +78,13 @@ absl::StatusOr<std::unique_ptr<Backend>> MakeBackend(const BackendCase& backend)
       return cuda_emulated::CreateCudaBackend(cuda_emulated::kTightOptions);
     case Device::kCuda:
 #if defined(GOLDFINCH_HAS_CUDA)
-      return cuda::CreateCudaBackend(cuda_emulated::kTightOptions);
+    {
+      CudaBackendOptions options = cuda_emulated::kTightOptions;
+      options.multiprocessors = backend.multiprocessors;
+      return cuda::CreateCudaBackend(options);
+    }
 #endif
-      break;
+    break;
   }
   return absl::UnavailableError("this build has no CUDA");
 }

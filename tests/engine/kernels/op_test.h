@@ -33,6 +33,8 @@ struct BackendCase {
   std::string isa;  // of the CPU; elsewhere the device's name
   int num_threads = 1;
   Device device = Device::kCpu;
+  // That kernels of a real device are chosen for; 0: its own.
+  int multiprocessors = 0;
 };
 // INVALID_ARGUMENT, FAILED_PRECONDITION or UNAVAILABLE where this machine has none such.
 absl::StatusOr<std::unique_ptr<Backend>> MakeBackend(const BackendCase& backend);
@@ -45,6 +47,9 @@ class OpTest : public testing::TestWithParam<BackendCase> {
  protected:
   void SetUp() override;
   Backend& backend() { return *backend_; }
+  // What exp may be off by, in kF32Unit of itself: ours, and a device's, of which two
+  // ulps are documented.
+  static double ExpUnits() { return GetParam().device == Device::kCuda ? 4 : 3; }
 
  private:
   std::unique_ptr<Backend> backend_;
