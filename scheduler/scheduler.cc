@@ -141,6 +141,8 @@ bool Scheduler::Impl::Step() {
   keeper_.LeaveCopyBytes(copy_bytes / 2);
   AdmitWaiting(now);
   const bool runs = BuildBatch();
+  // Should the device hang in the first step, something is seen to run.
+  if (runs && !reported_running_) ReportLevels();
   if (runs) RunBatch();
   ReportLevels();
   return runs || copying_ || !tasks_.empty();
@@ -341,6 +343,7 @@ void Scheduler::Impl::ReportLevels() {
   levels.prefix_cache_bytes = cache_.bytes();
   levels.prefix_cache_evictions = cache_.num_evicted();
   levels.engine = engine_.usage();
+  reported_running_ = levels.running_requests > 0;
   observer_.OnLevels(levels);
 }
 

@@ -138,6 +138,7 @@ class Scheduler::Impl {
   std::uint64_t step_ = 0;         // steps so far
   std::uint64_t engine_step_ = 0;  // steps of the engine so far
   std::uint64_t turns_ = 0;        // spans run so far
+  bool reported_running_ = false;  // the last levels told of running requests
   bool copying_ = false;           // admission goes on making room in the next step
   // The step's batch; kept between steps for their storage.
   std::vector<PlanSequence> sequences_;

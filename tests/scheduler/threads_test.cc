@@ -202,6 +202,24 @@ TEST_F(ThreadsTest, CancelReachesARequestWhoseStepIsRunning) {
   EXPECT_EQ(reader.tokens().size(), 1u);
 }
 
+// Who watches the levels sees that something runs, and by the steps that nothing comes of
+// it.
+TEST_F(ThreadsTest, ADeviceThatHangsInTheFirstStepLeavesARequestThatRuns) {
+  RecordingObserver seen;
+  Scheduler scheduler(engine, options, clock, seen);
+  engine.BlockForward();
+  scheduler.Start();
+  auto submission = scheduler.Submit(Generation(5, 3));
+  ASSERT_TRUE(submission.ok());
+  engine.WaitUntilBlocked();
+  EXPECT_EQ(seen.levels.running_requests, 1);
+  EXPECT_TRUE(seen.steps.empty());
+  engine.Release();
+  Reader reader(submission->stream);
+  reader.TakeUntilEnd();
+  EXPECT_TRUE(reader.status().ok());
+}
+
 TEST_F(ThreadsTest, ShutdownWaitsForTheStepThatRuns) {
   Scheduler scheduler(engine, options, clock, observer);
   engine.BlockForward();
