@@ -117,9 +117,10 @@ grpc::ServerUnaryReactor* SessionService::ForkSession(
             [this, context, tenant, call, response](absl::StatusOr<SessionInfo> info) {
               const absl::Status told = TellOfNewSession(serving_, *context, tenant, info,
                                                          *response->mutable_session());
-              call->End(told, tenant);
+              call->End(told);
             });
-      });
+      },
+      UnaryCall::Refusals::kOfTenant);
 }
 
 grpc::ServerUnaryReactor* SessionService::ParkSession(

@@ -15,12 +15,13 @@ absl::Status UnaryCall::Begin(Takes takes, const grpc::CallbackServerContext& co
   return entered_ ? absl::OkStatus() : ShuttingDown();
 }
 
-void UnaryCall::End(absl::Status status, const TenantPtr& refused) {
+void UnaryCall::End(absl::Status status) {
   if (status.ok()) {
     status = unread_.Begin(*response_, serving_.transfers, tenant_->name,
                            serving_.clock.Now());
   }
-  Finish(EndStatus(serving_, refused, status));
+  const bool of_tenant = refusals_ == Refusals::kOfTenant;
+  Finish(EndStatus(serving_, of_tenant ? tenant_ : nullptr, status));
 }
 
 void UnaryCall::OnDone() {

@@ -24,6 +24,9 @@ class UnaryCall final : public grpc::ServerUnaryReactor, public OpenCall {
  public:
   // What it takes to answer: such a call is made when memory is short, or is not.
   enum class Takes { kLittle, kMemory };
+  // Who is told of refusals besides the server's count: what makes a session is among the
+  // tenant's.
+  enum class Refusals { kOfServer, kOfTenant };
 
   // Calls `answer(call, tenant)` for who may call now, which is to End it, then or later;
   // refuses the others. `response` is gRPC's, until the end.
@@ -31,8 +34,10 @@ class UnaryCall final : public grpc::ServerUnaryReactor, public OpenCall {
   static grpc::ServerUnaryReactor* Answer(const ServingContext& serving,
                                           grpc::CallbackServerContext* context,
                                           const google::protobuf::MessageLite* response,
-                                          Takes takes, const AnswerFunction& answer) {
-    const auto call = std::make_shared<UnaryCall>(Private(), serving, context, response);
+                                          Takes takes, const AnswerFunction& answer,
+                                          Refusals refusals = Refusals::kOfServer) {
+    const auto call =
+        std::make_shared<UnaryCall>(Private(), serving, context, response, refusals);
     call->self_ = call;
     const absl::Status status = call->Begin(takes, *context);
     if (status.ok()) {
@@ -44,12 +49,12 @@ class UnaryCall final : public grpc::ServerUnaryReactor, public OpenCall {
   }
 
   UnaryCall(Private, const ServingContext& serving, grpc::CallbackServerContext* context,
-            const google::protobuf::MessageLite* response)
-      : serving_(serving), response_(response), unread_(*context) {}
+            const google::protobuf::MessageLite* response, Refusals refusals)
+      : serving_(serving), response_(response), refusals_(refusals), unread_(*context) {}
 
   // Finishes the call, with the response if that is OK and there is room for it; once.
-  // What is refused is counted, as that of `refused` if it is not null.
-  void End(absl::Status status, const TenantPtr& refused = nullptr);
+  // What is refused is counted.
+  void End(absl::Status status);
 
   void OnDone() override;
 
@@ -60,6 +65,7 @@ class UnaryCall final : public grpc::ServerUnaryReactor, public OpenCall {
 
   const ServingContext& serving_;
   const google::protobuf::MessageLite* const response_;
+  const Refusals refusals_;
   std::shared_ptr<UnaryCall> self_;  // from Answer until OnDone
   TenantPtr tenant_;                 // set by Begin
   bool entered_ = false;             // likewise

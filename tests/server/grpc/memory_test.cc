@@ -243,7 +243,12 @@ TEST_F(SheddingTest, NewWorkIsRefusedAndWhatRunsGoesOn) {
   {
     grpc::ClientContext context;
     v1::ForkSessionResponse response;
+    const auto refused = [this] {
+      return server_.Metric("goldfinch_tenant_refused_total{tenant=\"default\"}");
+    };
+    const auto before = refused();
     ExpectShed(server_.sessions().ForkSession(&context, {}, &response));
+    EXPECT_EQ(refused(), before + 1) << "as that of who would have had the session";
   }
   {
     grpc::ClientContext context;
