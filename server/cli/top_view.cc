@@ -53,8 +53,9 @@ class Looks {
     if (!(seconds > 0)) return std::nullopt;
     return *gain / seconds;
   }
-  // What was gained over all series of a name.
-  std::optional<double> GainOfAll(absl::string_view name) const {
+  // What was gained over all series of a name, or those of one kind.
+  std::optional<double> GainOfAll(absl::string_view name,
+                                  absl::string_view kind = "") const {
     if (before_ == nullptr) return std::nullopt;
     std::map<decltype(MetricSeries::labels), double> from;
     for (const MetricSeries& series : before_->metrics.All(name)) {
@@ -62,6 +63,8 @@ class Looks {
     }
     std::optional<double> sum;
     for (const MetricSeries& series : now().All(name)) {
+      const std::string* const its_kind = series.Label("kind");
+      if (!kind.empty() && (its_kind == nullptr || *its_kind != kind)) continue;
       const auto found = from.find(series.labels);
       if (found == from.end() || !(series.value >= found->second)) continue;
       sum = sum.value_or(0) + (series.value - found->second);
@@ -152,11 +155,9 @@ void AddLoad(const Looks& looks, std::vector<std::string>& lines) {
                RateText(looks.Rate(looks.GainOfAll("goldfinch_requests_refused_total"))),
                "/s, prompt tokens waiting ",
                CountText(looks.Level("goldfinch_waiting_prompt_tokens")))));
-  // Every token is a request's first one or follows another; unlike the tokens of ended
-  // requests these are counted as they come.
+  // Unlike the tokens of ended requests these are counted as they come.
   const std::optional<double> generated =
-      Sum(looks.Gain("goldfinch_time_to_first_token_seconds_count"),
-          looks.Gain("goldfinch_inter_token_latency_seconds_count"));
+      looks.GainOfAll("goldfinch_tenant_tokens_total", "generated");
   lines.push_back(
       Line("tokens/s", absl::StrCat("prompt ",
                                     RateText(looks.Rate("goldfinch_step_tokens_total",

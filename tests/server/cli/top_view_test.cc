@@ -69,9 +69,9 @@ process_max_fds 1024
 process_start_time_seconds 1000000
 )";
 
-TopSample Before() {
+TopSample Before(const std::string& more = "") {
   return {.metrics = Parsed(absl::StrCat(
-              kLevels, R"(
+              kLevels, more, R"(
 goldfinch_requests_finished_total{reason="stop"} 10
 goldfinch_requests_finished_total{reason="length"} 10
 goldfinch_requests_refused_total{code="INTERNAL"} 0
@@ -122,14 +122,23 @@ TopSample Later(const std::string& more = "") {
 constexpr char kAddress[] = "127.0.0.1:9464";
 
 TEST(TopViewTest, ShowsWhatHappenedBetweenTwoLooks) {
-  const TopSample before = Before();
+  const TopSample before = Before(R"(
+goldfinch_tenant_tokens_total{tenant="default",kind="prompt"} 1000
+goldfinch_tenant_tokens_total{tenant="default",kind="generated"} 1020
+goldfinch_tenant_tokens_total{tenant="other",kind="generated"} 7
+)");
+  const TopSample later = Later(R"(
+goldfinch_tenant_tokens_total{tenant="default",kind="prompt"} 3468
+goldfinch_tenant_tokens_total{tenant="default",kind="generated"} 1220
+goldfinch_tenant_tokens_total{tenant="other",kind="generated"} 9
+)");
   EXPECT_THAT(
-      TopLines(kAddress, &before, Later()),
+      TopLines(kAddress, &before, later),
       ElementsAre(
           "goldfinch 0.1.0 at 127.0.0.1:9464, up 1h02m; demo, cpu-x",
           "requests      running 3, sequences 5, waiting 3 (admission 2, slow_reader 1)",
           "ended         2.0/s, refused 0.5/s, prompt tokens waiting 1234",
-          "tokens/s      prompt 1234, generated 95.0",
+          "tokens/s      prompt 1234, generated 101",
           "first token   p50 100.0 ms, p99 982.0 ms",
           "next token    p50 9.30 ms, p99 > 1.00 s",
           "step          p50 5.00 ms, p99 9.9 ms; 40.0/s of 2.5 sequences",
@@ -152,9 +161,11 @@ TEST(TopViewTest, AFirstLookHasLevelsOnly) {
 }
 
 TEST(TopViewTest, AnIntervalWithoutAnythingHasNoQuantiles) {
-  TopSample before = Later();
+  const std::string tokens =
+      "\ngoldfinch_tenant_tokens_total{tenant=\"default\",kind=\"generated\"} 7\n";
+  TopSample before = Later(tokens);
   before.seconds = 50;
-  const std::vector<std::string> lines = TopLines(kAddress, &before, Later());
+  const std::vector<std::string> lines = TopLines(kAddress, &before, Later(tokens));
   EXPECT_THAT(lines, Contains("tokens/s      prompt 0.0, generated 0.0"));
   EXPECT_THAT(lines, Contains("first token   p50 -, p99 -"));
   EXPECT_THAT(lines, Contains("step          p50 -, p99 -; 0.0/s of - sequences"));
