@@ -6,6 +6,7 @@ namespace goldfinch {
 
 absl::Status TransferRoom::Take(const std::string& tenant, std::int64_t size,
                                 std::int64_t has) {
+  if (size == 0) return absl::OkStatus();
   const MutexLock lock(mu_);
   const auto found = taken_by_.find(tenant);
   const std::int64_t tenant_has = found == taken_by_.end() ? 0 : found->second;

@@ -285,6 +285,7 @@ class SessionManager::Impl : public std::enable_shared_from_this<SessionManager:
     if (options_.note != nullptr) options_.note(message);
   }
   void RunSweeps();
+  void RemoveExpired();
   // What the sessions take, and which of them may go.
   struct Stock {
     std::int64_t bytes = 0;                      // of those that are not being parked
@@ -334,6 +335,7 @@ class SessionManager::Impl : public std::enable_shared_from_this<SessionManager:
   std::int64_t drain_failures_ ABSL_GUARDED_BY(mu_) = 0;
   std::set<absl::StatusCode> drain_errors_ ABSL_GUARDED_BY(mu_);
   bool stopping_ ABSL_GUARDED_BY(mu_) = false;
+  bool removing_expired_ ABSL_GUARDED_BY(mu_) = false;  // from the store
   std::int64_t parking_all_ ABSL_GUARDED_BY(mu_) = 0;
   SweepDemand sweep_demand_ ABSL_GUARDED_BY(mu_){kParksAtOnce};  // parks beside calls
   // After the store failed, parking by itself waits until then.

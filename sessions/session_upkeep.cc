@@ -65,21 +65,30 @@ void SessionManager::Impl::RunSweeps() {
     Sweep();
     if (store_ == nullptr || std::chrono::steady_clock::now() < expire_at) continue;
     expire_at = std::chrono::steady_clock::now() + kRemoveExpiredEvery;
-    Async(
-        [this] {
-          auto left = store_->RemoveExpired();
-          if (!left.ok()) return;
-          stats_.stored = left->snapshots;
-          if (left->expired > 0) {
-            stats_.expired_stored += static_cast<std::uint64_t>(left->expired);
-            Note(absl::StrCat(left->expired,
-                              " sessions in the store were deleted: nobody called for "
-                              "them within their time to live"));
-          }
-          stats_.tenant_stored_bytes.Set(std::move(left->tenant_bytes));
-        },
-        Urgency::kBackground);
+    {
+      // Of a large store it may take longer than until the next time.
+      const MutexLock lock(mu_);
+      if (std::exchange(removing_expired_, true)) continue;
+    }
+    Async([this] { RemoveExpired(); }, Urgency::kBackground);
   }
+}
+
+void SessionManager::Impl::RemoveExpired() {
+  auto left = store_->RemoveExpired();
+  {
+    const MutexLock lock(mu_);
+    removing_expired_ = false;
+  }
+  if (!left.ok()) return;
+  stats_.stored = left->snapshots;
+  if (left->expired > 0) {
+    stats_.expired_stored += static_cast<std::uint64_t>(left->expired);
+    Note(absl::StrCat(left->expired,
+                      " sessions in the store were deleted: nobody called for them "
+                      "within their time to live"));
+  }
+  stats_.tenant_stored_bytes.Set(std::move(left->tenant_bytes));
 }
 
 void SessionManager::Impl::Sweep() {
