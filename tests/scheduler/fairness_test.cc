@@ -32,6 +32,7 @@ TEST_F(FairnessTest, AFloodIsPutAsideForANewcomerAtOnce) {
   EXPECT_EQ(other.submitted.reader.tokens().size(), 1u);
   EXPECT_EQ(PutAside("flood"), 1);
   EXPECT_EQ(observer.levels.aside_requests, 1);
+  EXPECT_GT(observer.levels.aside_bytes, 0);
   EXPECT_EQ(observer.levels.running_requests, 4);
   std::vector<Call*> all = {&other};
   for (Call& call : flood) all.push_back(&call);
@@ -144,6 +145,27 @@ TEST_F(FairnessTest, AHolderOfAllPagesIsMovedOutAndComesBack) {
   EXPECT_EQ(observer.levels.put_aside, 1u);
   FinishAll({&hog, &others[0], &others[1], &others[2]});
   ExpectAtRest();
+}
+
+// What others have left in the prefix cache gives way to them.
+TEST_F(FairnessTest, CandidatesThatWerePutAsideComeBackIntoPagesOfTheCache) {
+  engine_options.num_pages = 16;
+  options.prefix_cache_bytes = 1 << 20;
+  Request request = Of("wide", Generation(20, 40, 1));
+  request.num_candidates = 3;
+  Call wide = Start(request);
+  for (int i = 0; i < 6; ++i) Step();
+  std::vector<Call> others;
+  for (std::uint64_t i = 0; i < 6; ++i) {
+    Request other = Of("other", Generation(60, 10, 10 + i));
+    other.use_prefix_cache = true;
+    others.push_back(Start(other));
+  }
+  std::vector<Call*> all = {&wide};
+  for (Call& call : others) all.push_back(&call);
+  FinishAll(all);
+  EXPECT_GE(PutAside("wide"), 1);
+  EXPECT_GT(observer.levels.prefix_cache_forgotten, 0u);
 }
 
 TEST_F(FairnessTest, ARequestThatCouldNotComeBackIsLeftAlone) {
