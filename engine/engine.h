@@ -110,12 +110,14 @@ struct EngineInfo {
 
 // The arena of expanded keys and values, in pages. The counts are since the start, of
 // pages that steps attended to: those that were expanded already, those that were not,
-// and those that lost their place to another one.
+// those that lost their place to another one, and of those that were not, the ones that
+// found no place and were expanded for one step alone.
 struct ExpandedUsage {
   std::int64_t used = 0;
   std::int64_t hits = 0;
   std::int64_t misses = 0;
   std::int64_t evictions = 0;
+  std::int64_t rebuilt = 0;
 };
 
 // What Engine::Prepare has done.

@@ -79,6 +79,7 @@ PrefixCache::Handle PrefixCache::Insert(std::string_view tenant,
   while (bytes() > max_bytes_ && !by_use_.empty()) {
     RememberEvicted(entries_.at(by_use_.begin()->second).beginning);
     Erase(by_use_.begin()->second);
+    ++num_evicted_;
   }
   return handle;
 }
@@ -95,6 +96,7 @@ void PrefixCache::Forget(const KeptPrefix& prefix) {
   if (it == handles_.end()) return;
   RememberEvicted(entries_.at(it->second).beginning);
   Erase(it->second);
+  ++num_forgotten_;
 }
 
 void PrefixCache::Touch(Handle handle, Entry& entry) {
@@ -111,7 +113,6 @@ void PrefixCache::Erase(Handle handle) {
   bytes_ -= it->second.bytes;
   entries_.erase(it);
   ++changes_;
-  ++num_evicted_;
 }
 
 void PrefixCache::RememberEvicted(std::uint64_t beginning) {

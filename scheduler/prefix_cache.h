@@ -73,7 +73,9 @@ class PrefixCache {
 
   std::int64_t bytes() const { return bytes_ + index_.bytes(); }
   std::int64_t num_entries() const { return std::ssize(entries_); }
+  // Entries that went because the budget was full, and those that were forgotten.
   std::uint64_t num_evicted() const { return num_evicted_; }
+  std::uint64_t num_forgotten() const { return num_forgotten_; }
 
  private:
   struct Entry {
@@ -98,7 +100,7 @@ class PrefixCache {
   std::uint64_t last_use_ = 0;
   std::int64_t bytes_ = 0;
   std::uint64_t changes_ = 1;  // entries that came or went, and one
-  std::uint64_t num_evicted_ = 0;
+  std::uint64_t num_evicted_ = 0, num_forgotten_ = 0;
   // The beginnings of entries that went, to tell a miss for want of space from others.
   std::deque<std::uint64_t> evicted_order_;
   std::unordered_multiset<std::uint64_t> evicted_;

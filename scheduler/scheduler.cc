@@ -342,6 +342,7 @@ void Scheduler::Impl::ReportLevels() {
   levels.prefix_cache_entries = cache_.num_entries();
   levels.prefix_cache_bytes = cache_.bytes();
   levels.prefix_cache_evictions = cache_.num_evicted();
+  levels.prefix_cache_forgotten = cache_.num_forgotten();
   levels.engine = engine_.usage();
   reported_running_ = levels.running_requests > 0;
   observer_.OnLevels(levels);

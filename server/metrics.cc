@@ -94,10 +94,12 @@ void Metrics::OnLevels(const SchedulerLevels& levels) {
   expanded_hits_.store(static_cast<std::uint64_t>(expanded.hits), kRelaxed);
   expanded_misses_.store(static_cast<std::uint64_t>(expanded.misses), kRelaxed);
   expanded_evictions_.store(static_cast<std::uint64_t>(expanded.evictions), kRelaxed);
+  expanded_rebuilt_.store(static_cast<std::uint64_t>(expanded.rebuilt), kRelaxed);
   prefixes_on_device_.store(levels.prefixes_on_device, kRelaxed);
   prefix_cache_entries_.store(levels.prefix_cache_entries, kRelaxed);
   prefix_cache_bytes_.store(levels.prefix_cache_bytes, kRelaxed);
   prefix_cache_evictions_.store(levels.prefix_cache_evictions, kRelaxed);
+  prefix_cache_forgotten_.store(levels.prefix_cache_forgotten, kRelaxed);
 }
 
 void Metrics::OnPrefixLookup(PrefixLookup lookup) {
@@ -292,10 +294,10 @@ void Metrics::CollectCalls(std::vector<MetricFamily>& families) const {
   families.push_back(std::move(total));
   const MutexLock lock(watched_mu_);
   if (calls_ == nullptr) return;
-  AddOne(families,
-         Gauges("goldfinch_calls_open",
-                "Calls under way that generate or score, or make, fill or move a session"),
-         static_cast<double>(calls_->size()));
+  AddOne(
+      families,
+      Gauges("goldfinch_calls_open", "Calls under way, but those of the admin service"),
+      static_cast<double>(calls_->size()));
 }
 
 void Metrics::CollectHistograms(std::vector<MetricFamily>& families) const {

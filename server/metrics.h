@@ -128,10 +128,12 @@ class Metrics final : public SchedulerObserver {
   Counter expanded_hits_{0};
   Counter expanded_misses_{0};
   Counter expanded_evictions_{0};
+  Counter expanded_rebuilt_{0};
   Gauge prefixes_on_device_{0};
   Gauge prefix_cache_entries_{0};
   Gauge prefix_cache_bytes_{0};
   Counter prefix_cache_evictions_{0};
+  Counter prefix_cache_forgotten_{0};
   std::array<Counter, 5> prefix_lookups_{};  // by PrefixLookup
 
   std::array<Counter, kGoodEnds.size() + kNumCodes> finished_{};  // by end, then code

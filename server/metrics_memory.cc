@@ -30,6 +30,11 @@ void Metrics::CollectMemory(std::vector<MetricFamily>& families) const {
          Counters("goldfinch_expanded_evictions_total",
                   "Expanded pages that gave their place to another one"),
          static_cast<double>(expanded_evictions_.load(kRelaxed)));
+  AddOne(families,
+         Counters("goldfinch_expanded_rebuilt_total",
+                  "Pages that a step attended to and expanded for itself alone, for want "
+                  "of room"),
+         static_cast<double>(expanded_rebuilt_.load(kRelaxed)));
 
   const MutexLock lock(watched_mu_);
   if (memory_ != nullptr) {

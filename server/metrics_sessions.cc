@@ -28,10 +28,11 @@ void Metrics::CollectPrefixes(std::vector<MetricFamily>& families) const {
              lookups(PrefixLookup::kNotKeptThere));
   AddCounter(misses, {{"reason", "evicted"}}, lookups(PrefixLookup::kEvicted));
   families.push_back(std::move(misses));
-  AddOne(families,
-         Counters("goldfinch_prefix_cache_evictions_total",
-                  "Prefixes that left the cache for want of space"),
-         static_cast<double>(prefix_cache_evictions_.load(kRelaxed)));
+  MetricFamily evictions = Counters("goldfinch_prefix_cache_evictions_total",
+                                    "Prefixes that left the cache, by why");
+  AddCounter(evictions, {{"reason", "full"}}, prefix_cache_evictions_.load(kRelaxed));
+  AddCounter(evictions, {{"reason", "pages"}}, prefix_cache_forgotten_.load(kRelaxed));
+  families.push_back(std::move(evictions));
   AddOne(families, Gauges("goldfinch_prefix_cache_entries", "Prefixes in the cache"),
          static_cast<double>(prefix_cache_entries_.load(kRelaxed)));
   AddOne(families,

@@ -31,10 +31,11 @@ class ExpandedArena {
   std::int64_t used() const { return used_; }
 
   // Since the arena was made. A page is looked up once a step and sequence: a hit when it
-  // had a frame, a miss when it got one or had to do without.
+  // had a frame, a miss when it got one or had to do without, and then rebuilt as well.
   std::int64_t hits() const { return hits_; }
   std::int64_t misses() const { return misses_; }
   std::int64_t evictions() const { return evictions_; }
+  std::int64_t rebuilt() const { return rebuilt_; }
 
   // Starts a step: frames acquired from now on stay until the next BeginStep.
   void BeginStep() {
@@ -62,8 +63,10 @@ class ExpandedArena {
   std::int64_t filled(std::int32_t frame) const { return At(frame).filled; }
   void set_filled(std::int32_t frame, std::int64_t rows) { At(frame).filled = rows; }
 
-  // Counts a page that is done without, though nobody asked for its frame.
+  // Counts a page for which nobody asked, because one before it got no frame.
   void CountMiss() { ++misses_; }
+  // Counts one that a step rebuilds for itself, having no frame for it.
+  void CountRebuilt() { ++rebuilt_; }
 
   // The page's content is gone; its frame, if any, is free.
   void Drop(std::int32_t page);
@@ -89,7 +92,7 @@ class ExpandedArena {
   std::int64_t reserved_ = 0;                // pages, in this step
   std::int32_t oldest_ = -1, newest_ = -1;
   std::int64_t used_ = 0;
-  std::int64_t hits_ = 0, misses_ = 0, evictions_ = 0;
+  std::int64_t hits_ = 0, misses_ = 0, evictions_ = 0, rebuilt_ = 0;
   std::uint64_t step_ = 1;
 };
 

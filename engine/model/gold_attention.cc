@@ -103,8 +103,10 @@ void GoldAttention::PlanSequence(std::int32_t index, const AttendedSequence& seq
       arena_.CountMiss();
     fits = frame >= 0;
     tiles_.push_back({index, static_cast<std::int32_t>(i), frame});
-    if (!fits) continue;
-    Fill(sequence, i, frame, TokensOn(sequence, i));
+    if (fits)
+      Fill(sequence, i, frame, TokensOn(sequence, i));
+    else
+      arena_.CountRebuilt();
   }
 }
 

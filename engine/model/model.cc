@@ -167,7 +167,8 @@ ExpandedUsage Model::expanded_usage() const {
   return {.used = arena_->used(),
           .hits = arena_->hits(),
           .misses = arena_->misses(),
-          .evictions = arena_->evictions()};
+          .evictions = arena_->evictions(),
+          .rebuilt = arena_->rebuilt()};
 }
 
 void Model::ClearSlot(std::int32_t slot) {

@@ -323,14 +323,33 @@ TEST_F(PrefixCacheTest, StaysWithinItsBudgetAndGivesPagesBack) {
   RunUntilIdle();
   submitted.reader.Take();
   EXPECT_EQ(submitted.reader.tokens(), ExpectedTokens(large));
+  EXPECT_EQ(observer.levels.prefix_cache_forgotten, 0u) << "there were pages enough";
+}
+
+TEST_F(PrefixCacheTest, StatesAreWhatTheBudgetIsFor) {
+  engine_options.state_bytes = 4096;
+  options.prefix_cache_bytes = 40000;
+  for (std::uint64_t i = 0; i < 20; ++i) {
+    Ask(Cached(Document(40, i), 1));
+    EXPECT_GE(observer.levels.prefix_cache_bytes,
+              observer.levels.prefix_cache_entries * 4096);
+    EXPECT_LE(observer.levels.prefix_cache_bytes, 40000);
+  }
+  EXPECT_GE(observer.levels.prefix_cache_entries, 5);
 }
 
 TEST_F(PrefixCacheTest, PagesOfTheCacheCountAsFree) {
   engine_options.num_pages = 16;
   for (std::uint64_t i = 0; i < 10; ++i) Ask(Cached(Document(120, i), 1));
   EXPECT_GT(engine().usage().pages_used, 8);
+  const std::uint64_t forgotten = observer.levels.prefix_cache_forgotten;
+  const std::int64_t entries = observer.levels.prefix_cache_entries;
+  EXPECT_GT(forgotten, 0u);
   // All pages but the one that it would need to be resumed.
   const std::shared_ptr<KeptPrefix> kept = Run(Turn(nullptr, 225, 16, 3));
+  EXPECT_EQ(observer.levels.prefix_cache_evictions, 0u) << "there was room enough";
+  EXPECT_GE(observer.levels.prefix_cache_forgotten - forgotten,
+            static_cast<std::uint64_t>(entries - observer.levels.prefix_cache_entries));
   EXPECT_EQ(std::ssize(kept->history()), 241);
 }
 

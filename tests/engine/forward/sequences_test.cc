@@ -123,6 +123,7 @@ TEST_F(SequencesTest, UsageCountsThePagesThatStepsFoundExpanded) {
   EXPECT_EQ(engine_->usage().expanded.hits, 4 * 3);
   EXPECT_EQ(engine_->usage().expanded.misses, 3);
   EXPECT_EQ(engine_->usage().expanded.evictions, 0);
+  EXPECT_EQ(engine_->usage().expanded.rebuilt, 0);
   engine_->Close(id);
   EXPECT_EQ(engine_->usage().expanded.used, 0);
   EXPECT_EQ(engine_->info().expanded_pages, 20);  // no more than there are pages
@@ -138,9 +139,11 @@ TEST_F(SequencesTest, APageWithoutRoomInTheArenaIsAMissInEveryStep) {
   const SequenceId first = OpenSequence(*engine_, 80);
   Feed(first, Tokens(64, 1));  // four pages, two of which find room
   EXPECT_EQ(engine_->usage().expanded.misses, 4);
+  EXPECT_EQ(engine_->usage().expanded.rebuilt, 2);
   Feed(first, Tokens(1, 2));  // the fifth page finds none either
   EXPECT_EQ(engine_->usage().expanded.hits, 2);
   EXPECT_EQ(engine_->usage().expanded.misses, 4 + 3);
+  EXPECT_EQ(engine_->usage().expanded.rebuilt, 2 + 3);
   const SequenceId second = OpenSequence(*engine_, 16);
   Feed(second, Tokens(10, 3));
   EXPECT_EQ(engine_->usage().expanded.used, 2);
