@@ -21,8 +21,8 @@ struct TenantPolicy {
   // What may wait; more is refused with RESOURCE_EXHAUSTED.
   std::int64_t max_queued_requests = 512;
   std::int64_t max_queued_tokens = 8388608;
-  // Prompt and generated tokens; once they are used up, requests are refused with
-  // RESOURCE_EXHAUSTED until a minute's worth has come back.
+  // Prompt and generated tokens, a minute's worth of which may be used at once; what is
+  // beyond that has to come back before requests are taken again: RESOURCE_EXHAUSTED.
   std::int64_t max_tokens_per_minute = 100000000;
   // A longer prompt (a session's history included; what is scored, too) is
   // INVALID_ARGUMENT.

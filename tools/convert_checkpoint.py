@@ -6,7 +6,8 @@
 
 Shapes tell most of the configuration; the flags ask for what no shape tells, because a wrong guess would make a
 model that answers nonsense. Weights are copied bit for bit. The file is never trusted: nothing in it
-is run. Needs Python 3.11 and numpy. Exit codes: 0 done, 1 the input cannot be used, 2 wrong flags.
+is run. Needs Python 3.11 and numpy. Exit codes: 0 done, 1 the input cannot be used as the flags say, 2 wrong
+flags.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Reads the tensors of a PyTorch .pth file without PyTorch and without running what is in it.
 
 A .pth file is a zip archive: a pickle that describes the tensors, and one member of raw bytes per storage. A
-pickle is a program; this reader lets it name six things, all of which only describe data, and refuses the
+pickle is a program; this reader lets it name five things, all of which only describe data, and refuses the
 file at the first other name.
 """
 

@@ -35,8 +35,8 @@ struct ConnectionsResult {
   std::int64_t generated_tokens = 0;
 };
 
-// Tells when all connections are open, when each has been used, when the streams have
-// ended, and when the connections are closed. An error when a connection does not open.
+// Tells when all connections are open, when each has been used, and when the streams have
+// ended. An error when a connection does not open.
 absl::StatusOr<ConnectionsResult> RunConnections(const ConnectionsLoad& load,
                                                  const ConnectionFlags& connection,
                                                  const TellProgress& tell);

@@ -214,6 +214,8 @@ CLI::App* AddModel(CLI::App& app, ModelFlags& flags) {
 CLI::App* AddHealth(CLI::App& app, HealthFlags& flags) {
   CLI::App* command = app.add_subcommand("health", "Whether the server is serving");
   AddServer(*command, flags.connection);
+  command->get_option("--timeout")
+      ->description("Seconds for each look (default: 1, or what is left of --wait)");
   command->add_option("--wait", flags.wait, "Seconds to wait until it is")
       ->check(NonNegative());
   return command;
