@@ -29,8 +29,8 @@ namespace {
 inline constexpr int kRows = 12, kBf16Rows = 12;
 constexpr int PanelsFor(int rows) { return rows == 1 ? 4 : rows <= 4 ? 2 : 1; }
 #elif defined(__AVX2__)
-// More than two rows keep those of half a panel at a time. It is worth it where widening
-// a weight is more than an instruction, or none.
+// More than two rows have half a panel's at a time. Weights in bf16, which are widened by
+// one instruction, gain nothing by it (docs/performance.md).
 inline constexpr int kRows = 6, kBf16Rows = 2;
 constexpr int PanelsFor(int rows) { return rows == 1 ? 2 : 1; }
 #elif defined(__aarch64__)
