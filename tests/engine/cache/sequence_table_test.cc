@@ -89,7 +89,10 @@ TEST_F(SequenceTableTest, RefusalTakesNothing) {
   spec.max_tokens = 16 * 5;
   const auto refused = table_.Open(spec, table_.FullPages(table_.Get(prefix)));
   EXPECT_TRUE(absl::IsResourceExhausted(refused.status()));
-  EXPECT_TRUE(absl::IsResourceExhausted(table_.NewPrefix(16 * 3).status()));
+  EXPECT_EQ(refused.status().message(), "the sequence needs 3 pages; 2 are free");
+  const absl::Status no_prefix = table_.NewPrefix(16 * 3).status();
+  EXPECT_TRUE(absl::IsResourceExhausted(no_prefix));
+  EXPECT_EQ(no_prefix.message(), "the prefix needs 3 pages; 2 are free");
   EXPECT_EQ(table_.usage().pages_used, 18);
   EXPECT_EQ(table_.usage().pages_open, 18);
   EXPECT_EQ(table_.usage().slots_used, 1);
@@ -105,6 +108,18 @@ TEST_F(SequenceTableTest, IdsOfPrefixesAreUsedAgain) {
     EXPECT_EQ(table_.usage().pages_used, 8);
     EXPECT_EQ(static_cast<int>(*std::ranges::max_element(kept)), 3);
     for (const PrefixId id : kept) table_.Drop(id);
+  }
+}
+
+// Whichever they are, the first one among them.
+TEST_F(SequenceTableTest, SecondSlotsAreFreeAgainWhenTheirSequenceIsClosed) {
+  for (int round = 0; round < 6; ++round) {
+    std::vector<SequenceId> ids;
+    for (int i = 0; i <= round % 2; ++i) ids.push_back(Open(10));
+    table_.TakeNextSlot(table_.Get(ids.back()));
+    EXPECT_EQ(table_.usage().slots_used, std::ssize(ids));
+    for (const SequenceId id : ids) table_.Close(id);
+    EXPECT_EQ(table_.spare_slots(), 2);
   }
 }
 

@@ -34,6 +34,12 @@ TEST(PythonLiteralTest, ReadsEveryEscape) {
   EXPECT_EQ(ParsePythonLiteral(R"('\u00e9\u65e5\U0001F642\ud7ff\ue000')").value(),
             "é日🙂\xED\x9F\xBF\xEE\x80\x80");
   EXPECT_EQ(ParsePythonLiteral(R"('\U0010ffff')").value(), "\xF4\x8F\xBF\xBF");
+  // The first and the last of each length.
+  EXPECT_EQ(ParsePythonLiteral(R"('\u007f\u0080')").value(), "\x7F\xC2\x80");
+  EXPECT_EQ(ParsePythonLiteral(R"('\u07ff\u0800')").value(), "\xDF\xBF\xE0\xA0\x80");
+  EXPECT_EQ(ParsePythonLiteral(R"('\uffff\U00010000')").value(),
+            "\xEF\xBF\xBF\xF0\x90\x80\x80");
+  EXPECT_EQ(ParsePythonLiteral("b'\x7F'").value(), "\x7F");
 }
 
 TEST(PythonLiteralTest, ANumberIsACodePointInStrAndAByteInBytes) {
@@ -65,6 +71,7 @@ TEST(PythonLiteralTest, RefusesWhatIsNotALiteralAndSaysWhy) {
       {R"('\q')", "the str literal has an unknown escape: backslash and byte 0x71"},
       {R"('\N{BULLET}')",
        "the str literal has an unknown escape: backslash and byte 0x4e"},
+      {R"('\8')", "the str literal has an unknown escape: backslash and byte 0x38"},
       {R"(b'\u0041')",
        "the bytes literal has an unknown escape: backslash and byte 0x75"},
       {R"('\x4')", "the escape \\x has 1 hex digits; it needs 2"},
