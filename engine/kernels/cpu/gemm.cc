@@ -100,11 +100,68 @@ struct AskNext {
   }
 };
 
+#if defined(__AVX2__) && !defined(__AVX512F__)
+// Inputs that pass over one half of a panel before they pass over the other one: the
+// weights of so many, and the inputs as float32, stay in the first level cache meanwhile.
+inline constexpr std::int64_t kHalfPiece = 256;
+
+// sums[2 m] += x[m, k] w[k], of half a panel. A function of its own, so that the compiler
+// has all registers for it, and loops that it unrolls before it looks for any.
+template <int kCount, typename W>
+__attribute__((noinline)) void AccumulateHalf(const float* x, std::int64_t stride,
+                                              const W* w, std::int64_t count, Lines ask,
+                                              F32x16* sums) {
+  F32x16 sum[kCount];
+#pragma GCC unroll 8
+  for (int m = 0; m < kCount; ++m) sum[m] = sums[2 * m];
+  for (std::int64_t k = 0; k < count; ++k, ++x, w += kPanelColumns) {
+    __builtin_prefetch(ask.next, 0, 2);
+    ask.next += ask.step;
+    const F32x16 columns = Load(w);
+#pragma GCC unroll 8
+    for (int m = 0; m < kCount; ++m)
+      sum[m] = MulAdd(Splat(x[m * stride]), columns, sum[m]);
+  }
+#pragma GCC unroll 8
+  for (int m = 0; m < kCount; ++m) sums[2 * m] = sum[m];
+}
+
+// More rows than have the sums of a whole panel in registers.
+template <int kCount, typename T, typename W, typename Asker>
+GOLDFINCH_INLINE void AccumulateHalves(const T* x, std::int64_t stride, const W* w,
+                                       std::int64_t in, Asker ask,
+                                       F32x16 (&sums)[kCount][2]) {
+  constexpr bool kIsWide = sizeof(T) == sizeof(float);
+  constexpr auto kRowBytes = kPanelColumns * static_cast<std::int64_t>(sizeof(W));
+  float wide[kIsWide ? 1 : kCount * kHalfPiece];
+  for (std::int64_t k = 0; k < in; k += kHalfPiece, w += kHalfPiece * kPanelColumns) {
+    const std::int64_t count = in - k < kHalfPiece ? in - k : kHalfPiece;
+    const float* rows = wide;
+    std::int64_t rows_stride = kHalfPiece;
+    if constexpr (kIsWide) {
+      rows = x + k;
+      rows_stride = stride;
+    } else {
+      for (int m = 0; m < kCount; ++m)
+        for (std::int64_t i = 0; i < count; i += kLanes)
+          Store(LoadPart(x + m * stride + k + i, count - i), wide + m * kHalfPiece + i);
+    }
+    for (int half = 0; half < 2; ++half)
+      AccumulateHalf<kCount>(rows, rows_stride, w + half * kLanes, count,
+                             ask.OfPass(half, w, count, kRowBytes), &sums[0][half]);
+  }
+}
+#endif
+
 // x + m * stride is row m; panel p begins p * panel elements after w.
 template <int kCount, int kPanels, typename T, typename W, typename Asker>
 GOLDFINCH_INLINE void AccumulatePlain(const T* x, std::int64_t stride, const W* w,
                                       std::int64_t panel, std::int64_t in, Asker ask,
                                       Accumulators<kCount, kPanels>& acc) {
+#if defined(__AVX2__) && !defined(__AVX512F__)
+  if constexpr (kCount > kBf16Rows)
+    return AccumulateHalves<kCount>(x, stride, w, in, ask, acc.sum[0]);
+#endif
   constexpr std::int64_t kStep = kPanelColumns * static_cast<std::int64_t>(sizeof(W));
   for (std::int64_t k = 0; k < in; ++k, w += kPanelColumns) {
     ask.Ask(w, k * kStep, kStep);
@@ -272,57 +329,6 @@ __attribute__((noinline)) void AccumulateWide(const std::uint16_t* x, std::int64
     for (int m = 0; m < kCount; ++m)
       for (int i = 0; i < 2; ++i) sums.sum[p][m][i] = InOrder(acc.sum[p][m][i]);
 }
-
-// Inputs that pass over one half of a panel before they pass over the other one: the
-// weights of so many, and the inputs as float32, stay in the first level cache meanwhile.
-inline constexpr std::int64_t kHalfPiece = 256;
-
-// sums[2 m] += x[m, k] w[k], of half a panel. A function of its own, so that the compiler
-// has all registers for it, and loops that it unrolls before it looks for any.
-template <int kCount, typename W>
-__attribute__((noinline)) void AccumulateHalf(const float* x, std::int64_t stride,
-                                              const W* w, std::int64_t count, Lines ask,
-                                              F32x16* sums) {
-  F32x16 sum[kCount];
-#pragma GCC unroll 8
-  for (int m = 0; m < kCount; ++m) sum[m] = sums[2 * m];
-  for (std::int64_t k = 0; k < count; ++k, ++x, w += kPanelColumns) {
-    __builtin_prefetch(ask.next, 0, 2);
-    ask.next += ask.step;
-    const F32x16 columns = Load(w);
-#pragma GCC unroll 8
-    for (int m = 0; m < kCount; ++m)
-      sum[m] = MulAdd(Splat(x[m * stride]), columns, sum[m]);
-  }
-#pragma GCC unroll 8
-  for (int m = 0; m < kCount; ++m) sums[2 * m] = sum[m];
-}
-
-// More rows than have the sums of a whole panel in registers.
-template <int kCount, typename T, typename W, typename Asker>
-GOLDFINCH_INLINE void AccumulateHalves(const T* x, std::int64_t stride, const W* w,
-                                       std::int64_t in, Asker ask,
-                                       F32x16 (&sums)[kCount][2]) {
-  constexpr bool kIsWide = sizeof(T) == sizeof(float);
-  constexpr auto kRowBytes = kPanelColumns * static_cast<std::int64_t>(sizeof(W));
-  float wide[kIsWide ? 1 : kCount * kHalfPiece];
-  for (std::int64_t k = 0; k < in; k += kHalfPiece, w += kHalfPiece * kPanelColumns) {
-    const std::int64_t count = in - k < kHalfPiece ? in - k : kHalfPiece;
-    const float* rows = wide;
-    std::int64_t rows_stride = kHalfPiece;
-    if constexpr (kIsWide) {
-      rows = x + k;
-      rows_stride = stride;
-    } else {
-      for (int m = 0; m < kCount; ++m)
-        for (std::int64_t i = 0; i < count; i += kLanes)
-          Store(LoadPart(x + m * stride + k + i, count - i), wide + m * kHalfPiece + i);
-    }
-    for (int half = 0; half < 2; ++half)
-      AccumulateHalf<kCount>(rows, rows_stride, w + half * kLanes, count,
-                             ask.OfPass(half, w, count, kRowBytes), &sums[0][half]);
-  }
-}
 #endif
 
 template <int kCount, int kPanels, typename W, typename Asker>
@@ -332,9 +338,7 @@ GOLDFINCH_INLINE void AccumulateBf16(const std::uint16_t* x, std::int64_t stride
 #if defined(__AVX512BF16__)
   AccumulatePairs<kCount, kPanels>(x, stride, w, panel, in, ask, acc);
 #elif defined(__AVX2__) && !defined(__AVX512F__)
-  if constexpr (kCount > kBf16Rows)
-    AccumulateHalves<kCount>(x, stride, w, in, ask, acc.sum[0]);
-  else if constexpr (sizeof(W) == 2)
+  if constexpr (sizeof(W) == 2)
     AccumulateWide<kCount, kPanels>(x, stride, w, panel, in, ask, acc);
   else
     AccumulatePlain<kCount, kPanels>(x, stride, w, panel, in, ask, acc);
@@ -344,23 +348,12 @@ GOLDFINCH_INLINE void AccumulateBf16(const std::uint16_t* x, std::int64_t stride
 }
 
 template <int kCount, int kPanels, typename W, typename Asker>
-GOLDFINCH_INLINE void AccumulateF32(const float* x, std::int64_t stride, const W* w,
-                                    std::int64_t panel, std::int64_t in, Asker ask,
-                                    Accumulators<kCount, kPanels>& acc) {
-#if defined(__AVX2__) && !defined(__AVX512F__)
-  if constexpr (kCount > kBf16Rows)
-    return AccumulateHalves<kCount>(x, stride, w, in, ask, acc.sum[0]);
-#endif
-  AccumulatePlain<kCount, kPanels>(x, stride, w, panel, in, ask, acc);
-}
-
-template <int kCount, int kPanels, typename W, typename Asker>
 GOLDFINCH_INLINE void AccumulateBytes(const Matrix& x, std::int64_t row,
                                       const GemmPanels& w, const W* data, Asker ask,
                                       Accumulators<kCount, kPanels>& acc) {
   if (w.type == DType::kF32)
-    AccumulateF32<kCount, kPanels>(x.f32(row), x.stride, data, w.panel_bytes, w.in, ask,
-                                   acc);
+    AccumulatePlain<kCount, kPanels>(x.f32(row), x.stride, data, w.panel_bytes, w.in, ask,
+                                     acc);
   else
     AccumulateBf16<kCount, kPanels>(x.bf16(row), x.stride, data, w.panel_bytes, w.in, ask,
                                     acc);
@@ -377,8 +370,8 @@ GOLDFINCH_INLINE void Accumulate(const Matrix& x, std::int64_t row, const GemmPa
   } else if (w.storage == DType::kFp8) {
     AccumulateBytes<kCount, kPanels>(x, row, w, static_cast<const Fp8*>(data), ask, acc);
   } else if (w.type == DType::kF32) {
-    AccumulateF32<kCount, kPanels>(x.f32(row), x.stride, static_cast<const float*>(data),
-                                   panel, w.in, ask, acc);
+    AccumulatePlain<kCount, kPanels>(
+        x.f32(row), x.stride, static_cast<const float*>(data), panel, w.in, ask, acc);
   } else if constexpr (kCount <= kBf16Rows) {
     AccumulateBf16<kCount, kPanels>(x.bf16(row), x.stride,
                                     static_cast<const std::uint16_t*>(data), panel, w.in,
@@ -499,7 +492,7 @@ GOLDFINCH_INLINE void PanelInPieces(const GemmArgs& args, std::int64_t row_begin
         const T* rows = x + row * args.x.stride + k;
         const AskNext ask = {next, left == 1 ? 64 : 0};
         if constexpr (sizeof(T) == sizeof(float))
-          AccumulateF32<kCount, 1>(rows, args.x.stride, w, 0, count, ask, acc);
+          AccumulatePlain<kCount, 1>(rows, args.x.stride, w, 0, count, ask, acc);
         else
           AccumulateBf16<kCount, 1>(rows, args.x.stride, w, 0, count, ask, acc);
         if (k + count == in) return FinishPanel<kCount>(args, row, panel, acc.sum[0]);
