@@ -36,12 +36,12 @@ struct SchedulerLevels {
   std::int64_t paused_requests = 0;     // running, but their reader is slow
   std::int64_t prefixes_on_device = 0;  // conversations and entries of the prefix cache
   std::int64_t prefix_cache_entries = 0;
-  std::int64_t prefix_cache_bytes = 0;       // host memory
+  std::int64_t prefix_cache_bytes = 0;  // host memory
   // Since the start: entries that went because the budget was full, and because their
   // pages were wanted or their session came to rest.
   std::uint64_t prefix_cache_evictions = 0;
   std::uint64_t prefix_cache_forgotten = 0;
-  std::uint64_t put_aside = 0;               // the same: requests, each time
+  std::uint64_t put_aside = 0;  // requests, each time
   EngineUsage engine;
 };
 

@@ -77,8 +77,7 @@ PrefixCache::Handle PrefixCache::Insert(std::string_view tenant,
   entry.prefix = std::move(prefix);
   entries_.emplace(handle, std::move(entry));
   while (bytes() > max_bytes_ && !by_use_.empty()) {
-    RememberEvicted(entries_.at(by_use_.begin()->second).beginning);
-    Erase(by_use_.begin()->second);
+    Evict(by_use_.begin()->second);
     ++num_evicted_;
   }
   return handle;
@@ -94,8 +93,7 @@ PrefixCache::Handle PrefixCache::Refresh(std::string_view tenant,
 void PrefixCache::Forget(const KeptPrefix& prefix) {
   const auto it = handles_.find(&prefix);
   if (it == handles_.end()) return;
-  RememberEvicted(entries_.at(it->second).beginning);
-  Erase(it->second);
+  Evict(it->second);
   ++num_forgotten_;
 }
 
@@ -105,8 +103,9 @@ void PrefixCache::Touch(Handle handle, Entry& entry) {
   by_use_.emplace(entry.last_use, handle);
 }
 
-void PrefixCache::Erase(Handle handle) {
+void PrefixCache::Evict(Handle handle) {
   const auto it = entries_.find(handle);
+  RememberEvicted(it->second.beginning);
   index_.Erase(handle);
   by_use_.erase(it->second.last_use);
   handles_.erase(it->second.prefix.get());

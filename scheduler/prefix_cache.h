@@ -88,7 +88,7 @@ class PrefixCache {
   PrefixLookup OutcomeOf(const PrefixIndex::Match& match, std::string_view tenant,
                          std::span<const TokenId> prompt) const;
   void Touch(Handle handle, Entry& entry);
-  void Erase(Handle handle);
+  void Evict(Handle handle);
   void RememberEvicted(std::uint64_t beginning);
 
   const std::int64_t max_bytes_;

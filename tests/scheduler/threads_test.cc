@@ -23,6 +23,17 @@ using std::chrono::milliseconds;
 
 class ThreadsTest : public ::testing::Test {
  protected:
+  // Starts the scheduler with a request whose first step then stays in the engine until
+  // that is released.
+  absl::StatusOr<Scheduler::Submission> StartBlocked(Scheduler& scheduler,
+                                                     Request request) {
+    engine.BlockForward();
+    scheduler.Start();
+    auto submission = scheduler.Submit(std::move(request));
+    if (submission.ok()) engine.WaitUntilBlocked();
+    return submission;
+  }
+
   FakeEngine engine;
   SteadyClock clock;
   SchedulerObserver observer;
@@ -189,11 +200,8 @@ TEST(InboxTest, AWakeEndsOneWaitAndTheNextSleepsItsTime) {
 
 TEST_F(ThreadsTest, CancelReachesARequestWhoseStepIsRunning) {
   Scheduler scheduler(engine, options, clock, observer);
-  engine.BlockForward();
-  scheduler.Start();
-  auto submission = scheduler.Submit(Generation(5, 200));
+  const auto submission = StartBlocked(scheduler, Generation(5, 200));
   ASSERT_TRUE(submission.ok());
-  engine.WaitUntilBlocked();
   scheduler.Cancel(submission->id);
   engine.Release();
   Reader reader(submission->stream);
@@ -207,11 +215,8 @@ TEST_F(ThreadsTest, CancelReachesARequestWhoseStepIsRunning) {
 TEST_F(ThreadsTest, ADeviceThatHangsInTheFirstStepLeavesARequestThatRuns) {
   RecordingObserver seen;
   Scheduler scheduler(engine, options, clock, seen);
-  engine.BlockForward();
-  scheduler.Start();
-  auto submission = scheduler.Submit(Generation(5, 3));
+  const auto submission = StartBlocked(scheduler, Generation(5, 3));
   ASSERT_TRUE(submission.ok());
-  engine.WaitUntilBlocked();
   EXPECT_EQ(seen.levels.running_requests, 1);
   EXPECT_TRUE(seen.steps.empty());
   engine.Release();
@@ -222,11 +227,8 @@ TEST_F(ThreadsTest, ADeviceThatHangsInTheFirstStepLeavesARequestThatRuns) {
 
 TEST_F(ThreadsTest, ShutdownWaitsForTheStepThatRuns) {
   Scheduler scheduler(engine, options, clock, observer);
-  engine.BlockForward();
-  scheduler.Start();
-  auto running = scheduler.Submit(Generation(5, 200));
+  const auto running = StartBlocked(scheduler, Generation(5, 200));
   ASSERT_TRUE(running.ok());
-  engine.WaitUntilBlocked();
   std::thread first([&] { scheduler.Shutdown(); });
   std::thread second([&] { scheduler.Shutdown(); });
   while (!absl::IsUnavailable(scheduler.Submit(Generation(5, 1)).status())) {
