@@ -23,6 +23,12 @@ using Labels = MetricsText::Labels;
 // Two looks at the system's clock may round differently.
 constexpr double kSameStartSeconds = 2;
 
+// Whether the label `kind` is this one; with an empty one all are.
+bool IsOfKind(const MetricSeries& series, absl::string_view kind) {
+  const std::string* const label = series.Label("kind");
+  return kind.empty() || (label != nullptr && *label == kind);
+}
+
 // The two looks, asked for numbers.
 class Looks {
  public:
@@ -63,8 +69,7 @@ class Looks {
     }
     std::optional<double> sum;
     for (const MetricSeries& series : now().All(name)) {
-      const std::string* const its_kind = series.Label("kind");
-      if (!kind.empty() && (its_kind == nullptr || *its_kind != kind)) continue;
+      if (!IsOfKind(series, kind)) continue;
       const auto found = from.find(series.labels);
       if (found == from.end() || !(series.value >= found->second)) continue;
       sum = sum.value_or(0) + (series.value - found->second);
@@ -260,9 +265,7 @@ class TenantColumn {
     Values values;
     for (const MetricSeries& series : metrics.All(name)) {
       const std::string* tenant = series.Label("tenant");
-      const std::string* its_kind = series.Label("kind");
-      if (tenant == nullptr) continue;
-      if (!kind.empty() && (its_kind == nullptr || *its_kind != kind)) continue;
+      if (tenant == nullptr || !IsOfKind(series, kind)) continue;
       values.emplace(*tenant, series.value);
     }
     return values;
