@@ -273,8 +273,8 @@ if [[ $backend == cuda ]]; then
   golden_threads=()
   op_tests='*/cuda_t1*:*/cuda_small_t1*'
   all_tests="$op_tests:*_cuda_f32:*_cuda_bf16:*OnACudaDevice*"
-  # Without those that repeat one kernel very often, or try one function: what they could
-  # show the others show.
+  # Without those that repeat one kernel very often, or try one function, as the search for
+  # races has it (tests/engine/kernels/CMakeLists.txt): what they could show the others show.
   sanitized_op_tests="$op_tests:-*AnyNumberOfRows*:*RowsStandAlone*:*RowsKeepTheirBits*:*FunctionsTest*:*FullVocabularies*"
   small_forward='*LogitsOfEveryPromptPosition*/goldfinch_cuda_bf16'
 else

@@ -19,7 +19,7 @@
 namespace goldfinch {
 namespace {
 
-// One layer of each kind, and two recurrent ones below.
+// Two recurrent layers, and one of GOLD.
 ModelConfig WideConfig(std::int32_t width, std::int32_t vocab_size) {
   ModelConfig config = SmallestConfig();
   config.n_layer = 3;

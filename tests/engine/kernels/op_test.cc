@@ -68,6 +68,8 @@ std::string BackendCaseName(const testing::TestParamInfo<BackendCase>& info) {
 }
 
 absl::StatusOr<std::unique_ptr<Backend>> MakeBackend(const BackendCase& backend) {
+  CudaBackendOptions options = cuda_emulated::kTightOptions;
+  options.multiprocessors = backend.multiprocessors;
   switch (backend.device) {
     case Device::kCpu:
       return CreateCpuBackend({.isa = backend.isa, .num_threads = backend.num_threads});
@@ -75,16 +77,12 @@ absl::StatusOr<std::unique_ptr<Backend>> MakeBackend(const BackendCase& backend)
 #if defined(__SANITIZE_THREAD__)
       return absl::UnavailableError("the thread sanitizer does not follow fibers");
 #endif
-      return cuda_emulated::CreateCudaBackend(cuda_emulated::kTightOptions);
+      return cuda_emulated::CreateCudaBackend(options);
     case Device::kCuda:
 #if defined(GOLDFINCH_HAS_CUDA)
-    {
-      CudaBackendOptions options = cuda_emulated::kTightOptions;
-      options.multiprocessors = backend.multiprocessors;
       return cuda::CreateCudaBackend(options);
-    }
 #endif
-    break;
+      break;
   }
   return absl::UnavailableError("this build has no CUDA");
 }

@@ -33,7 +33,7 @@ struct BackendCase {
   std::string isa;  // of the CPU; elsewhere the device's name
   int num_threads = 1;
   Device device = Device::kCpu;
-  // That kernels of a real device are chosen for; 0: its own.
+  // That kernels of a CUDA device are chosen for; 0: its own.
   int multiprocessors = 0;
 };
 // INVALID_ARGUMENT, FAILED_PRECONDITION or UNAVAILABLE where this machine has none such.
