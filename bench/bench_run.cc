@@ -91,6 +91,7 @@ ModelEngine& BenchRun::EngineFor(const TokenRoom& room) {
   engine_ = *std::move(engine);
   // Whether a library has products is part of it.
   std::fprintf(stderr, "numerics id: %s\n", engine_->info().numerics_id.c_str());
+  std::fprintf(stderr, "kernels: %s\n", engine_->info().kernels.c_str());
   if (!engine_->info().refused.empty())
     std::fprintf(stderr, "the driver refused %s\n", engine_->info().refused.c_str());
   return *engine_;

@@ -74,9 +74,10 @@ struct EngineInfo {
   // Of the large matrices and of compressed keys; "int8" or "fp8", else compute_dtype.
   std::string weight_dtype = {};
   std::string cache_dtype = {};
-  // Backend, instruction-set path, kernel version, dtypes and page size: equal ids
-  // promise equal bits, of one build.
+  // Backend, whose bits, kernel version, dtypes and page size: equal ids promise equal
+  // bits, of one build.
   std::string numerics_id;
+  std::string kernels = {};  // what they are for: "avx512", "sm90"
   // What the device's driver refused, so that steps go without it, and why; empty:
   // nothing. No bit depends on it.
   std::string refused = {};

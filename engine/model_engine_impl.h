@@ -96,6 +96,7 @@ class ModelEngineImpl final : public ModelEngine {
                              const Model& model) {
     // Only now: it may tell of what was chosen for the model's matrices.
     info.numerics_id.insert(0, backend.numerics());
+    info.kernels = backend.kernels();
     info.refused = backend.refused();
     info.state_bytes = model.state_bytes();
     info.key_bytes = model.stored_key_bytes();

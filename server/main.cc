@@ -306,8 +306,8 @@ std::string Serving(const ServerFlags& flags, const Server& server,
       "serving on port ", server.port(), other("metrics", server.metrics_port()),
       other("admin", server.admin_port()), "; goldfinch ", kBuild, ", model ",
       flags.model, " (fingerprint ", info.model_fingerprint, ", numerics ",
-      info.numerics_id, "), ", info.num_pages, " pages of ", info.page_tokens,
-      " tokens, ", info.num_slots, " sequences at once, ",
+      info.numerics_id, ", kernels ", info.kernels, "), ", info.num_pages, " pages of ",
+      info.page_tokens, " tokens, ", info.num_slots, " sequences at once, ",
       with_store ? "with a session store" : "no session store");
 }
 

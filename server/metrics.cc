@@ -204,7 +204,8 @@ void Metrics::CollectInfo(std::vector<MetricFamily>& families) const {
            {{"model", info_.model_name},
             {"fingerprint", info_.model_fingerprint},
             {"compute_dtype", info_.compute_dtype},
-            {"numerics_id", info_.numerics_id}},
+            {"numerics_id", info_.numerics_id},
+            {"kernels", info_.kernels}},
            1);
   families.push_back(std::move(model));
 }

@@ -45,6 +45,7 @@ struct MetricsInfo {
   std::string model_fingerprint;
   std::string compute_dtype;
   std::string numerics_id;
+  std::string kernels;
   std::int64_t num_pages = 0;
   std::int64_t num_slots = 0;
   std::int64_t expanded_pages = 0;

@@ -64,6 +64,7 @@ MetricsInfo DescribeForMetrics(const ServerOptions& options, const EngineInfo& e
   info.model_fingerprint = engine.model_fingerprint;
   info.compute_dtype = engine.compute_dtype;
   info.numerics_id = engine.numerics_id;
+  info.kernels = engine.kernels;
   info.num_pages = engine.num_pages;
   info.num_slots = engine.num_slots;
   info.expanded_pages = engine.expanded_pages;

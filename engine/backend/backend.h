@@ -85,9 +85,11 @@ class Backend {
  public:
   virtual ~Backend() = default;
 
-  // Backend, instruction-set path, kernel version, and what was chosen for the weights
-  // packed so far; with the dtypes it makes a numerics id.
+  // Backend, whose bits, kernel version, and what was chosen for the weights packed so
+  // far; with the dtypes it makes a numerics id.
   virtual std::string numerics() const = 0;
+  // What its kernels are for, "avx512" or "sm90", several of which may have one numerics.
+  virtual std::string kernels() const = 0;
 
   virtual std::unique_ptr<DeviceMemory> Allocate(std::int64_t bytes) = 0;
   virtual void CopyToDevice(void* device, const void* host, std::int64_t bytes) = 0;

@@ -19,7 +19,7 @@ namespace goldfinch {
 namespace {
 
 // Raised whenever a change of ours changes bits.
-constexpr int kKernelVersion = 2;
+constexpr int kKernelVersion = 3;
 
 // Elements of work below which waking another thread costs more than it saves.
 constexpr std::int64_t kGrainElements = 16384;
@@ -30,8 +30,10 @@ class CpuBackend final : public Backend {
       : kernels_(kernels), pool_(num_threads, pin_threads) {}
 
   std::string numerics() const override {
-    return absl::StrCat("cpu-", kernels_.name, "-v", kKernelVersion);
+    return absl::StrCat("cpu-", kernels_.numerics, "-v", kKernelVersion);
   }
+
+  std::string kernels() const override { return kernels_.name; }
 
   std::unique_ptr<DeviceMemory> Allocate(std::int64_t bytes) override {
     return AllocateHostMemory(bytes);

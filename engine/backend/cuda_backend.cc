@@ -95,7 +95,7 @@ class CudaBackend final : public Backend {
  public:
   CudaBackend(const CudaBackendOptions& options, const cudaDeviceProp& device)
       : device_(options.device),
-        name_(absl::StrCat("cuda-sm", device.major, device.minor, "-v", kKernelVersion)),
+        kernels_(absl::StrCat("sm", device.major, device.minor)),
         piece_rows_(options.piece_rows),
         use_graphs_(options.graphs),
         batch_invariant_(options.batch_invariant),
@@ -126,9 +126,11 @@ class CudaBackend final : public Backend {
   ~CudaBackend() override { Synchronize(); }
 
   std::string numerics() const override {
-    return absl::StrCat(name_, lt_ == nullptr ? "" : lt_->numerics(),
+    return absl::StrCat("cuda-", kernels_, "-v", kKernelVersion,
+                        lt_ == nullptr ? "" : lt_->numerics(),
                         batch_invariant_ ? "" : "-nbi");
   }
+  std::string kernels() const override { return kernels_; }
   std::int64_t prompt_grid() const override { return kPromptBlock; }
 
   std::unique_ptr<DeviceMemory> Allocate(std::int64_t bytes) override {
@@ -318,7 +320,7 @@ class CudaBackend final : public Backend {
 
   const int device_;
   OwnedStream stream_;
-  const std::string name_;
+  const std::string kernels_;
   const std::int64_t piece_rows_;
   const bool use_graphs_;
   CudaGraphs graphs_{stream_};

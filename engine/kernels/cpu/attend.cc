@@ -210,7 +210,7 @@ GOLDFINCH_INLINE void FoldTile(const float* const* q, const T* tile, std::int64_
       Store(w, weight[r] + t);
       total += w;
     }
-    fold[r].weights = fold[r].weights * correction[0] + SumLanes(total);
+    fold[r].weights = MulAdd(fold[r].weights, correction[0], SumLanes(total));
     for (int part = 0; part < kParts; ++part) fold[r].sum[part] *= correction;
   }
   constexpr int kVectors = kRows == 1 ? kParts : kVectorsOfRows;
@@ -377,8 +377,8 @@ void Rope(const Matrix& x, const std::int64_t* position, const double* frequency
     for (float* h = x.f32(row); h < x.f32(row) + x.cols; h += kHeadSize) {
       for (std::int64_t i = 0; i < kRopePairs; ++i) {
         const float a = h[2 * i], b = h[2 * i + 1];
-        h[2 * i] = a * cosine[i] - b * sine[i];
-        h[2 * i + 1] = a * sine[i] + b * cosine[i];
+        h[2 * i] = MulAdd(a, cosine[i], -(b * sine[i]));
+        h[2 * i + 1] = MulAdd(a, sine[i], b * cosine[i]);
       }
     }
   }

@@ -23,7 +23,8 @@ void Lerp(const LerpArgs& args, std::int64_t begin, std::int64_t end) {
     const std::int64_t row = out % args.cur.rows;
     const float* mix = args.mix[out / args.cur.rows];
     for (std::int64_t at = 0; at < args.out.cols; at += kLanes)
-      Write(Load(args.cur.f32(row) + at) + Load(args.diff.f32(row) + at) * Load(mix + at),
+      Write(MulAdd(Load(args.diff.f32(row) + at), Load(mix + at),
+                   Load(args.cur.f32(row) + at)),
             args.out, out, at);
   }
 }

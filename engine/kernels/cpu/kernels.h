@@ -44,7 +44,10 @@ struct GemmArgs {
 
 struct CpuKernels {
   const char* name;
-  bool bf16_pairs;  // wants bf16 panels in pairs
+  // Sets of one numerics have the same bits: "fma" are those of x86-64 from AVX2 on, the
+  // others stand alone.
+  const char* numerics;
+  bool bf16_pairs;  // wants panels for inputs of bf16 in pairs
 
   // Rows [row_begin, row_end) of panels [panel_begin, panel_end).
   void (*gemm)(const GemmArgs& args, std::int64_t row_begin, std::int64_t row_end,

@@ -252,37 +252,61 @@ GOLDFINCH_INLINE F32x16 Load(const std::int8_t* p) {
 #endif
   });
 }
-// The seven bits of exponent and mantissa, put where float32 has them, are the value
-// times 2^(7 - 127), subnormal ones too.
+// The seven bits of exponent and mantissa, put where a wider type has them, are the value
+// times a power of two, subnormal ones too. float16 is converted as it is where
+// arithmetic flushes what is subnormal.
 GOLDFINCH_INLINE F32x16 Load(const Fp8* p) {
   return Parts(GOLDFINCH_EACH(i) {
+#if defined(__AVX512F__)
+    const __m256i codes = _mm256_cvtepi8_epi16(LoadVector<__m128i>(p + i * kVectorLanes));
+    const __m256i half = _mm256_and_si256(_mm256_slli_epi16(codes, 7),
+                                          _mm256_set1_epi16(static_cast<short>(0xbf80)));
+    return reinterpret_cast<F32>(_mm512_cvtph_ps(half)) * 0x1p8f;
+#elif defined(__AVX2__)
+    const __m128i codes = _mm_cvtepi8_epi16(
+        _mm_loadl_epi64(reinterpret_cast<const __m128i*>(p + i * kVectorLanes)));
+    const __m128i half = _mm_and_si128(_mm_slli_epi16(codes, 7),
+                                       _mm_set1_epi16(static_cast<short>(0xbf80)));
+    return reinterpret_cast<F32>(_mm256_cvtph_ps(half)) * 0x1p8f;
+#else
     const I32 bytes = LoadBytes(p + i * kVectorLanes);
     const I32 bits = (bytes << 20) & static_cast<std::int32_t>(0x87f00000u);
     return reinterpret_cast<F32>(bits) * 0x1p120f;
+#endif
   });
 }
 
 // a * b + c with one rounding where the machine has an instruction for it. Spelled out
-// where two pieces of code must agree: what the compiler fuses is its own choice.
-GOLDFINCH_INLINE F32x16 MulAdd(F32x16 a, F32x16 b, F32x16 c) {
-  return Parts(GOLDFINCH_EACH(i) {
-    const F32 x = Part(a, i), y = Part(b, i), z = Part(c, i);
+// wherever it is wanted: kernels are compiled so that the compiler fuses nothing of its
+// own accord (engine/CMakeLists.txt), or bits would be its choice.
+GOLDFINCH_INLINE F32 MulAddOf(F32 a, F32 b, F32 c) {
 #if defined(__AVX512F__)
-    return reinterpret_cast<F32>(_mm512_fmadd_ps(reinterpret_cast<__m512>(x),
-                                                 reinterpret_cast<__m512>(y),
-                                                 reinterpret_cast<__m512>(z)));
+  return reinterpret_cast<F32>(_mm512_fmadd_ps(reinterpret_cast<__m512>(a),
+                                               reinterpret_cast<__m512>(b),
+                                               reinterpret_cast<__m512>(c)));
 #elif defined(__AVX2__)
-    return reinterpret_cast<F32>(_mm256_fmadd_ps(reinterpret_cast<__m256>(x),
-                                                 reinterpret_cast<__m256>(y),
-                                                 reinterpret_cast<__m256>(z)));
+  return reinterpret_cast<F32>(_mm256_fmadd_ps(reinterpret_cast<__m256>(a),
+                                               reinterpret_cast<__m256>(b),
+                                               reinterpret_cast<__m256>(c)));
 #elif defined(__aarch64__) && GOLDFINCH_FUSED
-    return reinterpret_cast<F32>(vfmaq_f32(reinterpret_cast<float32x4_t>(z),
-                                           reinterpret_cast<float32x4_t>(x),
-                                           reinterpret_cast<float32x4_t>(y)));
+  return reinterpret_cast<F32>(vfmaq_f32(reinterpret_cast<float32x4_t>(c),
+                                         reinterpret_cast<float32x4_t>(a),
+                                         reinterpret_cast<float32x4_t>(b)));
 #else
-    return x * y + z;
+  return a * b + c;
 #endif
-  });
+}
+GOLDFINCH_INLINE F32 MulAddOf(F32 a, F32 b, float c) { return MulAddOf(a, b, F32{} + c); }
+GOLDFINCH_INLINE F32x16 MulAdd(F32x16 a, F32x16 b, F32x16 c) {
+  return Parts(
+      GOLDFINCH_EACH(i) { return MulAddOf(Part(a, i), Part(b, i), Part(c, i)); });
+}
+GOLDFINCH_INLINE float MulAdd(float a, float b, float c) {
+#if defined(__FMA__) || (defined(__aarch64__) && GOLDFINCH_FUSED)
+  return __builtin_fmaf(a, b, c);
+#else
+  return a * b + c;
+#endif
 }
 
 // The first `count` lanes, or all where there are as many; the others are zero and are
@@ -331,17 +355,17 @@ GOLDFINCH_INLINE F32 ExpOf(F32 x) {
   clamped = clamped > high ? high : clamped;
   // x = n ln 2 + f with |f| <= ln(2)/2; ln 2 in two parts so n * part is exact.
   const F32 magic = F32{} + 12582912.0f;  // 1.5 * 2^23: adding it rounds to integer
-  const F32 n = (clamped * 1.44269504088896341f + magic) - magic;
-  F32 f = clamped - n * 0.693359375f;
-  f = f + n * 2.12194440e-4f;
+  const F32 n = MulAddOf(clamped, F32{} + 1.44269504088896341f, magic) - magic;
+  F32 f = MulAddOf(n, F32{} - 0.693359375f, clamped);
+  f = MulAddOf(n, F32{} + 2.12194440e-4f, f);
   // Taylor of e^f by Horner, remainder below half an ulp on this interval.
   F32 p = F32{} + 1.9875691500e-4f;
-  p = p * f + 1.3981999507e-3f;
-  p = p * f + 8.3334519073e-3f;
-  p = p * f + 4.1665795894e-2f;
-  p = p * f + 1.6666665459e-1f;
-  p = p * f + 5.0000001201e-1f;
-  p = p * f * f + f + 1.0f;
+  p = MulAddOf(p, f, 1.3981999507e-3f);
+  p = MulAddOf(p, f, 8.3334519073e-3f);
+  p = MulAddOf(p, f, 4.1665795894e-2f);
+  p = MulAddOf(p, f, 1.6666665459e-1f);
+  p = MulAddOf(p, f, 5.0000001201e-1f);
+  p = MulAddOf(p * f, f, f) + 1.0f;
   // 2^n in two factors: n reaches 128, where one factor would overflow its exponent.
   const I32 whole = __builtin_convertvector(n, I32);
   const I32 half = whole >> 1;
@@ -365,10 +389,10 @@ GOLDFINCH_INLINE F32 TanhOf(F32 x) {
   const F32 e = ExpOf(-2.0f * magnitude);
   const F32 far = (1.0f - e) / (1.0f + e);
   const F32 s = x * x;
-  F32 p = s * 0.0218694885f - 0.0539682540f;
-  p = p * s + 0.1333333333f;
-  p = p * s - 0.3333333333f;
-  const F32 near = x + x * s * p;
+  F32 p = MulAddOf(s, F32{} + 0.0218694885f, -0.0539682540f);
+  p = MulAddOf(p, s, 0.1333333333f);
+  p = MulAddOf(p, s, -0.3333333333f);
+  const F32 near = MulAddOf(x * s, p, x);
   const F32 result = x < 0.0f ? -far : far;
   return magnitude < 0.25f ? near : result;
 }

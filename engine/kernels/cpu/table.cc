@@ -9,11 +9,12 @@ namespace goldfinch::GOLDFINCH_ISA {
 extern const CpuKernels kKernels;
 const CpuKernels kKernels = {
     .name = GOLDFINCH_STRING(GOLDFINCH_ISA),
-#if defined(__AVX512BF16__)
-    .bf16_pairs = true,
+#if defined(__AVX2__)
+    .numerics = "fma",
 #else
-    .bf16_pairs = false,
+    .numerics = GOLDFINCH_STRING(GOLDFINCH_ISA),
 #endif
+    .bf16_pairs = false,
     .gemm = Gemm,
     .embed_norm = EmbedNorm,
     .norm_shift = NormShift,

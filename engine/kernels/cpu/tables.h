@@ -13,9 +13,9 @@ namespace goldfinch {
 // "avx2", "avx512" and "avx512_bf16".
 std::vector<std::string> CpuIsas();
 
-// "auto" is the best the machine runs; a name pins one, so that machines of a fleet give
-// equal bits. INVALID_ARGUMENT for another name, FAILED_PRECONDITION for one this machine
-// does not run.
+// "auto" is the fastest the machine runs, where two of one numerics are close by trial; a
+// name pins one. INVALID_ARGUMENT for another name, FAILED_PRECONDITION for one this
+// machine does not run.
 absl::StatusOr<const CpuKernels*> SelectCpuKernels(const std::string& isa);
 
 }  // namespace goldfinch

@@ -20,7 +20,7 @@ GOLDFINCH_INLINE float Bonus(const float* u, const float* k, const float* r) {
   F32x16 sum = {};
   for (int part = 0; part < kParts; ++part) {
     const std::int64_t at = part * kLanes;
-    sum += Load(u + at) * Load(k + at) * Load(r + at);
+    sum = MulAdd(Load(u + at) * Load(k + at), Load(r + at), sum);
   }
   return SumLanes(sum);
 }

@@ -193,9 +193,12 @@ TEST(CpuBackendTest, APastOfManyRowsAmongShortOnesIsCutApart) {
 class BackendMemoryTest : public OpTest {};
 GOLDFINCH_ON_ALL_BACKENDS(BackendMemoryTest);
 
-TEST_P(BackendMemoryTest, NumericsNameTheInstructionSetAndNotTheThreads) {
+TEST_P(BackendMemoryTest, NumericsNameWhoseBitsAndNeitherTheInstructionSetNorTheThreads) {
   if (GetParam().device != Device::kCpu) GTEST_SKIP() << "of the CPU alone";
-  EXPECT_THAT(backend().numerics(), testing::StartsWith("cpu-" + GetParam().isa + "-v"));
+  const std::string& isa = GetParam().isa;
+  EXPECT_EQ(backend().kernels(), isa);
+  const std::string bits = (*SelectCpuKernels(isa))->numerics;
+  EXPECT_THAT(backend().numerics(), testing::StartsWith("cpu-" + bits + "-v"));
 }
 
 TEST_P(BackendMemoryTest, MemoryIsZeroWhenAllocated) {

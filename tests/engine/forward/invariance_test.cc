@@ -1,11 +1,13 @@
 // The law of the house: a sequence's logits are the same bits whatever shares its batch,
-// however its prompt is cut, wherever its pages and expanded tiles lie, and however many
-// threads there are.
+// however its prompt is cut, wherever its pages and expanded tiles lie, however many
+// threads there are, and on whichever instruction set of one numerics id.
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <map>
 #include <numeric>
 #include <random>
+#include <string>
 
 #include "engine/backend/create_backend.h"
 #include "engine/kernels/cpu/tables.h"
@@ -274,6 +276,30 @@ TEST_P(InvarianceTest, HoldsOnEveryInstructionSetByItself) {
         Make([&](ModelEngineOptions& options) { options.backend.cpu_isa = isa; });
     SCOPED_TRACE(isa);
     CheckChunkings(*engine, tokens, {1, 13, 64});
+  }
+}
+
+TEST_P(InvarianceTest, InstructionSetsOfOneNumericsIdGiveTheSameBits) {
+  const std::vector<TokenId> tokens = Tokens(150);
+  for (const StorageType storage :
+       {StorageType::kCompute, StorageType::kInt8, StorageType::kFp8}) {
+    std::map<std::string, std::vector<float>> of_numerics;
+    for (const std::string& isa : CpuIsas()) {
+      if (!SelectCpuKernels(isa).ok()) continue;
+      auto engine = Make([&](ModelEngineOptions& options) {
+        options.backend.cpu_isa = isa;
+        options.weight_storage = storage;
+        if (storage != StorageType::kCompute) options.cache_storage = StorageType::kInt8;
+      });
+      SCOPED_TRACE(isa);
+      // A prompt, and tokens one by one behind it.
+      std::vector<std::int64_t> chunks(20, 1);
+      chunks[0] = 131;
+      const std::vector<float> logits = FeedInChunks(*engine, tokens, chunks);
+      const auto [known, is_new] =
+          of_numerics.try_emplace(engine->info().numerics_id, logits);
+      EXPECT_TRUE(is_new || SameBits(known->second, logits)) << known->first;
+    }
   }
 }
 

@@ -141,7 +141,7 @@ TEST(MetricsTest, CountWhatHappened) {
   EXPECT_EQ(m["goldfinch_prefix_cache_limit_bytes"],
             static_cast<double>(SchedulerOptions().prefix_cache_bytes));
   EXPECT_EQ(m["goldfinch_model_info{model=\"fake\",fingerprint=\"0123456789abcdef\","
-              "compute_dtype=\"f32\",numerics_id=\"fake\"}"],
+              "compute_dtype=\"f32\",numerics_id=\"fake\",kernels=\"\"}"],
             1);
 }
 
