@@ -179,6 +179,7 @@ void LargePanel(const GemmArgs& args, std::int64_t row_begin, std::int64_t row_e
 void Gemm(const GemmArgs& args, std::int64_t row_begin, std::int64_t row_end,
           std::int64_t panel_begin, std::int64_t panel_end) {
   const GemmPanels& w = args.w;
+  // What is made of the sums included.
   const FlushSubnormals flush(w.type == DType::kBf16);
   const std::int64_t rows = row_end - row_begin;
   const int most = w.storage == DType::kBf16 ? kBf16Rows : kRows;

@@ -13,9 +13,9 @@ namespace goldfinch {
 // "avx2", "avx512" and "avx512_bf16".
 std::vector<std::string> CpuIsas();
 
-// "auto" is the fastest the machine runs, where two of one numerics are close by trial; a
-// name pins one. INVALID_ARGUMENT for another name, FAILED_PRECONDITION for one this
-// machine does not run.
+// "auto" is the fastest that the machine runs; whether that is "avx512" or "avx512_bf16",
+// of the same bits, a trial says the first time. A name pins one. INVALID_ARGUMENT for
+// another name, FAILED_PRECONDITION for one this machine does not run.
 absl::StatusOr<const CpuKernels*> SelectCpuKernels(const std::string& isa);
 
 }  // namespace goldfinch
