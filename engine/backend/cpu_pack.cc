@@ -8,6 +8,7 @@
 
 #include "engine/backend/host_weights.h"
 #include "engine/check.h"
+#include "engine/kernels/cpu/panel_index.h"
 
 namespace goldfinch {
 namespace {
@@ -36,11 +37,6 @@ class HostMemory final : public DeviceMemory {
   void* data_ = nullptr;
 };
 
-// Place of element (n, k) within its panel.
-std::int64_t PanelIndex(const GemmPanels& panels, std::int64_t n, std::int64_t k) {
-  return panels.pairs ? (k / 2 * kPanelColumns + n) * 2 + k % 2 : k * kPanelColumns + n;
-}
-
 // `scales` is of the whole matrix; used where `storage` has them.
 void PackPanel(const HostMatrix& weights, const GemmPanels& panels, std::int64_t panel,
                std::byte* out, float* scales) {
@@ -49,7 +45,7 @@ void PackPanel(const HostMatrix& weights, const GemmPanels& panels, std::int64_t
   for (std::int64_t n = 0; n < count; ++n) {
     const float scale =
         StoreRow(weights, first + n, panels.storage, out,
-                 [&](std::int64_t k) { return PanelIndex(panels, n, k); });
+                 [&](std::int64_t k) { return PanelIndex(panels.pairs, n, k); });
     if (IsScaled(panels.storage)) scales[first + n] = scale;
   }
 }

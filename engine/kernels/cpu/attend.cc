@@ -16,6 +16,7 @@
 // in float64 so that the error does not grow with the position.
 #include <math.h>
 
+#include "engine/kernels/cpu/apart.h"
 #include "engine/kernels/cpu/kernels_isa.h"
 #include "engine/kernels/cpu/simd.h"
 
@@ -72,48 +73,33 @@ struct Sums {
 // instruction each, so sums are kept apart and put back in order at the end.
 template <>
 struct Vectors<4, std::uint16_t> {
-  F32x16 even[2], odd[2];
+  EvenAndOdd x[2];
 
   GOLDFINCH_INLINE explicit Vectors(const std::uint16_t* from) {
-    for (int i = 0; i < 2; ++i) {
-      const __m512i both = _mm512_loadu_si512(from + 2 * i * kLanes);
-      const __m512i high = _mm512_set1_epi32(static_cast<int>(0xffff0000u));
-      even[i] = reinterpret_cast<F32x16>(_mm512_slli_epi32(both, 16));
-      odd[i] = reinterpret_cast<F32x16>(_mm512_and_si512(both, high));
-    }
+    for (int i = 0; i < 2; ++i) x[i] = LoadApart(from + i * kLoadLanes);
   }
 };
 template <>
 struct Sums<4, std::uint16_t> {
-  F32x16 even[2], odd[2];
-
-  GOLDFINCH_INLINE static F32x16 Pick(F32x16 a, F32x16 b, int first, int step) {
-    // Lanes first, first + step, ... of a and b behind one another; or, with a step of
-    // 0, lanes of a and b in turn from `first` on.
-    std::int32_t lane[kLanes];
-    for (int i = 0; i < kLanes; ++i)
-      lane[i] = step > 0 ? first + i * step : first + i / 2 + (i % 2) * 16;
-    return reinterpret_cast<F32x16>(_mm512_permutex2var_ps(reinterpret_cast<__m512>(a),
-                                                           _mm512_loadu_si512(lane),
-                                                           reinterpret_cast<__m512>(b)));
-  }
+  F32x16 sum[2][2];
 
   GOLDFINCH_INLINE void Take(const F32x16* from) {
     for (int i = 0; i < 2; ++i) {
-      even[i] = Pick(from[2 * i], from[2 * i + 1], 0, 2);
-      odd[i] = Pick(from[2 * i], from[2 * i + 1], 1, 2);
+      for (int j = 0; j < 2; ++j) sum[i][j] = from[2 * i + j];
+      PutApart(sum[i]);
     }
   }
   GOLDFINCH_INLINE void Add(F32x16 w, const Vectors<4, std::uint16_t>& read) {
     for (int i = 0; i < 2; ++i) {
-      even[i] = MulAdd(w, read.even[i], even[i]);
-      odd[i] = MulAdd(w, read.odd[i], odd[i]);
+      sum[i][0] = MulAdd(w, read.x[i].even, sum[i][0]);
+      sum[i][1] = MulAdd(w, read.x[i].odd, sum[i][1]);
     }
   }
   GOLDFINCH_INLINE void Give(F32x16* to) const {
     for (int i = 0; i < 2; ++i) {
-      to[2 * i] = Pick(even[i], odd[i], 0, 0);
-      to[2 * i + 1] = Pick(even[i], odd[i], 8, 0);
+      F32x16 in_order[2] = {sum[i][0], sum[i][1]};
+      PutInOrder(in_order);
+      for (int j = 0; j < 2; ++j) to[2 * i + j] = in_order[j];
     }
   }
 };

@@ -13,8 +13,9 @@
 // last two for the next panel.
 //
 // int8 and fp8 weights are exact in bf16 and float32, so they are widened and multiplied
-// as such, and the sum is scaled once at the end. Few rows widen in registers; many rows
-// share a widened piece of the panel: the same operations in the same order.
+// as such, and the sum is scaled once at the end. They are widened in registers, or with
+// the instruction for pairs a piece of the panel for many rows at once: the same
+// operations in the same order.
 #include "engine/kernels/cpu/epilogue.h"
 #include "engine/kernels/cpu/gemm_sums.h"
 #include "engine/kernels/cpu/kernels_isa.h"

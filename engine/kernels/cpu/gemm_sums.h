@@ -9,6 +9,7 @@
 // bf16 one after the other.)
 #pragma once
 
+#include "engine/kernels/cpu/apart.h"
 #include "engine/kernels/cpu/kernels.h"
 #include "engine/kernels/cpu/simd.h"
 
@@ -125,22 +126,14 @@ struct FlushSubnormals {
 };
 #endif
 
-// Whether inputs of type T come in pairs, the second one first.
 #if defined(__AVX2__)
-template <typename T>
-inline constexpr bool kPairs = sizeof(T) == sizeof(std::uint16_t);
-#else
-template <typename T>
-inline constexpr bool kPairs = false;
-#endif
-
 // Calls step(k) for inputs of type T in their order, and ask(k, how many) before one or
 // two of them; `alone` for the zero before an odd last one.
 template <typename T, typename Ask, typename Step, typename Alone>
 GOLDFINCH_INLINE void ForInputs(std::int64_t in, const Ask& ask, const Step& step,
                                 const Alone& alone) {
   std::int64_t k = 0;
-  if constexpr (kPairs<T>) {
+  if constexpr (sizeof(T) == sizeof(std::uint16_t)) {
     for (; k + 2 <= in; k += 2) {
       ask(k, 2);
       step(k + 1);
@@ -157,12 +150,7 @@ GOLDFINCH_INLINE void ForInputs(std::int64_t in, const Ask& ask, const Step& ste
 // What a zero among the inputs does to a sum: there is no other zero than the positive
 // one then, nor anything below the normal numbers.
 GOLDFINCH_INLINE F32x16 AddNothing(F32x16 sum) { return MulAdd(F32x16{}, F32x16{}, sum); }
-template <int kCount, int kPanels>
-GOLDFINCH_INLINE void AddNothing(Accumulators<kCount, kPanels>& acc) {
-  for (int p = 0; p < kPanels; ++p)
-    for (int m = 0; m < kCount; ++m)
-      for (int i = 0; i < 2; ++i) acc.sum[p][m][i] = AddNothing(acc.sum[p][m][i]);
-}
+#endif
 
 #if defined(__AVX2__) && !defined(__AVX512F__)
 // Inputs that pass over one half of a panel before they pass over the other one: the
@@ -226,7 +214,8 @@ GOLDFINCH_INLINE void AccumulateHalves(const T* x, std::int64_t stride, const W*
 }
 #endif
 
-// x + m * stride is row m; panel p begins p * panel elements after w.
+// One input after the other. x + m * stride is row m; panel p begins p * panel elements
+// after w.
 template <int kCount, int kPanels, typename T, typename W, typename Asker>
 GOLDFINCH_INLINE void AccumulatePlain(const T* x, std::int64_t stride, const W* w,
                                       std::int64_t panel, std::int64_t in, Asker ask,
@@ -236,23 +225,18 @@ GOLDFINCH_INLINE void AccumulatePlain(const T* x, std::int64_t stride, const W* 
     return AccumulateHalves<kCount>(x, stride, w, in, ask, acc.sum[0]);
 #endif
   constexpr std::int64_t kStep = kPanelColumns * static_cast<std::int64_t>(sizeof(W));
-  ForInputs<T>(
-      in,
-      [&](std::int64_t k, int inputs) __attribute__((always_inline)) {
-        ask.Ask(w + k * kPanelColumns, k * kStep, inputs * kStep);
-      },
-      [&](std::int64_t k) __attribute__((always_inline)) {
-        for (int p = 0; p < kPanels; ++p) {
-          const W* at = w + k * kPanelColumns + p * panel;
-          const F32x16 w0 = Load(at), w1 = Load(at + kLanes);
-          for (int m = 0; m < kCount; ++m) {
-            const F32x16 xk = Splat(Value(x + m * stride + k));
-            acc.sum[p][m][0] = MulAdd(xk, w0, acc.sum[p][m][0]);
-            acc.sum[p][m][1] = MulAdd(xk, w1, acc.sum[p][m][1]);
-          }
-        }
-      },
-      [&]() __attribute__((always_inline)) { AddNothing(acc); });
+  for (std::int64_t k = 0; k < in; ++k, w += kPanelColumns) {
+    ask.Ask(w, k * kStep, kStep);
+    for (int p = 0; p < kPanels; ++p) {
+      const W* at = w + p * panel;
+      const F32x16 w0 = Load(at), w1 = Load(at + kLanes);
+      for (int m = 0; m < kCount; ++m) {
+        const F32x16 xk = Splat(Value(x + m * stride + k));
+        acc.sum[p][m][0] = MulAdd(xk, w0, acc.sum[p][m][0]);
+        acc.sum[p][m][1] = MulAdd(xk, w1, acc.sum[p][m][1]);
+      }
+    }
+  }
 }
 
 #if defined(__AVX512BF16__)
@@ -325,26 +309,6 @@ GOLDFINCH_INLINE void AccumulateBf16(const std::uint16_t* x, std::int64_t stride
         w, panel, [&](int m) { return std::uint32_t{x[m * stride + in - 1]}; }, acc);
 }
 #elif defined(__AVX2__)
-// Neighbouring bf16, as many as a load has, as even ones and odd ones: to widen them in
-// order takes twice the instructions, and as columns as long as their products.
-struct EvenAndOdd {
-  F32 even, odd;
-};
-inline constexpr std::int64_t kLoadLanes = 2 * kVectorLanes;
-GOLDFINCH_INLINE EvenAndOdd LoadApart(const std::uint16_t* p) {
-#if defined(__AVX512F__)
-  const __m512i pairs = _mm512_loadu_si512(p);
-  const __m512i upper = _mm512_set1_epi32(static_cast<int>(0xffff0000u));
-  return {reinterpret_cast<F32>(_mm512_slli_epi32(pairs, 16)),
-          reinterpret_cast<F32>(_mm512_and_si512(pairs, upper))};
-#else
-  const __m256i pairs = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p));
-  const __m256i upper = _mm256_set1_epi32(static_cast<int>(0xffff0000u));
-  return {reinterpret_cast<F32>(_mm256_slli_epi32(pairs, 16)),
-          reinterpret_cast<F32>(_mm256_and_si256(pairs, upper))};
-#endif
-}
-
 // A row of a panel, its columns in order, or apart as a load of bf16 has them.
 template <typename W>
 struct PanelRow {
@@ -371,48 +335,6 @@ struct PanelRow<std::uint16_t> {
 #endif
   }
 };
-
-// Sums of a row's columns from in order to apart, and back.
-#if defined(__AVX512F__)
-GOLDFINCH_INLINE void PickLanes(F32x16 (&v)[2], __m512i first, __m512i second) {
-  const auto a = reinterpret_cast<__m512>(v[0]), b = reinterpret_cast<__m512>(v[1]);
-  v[0] = reinterpret_cast<F32>(_mm512_permutex2var_ps(a, first, b));
-  v[1] = reinterpret_cast<F32>(_mm512_permutex2var_ps(a, second, b));
-}
-GOLDFINCH_INLINE void PutApart(F32x16 (&sum)[2]) {
-  const __m512i even =
-      _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);
-  PickLanes(sum, even, _mm512_add_epi32(even, _mm512_set1_epi32(1)));
-}
-GOLDFINCH_INLINE void PutInOrder(F32x16 (&sum)[2]) {
-  const __m512i low =
-      _mm512_setr_epi32(0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23);
-  PickLanes(sum, low, _mm512_add_epi32(low, _mm512_set1_epi32(8)));
-}
-#else
-GOLDFINCH_INLINE void PutApart(F32x16 (&sum)[2]) {
-  const auto in_order = [](__m256 v) {
-    return reinterpret_cast<F32>(
-        _mm256_permute4x64_pd(_mm256_castps_pd(v), _MM_SHUFFLE(3, 1, 2, 0)));
-  };
-  for (F32x16& half : sum) {
-    const auto a = reinterpret_cast<__m256>(half.part[0]);
-    const auto b = reinterpret_cast<__m256>(half.part[1]);
-    half = {{in_order(_mm256_shuffle_ps(a, b, _MM_SHUFFLE(2, 0, 2, 0))),
-             in_order(_mm256_shuffle_ps(a, b, _MM_SHUFFLE(3, 1, 3, 1)))}};
-  }
-}
-GOLDFINCH_INLINE void PutInOrder(F32x16 (&sum)[2]) {
-  for (F32x16& half : sum) {
-    const auto even = reinterpret_cast<__m256>(half.part[0]);
-    const auto odd = reinterpret_cast<__m256>(half.part[1]);
-    const __m256 low = _mm256_unpacklo_ps(even, odd),
-                 high = _mm256_unpackhi_ps(even, odd);
-    half = {{reinterpret_cast<F32>(_mm256_permute2f128_ps(low, high, 0x20)),
-             reinterpret_cast<F32>(_mm256_permute2f128_ps(low, high, 0x31))}};
-  }
-}
-#endif
 
 // Inputs are widened a piece at a time, which stays in the first level cache: its even
 // ones, then its odd ones.
@@ -464,7 +386,11 @@ __attribute__((noinline)) void AccumulateWide(const std::uint16_t* x, std::int64
             }
           }
         },
-        [&]() __attribute__((always_inline)) { AddNothing(acc); });
+        [&]() __attribute__((always_inline)) {
+          for (auto& of_panel : acc.sum)
+            for (auto& of_row : of_panel)
+              for (F32x16& sum : of_row) sum = AddNothing(sum);
+        });
     w += count * kPanelColumns;
   }
   if constexpr (PanelRow<W>::kApart)
@@ -479,8 +405,10 @@ GOLDFINCH_INLINE void AccumulateBf16(const std::uint16_t* x, std::int64_t stride
                                      Asker ask, Accumulators<kCount, kPanels>& acc) {
   if constexpr (kCount <= kBf16Rows)
     AccumulateWide<kCount, kPanels>(x, stride, w, panel, in, ask, acc);
+#if !defined(__AVX512F__)
   else
-    AccumulatePlain<kCount, kPanels>(x, stride, w, panel, in, ask, acc);
+    AccumulateHalves<kCount>(x, stride, w, in, ask, acc.sum[0]);
+#endif
 }
 #else
 template <int kCount, int kPanels, typename W, typename Asker>

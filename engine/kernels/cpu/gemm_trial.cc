@@ -8,6 +8,8 @@
 #include <random>
 #include <vector>
 
+#include "engine/kernels/cpu/panel_index.h"
+
 namespace goldfinch {
 namespace {
 
@@ -44,14 +46,10 @@ struct Products {
 std::vector<std::uint16_t> Panels(const std::vector<std::uint16_t>& w, bool pairs) {
   std::vector<std::uint16_t> panels(w.size());
   for (std::int64_t n = 0; n < kTrialOut; ++n) {
-    for (std::int64_t k = 0; k < kTrialIn; ++k) {
-      const std::int64_t column = n % kPanelColumns;
-      const std::int64_t at = pairs ? (k / 2 * kPanelColumns + column) * 2 + k % 2
-                                    : k * kPanelColumns + column;
-      panels[static_cast<std::size_t>(n / kPanelColumns * kPanelColumns * kTrialIn +
-                                      at)] =
+    const std::int64_t first = n / kPanelColumns * kPanelColumns * kTrialIn;
+    for (std::int64_t k = 0; k < kTrialIn; ++k)
+      panels[static_cast<std::size_t>(first + PanelIndex(pairs, n % kPanelColumns, k))] =
           w[static_cast<std::size_t>(n * kTrialIn + k)];
-    }
   }
   return panels;
 }
